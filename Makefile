@@ -1,0 +1,98 @@
+# The same few commands for everyone: people, CI, every machine. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+JOBS ?= 2
+
+# What is compiled; the Python files are used where they lie.
+NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.cu' -o -name '*.h' \
+            -o -name 'CMakeLists.txt') CMakeLists.txt pyproject.toml
+
+ENV ?= Pendulum-v1
+SEED ?= 0
+TRAIN_ARGS := --env $(ENV) --seed $(SEED) $(if $(STEPS),--steps $(STEPS))
+
+.DEFAULT_GOAL := help
+.PHONY: help train test cpptest pytest lint format typecheck asan tsan stress bench package clean
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(VENV)/.built ## Train DDPG (ENV=Pendulum-v1 STEPS=... SEED=0) and show what it learned
+	$(VENV)/bin/python examples/ddpg.py $(TRAIN_ARGS)
+
+test: cpptest pytest lint typecheck ## Run every test, the linters and the type checkers
+
+cpptest: $(VENV)/.build
+	$(call cmake_tests,build/cpp,)
+
+pytest: $(VENV)/.built $(VENV)/.test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.lint ## Check style: ruff, clang-format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+format: $(VENV)/.lint
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	git ls-files '*.cpp' '*.hpp' '*.h' '*.cu' | xargs $(VENV)/bin/clang-format -i
+
+typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy strict, stubs against the modules
+	$(VENV)/bin/mypy
+	$(VENV)/bin/stubtest fastreplay._core fastreplay._fastpath --allowlist tests/stubtest-allowlist.txt
+
+asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
+	$(call cmake_tests,build/asan/cpp,address$(comma)undefined)
+	FASTREPLAY_SANITIZE=address,undefined FASTREPLAY_CUDA=OFF $(PIP) install --quiet --no-build-isolation --no-deps \
+	  --upgrade --target build/asan/site -Cbuild-dir=build/asan/python .
+	bash tests/run_asan.sh $(VENV) build/asan/site
+
+tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
+	$(call cmake_tests,build/tsan,thread)
+
+stress: $(VENV)/.build ## Run the concurrency test for 10^9 rows
+	$(call cmake_tests,build/cpp,)
+	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
+
+bench: $(VENV)/.bench ## Measure against the peers (STEPS of minutes; results in bench/results)
+	$(VENV)/bin/python bench/table.py
+
+package: $(VENV)/.test ## Build the sdist, and the wheel from it
+	$(VENV)/bin/python -m build
+
+clean: ## Remove everything that was built or installed here
+	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+comma := ,
+# $(1) build folder, $(2) sanitizers
+define cmake_tests
+	$(VENV)/bin/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DCMAKE_BUILD_TYPE=Release \
+	  -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
+	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS)
+	$(VENV)/bin/ctest --test-dir $(1) --output-on-failure
+endef
+
+# One stamp a dependency group (pyproject.toml), so that training does not wait for what testing needs.
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.build $(VENV)/.examples $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
+	@echo "Installing the $* tools into $(VENV) (once; torch is the large one)"
+	$(PIP) install --quiet --constraint constraints.txt --group $*
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
+	@echo "Building fastreplay"
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) install --quiet --constraint constraints.txt --group bench
+	FASTREPLAY_BENCH=ON $(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// Times gathers without anything around them: no draw, no check, no Python, no tensor. Each round
+// gathers rows that no round before it has touched.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "minibatch.hpp"
+#include "ring.hpp"
+
+namespace py = pybind11;
+namespace fr = fastreplay;
+
+namespace {
+
+using Slots = py::array_t<std::int64_t, py::array::c_style>;
+
+// The gather that most people would write: record by record, memcpy by field, eight records
+// prefetched ahead.
+void plain_gather(const fr::Ring& ring, const fr::Block& block) {
+  constexpr std::size_t kAhead = 8;
+  const fr::RecordLayout& layout = ring.layout();
+  const auto tickets = block.tickets();
+  for (std::size_t turn = 0; turn < tickets.size() + kAhead; ++turn) {
+    if (turn < tickets.size()) {
+      // Written out here: GCC drops calls of a function that does nothing but prefetch.
+      const std::byte* coming = ring.record(tickets[turn]);
+      for (std::size_t i = 0; i < layout.used_bytes(); i += fr::kCacheLine) __builtin_prefetch(coming + i);
+    }
+    if (turn < kAhead) continue;
+    const std::size_t row = turn - kAhead;
+    const std::byte* record = ring.record(tickets[row]);
+    for (std::size_t f = 0; f < layout.columns().size(); ++f) {
+      const auto [offset, row_bytes] = layout.columns()[f];
+      std::memcpy(block.data() + block.layout().offsets()[f] + row * row_bytes, record + offset, row_bytes);
+    }
+  }
+}
+
+// Median nanoseconds of one gather of a row of `slots`, (rounds, batch_size).
+template <class Gather>
+double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
+  const auto rounds = static_cast<std::size_t>(slots.shape(0));
+  const auto batch_size = static_cast<std::size_t>(slots.shape(1));
+  const fr::Block block{ring.layout(), batch_size};
+  std::vector<double> times;
+  for (std::size_t round = 0; round < rounds; ++round) {
+    const std::int64_t* row = slots.data(static_cast<py::ssize_t>(round), 0);
+    std::copy(row, row + batch_size, block.tickets().begin());  // in a ring's first lap a slot is a ticket
+    const auto start = std::chrono::steady_clock::now();
+    gather(ring, block);
+    times.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(rounds / 2), times.end());
+  return times[rounds / 2];
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_gather_floor, m) {
+  py::module_::import("fastreplay");
+  m.def("gather_ns", [](const fr::Ring& ring, const Slots& slots) {
+    return median_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::gather(r, b); });
+  });
+  m.def("plain_gather_ns",
+        [](const fr::Ring& ring, const Slots& slots) { return median_ns(ring, slots, plain_gather); });
+}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Rounds: many calls under one reading of the clock, taken by turns.
+
+On a shared machine the speed drifts over seconds. Contestants that take turns, a few milliseconds
+each, drift together, and a median over rounds drops the turns that were interrupted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+Round = Callable[[], float]  # measures once; seconds a call
+
+
+def keep_heap() -> bool:
+    """Make glibc keep what is freed, so that no contestant pays page faults for the others' history.
+
+    By default the heap's top is given back to the system whenever enough of it is free. Which peer's
+    next minibatch then faults its pages in again (several times its price) depends on what else
+    lives in the process.
+
+    Returns:
+        Whether the C library took it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    # Beyond 32 MiB, the most that glibc accepts, lie the rings and no minibatch.
+    return bool(mallopt(m_mmap_threshold, 32 << 20) and mallopt(m_trim_threshold, 1 << 30))
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now, and none until the end of the block."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def elapsed_s(call: Callable[[], Any], loops: int) -> float:
+    """Return the seconds that `loops` calls take; each result lives until the next is there."""
+    result = None
+    for _ in range(loops // 16 + 1):  # back into the caches, after the others' turns
+        result = call()
+    start = perf_counter_ns()
+    for _ in range(loops):
+        result = call()  # noqa: F841  held as a training loop holds its minibatch
+    return (perf_counter_ns() - start) * 1e-9
+
+
+def loops_for(call: Callable[[], Any], round_s: float) -> int:
+    """Return how many calls fill a round of `round_s` seconds; warms the call up.
+
+    The least of several readings counts: an interruption would make the rounds far too short.
+    """
+    loops = 1
+    while (taken := min(elapsed_s(call, loops) for _ in range(5))) < round_s / 4:
+        loops *= 2
+    return max(1, round(loops * round_s / taken))
+
+
+def timed_round(call: Callable[[], Any], *, round_s: float, calls_each: int = 1) -> Round:
+    """Return a round over `call`.
+
+    Args:
+        call: What is timed.
+        round_s: How long a round should be, in seconds.
+        calls_each: How many of the peer's calls one `call` makes.
+    """
+    loops = loops_for(call, round_s)
+    return lambda: elapsed_s(call, loops) / (loops * calls_each)
+
+
+def take_turns(rounds: Mapping[str, Round], num_rounds: int, on_cycle: Callable[[], object]) -> dict[str, list[float]]:
+    """Measure every contestant once a cycle, in an order that is drawn anew for each cycle.
+
+    Args:
+        rounds: The contestants.
+        num_rounds: How many cycles.
+        on_cycle: Called after each cycle, outside the clock.
+
+    Returns:
+        The seconds a call of each contestant, one number a cycle.
+    """
+    order = np.random.default_rng(0)
+    names = list(rounds)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    with no_garbage_collection():
+        for _ in range(num_rounds):
+            for i in order.permutation(len(names)):
+                seconds[names[i]].append(rounds[names[i]]())
+            on_cycle()
+    return seconds

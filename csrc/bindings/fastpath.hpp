@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// The C++ that _fastpath.pyx calls: plain functions over pointers. Must not know Python.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+
+#include "capsule.hpp"
+#include "ring.hpp"
+
+namespace fastreplay {
+
+// Inserts rows [done, num_rows) in chunks and returns how many rows are in: num_rows, or fewer when
+// the lap gate stayed shut for patience_s seconds; call again to go on.
+inline std::size_t insert_rows(Ring& ring, const Rows* fields, std::size_t num_fields, std::size_t done,
+                               std::size_t num_rows, double patience_s) noexcept {
+  const auto patience = std::chrono::nanoseconds{static_cast<std::chrono::nanoseconds::rep>(patience_s * 1e9)};
+  while (done < num_rows) {
+    const std::size_t chunk_rows = std::min(num_rows - done, ring.max_rows_per_insert());
+    if (!ring.insert({fields, num_fields}, done, chunk_rows, patience)) break;
+    done += chunk_rows;
+  }
+  return done;
+}
+
+// To float32 as NumPy does: rounding to nearest, out of range becomes infinite; true is 1.
+template <class Value>
+inline void convert_to_float(const void* from, float* to, std::size_t count) noexcept {
+  const auto* values = static_cast<const Value*>(from);
+  for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]);
+}
+
+}  // namespace fastreplay

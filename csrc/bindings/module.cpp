@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+// The module fastreplay._core: construction, sampling, reading and statistics for Python. Each
+// function validates, borrows pointers, releases the GIL where copies are long, and calls the core.
+// The per-step insert path is fastreplay/_fastpath.pyx.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "capsule.hpp"
+#include "minibatch.hpp"
+#include "ring.hpp"
+
+namespace py = pybind11;
+namespace fr = fastreplay;
+
+namespace {
+
+// Releases the GIL for copies of at least kReleaseBytes (bench: below it, taking it back costs more
+// than another thread gains).
+class ReleaseForLongCopy {
+ public:
+  explicit ReleaseForLongCopy(std::size_t num_bytes) {
+    if (num_bytes >= fr::kReleaseBytes) release_.emplace();
+  }
+
+ private:
+  std::optional<py::gil_scoped_release> release_;
+};
+
+using Sizes = std::vector<std::pair<std::size_t, std::size_t>>;  // (row bytes, alignment) of each field
+
+fr::RecordLayout record_layout(const Sizes& fields) {
+  std::vector<fr::FieldSize> sizes;
+  sizes.reserve(fields.size());
+  for (const auto& [row_bytes, alignment] : fields) sizes.push_back({row_bytes, alignment});
+  return fr::RecordLayout{sizes};
+}
+
+// A live (capacity, *shape) view of one field; `self` keeps the ring alive.
+py::array column(const py::object& self, std::size_t field, const py::dtype& dtype,
+                 const std::vector<py::ssize_t>& shape) {
+  auto& ring = self.cast<fr::Ring&>();
+  const fr::Column& place = ring.layout().columns().at(field);
+  std::vector<py::ssize_t> dims{static_cast<py::ssize_t>(ring.capacity())};
+  dims.insert(dims.end(), shape.begin(), shape.end());
+  std::vector<py::ssize_t> strides(dims.size(), static_cast<py::ssize_t>(ring.layout().stride()));
+  py::ssize_t step = dtype.itemsize();
+  for (std::size_t axis = dims.size() - 1; axis > 0; --axis) {
+    strides[axis] = step;
+    step *= dims[axis];
+  }
+  if (step != static_cast<py::ssize_t>(place.row_bytes)) throw py::value_error{"dtype and shape do not fit the field"};
+  return py::array{dtype, dims, strides, ring.records() + place.offset, self};
+}
+
+// The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
+py::array flat(const py::object& self) {
+  const auto& block = self.cast<const fr::Block&>();
+  return py::array{py::dtype::of<std::uint8_t>(), {block.layout().num_bytes()}, {std::size_t{1}}, block.data(), self};
+}
+
+bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
+  const ReleaseForLongCopy release{block.layout().num_bytes()};
+  return sampler.sample(ring, block);
+}
+
+using Addresses = py::array_t<std::int64_t, py::array::c_style>;
+
+void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const fr::Block& block) {
+  if (static_cast<std::size_t>(addresses.size()) != block.batch_size()) {
+    throw py::value_error{"one address for each row of the block"};
+  }
+  const std::span<const std::int64_t> span{addresses.data(), block.batch_size()};
+  fr::ReadResult result;
+  {
+    const ReleaseForLongCopy release{block.layout().num_bytes()};
+    result = fr::read(ring, by_slot ? fr::Address::kSlot : fr::Address::kPosition, span, block);
+  }
+  switch (result.status) {
+    case fr::ReadResult::Status::kWhole:
+      return;
+    case fr::ReadResult::Status::kOutOfRange:
+      throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(span[result.row]) +
+                            " holds no transition: the buffer has " + std::to_string(result.published) +
+                            " of at most " + std::to_string(ring.capacity())};
+    case fr::ReadResult::Status::kOverwritten:
+      throw std::runtime_error{"the transitions were overwritten at each try to read them together"};
+  }
+}
+
+fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
+  const ReleaseForLongCopy release{block.layout().num_bytes()};
+  return fr::read_run(ring, first, block);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native core of fastreplay: the ring, the sampler, minibatch blocks.";
+  m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
+
+  py::class_<fr::Block>(m, "Block")
+      .def(py::init([](const fr::Ring& ring, std::size_t batch_size) {
+             return std::make_unique<fr::Block>(ring.layout(), batch_size);
+           }),
+           py::arg("ring"), py::arg("batch_size"))
+      .def_property_readonly("flat", &flat)
+      .def_property_readonly("offsets", [](const fr::Block& block) { return block.layout().offsets(); })
+      .def_property_readonly("tickets_offset", [](const fr::Block& block) { return block.layout().tickets_offset(); });
+
+  py::class_<fr::Ring, std::shared_ptr<fr::Ring>>(m, "Ring")
+      .def(py::init([](const Sizes& fields, std::size_t capacity) {
+             return std::make_shared<fr::Ring>(record_layout(fields), capacity);
+           }),
+           py::arg("fields"), py::arg("capacity"))
+      .def_property_readonly("capacity", &fr::Ring::capacity)
+      .def_property_readonly("num_bytes", &fr::Ring::num_bytes)
+      .def_property_readonly("num_inserted", &fr::Ring::num_inserted)
+      .def_property_readonly("num_overwritten", &fr::Ring::num_overwritten)
+      .def("__len__", [](fr::Ring& ring) { return ring.window().published(); })
+      .def("window",
+           [](fr::Ring& ring) {
+             const fr::Window window = ring.window();
+             return std::pair{window.first, std::max(window.first, window.committed)};
+           })
+      .def("clear", &fr::Ring::clear)
+      .def("start_at", &fr::Ring::start_at, py::arg("ticket"))
+      .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))
+      .def("read", &read_rows, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
+      .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))
+      .def("capsule", [](fr::Ring& ring) { return py::capsule{&ring, fr::kRingCapsule}; });
+
+  py::class_<fr::Sampler>(m, "Sampler")
+      .def(py::init([](fr::Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws) {
+             return std::make_unique<fr::Sampler>(key, calls, num_sampled, num_redraws);
+           }),
+           py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0)
+      .def("sample", &sample, py::arg("ring"), py::arg("block"))
+      .def_property_readonly("key", &fr::Sampler::key)
+      .def_property_readonly("calls", &fr::Sampler::calls)
+      .def_property_readonly("num_sampled", &fr::Sampler::num_sampled)
+      .def_property_readonly("num_redraws", &fr::Sampler::num_redraws);
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+// The ring of packed records: lock-free inserts, and reads that know whether they are whole. Must
+// not know Python, torch, CUDA, random draws or minibatches.
+//
+// Tickets are 64-bit insert numbers, never reused; ticket t lives in slot t % capacity, in lap
+// t / capacity. A slot goes
+//
+//   empty -> reserved (head > t) -> published (lap word) -> reserved by t + capacity -> ...
+//
+// The only place that can wait is the lap gate: a writer may not reserve a slot whose last ticket
+// is unfinished. Readers never wait: they copy first and check afterwards.
+//
+// Ownership of what is shared:
+//   head_     next ticket to reserve. Written by writers (CAS), read by all; only grows. Own line.
+//   commit_   every ticket below it is published; a lower bound. Written by anybody who helps (CAS),
+//             read by all; only grows, never passes head_. Own line.
+//   base_     tickets below it were cleared. Written by clear(), read by all; only grows. Shares a
+//             line with the read-only members: it changes about never.
+//   overwritten_before_clear_  as base_.
+//   words_[s] lap word of slot s: lap_word(t) once ticket t is published. Written by the ticket's
+//             writer alone (the gate makes writers of one slot follow each other), read by all.
+//   records_  bytes of the records. Written by the owner of the reserved ticket, read by all.
+//
+// The proof that a row accepted by a reader is whole stands in ARCHITECTURE.md (Concurrency).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "memory.hpp"
+#include "schema.hpp"
+
+namespace fastreplay {
+
+using Ticket = std::uint64_t;
+
+// n rows of one field: row i starts at data + i * stride_bytes.
+struct Rows {
+  const std::byte* data;
+  std::size_t stride_bytes;
+};
+
+// The tickets that a reader may draw from, as they were at one moment.
+struct Window {
+  Ticket first;      // oldest ticket that is not overwritten or cleared
+  Ticket end;        // one past the newest reserved ticket
+  Ticket committed;  // tickets in [first, committed) are published; later ones have a lap word to ask
+
+  [[nodiscard]] std::uint64_t reserved() const noexcept { return end - first; }
+  [[nodiscard]] std::uint64_t published() const noexcept { return committed > first ? committed - first : 0; }
+};
+
+class Ring {
+ public:
+  // Throws std::invalid_argument on capacity 0 and on sizes that do not fit, std::bad_alloc.
+  Ring(RecordLayout layout, std::size_t capacity);
+
+  [[nodiscard]] const RecordLayout& layout() const noexcept { return layout_; }
+  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return records_.num_bytes() + words_.num_bytes(); }
+
+  // Rows that one reservation may take. A larger one would empty the readers' window while it is
+  // copied.
+  [[nodiscard]] std::size_t max_rows_per_insert() const noexcept { return max_rows_per_insert_; }
+
+  // Inserts num_rows transitions, fields[f] being the rows of field f from first_row on. Returns
+  // false, with nothing taken, when the lap gate stayed shut for `patience`. num_rows is in
+  // [1, max_rows_per_insert()]. Any number of threads may insert.
+  [[nodiscard]] bool insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
+                            std::chrono::nanoseconds patience) noexcept;
+
+  // Reading: take a window, copy records of tickets in it, then ask which copies are whole.
+  [[nodiscard]] Window window() noexcept;
+  [[nodiscard]] bool is_published(Ticket ticket, const Window& window) const noexcept;
+  [[nodiscard]] const std::byte* record(Ticket ticket) const noexcept { return record_at(slot(ticket)); }
+  [[nodiscard]] const std::byte* record_at(std::size_t slot) const noexcept {
+    return records_.data() + slot * layout_.stride();
+  }
+  [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept { return ticket % capacity_; }
+
+  // The oldest ticket whose copy, finished before this call, is whole. To be called after the copy.
+  [[nodiscard]] Ticket oldest_whole() const noexcept;
+
+  // Makes every ticket reserved so far invisible. Tickets go on.
+  void clear() noexcept;
+
+  // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
+  void start_at(Ticket ticket) noexcept;
+
+  [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
+  [[nodiscard]] std::uint64_t num_overwritten() const noexcept;  // lost because the ring was full
+
+  // For views of whole columns; unchecked while writers run.
+  [[nodiscard]] std::byte* records() noexcept { return records_.data(); }
+
+ private:
+  // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
+  class Claim {
+   public:
+    Claim(Ring& ring, Ticket first, std::size_t num_rows) noexcept : ring_{ring}, first_{first}, num_rows_{num_rows} {}
+    ~Claim() { ring_.publish(first_, num_rows_); }
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+
+   private:
+    Ring& ring_;
+    Ticket first_;
+    std::size_t num_rows_;
+  };
+
+  [[nodiscard]] bool reserve(std::size_t num_rows, std::chrono::nanoseconds patience, Ticket& first) noexcept;
+  [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
+  void write(std::span<const Rows> fields, std::size_t first_row, Ticket first, std::size_t num_rows) noexcept;
+  void publish(Ticket first, std::size_t num_rows) noexcept;
+  Ticket advance() noexcept;
+
+  [[nodiscard]] std::atomic_ref<std::uint32_t> word_at(std::size_t slot) const noexcept {
+    return std::atomic_ref{reinterpret_cast<std::uint32_t*>(words_.data())[slot]};
+  }
+  // 2 * (lap + 1) modulo 2^32: the gate keeps a slot's word at this lap or the one before, so a word
+  // that wraps is never taken for another. Bit 0 is kept for tombstones.
+  [[nodiscard]] static std::uint32_t lap_word(std::uint64_t lap) noexcept {
+    return static_cast<std::uint32_t>(2 * (lap + 1));
+  }
+
+  RecordLayout layout_;
+  std::size_t capacity_;
+  std::size_t max_rows_per_insert_;
+  Memory records_;
+  Memory words_;
+  std::atomic<Ticket> base_{0};
+  std::atomic<std::uint64_t> overwritten_before_clear_{0};
+  std::uint64_t start_ = 0;  // first ticket of this ring; read-only once shared
+  // Two lines apart: adjacent-line prefetchers pull pairs.
+  alignas(2 * kCacheLine) std::atomic<Ticket> head_{0};
+  alignas(2 * kCacheLine) std::atomic<Ticket> commit_{0};
+
+  static_assert(std::atomic<Ticket>::is_always_lock_free);
+  static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
+};
+
+}  // namespace fastreplay

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""Minibatch memory: blocks with their fields laid out, and the pool that recycles them."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastreplay import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.schema import Schema
+
+# Blocks that a pool keeps for each batch size, and batch sizes that it keeps.
+_BLOCKS_PER_SIZE = 4
+_SIZES = 4
+
+
+class Block:
+    """One native block and the arrays or tensors that lie in it.
+
+    The templates made here are never given out; `views()` gives fresh aliases of them, and
+    `is_free()` tells whether any alias, or anything made of one, is left.
+    """
+
+    __slots__ = ("_bare_references", "_tensors", "batch_size", "flat", "native", "offsets", "schema", "templates")
+
+    def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int) -> None:
+        self.native = _core.Block(ring, batch_size)
+        self.schema = schema
+        self.batch_size = batch_size
+        self.flat = self.native.flat
+        self.offsets = (*self.native.offsets, self.native.tickets_offset)
+        self._tensors: TensorTemplates | None = None
+        self.templates = tuple(
+            self._part(offset, field.dtype, (batch_size, *field.shape))
+            for offset, field in zip(self.offsets, schema.values(), strict=False)
+        )
+        self._bare_references = sys.getrefcount(self.flat)
+
+    def _part(self, offset: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+        count = int(np.prod(shape, dtype=np.int64))
+        return self.flat[offset : offset + count * dtype.itemsize].view(dtype).reshape(shape)
+
+    @property
+    def tickets(self) -> NDArray[np.int64]:
+        """The tickets of the rows, (batch_size,) int64."""
+        return self._part(self.offsets[-1], np.dtype(np.int64), (self.batch_size,))  # type: ignore[return-value]
+
+    @property
+    def tensors(self) -> TensorTemplates:
+        """The same memory as torch tensors."""
+        if self._tensors is None:
+            references = sys.getrefcount(self.flat)
+            self._tensors = TensorTemplates(self)
+            self._bare_references += sys.getrefcount(self.flat) - references
+        return self._tensors
+
+    def arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """Return fresh arrays (batch_size, *shape) in schema order."""
+        return tuple([template.view() for template in self.templates])
+
+    def is_free(self) -> bool:
+        """Tell whether nothing outside refers to the block's memory.
+
+        Every array that descends from a template has `flat` at the end of its chain of bases, every
+        tensor shares the one storage; so two counts know of all views, slices, autograd graphs and
+        exports.
+        """
+        if sys.getrefcount(self.flat) > self._bare_references:
+            return False
+        return self._tensors is None or self._tensors.is_free()
+
+
+class TensorTemplates:
+    """A block's memory as torch tensors on one storage."""
+
+    __slots__ = (
+        "_address",
+        "_bare_references",
+        "_bare_uses",
+        "_storage",
+        "_templates",
+        "_use_count",
+        "flat",
+        "tickets",
+    )
+
+    def __init__(self, block: Block) -> None:
+        import torch
+
+        self.flat = torch.from_numpy(block.flat)
+        *self._templates, self.tickets = tensors_in(self.flat, block.schema, block.batch_size, block.offsets)
+        # torch keeps one Python object a storage, and counts it as one use however many refer to it.
+        self._storage = self.flat.untyped_storage()
+        self._address = self._storage._cdata
+        self._use_count: Callable[[int], int] = torch._C._storage_Use_Count
+        self._bare_uses = self._use_count(self._address)
+        self._bare_references = sys.getrefcount(self._storage)
+
+    def views(self) -> tuple[torch.Tensor, ...]:
+        """Return fresh tensors (batch_size, *shape) in schema order."""
+        # `data` makes a new tensor on the same storage, at half the cost of from_numpy or detach.
+        return tuple([template.data for template in self._templates])
+
+    def is_free(self) -> bool:
+        """Tell whether nothing but the templates uses the storage."""
+        return (
+            self._use_count(self._address) <= self._bare_uses
+            and sys.getrefcount(self._storage) <= self._bare_references
+        )
+
+
+def tensors_in(flat: torch.Tensor, schema: Schema, batch_size: int, offsets: tuple[int, ...]) -> list[torch.Tensor]:
+    """Return the fields, in schema order, and the tickets that lie in a block of bytes."""
+    import torch
+
+    tensors = []
+    for offset, (dtype, shape) in zip(
+        offsets, [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())], strict=True
+    ):
+        full_shape = (batch_size, *shape)
+        num_bytes = int(np.prod(full_shape, dtype=np.int64)) * dtype.itemsize
+        torch_dtype = getattr(torch, dtype.name)
+        tensors.append(flat[offset : offset + num_bytes].view(torch_dtype).view(full_shape))
+    return tensors
+
+
+class BlockPool:
+    """Keeps a few blocks of each batch size and hands out those that nobody uses any more.
+
+    What the caller still holds is never reused: it stays the caller's, and the pool forgets it once
+    newer blocks have come.
+    """
+
+    __slots__ = ("_by_size", "_make")
+
+    def __init__(self, make: Callable[[int], Block]) -> None:
+        self._make = make
+        self._by_size: OrderedDict[int, deque[Block]] = OrderedDict()
+
+    def take(self, batch_size: int) -> Block:
+        """Return a free block of this size, an old one where there is one."""
+        blocks = self._by_size.get(batch_size)
+        if blocks is None:
+            blocks = self._by_size[batch_size] = deque(maxlen=_BLOCKS_PER_SIZE)
+            if len(self._by_size) > _SIZES:
+                self._by_size.popitem(last=False)
+        for _ in range(len(blocks)):
+            block = blocks.popleft()
+            if block.is_free():
+                return block
+            blocks.append(block)
+        return self._make(batch_size)
+
+    def keep(self, block: Block) -> None:
+        """Take a block back into the pool once it was handed out."""
+        blocks = self._by_size.get(block.batch_size)
+        if blocks is not None:
+            blocks.append(block)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""The general way from a Python value to rows of a field: checks, casts, messages.
+
+The insert path (_fastpath.pyx) takes the common cases itself and comes here for the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from fastreplay._names import flatten, has_children
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.schema import Field, Schema
+
+# A cast may climb this ladder and never descend it.
+_KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+
+
+def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[str, object]) -> tuple[object, ...]:
+    """Put arguments into schema order, unfolding nested ones.
+
+    Raises:
+        TypeError: A field is unknown, missing, surplus or given twice; the message names it.
+    """
+    # Positional arguments are leaves, or whole parts where one of them is nested.
+    parts = list(dict.fromkeys(name.split("/")[0] for name in schema))
+    targets = list(schema) if _all_leaves(positional) else parts
+    if len(positional) > len(targets):
+        raise TypeError(f"expected at most {len(schema)} fields ({', '.join(schema)}), got {len(positional)}")
+    values: dict[str, object] = {}
+    for name, value in [*zip(targets, positional, strict=False), *named.items()]:
+        nested = name not in schema and has_children(schema, name)
+        for leaf, leaf_value in flatten(name, value) if nested else [(name, value)]:
+            if leaf not in schema:
+                raise TypeError(f"unknown field {leaf!r}; expected {', '.join(schema)}")
+            if leaf in values:
+                raise TypeError(f"field {leaf!r} was given twice")
+            values[leaf] = leaf_value
+    for name in schema:
+        if name not in values:
+            raise TypeError(f"missing field {name!r}; expected {', '.join(schema)}")
+    return tuple(values[name] for name in schema)
+
+
+def _all_leaves(values: Sequence[object]) -> bool:
+    return not any(isinstance(value, (Mapping, tuple)) for value in values)
+
+
+def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> NDArray[np.generic]:
+    """Return `value` as a C-contiguous array of the field's dtype, ready to be copied.
+
+    Args:
+        schema: Where the field is described.
+        index: The field's place in the schema.
+        value: Anything that NumPy makes an array of, or a torch tensor on the CPU.
+        num_rows: Length of the axis before the field's shape; None where there is no such axis, -1
+            where any length will do.
+
+    Raises:
+        TypeError: The value's kind does not fit the field's dtype, or it is no array at all.
+        ValueError: The shape differs, or an integer does not fit.
+    """
+    name = schema.names[index]
+    field = schema[name]
+    array = _as_array(name, value, field)
+    if array.shape != expected_shape(field, array.shape, num_rows):
+        raise wrong_shape(schema, index, array.shape, num_rows)
+    if array.dtype != field.dtype:
+        array = _cast(name, array, field.dtype)
+    return np.require(array, requirements=["C", "A"])
+
+
+def expected_shape(field: Field, given: tuple[int, ...], num_rows: int | None) -> tuple[int | str, ...]:
+    """Return the shape that a value of a field must have; "n" stands for a length that is not known."""
+    if num_rows is None:
+        return field.shape
+    if num_rows >= 0:
+        return (num_rows, *field.shape)
+    return (given[0] if given else "n", *field.shape)
+
+
+def wrong_shape(schema: Schema, index: int, given: tuple[int, ...], num_rows: int | None) -> ValueError:
+    """Return the error that names the field, the shape expected and the shape that came."""
+    name = schema.names[index]
+    expected = ", ".join(map(str, shape := expected_shape(schema[name], given, num_rows)))
+    return ValueError(f"{name}: expected shape ({expected}{',' if len(shape) == 1 else ''}), got {given}")
+
+
+def _as_array(name: str, value: object, field: Field) -> NDArray[np.generic]:
+    torch_module = sys.modules.get("torch")
+    if torch_module is not None and isinstance(value, torch_module.Tensor):
+        return _from_torch(name, value, field)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: expected shape {field.shape} of {field.dtype}, got {value!r}: {error}") from None
+    if array.dtype == object and field.dtype.kind in "iufc" and all(isinstance(item, int) for item in array.flat):
+        return _from_large_integers(name, array, field)
+    # A list of nothing has no dtype of its own.
+    return array.astype(field.dtype) if array.size == 0 and not isinstance(value, np.ndarray) else array
+
+
+def _from_large_integers(name: str, array: NDArray[np.generic], field: Field) -> NDArray[np.generic]:
+    """Convert Python integers of which some fit no NumPy integer."""
+    try:
+        return array.astype(field.dtype)
+    except OverflowError:
+        largest = max(array.flat, key=abs)
+        raise ValueError(f"{name}: expected a value that fits {field.dtype}, got {largest}") from None
+
+
+def _from_torch(name: str, tensor: torch.Tensor, field: Field) -> NDArray[np.generic]:
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{name}: expected {field.dtype}, got a tensor on device {tensor.device}; move it to the CPU")
+    try:
+        return cast("NDArray[np.generic]", tensor.detach().resolve_conj().resolve_neg().numpy())
+    except (TypeError, RuntimeError):
+        raise TypeError(
+            f"{name}: expected {field.dtype}, got a {tensor.dtype} {tensor.layout} tensor, which NumPy cannot "
+            "hold; convert it first"
+        ) from None
+
+
+def _cast(name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    given = array.dtype
+    if given.kind not in _KIND_RANK:
+        raise TypeError(f"{name}: expected {dtype}, got {given}")
+    if _KIND_RANK[given.kind] > _KIND_RANK[dtype.kind]:
+        raise TypeError(f"{name}: expected {dtype}, got {given}, a cast that would lose its kind")
+    if dtype.kind in "iu" and given.kind in "iu" and array.size:
+        _check_integers_fit(name, array, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype)
+
+
+def _check_integers_fit(name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic]) -> None:
+    limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
+    integers = cast("NDArray[np.integer]", array)
+    for value in (int(integers.min()), int(integers.max())):
+        if not limits.min <= value <= limits.max:
+            raise ValueError(f"{name}: expected a value that fits {dtype}, got {value}")

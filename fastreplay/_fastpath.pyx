@@ -1,0 +1,436 @@
+# SPDX-License-Identifier: MIT
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The per-step insert path: from Python arguments to pointers to one call of the core.
+
+Everything that can fail (names, shapes, dtypes, conversion) happens before the core is called, so
+that a refused insert leaves the ring as it was. This module never sees an atomic, and the core
+never sees a Python object.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcmp
+
+cimport numpy as cnp
+
+from fastreplay._convert import as_rows, bind_by_name, wrong_shape
+
+cnp.import_array()
+
+
+cdef extern from "Python.h":
+    ctypedef void *PyCFunction
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_FASTCALL
+    int METH_KEYWORDS
+    object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
+    bint PyFloat_Check(PyObject *value)
+    double PyFloat_AS_DOUBLE(PyObject *value)
+    bint PyBool_Check(PyObject *value)
+    bint PyLong_CheckExact(PyObject *value)
+    long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+    PyObject *Py_True
+    PyTypeObject *Py_TYPE(PyObject *value)
+    PyObject *PyTuple_GET_ITEM(PyObject *values, Py_ssize_t index)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *values)
+
+
+cdef extern from "numpy/arrayobject.h":
+    bint PyArray_CheckExact(PyObject *value)
+    bint PyArray_ISCARRAY_RO(cnp.PyArrayObject *array)
+    void PyArray_ScalarAsCtype(object scalar, void *out)
+
+
+cdef extern from "fastpath.hpp" namespace "fastreplay" nogil:
+    cppclass Ring:
+        pass
+    struct Rows:
+        const char *data
+        size_t stride_bytes
+    const char *kRingCapsule
+    const size_t kReleaseBytes
+    size_t insert_rows(Ring &ring, const Rows *fields, size_t num_fields, size_t done, size_t num_rows,
+                       double patience_s)
+    void convert_to_float[Value](const void *source, float *target, size_t count)
+
+# A copy of Rows whose pointer this module may build from `const char*`.
+cdef extern from *:
+    """
+    static inline fastreplay::Rows make_rows(const void *data, std::size_t stride_bytes) noexcept {
+      return {static_cast<const std::byte *>(data), stride_bytes};
+    }
+    """
+    Rows make_rows(const void *data, size_t stride_bytes) nogil
+
+
+cdef enum:
+    kMaxFields = 256
+    kScratchBytes = 8192  # 512 long doubles
+
+# How long a gated insert waits in the core before it looks for signals, in seconds.
+cdef double kSignalPeriod = 0.05
+
+MAX_FIELDS = kMaxFields
+
+
+cdef struct Field:
+    int type_num
+    int ndim
+    cnp.npy_intp dims[32]
+    size_t num_items
+    size_t row_bytes
+    PyTypeObject *scalar_type  # the NumPy scalar type of the dtype
+
+
+# Room for converted scalars and small arrays of one call, so that they need no Python object.
+cdef struct Scratch:
+    size_t used
+    long double bytes[512]
+
+
+cdef inline void *take(Scratch *scratch, size_t num_bytes) noexcept nogil:
+    cdef size_t start = (scratch.used + 15) & ~(<size_t>15)
+    if start + num_bytes > kScratchBytes:
+        return NULL
+    scratch.used = start + num_bytes
+    return <char *>scratch.bytes + start
+
+
+cdef class Inserter:
+    """Base of ReplayBuffer: the ring's insert path for one schema."""
+
+    cdef Ring *ring
+    cdef object ring_object   # keeps *ring alive
+    cdef Field *fields
+    cdef Py_ssize_t num_fields
+    cdef size_t record_bytes
+    cdef object schema_object
+    # The keyword names of the last call and where each goes. A call site passes the same tuple
+    # object every time, so that its identity tells the order.
+    cdef object last_names
+    cdef Py_ssize_t last_num_positional
+    cdef int last_order[kMaxFields]
+
+    def __cinit__(self):
+        self.ring = NULL
+        self.fields = NULL
+        self.num_fields = 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.fields)
+
+    def __init__(self, ring, schema):
+        cdef Py_ssize_t i, axis
+        cdef Field *field
+        cdef tuple shape
+        PyMem_Free(self.fields)
+        self.fields = <Field *>PyMem_Malloc(len(schema) * sizeof(Field))
+        if self.fields == NULL:
+            raise MemoryError()
+        self.record_bytes = 0
+        for i, spec in enumerate(schema.values()):
+            field = &self.fields[i]
+            shape = spec.shape
+            field.type_num = spec.dtype.num
+            field.ndim = len(shape)
+            field.num_items = 1
+            for axis in range(field.ndim):
+                field.dims[axis] = shape[axis]
+                field.num_items *= <size_t>field.dims[axis]
+            field.row_bytes = field.num_items * <size_t>spec.dtype.itemsize
+            field.scalar_type = <PyTypeObject *><PyObject *>spec.dtype.type
+            self.record_bytes += field.row_bytes
+        self.num_fields = len(schema)
+        self.schema_object = schema
+        self.last_names = None
+        self.ring_object = ring
+        self.ring = <Ring *>PyCapsule_GetPointer(ring.capsule(), kRingCapsule)
+
+    # Puts the arguments of a call into schema order.
+    cdef int bind(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                  PyObject **values) except -1:
+        cdef Py_ssize_t i
+        cdef Py_ssize_t num_named = 0 if names == NULL else PyTuple_GET_SIZE(names)
+        if self.ring == NULL:
+            raise RuntimeError("the buffer was not initialized: call super().__init__() first")
+        if num_positional == self.num_fields and num_named == 0:
+            for i in range(num_positional):
+                values[i] = args[i]
+            return 0
+        if (names == NULL or names != <PyObject *>self.last_names
+                or num_positional != self.last_num_positional):
+            if not self.learn_names(num_positional, names):
+                return 1
+        for i in range(num_positional):
+            values[i] = args[i]
+        for i in range(num_named):
+            values[self.last_order[i]] = args[num_positional + i]
+        return 0
+
+    # Finds and keeps the order of these keyword names; False where they are not exactly the rest of
+    # the schema.
+    cdef bint learn_names(self, Py_ssize_t num_positional, PyObject *names) except -1:
+        cdef Py_ssize_t i, place
+        if names == NULL:
+            return False
+        cdef tuple given = <tuple>names
+        cdef list expected = list(self.schema_object)
+        if num_positional + len(given) != self.num_fields:
+            return False
+        for i in range(len(given)):
+            if given[i] not in self.schema_object:
+                return False
+            place = expected.index(given[i])
+            if place < num_positional:
+                return False
+            self.last_order[i] = <int>place
+        self.last_names = given
+        self.last_num_positional = num_positional
+        return True
+
+    # As bind(), for arguments that need a closer look: nested values, or an error to be named.
+    cdef tuple bind_slowly(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                           PyObject **values):
+        cdef Py_ssize_t i
+        cdef tuple given = () if names == NULL else <tuple>names
+        cdef list positional = [<object>args[i] for i in range(num_positional)]
+        cdef dict named = {given[i]: <object>args[num_positional + i] for i in range(len(given))}
+        cdef tuple bound = bind_by_name(self.schema_object, positional, named)
+        for i in range(self.num_fields):
+            values[i] = <PyObject *>bound[i]
+        return bound
+
+    # Stages one row: from the value's own memory where it fits as it is, from scratch where a small
+    # conversion is needed, else from an array that is kept alive in `kept`.
+    cdef list stage_row(self, Py_ssize_t i, PyObject *value, Rows *rows, Scratch *scratch, list kept):
+        cdef Field *field = &self.fields[i]
+        cdef cnp.PyArrayObject *array
+        cdef void *converted
+        if PyArray_CheckExact(value):
+            array = <cnp.PyArrayObject *>value
+            if (cnp.PyArray_NDIM(<cnp.ndarray>array) == field.ndim and PyArray_ISCARRAY_RO(array)
+                    and same_dims(cnp.PyArray_DIMS(<cnp.ndarray>array), field.dims, field.ndim)):
+                if cnp.PyArray_TYPE(<cnp.ndarray>array) == field.type_num:
+                    rows[0] = make_rows(cnp.PyArray_DATA(<cnp.ndarray>array), 0)
+                    return kept
+                if is_quick_cast(cnp.PyArray_TYPE(<cnp.ndarray>array), field.type_num):
+                    converted = take(scratch, field.row_bytes)
+                    if converted != NULL:
+                        quick_cast(<cnp.ndarray>array, <float *>converted)
+                        rows[0] = make_rows(converted, 0)
+                        return kept
+        elif field.ndim == 0:
+            converted = take(scratch, field.row_bytes)
+            if converted != NULL and stage_scalar(field, value, converted):
+                rows[0] = make_rows(converted, 0)
+                return kept
+        return self.keep_row(i, <object>value, rows, kept)
+
+    cdef list keep_row(self, Py_ssize_t i, object value, Rows *rows, list kept):
+        cdef cnp.ndarray array = as_rows(self.schema_object, i, value, None)
+        kept = keep(kept, array)
+        rows[0] = make_rows(cnp.PyArray_DATA(array), 0)
+        return kept
+
+    # Stages the rows of a batch; num_rows < 0 where no field has told it yet.
+    cdef list stage_rows(self, Py_ssize_t i, PyObject *value, Rows *rows, Py_ssize_t *num_rows, list kept):
+        cdef Field *field = &self.fields[i]
+        cdef cnp.ndarray array
+        cdef cnp.npy_intp *dims
+        cdef cnp.ndarray given
+        array = None
+        if PyArray_CheckExact(value):
+            given = <cnp.ndarray>value
+            dims = cnp.PyArray_DIMS(given)
+            if (cnp.PyArray_NDIM(given) == field.ndim + 1 and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>value)
+                    and same_dims(dims + 1, field.dims, field.ndim)):
+                if cnp.PyArray_TYPE(given) == field.type_num:
+                    array = given
+                elif is_quick_cast(cnp.PyArray_TYPE(given), field.type_num):
+                    array = cnp.PyArray_SimpleNew(field.ndim + 1, dims, cnp.NPY_FLOAT)
+                    quick_cast(given, <float *>cnp.PyArray_DATA(array))
+                    kept = keep(kept, array)
+        if array is None:
+            array = as_rows(self.schema_object, i, <object>value, num_rows[0])
+            kept = keep(kept, array)
+        if num_rows[0] < 0:
+            num_rows[0] = cnp.PyArray_DIMS(array)[0]
+        elif cnp.PyArray_DIMS(array)[0] != num_rows[0]:
+            raise wrong_shape(self.schema_object, i, (<object>array).shape, num_rows[0])
+        rows[0] = make_rows(cnp.PyArray_DATA(array), field.row_bytes)
+        return kept
+
+    cdef int insert(self, const Rows *rows, size_t num_rows) except -1:
+        cdef size_t num_fields = <size_t>self.num_fields
+        cdef size_t done = 0
+        if num_rows * self.record_bytes < kReleaseBytes:
+            done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0.0)
+        while done < num_rows:
+            with nogil:
+                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, kSignalPeriod)
+            PyErr_CheckSignals()
+        return 0
+
+
+cdef inline list keep(list kept, cnp.ndarray array):
+    if kept is None:
+        return [array]
+    kept.append(array)
+    return kept
+
+
+# The casts that loops meet at every step: float64 observations and bool flags in float32 fields.
+cdef inline bint is_quick_cast(int given, int expected) noexcept nogil:
+    return expected == cnp.NPY_FLOAT and (given == cnp.NPY_DOUBLE or given == cnp.NPY_BOOL)
+
+
+cdef inline void quick_cast(cnp.ndarray array, float *out) noexcept:
+    cdef size_t count = <size_t>cnp.PyArray_SIZE(array)
+    if cnp.PyArray_TYPE(array) == cnp.NPY_DOUBLE:
+        convert_to_float[double](cnp.PyArray_DATA(array), out, count)
+    else:
+        convert_to_float[uint8_t](cnp.PyArray_DATA(array), out, count)
+
+
+cdef inline bint same_dims(const cnp.npy_intp *given, const cnp.npy_intp *expected, int ndim) noexcept nogil:
+    return ndim == 0 or memcmp(given, expected, ndim * sizeof(cnp.npy_intp)) == 0
+
+
+# Converts the usual scalars; False where the value needs the general way.
+cdef inline bint stage_scalar(const Field *field, PyObject *value, void *out) except -1:
+    cdef long long integer
+    cdef int overflow = 0
+    if Py_TYPE(value) == field.scalar_type:
+        PyArray_ScalarAsCtype(<object>value, out)
+        return True
+    if PyFloat_Check(value):
+        if field.type_num == cnp.NPY_FLOAT:
+            (<float *>out)[0] = <float>PyFloat_AS_DOUBLE(value)
+            return True
+        if field.type_num == cnp.NPY_DOUBLE:
+            (<double *>out)[0] = PyFloat_AS_DOUBLE(value)
+            return True
+        return False
+    if PyBool_Check(value):
+        if field.type_num == cnp.NPY_BOOL:
+            (<uint8_t *>out)[0] = value == Py_True
+            return True
+        if field.type_num == cnp.NPY_FLOAT:
+            (<float *>out)[0] = value == Py_True
+            return True
+        return False
+    if PyLong_CheckExact(value):
+        integer = PyLong_AsLongLongAndOverflow(<object>value, &overflow)
+        return overflow == 0 and stage_integer(field.type_num, integer, out)
+    return False
+
+
+cdef inline bint stage_integer(int type_num, long long value, void *out) noexcept nogil:
+    if type_num == cnp.NPY_INT64:
+        (<int64_t *>out)[0] = value
+        return True
+    if type_num == cnp.NPY_FLOAT:
+        (<float *>out)[0] = <float>value
+        return True
+    if type_num == cnp.NPY_INT32 and -2147483648 <= value <= 2147483647:
+        (<int32_t *>out)[0] = <int32_t>value
+        return True
+    if type_num == cnp.NPY_UINT8 and 0 <= value <= 255:
+        (<uint8_t *>out)[0] = <uint8_t>value
+        return True
+    return False
+
+
+cdef object add_vectorcall(object self_object, PyObject *const *args, Py_ssize_t num_positional,
+                           PyObject *names):
+    cdef Inserter self = <Inserter>self_object
+    cdef PyObject *values[kMaxFields]
+    cdef Rows rows[kMaxFields]
+    cdef Scratch scratch
+    cdef list kept = None
+    cdef tuple bound
+    cdef Py_ssize_t i
+    scratch.used = 0
+    if self.bind(args, num_positional, names, values):
+        bound = self.bind_slowly(args, num_positional, names, values)
+    for i in range(self.num_fields):
+        kept = self.stage_row(i, values[i], &rows[i], &scratch, kept)
+    self.insert(rows, 1)
+    return None
+
+
+cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssize_t num_positional,
+                              PyObject *names):
+    cdef Inserter self = <Inserter>self_object
+    cdef PyObject *values[kMaxFields]
+    cdef Rows rows[kMaxFields]
+    cdef list kept = None
+    cdef tuple bound
+    cdef Py_ssize_t i
+    cdef Py_ssize_t num_rows = -1
+    if self.bind(args, num_positional, names, values):
+        bound = self.bind_slowly(args, num_positional, names, values)
+    for i in range(self.num_fields):
+        kept = self.stage_rows(i, values[i], &rows[i], &num_rows, kept)
+    if num_rows > 0:
+        self.insert(rows, <size_t>num_rows)
+    return None
+
+
+# Cython's own methods build a tuple and a dict for *values, **fields: three times the cost of the
+# insert itself. These descriptors hand the caller's argument vector straight through.
+cdef PyMethodDef add_method = PyMethodDef(
+    b"add", <PyCFunction>add_vectorcall, METH_FASTCALL | METH_KEYWORDS,
+    b"""add($self, /, *values, **fields)
+--
+
+Insert one transition, given by field name or in schema order.
+
+Overwrites the oldest transition when the buffer is full. Everything is checked and converted
+before a slot is taken: an insert that raises leaves the buffer as it was.
+
+Args:
+    *values: The fields in schema order, each of the field's shape. Arrays, NumPy scalars,
+        Python numbers and bools, nested lists, and torch CPU tensors.
+    **fields: The same by name. A dict or tuple may stand for nested names.
+
+Raises:
+    TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
+    ValueError: A shape differs from the field's, or an integer does not fit.
+
+Thread safety:
+    May be called from any thread.
+""")
+
+cdef PyMethodDef extend_method = PyMethodDef(
+    b"extend", <PyCFunction>extend_vectorcall, METH_FASTCALL | METH_KEYWORDS,
+    b"""extend($self, /, *values, **fields)
+--
+
+Insert n transitions, whose number is the leading axis of every field.
+
+Any n will do; of more than `capacity` the last `capacity` remain. Rows are inserted in order.
+
+Args:
+    *values: The fields in schema order, each (n, *shape).
+    **fields: The same by name. A dict or tuple may stand for nested names.
+
+Raises:
+    TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
+    ValueError: A shape differs, the leading axes differ, or an integer does not fit.
+
+Thread safety:
+    May be called from any thread. Rows are atomic, batches are not: another thread may sample the
+    first rows of a batch before the last are in.
+""")
+
+ADD = PyDescr_NewMethod(<PyTypeObject *>Inserter, &add_method)
+EXTEND = PyDescr_NewMethod(<PyTypeObject *>Inserter, &extend_method)

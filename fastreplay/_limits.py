@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""How much memory there is, so that an absurd request is refused before it is made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def check_memory(num_bytes: int, capacity: int) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        MemoryError: More bytes than the machine, or the container, has at all.
+    """
+    limit = memory_limit()
+    if limit is not None and num_bytes > limit:
+        raise MemoryError(
+            f"capacity: {capacity} transitions would take {num_bytes:,} bytes, {limit:,} are available on this machine"
+        )
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of memory and swap that this process may use; None where it cannot be told."""
+    limits = [limit for limit in (_physical(), _container()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _physical() -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return sum(int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container() -> int | None:
+    try:
+        return int(_CGROUP_LIMIT.read_text())
+    except (OSError, ValueError):  # "max": no limit
+        return None

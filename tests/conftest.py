@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""Fixtures and the Hypothesis profile of the suite."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from reference import ReferenceBuffer
+from support import FIELDS, MakeBuffer, NativeBuffer
+
+settings.register_profile(
+    "default",
+    derandomize=True,  # the same examples on every run; HYPOTHESIS_PROFILE=explore for new ones
+    print_blob=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("explore", settings.get_profile("default"), derandomize=False, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=["torch", "numpy", "reference"])
+def make_buffer(request: pytest.FixtureRequest) -> MakeBuffer:
+    """Make the native buffer with either output, or the reference: one contract for all."""
+    kind: str = request.param
+
+    def make(capacity: Any, fields: Any = FIELDS, *, seed: Any = 0) -> Any:
+        if kind == "reference":
+            return ReferenceBuffer(capacity, fields, seed=seed)
+        return NativeBuffer(capacity, fields, seed=seed, output=kind)
+
+    return make
+
+
+@pytest.fixture(params=["torch", "numpy"])
+def output(request: pytest.FixtureRequest) -> str:
+    """Name the output of a native buffer."""
+    kind: str = request.param
+    return kind

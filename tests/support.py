@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""What the tests share: schemas, self-describing transitions, comparisons bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastreplay as fr
+
+Array = NDArray[Any]
+NativeBuffer: Any = fr.ReplayBuffer  # untyped: tests also pass what its types refuse
+
+FIELDS: dict[str, Any] = {
+    "observation": (3,),
+    "action": ((2,), "int64"),
+    "reward": (),
+    "pixels": ((2, 3), "uint8"),
+    "terminated": ((), "bool"),
+}
+
+
+class MakeBuffer(Protocol):
+    """Make a buffer of the implementation under test."""
+
+    def __call__(self, capacity: Any, fields: Any = ..., *, seed: Any = ...) -> Any: ...
+
+
+def transitions(first: int, count: int) -> dict[str, Array]:
+    """Give `count` rows of FIELDS, for the tickets from `first` on."""
+    return rows_of(np.arange(first, first + count))
+
+
+def rows_of(t: NDArray[np.int64]) -> dict[str, Array]:
+    """Give the self-describing rows of these tickets, (n, *shape) each."""
+    return {
+        "observation": (t[:, None] + [0.0, 0.25, 0.5]).astype(np.float32),
+        "action": np.stack([t, -t], axis=1),
+        "reward": t.astype(np.float32) * 2,
+        "pixels": ((t[:, None] * 6 + np.arange(6)) % 256).astype(np.uint8).reshape(-1, 2, 3),
+        "terminated": t % 3 == 0,
+    }
+
+
+def fill(buffer: Any, count: int, chunk: int = 7) -> Any:
+    """Extend a buffer of FIELDS by `count` self-describing transitions; return the buffer."""
+    while count > 0:
+        buffer.extend(**transitions(buffer.stats()["inserted"], min(count, chunk)))
+        count -= chunk
+    return buffer
+
+
+def arrays(batch: Any) -> dict[str, Array]:
+    """Copy a minibatch of either implementation: its fields in schema order, then its tickets."""
+    batch = batch.numpy()
+    return {**{name: a.copy() for name, a in batch.items()}, "ticket": batch.ticket.copy()}
+
+
+def assert_same_bits(got: Array, expected: Array) -> None:
+    """Compare dtype, shape and every bit (long doubles hold padding: value, sign, NaN instead)."""
+    assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    if got.dtype.char in "gG":
+        parts = "g" * (2 if got.dtype.char == "G" else 1)
+        got, expected = (np.ascontiguousarray(a).reshape(-1).view(parts[0]) for a in (got, expected))
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
+    else:
+        assert got.tobytes() == expected.tobytes(), f"{got} != {expected}"
+
+
+def assert_same(got: Any, expected: Any) -> None:
+    """Compare two minibatches, or the dictionaries that `arrays` made of them, bit by bit."""
+    got, expected = (b if isinstance(b, Mapping) else arrays(b) for b in (got, expected))
+    assert list(got) == list(expected)
+    for name in expected:
+        assert_same_bits(got[name], expected[name])
+
+
+def assert_holds(batch: Any, tickets: Any) -> None:
+    """Assert that a minibatch of FIELDS is the rows of `transitions` with these tickets."""
+    tickets = np.asarray(tickets, dtype=np.int64)
+    expected = rows_of(np.atleast_1d(tickets))
+    if tickets.ndim == 0:
+        expected = {name: row[0, ...] for name, row in expected.items()}
+    assert_same(batch, {**expected, "ticket": tickets})
+
+
+@contextmanager
+def unchanged(buffer: Any) -> Iterator[None]:
+    """Assert that a refused call leaves length, contents, next ticket and generator alone."""
+
+    def state() -> tuple[Any, ...]:
+        columns = {name: buffer.view(name).copy() for name in FIELDS}
+        return len(buffer), buffer.stats(), buffer.rng_state, columns, arrays(buffer[:])
+
+    before = state()
+    yield
+    after = state()
+    assert after[:3] == before[:3]
+    assert_same(after[3], before[3])
+    assert_same(after[4], before[4])
+    ticket = before[1]["inserted"]
+    buffer.extend(**transitions(ticket, 1))
+    assert_holds(buffer[-1], ticket)

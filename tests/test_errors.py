@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""What the constructor and the small members of a buffer refuse, and what they report."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from support import FIELDS, MakeBuffer, NativeBuffer, assert_holds, fill, unchanged
+
+
+@pytest.mark.parametrize("capacity", [0, -1, -(2**40)])
+def test_capacity_must_be_positive(make_buffer: MakeBuffer, capacity: int) -> None:
+    with pytest.raises(ValueError, match=f"capacity.*{capacity}"):
+        make_buffer(capacity)
+
+
+@pytest.mark.parametrize("capacity", [2.0, "10", None, [3]])
+def test_capacity_must_be_an_integer(make_buffer: MakeBuffer, capacity: Any) -> None:
+    with pytest.raises(TypeError):
+        make_buffer(capacity)
+
+
+@pytest.mark.parametrize("capacity", [2**45, 2**62, 10**30])
+def test_absurd_capacity_tells_bytes_needed_and_available(make_buffer: MakeBuffer, capacity: int) -> None:
+    with pytest.raises(MemoryError) as caught:
+        make_buffer(capacity)
+    assert len(re.findall(r"\d+", str(caught.value))) >= 2
+    assert "available" in str(caught.value)
+
+
+def test_numpy_integers_are_integers(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(np.int32(5), seed=np.int64(3))
+    assert buffer.capacity == 5
+    assert buffer.rng_state == make_buffer(5, seed=3).rng_state
+    fill(buffer, 8)
+    assert len(buffer.sample(np.uint8(4))) == 4
+    assert_holds(buffer[np.int16(-1)], 7)
+
+
+def test_a_dtype_that_torch_lacks_needs_numpy_output() -> None:
+    for dtype in ("longdouble", "clongdouble"):
+        with pytest.raises(TypeError, match=r"x: .*longdouble|x: .*float128|x: .*complex256"):
+            NativeBuffer(3, {"x": ((), dtype)})
+        NativeBuffer(3, {"x": ((), dtype)}, output="numpy")
+
+
+def test_options_are_checked_and_keyword_only() -> None:
+    with pytest.raises(ValueError, match=r"output.*jax"):
+        NativeBuffer(3, FIELDS, output="jax")
+    with pytest.raises((ValueError, RuntimeError), match="nonsense"):
+        NativeBuffer(3, FIELDS, device="nonsense")
+    with pytest.raises(TypeError):
+        NativeBuffer(3, FIELDS, 0)
+    with pytest.raises(TypeError):
+        NativeBuffer(3, ["observation"])
+
+
+def test_a_new_buffer_is_empty(make_buffer: MakeBuffer) -> None:
+    buffer = make_buffer(10)
+    assert len(buffer) == 0
+    stats = dict(buffer.stats())
+    assert stats.pop("bytes") > 0
+    assert stats == {"inserted": 0, "overwritten": 0, "sampled": 0, "redraws": 0}
+    assert len(buffer[:]) == 0
+
+
+def test_stats_count_what_happened(make_buffer: MakeBuffer) -> None:
+    buffer = fill(make_buffer(10), 13)
+
+    def counts() -> tuple[int, ...]:
+        return tuple(buffer.stats()[k] for k in ("inserted", "overwritten", "sampled", "redraws"))
+
+    assert counts() == (13, 3, 0, 0)
+    batch = buffer.sample(32)
+    buffer.sample(32, out=batch)
+    buffer.gather([1, 2])
+    assert counts() == (13, 3, 64, 0)
+    buffer.clear()
+    assert counts() == (13, 3, 64, 0)
+    fill(buffer, 4)
+    assert counts() == (17, 3, 64, 0)
+    fill(buffer, 35, chunk=35)
+    assert counts() == (52, 3 + 4 + 25, 64, 0)
+
+
+def test_bytes_are_those_of_the_schema() -> None:
+    buffer = NativeBuffer(1000, FIELDS)
+    assert buffer.stats()["bytes"] == buffer.nbytes == buffer.schema.nbytes(1000)
+
+
+def test_clear_forgets_transitions_but_not_tickets(make_buffer: MakeBuffer) -> None:
+    buffer = fill(make_buffer(10), 23)
+    buffer.clear()
+    assert len(buffer) == 0
+    with pytest.raises(IndexError):
+        buffer[0]
+    with pytest.raises(IndexError):
+        buffer.gather([3])
+    fill(buffer, 4)
+    assert_holds(buffer[:], range(23, 27))
+    assert_holds(buffer.gather([3, 6]), [23, 26])
+    with pytest.raises(IndexError):
+        buffer.gather([2])
+    buffer.clear()
+    buffer.clear()
+    fill(buffer, 30)
+    assert_holds(buffer[:], range(47, 57))
+
+
+def test_repr_tells_what_the_buffer_holds() -> None:
+    text = repr(fill(NativeBuffer(1234, FIELDS), 56))
+    for part in ("ReplayBuffer", "1234", "56", *FIELDS):
+        assert part in text
+
+
+def test_a_refused_clear_or_view_changes_nothing(make_buffer: MakeBuffer) -> None:
+    buffer = fill(make_buffer(10), 4)
+    with unchanged(buffer), pytest.raises(TypeError):
+        buffer.clear(3)
+    with unchanged(buffer), pytest.raises(KeyError, match="rewrd"):
+        buffer.view("rewrd")
