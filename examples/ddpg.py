@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Deep deterministic policy gradient (DDPG) on a fastreplay buffer, in one file.
 
-    python examples/ddpg.py                                   # Pendulum-v1, under a minute
-    python examples/ddpg.py --env InvertedPendulum-v5 --steps 30000 --seed 1
+    python examples/ddpg.py --seed 1                                   # Pendulum-v1, under a minute
+    python examples/ddpg.py --env InvertedPendulum-v5 --steps 20000    # needs gymnasium[mujoco]
 
 Works on Gymnasium environments whose observations are a flat Box and whose actions are a flat,
 bounded Box. A run leaves its best checkpoint, its learning curve and the numbers behind the curve
@@ -251,7 +251,7 @@ class Run:
         axes.plot(*np.reshape(self.episodes, (-1, 2)).T, ".", color="#56B4E9", label="training episode, with noise")
         axes.plot(*np.reshape(self.validations, (-1, 2)).T, "o-", color="#D55E00", label="validation, mean of 10")
         axes.axhline(random_return, color="0.3", linestyle="--", label="random policy, mean of 20")
-        axes.set(title=title, xlabel="environment steps", ylabel="return (rewards summed over an episode)")
+        axes.set(title=title, xlabel="environment steps", ylabel="return (sum of rewards)")
         axes.grid(color="0.92")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend()
@@ -313,15 +313,15 @@ def main() -> int:
     best = torch.load(run.folder / "best.pt", weights_only=True)
     agent.actor.load_state_dict(best["actor"])
     final = evaluate(test_env, agent.act, EVALUATION_SEEDS)
+    stopped = steps < args.steps
     print(
-        f"\nDDPG on {args.env}, seed {args.seed}: {steps} steps in {seconds:.0f} s"
-        f"{', ended by Ctrl-C' if run.interrupts else ''}\n"
-        f"  best checkpoint  {final.mean():9.1f} +- {final.std():.1f}   of step {best['step']}\n"
-        f"  random policy    {random.mean():9.1f} +- {random.std():.1f}\n"
-        f"  (mean return and standard deviation of the same {len(final)} episodes, seen in no choice)\n"
-        f"  files            {run.folder}/best.pt, curve.png, curve.csv"
+        f"\nDDPG on {args.env}, seed {args.seed}: {steps} steps in {seconds:.0f} s{', stopped by Ctrl-C' * stopped}\n"
+        f"  mean return +- standard deviation of {len(final)} episodes that trained and chose nothing:\n"
+        f"    best checkpoint  {final.mean():9.1f} +- {final.std():.1f}  (of step {best['step']})\n"
+        f"    random policy    {random.mean():9.1f} +- {random.std():.1f}\n"
+        f"  files: {run.folder}/best.pt, curve.png, curve.csv"
     )
-    return 130 if run.interrupts else 0
+    return 130 if stopped else 0
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _from_large_integers(name: str, array: NDArray[np.generic], field: Field) ->
     try:
         return array.astype(field.dtype)
     except OverflowError:
-        largest = max(array.flat, key=abs)
+        largest = max(array.ravel().tolist(), key=abs)
         raise ValueError(f"{name}: expected a value that fits {field.dtype}, got {largest}") from None
 
 

@@ -13,7 +13,6 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcmp
 
 cimport numpy as cnp
 
@@ -301,13 +300,25 @@ cdef inline void quick_cast(cnp.ndarray array, float *out) noexcept:
 
 
 cdef inline bint same_dims(const cnp.npy_intp *given, const cnp.npy_intp *expected, int ndim) noexcept nogil:
-    return ndim == 0 or memcmp(given, expected, ndim * sizeof(cnp.npy_intp)) == 0
+    cdef int axis
+    for axis in range(ndim):
+        if given[axis] != expected[axis]:
+            return False
+    return True
 
 
 # Converts the usual scalars; False where the value needs the general way.
 cdef inline bint stage_scalar(const Field *field, PyObject *value, void *out) except -1:
     cdef long long integer
     cdef int overflow = 0
+    if PyBool_Check(value):
+        if field.type_num == cnp.NPY_BOOL:
+            (<uint8_t *>out)[0] = value == Py_True
+            return True
+        if field.type_num == cnp.NPY_FLOAT:
+            (<float *>out)[0] = value == Py_True
+            return True
+        return False
     if Py_TYPE(value) == field.scalar_type:
         PyArray_ScalarAsCtype(<object>value, out)
         return True
@@ -317,14 +328,6 @@ cdef inline bint stage_scalar(const Field *field, PyObject *value, void *out) ex
             return True
         if field.type_num == cnp.NPY_DOUBLE:
             (<double *>out)[0] = PyFloat_AS_DOUBLE(value)
-            return True
-        return False
-    if PyBool_Check(value):
-        if field.type_num == cnp.NPY_BOOL:
-            (<uint8_t *>out)[0] = value == Py_True
-            return True
-        if field.type_num == cnp.NPY_FLOAT:
-            (<float *>out)[0] = value == Py_True
             return True
         return False
     if PyLong_CheckExact(value):

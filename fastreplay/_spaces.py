@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 
-def fields_of_space(name: str, space: gym.Space[object], dtype: DTypeLike | None) -> dict[str, Field]:
+def fields_of_space(name: str, space: gym.Space[Any], dtype: DTypeLike | None) -> dict[str, Field]:
     """Return the fields, in the space's own order, that hold one element of the space."""
-    children: Iterable[tuple[object, gym.Space[object]]]
+    children: Iterable[tuple[object, gym.Space[Any]]]
     if isinstance(space, spaces.Dict):
         children = space.spaces.items()
     elif isinstance(space, spaces.Tuple):
@@ -38,7 +38,7 @@ def fields_of_space(name: str, space: gym.Space[object], dtype: DTypeLike | None
     return fields
 
 
-def _leaf(name: str, space: gym.Space[object], dtype: DTypeLike | None) -> Field:
+def _leaf(name: str, space: gym.Space[Any], dtype: DTypeLike | None) -> Field:
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise TypeError(
             f"{name}: expected a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space, got {space}"

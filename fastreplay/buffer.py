@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDict, TypeVar, cast, overload
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastreplay.schema import FieldLike
 
     # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
-    TransitionValue = ArrayLike | torch.Tensor | Mapping[str, object]
+    TransitionValue = ArrayLike | torch.Tensor | SupportsFloat | Mapping[str, object]
     Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 __all__ = ["ReplayBuffer", "RngState", "Stats"]
@@ -154,7 +154,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[object, object] | gym.vector.VectorEnv[object, object, object],
+        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
         capacity: int,
         *,
         dtype: DTypeLike | None = None,
@@ -167,7 +167,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[object, object] | gym.vector.VectorEnv[object, object, object],
+        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
         capacity: int,
         *,
         dtype: DTypeLike | None = None,
@@ -179,7 +179,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[object, object] | gym.vector.VectorEnv[object, object, object],
+        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
         capacity: int,
         *,
         dtype: DTypeLike | None = None,

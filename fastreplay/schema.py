@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -162,8 +162,8 @@ class Schema(Mapping[str, Field]):
     @classmethod
     def from_spaces(
         cls,
-        observation_space: gym.Space[object],
-        action_space: gym.Space[object],
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
         *,
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Rules of the code base that no compiler checks: layers, memory orderings, headers, versions."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastreplay as fr
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastreplay"
+NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".hpp", ".cpp", ".h", ".cu"})
+PYTHON = sorted(
+    path for folder in ("fastreplay", "examples", "bench", "tests") for path in (ROOT / folder).glob("*.py")
+)
+
+# What each layer of C++ may include, beside the standard library.
+ALLOWED_INCLUDES = {
+    "core": r"(copy|memory|minibatch|random|ring|schema)\.hpp",
+    "cuda": r"device\.h|cuda_runtime_api\.h",
+    "bindings": r"(copy|memory|minibatch|random|ring|schema|capsule|fastpath)\.hpp|pybind11/\w+\.h",
+}
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^#include [<"](.+)[">]', path.read_text(), re.MULTILINE)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a Python file imports when it is imported itself (not inside functions or for types)."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            pending += ast.iter_child_nodes(node)
+    return found
+
+
+def test_the_walks_find_files() -> None:
+    assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
+    assert {path.name for path in PYTHON} >= {"buffer.py", "ddpg.py", "table.py", "test_codebase.py"}
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
+def test_native_layers(path: Path) -> None:
+    layer = path.relative_to(ROOT / "csrc").parts[0]
+    standard = re.compile(r"[a-z_]+|sys/mman\.h")  # <vector>, and mmap
+    for include in includes(path):
+        assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
+    if layer == "core":
+        assert not re.search(r"\b(Python\.h|py::|PyObject|torch::|cuda[A-Z])", path.read_text())
+
+
+def test_python_layers() -> None:
+    for path in PACKAGE.glob("*.py"):
+        for module in imports(path):
+            top = module.split(".")[0]
+            assert top not in {"examples", "bench", "tests"}, (path, module)
+            assert top not in {"torch", "stable_baselines3"}, f"{path} imports {module} at import time"
+            if top == "gymnasium":
+                assert path.name == "_spaces.py"
+    for path in (ROOT / "examples").glob("*.py"):
+        private = [module for module in imports(path) if module.startswith("fastreplay._")]
+        assert not private, f"{path} uses {private}: examples use the public face"
+
+
+def test_the_insert_path_sees_no_atomic_and_the_core_no_cython() -> None:
+    assert "atomic" not in re.sub(r'""".*?"""', "", (PACKAGE / "_fastpath.pyx").read_text(), flags=re.DOTALL)
+
+
+# Every atomic operation by name, with its whole argument list.
+ATOMIC_CALL = re.compile(r"(?:\.|->)(?:load|store|exchange|compare_exchange_\w+|fetch_\w+)\(|atomic_thread_fence\(")
+
+
+@pytest.mark.parametrize("path", [p for p in NATIVE if "core" in p.parts], ids=lambda path: path.name)
+def test_every_atomic_names_its_order_and_says_why(path: Path) -> None:
+    text = path.read_text()
+    lines = text.splitlines()
+    for call in ATOMIC_CALL.finditer(text):
+        depth, end = 1, call.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        line = text.count("\n", 0, call.start())
+        where = f"{path.name}:{line + 1}"
+        assert "memory_order_" in text[call.start() : end], f"{where}: an atomic call without an explicit order"
+        above = "\n".join(lines[max(0, line - 6) : line])
+        assert re.search(r"//.*\b(relaxed|acquire|release|acq_rel)\b", above), f"{where}: no comment says why"
+
+
+def test_atomic_calls_are_recognised() -> None:
+    assert len(ATOMIC_CALL.findall((ROOT / "csrc/core/ring.cpp").read_text())) > 15
+
+
+@pytest.mark.parametrize("path", [*NATIVE, *PYTHON, PACKAGE / "_fastpath.pyx"], ids=lambda path: path.name)
+def test_file_headers(path: Path) -> None:
+    first, second, *_ = path.read_text().splitlines()
+    comment = "#" if path.suffix in {".py", ".pyx"} else "/*" if path.suffix == ".h" else "//"
+    assert first.startswith(f"{comment} SPDX-License-Identifier: MIT")
+    assert second  # its purpose follows at once
+
+
+def test_nothing_is_left_to_do() -> None:
+    for path in [*NATIVE, *PYTHON, PACKAGE / "_fastpath.pyx"]:
+        if path != Path(__file__):
+            assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text()), path
+
+
+def test_one_version() -> None:
+    assert f'\nversion = "{fr.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {fr.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_needs_no_torch() -> None:
+    code = "import sys, fastreplay; print([m for m in ('torch', 'gymnasium', 'scipy') if m in sys.modules])"
+    assert run_python(code).strip() == "[]"
+
+
+def test_numpy_output_needs_no_torch() -> None:
+    code = (
+        "import sys, pickle, fastreplay as fr\n"
+        "b = fr.ReplayBuffer(9, {'x': (3,)}, seed=0, output='numpy')\n"
+        "b.extend(x=[[1, 2, 3]] * 4); b.add(x=[1, 2, 3])\n"
+        "b.sample(2); b[0]; b[1:3]; b.gather([0]); pickle.loads(pickle.dumps(b)); repr(b); b.stats()\n"
+        "print('torch' in sys.modules)"
+    )
+    assert run_python(code).strip() == "False"
+
+
+def test_import_reads_few_modules() -> None:
+    """Import time is noisy; the number of modules above NumPy's own is not (measured: 12 ms)."""
+    code = "import sys, numpy; n = len(sys.modules); import fastreplay; print(len(sys.modules) - n)"
+    assert int(run_python(code)) < 60
