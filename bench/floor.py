@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What no buffer can beat: the bare C++ gather of the same rows, and a plain copy of the bytes."""
+"""What a buffer cannot be expected to beat: bare C++ gathers of the same rows, a plain copy of the bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ _ROUNDS = 64
 _rng = np.random.default_rng(1)
 
 
-def bare_gather_us(buffer: Any, batch_size: int) -> float | None:
-    """Time the C++ gather of random rows of `buffer`: no draw, no Python, no tensor.
+def gather_us(buffer: Any, batch_size: int, gather: str) -> float | None:
+    """Time a C++ gather of random rows of `buffer`: no draw, no check, no Python, no tensor.
 
     Args:
-        buffer: A full fastreplay.ReplayBuffer.
+        buffer: A full fastreplay.ReplayBuffer in its first lap.
         batch_size: Rows of one gather.
+        gather: "plain_gather", record by record with memcpy and eight records prefetched ahead, what
+            a careful programmer writes; or "gather", the kernel that our sample() uses.
 
     Returns:
         The median over rounds in µs, or None where the native timer (bench/native) is not built.
@@ -32,7 +34,7 @@ def bare_gather_us(buffer: Any, batch_size: int) -> float | None:
     except ImportError:
         return None
     slots = _rng.integers(0, buffer.capacity, (_ROUNDS, batch_size), dtype=np.int64)
-    return float(native.gather_ns(buffer._ring, slots)) * 1e-3
+    return float(getattr(native, f"{gather}_ns")(buffer._ring, slots)) * 1e-3
 
 
 def cold_copy(num_bytes: int) -> Callable[[], None]:

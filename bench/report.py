@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = "–"
-FLOOR, COPY = "floor", "copy"
-_LABELS = {FLOOR: "bare C++ gather", COPY: "cold memcpy"}
+FLOOR, KERNEL, COPY = "floor", "kernel", "copy"
+_LABELS = {FLOOR: "bare C++ gather", KERNEL: "our gather alone", COPY: "cold memcpy"}
 _OUT = "fastreplay-out"
 _DISTRIBUTIONS = ("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "rlox")
 
@@ -37,7 +37,7 @@ class Result:
     """One work, measured.
 
     Attributes:
-        seconds: Seconds a call, one number a round, by peer name, FLOOR and COPY.
+        seconds: Seconds a call, one number a round, by peer name, FLOOR, KERNEL and COPY.
         absent: Why a peer has no number, by peer name.
     """
 
@@ -154,7 +154,7 @@ def _work_json(result: Result) -> dict[str, Any]:
 
 def _times(results: Sequence[Result]) -> str:
     known = {name for result in results for name in (*result.seconds, *result.absent)}
-    names = [name for name in (*PEERS, FLOOR, COPY) if name in known]
+    names = [name for name in (*PEERS, FLOOR, KERNEL, COPY) if name in known]
     rows = []
     for result in results:
         best = result.fastest_rival()

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from checks import check_contents, check_insert, check_sample
-from floor import bare_gather_us, cold_copy
+from floor import cold_copy, gather_us
 from peers import PEERS, AbsentError, Call, Fastreplay, Peer
-from report import COPY, FLOOR, Result, cpu_name, describe_machine, to_json, to_markdown
+from report import COPY, FLOOR, KERNEL, Result, cpu_name, describe_machine, to_json, to_markdown
 from timing import Round, keep_heap, take_turns, timed_round
 from tqdm import tqdm
 from works import ADD_ROWS, EXTEND_BLOCKS, WORKS, Work, add_rows, extend_blocks
@@ -125,8 +125,9 @@ def _call(peer: Peer, work: Work) -> tuple[Call, int]:
 def _ceilings(peers: dict[str, Peer], work: Work, round_s: float) -> dict[str, Round]:
     rounds = {COPY: timed_round(cold_copy(work.call_bytes), round_s=round_s)}
     ours = peers.get("fastreplay")
-    if isinstance(ours, Fastreplay) and bare_gather_us(ours.buffer, work.num_rows) is not None:
-        rounds[FLOOR] = lambda: (bare_gather_us(ours.buffer, work.num_rows) or 0.0) * 1e-6
+    if isinstance(ours, Fastreplay) and gather_us(ours.buffer, work.num_rows, "gather") is not None:
+        rounds[FLOOR] = lambda: (gather_us(ours.buffer, work.num_rows, "plain_gather") or 0.0) * 1e-6
+        rounds[KERNEL] = lambda: (gather_us(ours.buffer, work.num_rows, "gather") or 0.0) * 1e-6
     return rounds
 
 

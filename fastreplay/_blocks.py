@@ -154,8 +154,11 @@ class BlockPool:
             blocks = self._by_size[batch_size] = deque(maxlen=_BLOCKS_PER_SIZE)
             if len(self._by_size) > _SIZES:
                 self._by_size.popitem(last=False)
-        for _ in range(len(blocks)):
-            block = blocks.popleft()
+        for _ in range(_BLOCKS_PER_SIZE):
+            try:
+                block = blocks.popleft()
+            except IndexError:  # none left, or other threads hold them
+                break
             if block.is_free():
                 return block
             blocks.append(block)

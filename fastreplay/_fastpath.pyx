@@ -174,23 +174,25 @@ cdef class Inserter:
             values[self.last_order[i]] = args[num_positional + i]
         return 0
 
-    # Finds and keeps the order of these keyword names; False where they are not exactly the rest of
-    # the schema.
+    # Finds and keeps the order of these keyword names; False, with nothing changed, where they are
+    # not exactly the rest of the schema.
     cdef bint learn_names(self, Py_ssize_t num_positional, PyObject *names) except -1:
+        cdef int order[kMaxFields]
         cdef Py_ssize_t i, place
         if names == NULL:
             return False
         cdef tuple given = <tuple>names
-        cdef list expected = list(self.schema_object)
         if num_positional + len(given) != self.num_fields:
             return False
         for i in range(len(given)):
             if given[i] not in self.schema_object:
                 return False
-            place = expected.index(given[i])
+            place = self.schema_object.position(given[i])
             if place < num_positional:
                 return False
-            self.last_order[i] = <int>place
+            order[i] = <int>place
+        for i in range(len(given)):
+            self.last_order[i] = order[i]
         self.last_names = given
         self.last_num_positional = num_positional
         return True
