@@ -73,14 +73,19 @@ inline void load_row(std::byte* row, const std::byte* ring, std::size_t num_byte
   }
 }
 
-// Copies row i of one field from records[i] + offset to rows + i * row_bytes.
-inline void load_rows(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset,
-                      std::size_t row_bytes) noexcept {
-  for (const std::byte* record : records) {
-    load_row(rows, record + offset, row_bytes);
-    rows += row_bytes;
-  }
+namespace detail {
+
+template <class To, class From>
+inline void load_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) load_row(to(i), from(i), row_bytes);
 }
+
+template <class To, class From>
+inline void store_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) store_row(to(i), from(i), row_bytes);
+}
+
+}  // namespace detail
 
 #else
 
@@ -123,29 +128,67 @@ inline void copy_row(std::byte* to, const std::byte* from, std::size_t num_bytes
   }
 }
 
-// The same copy for many rows of one size: the size is decided once, not for each row.
-template <class Copy>
-inline void for_each_row(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset,
-                         std::size_t row_bytes, Copy copy) noexcept {
-  for (const std::byte* record : records) {
-    copy(rows, record + offset);
-    rows += row_bytes;
+// row_bytes in [16 * kVectors, 16 * kVectors + 16): whole vectors, then one that ends with the row.
+template <std::size_t kVectors, class To, class From>
+inline void copy_vector_rows(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    std::byte* target = to(i);
+    const std::byte* source = from(i);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      copy_word<Vector>(target + v * sizeof(Vector), source + v * sizeof(Vector));
+    }
+    copy_word<Vector>(target + row_bytes - sizeof(Vector), source + row_bytes - sizeof(Vector));
   }
 }
 
-// row_bytes in [16 * kVectors, 16 * kVectors + 16): whole vectors, then one that ends with the row.
-template <std::size_t kVectors>
-inline void copy_vector_rows(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset,
-                             std::size_t row_bytes) noexcept {
-  for_each_row(rows, records, offset, row_bytes, [row_bytes](std::byte* to, const std::byte* from) {
-    for (std::size_t v = 0; v < kVectors; ++v) copy_word<Vector>(to + v * sizeof(Vector), from + v * sizeof(Vector));
-    copy_word<Vector>(to + row_bytes - sizeof(Vector), from + row_bytes - sizeof(Vector));
-  });
+template <class Word, class To, class From>
+inline void copy_word_rows(std::size_t num_rows, To to, From from) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) copy_word<Word>(to(i), from(i));
 }
 
-template <class Word>
-inline void copy_word_rows(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset) noexcept {
-  for_each_row(rows, records, offset, sizeof(Word), &copy_word<Word>);
+// Copies row i from from(i) to to(i). What a size needs is decided once, not for each row.
+template <class To, class From>
+inline void copy_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  switch (row_bytes) {
+    case 1:
+      return copy_word_rows<std::uint8_t>(num_rows, to, from);
+    case 2:
+      return copy_word_rows<std::uint16_t>(num_rows, to, from);
+    case 4:
+      return copy_word_rows<std::uint32_t>(num_rows, to, from);
+    case 8:
+      return copy_word_rows<std::uint64_t>(num_rows, to, from);
+    default:
+      break;
+  }
+  switch (row_bytes / sizeof(Vector)) {
+    case 1:
+      return copy_vector_rows<1>(num_rows, row_bytes, to, from);
+    case 2:
+      return copy_vector_rows<2>(num_rows, row_bytes, to, from);
+    case 3:
+      return copy_vector_rows<3>(num_rows, row_bytes, to, from);
+    case 4:
+      return copy_vector_rows<4>(num_rows, row_bytes, to, from);
+    case 5:
+      return copy_vector_rows<5>(num_rows, row_bytes, to, from);
+    case 6:
+      return copy_vector_rows<6>(num_rows, row_bytes, to, from);
+    case 7:
+      return copy_vector_rows<7>(num_rows, row_bytes, to, from);
+    default:
+      for (std::size_t i = 0; i < num_rows; ++i) copy_row(to(i), from(i), row_bytes);
+  }
+}
+
+template <class To, class From>
+inline void load_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  copy_each(num_rows, row_bytes, to, from);
+}
+
+template <class To, class From>
+inline void store_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  copy_each(num_rows, row_bytes, to, from);
 }
 
 }  // namespace detail
@@ -158,43 +201,22 @@ inline void load_row(std::byte* row, const std::byte* ring, std::size_t num_byte
   detail::copy_row(row, ring, num_bytes);
 }
 
-// Copies row i of one field from records[i] + offset to rows + i * row_bytes.
+#endif
+
+// Copies row i of a field from records[i] + offset to rows + i * row_bytes.
 inline void load_rows(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset,
                       std::size_t row_bytes) noexcept {
-  switch (row_bytes) {
-    case 1:
-      return detail::copy_word_rows<std::uint8_t>(rows, records, offset);
-    case 2:
-      return detail::copy_word_rows<std::uint16_t>(rows, records, offset);
-    case 4:
-      return detail::copy_word_rows<std::uint32_t>(rows, records, offset);
-    case 8:
-      return detail::copy_word_rows<std::uint64_t>(rows, records, offset);
-    default:
-      break;
-  }
-  switch (row_bytes / sizeof(detail::Vector)) {
-    case 1:
-      return detail::copy_vector_rows<1>(rows, records, offset, row_bytes);
-    case 2:
-      return detail::copy_vector_rows<2>(rows, records, offset, row_bytes);
-    case 3:
-      return detail::copy_vector_rows<3>(rows, records, offset, row_bytes);
-    case 4:
-      return detail::copy_vector_rows<4>(rows, records, offset, row_bytes);
-    case 5:
-      return detail::copy_vector_rows<5>(rows, records, offset, row_bytes);
-    case 6:
-      return detail::copy_vector_rows<6>(rows, records, offset, row_bytes);
-    case 7:
-      return detail::copy_vector_rows<7>(rows, records, offset, row_bytes);
-    default:
-      return detail::for_each_row(rows, records, offset, row_bytes, [row_bytes](std::byte* to, const std::byte* from) {
-        detail::copy_row(to, from, row_bytes);
-      });
-  }
+  detail::load_each(
+      records.size(), row_bytes, [=](std::size_t i) { return rows + i * row_bytes; },
+      [=](std::size_t i) { return records[i] + offset; });
 }
 
-#endif
+// Copies row i of a field from rows + i * rows_stride to records + i * record_stride.
+inline void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows, std::size_t rows_stride,
+                       std::size_t row_bytes, std::size_t num_rows) noexcept {
+  detail::store_each(
+      num_rows, row_bytes, [=](std::size_t i) { return records + i * record_stride; },
+      [=](std::size_t i) { return rows + i * rows_stride; });
+}
 
 }  // namespace fastreplay

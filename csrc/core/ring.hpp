@@ -100,21 +100,31 @@ class Ring {
   // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
   class Claim {
    public:
-    Claim(Ring& ring, Ticket first, std::size_t num_rows) noexcept : ring_{ring}, first_{first}, num_rows_{num_rows} {}
-    ~Claim() { ring_.publish(first_, num_rows_); }
+    Claim(Ring& ring, Ticket first, std::size_t num_rows) noexcept
+        : ring_{ring},
+          first_{first},
+          slot_{first % ring.capacity_},
+          lap_{first / ring.capacity_},
+          num_rows_{num_rows} {}
+    ~Claim() { ring_.publish(first_, slot_, lap_, num_rows_); }
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
+
+    [[nodiscard]] std::size_t slot() const noexcept { return slot_; }
 
    private:
     Ring& ring_;
     Ticket first_;
+    std::size_t slot_;
+    std::uint64_t lap_;
     std::size_t num_rows_;
   };
 
   [[nodiscard]] bool reserve(std::size_t num_rows, std::chrono::nanoseconds patience, Ticket& first) noexcept;
   [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
-  void write(std::span<const Rows> fields, std::size_t first_row, Ticket first, std::size_t num_rows) noexcept;
-  void publish(Ticket first, std::size_t num_rows) noexcept;
+  void write(std::span<const Rows> fields, std::size_t first_row, std::size_t slot, std::size_t num_rows) noexcept;
+  void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
+  void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;
 
   [[nodiscard]] std::atomic_ref<std::uint32_t> word_at(std::size_t slot) const noexcept {

@@ -36,7 +36,8 @@ RecordLayout::RecordLayout(const std::vector<FieldSize>& fields, std::size_t hea
     if (field.row_bytes == 0) throw std::invalid_argument{"a row has at least one byte"};
     if (!std::has_single_bit(field.alignment)) throw std::invalid_argument{"alignment is no power of two"};
     const std::size_t offset = round_up(used_bytes_, field.alignment);
-    if (field.row_bytes > kMaxBytes - offset) throw std::invalid_argument{"the record is too large"};
+    if (offset > kMaxBytes || field.row_bytes > kMaxBytes - offset)
+      throw std::invalid_argument{"the record is too large"};
     columns_.push_back({.offset = offset, .row_bytes = field.row_bytes});
     used_bytes_ = offset + field.row_bytes;
   }
