@@ -3,12 +3,13 @@
 # the virtual environment, so that the instrumented modules come before the editable ones.
 # Usage: run_asan.sh VENV SITE
 set -euo pipefail
-venv=$1 site=$2
+venv=$(realpath "$1") site=$(realpath "$2")
 base=$("$venv/bin/python" -c 'import sys; print(sys._base_executable)')
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 libraries=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so):$(g++ -print-file-name=libstdc++.so)
 # CPython keeps its interned objects until exit: leaks are looked for in the C++ tests.
 export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
+cd "$(dirname "$0")"  # the source folder must not shadow the instrumented package
 "$base" -c 'import fastreplay, sys; assert sys.argv[1] in fastreplay.__file__, fastreplay.__file__' "$site"
-"$base" -m pytest tests -p no:cacheprovider --ignore=tests/test_packaging.py --ignore=tests/test_examples.py "${@:3}"
+"$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py "${@:3}"
