@@ -25,7 +25,7 @@ train: $(VENV)/.built ## Train DDPG (ENV=Pendulum-v1 STEPS=... SEED=0) and show 
 test: cpptest pytest lint typecheck ## Run every test, the linters and the type checkers
 
 cpptest: $(VENV)/.build
-	$(call cmake_tests,build/cpp,)
+	$(call cmake_tests,build/cpp,,)
 
 pytest: $(VENV)/.built $(VENV)/.test
 	$(VENV)/bin/python -m pytest
@@ -46,16 +46,16 @@ typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy stric
 	$(VENV)/bin/stubtest fastreplay._core fastreplay._fastpath --allowlist tests/stubtest-allowlist.txt
 
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
-	$(call cmake_tests,build/asan/cpp,address$(comma)undefined)
+	$(call cmake_tests,build/asan/cpp,address$(comma)undefined,FASTREPLAY_STRESS_ROWS=2000000)
 	FASTREPLAY_SANITIZE=address,undefined FASTREPLAY_CUDA=OFF $(PIP) install --quiet --no-build-isolation --no-deps \
 	  --upgrade --target build/asan/site -Cbuild-dir=build/asan/python .
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000)
 
 stress: $(VENV)/.build ## Run the concurrency test for 10^9 rows
-	$(call cmake_tests,build/cpp,)
+	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 
 bench: $(VENV)/.bench ## Measure against the peers (STEPS of minutes; results in bench/results)
@@ -69,12 +69,12 @@ clean: ## Remove everything that was built or installed here
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 comma := ,
-# $(1) build folder, $(2) sanitizers
+# $(1) build folder, $(2) sanitizers, $(3) environment of the tests
 define cmake_tests
 	$(VENV)/bin/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DCMAKE_BUILD_TYPE=Release \
 	  -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
 	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS)
-	$(VENV)/bin/ctest --test-dir $(1) --output-on-failure
+	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure
 endef
 
 # One stamp a dependency group (pyproject.toml), so that training does not wait for what testing needs.

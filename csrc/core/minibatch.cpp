@@ -23,9 +23,9 @@ struct Place {
 };
 
 // How a gather runs ahead of itself. Rows are drawn and prefetched some way ahead, into the second
-// cache level: the first has too few miss buffers to overlap this many (256 cheetah rows: 4.5 us
-// against 11.5 us with prefetches into the first level; bench/README.md has the sweep). They are
-// copied in groups, field by field, so that a field's size is looked at once a group.
+// cache level: the first has too few miss buffers to overlap this many (ARCHITECTURE.md, Sampling,
+// has the figures). They are copied in groups, field by field, so that a field's size is looked at
+// once a group.
 struct Pace {
   static constexpr std::size_t kAheadBytes = 16384;
   static constexpr std::size_t kGroupBytes = 4096;

@@ -55,6 +55,17 @@ void bounded_draws() {
   std::uint64_t largest = 0;
   for (int i = 0; i < 1000; ++i) largest = std::max(largest, words.below(kLarge));
   CHECK(largest < kLarge && largest > kLarge / 100 * 98);
+  // The same draws by the letter: words whose low half falls into the incomplete interval are passed over.
+  constexpr std::uint64_t kIncomplete = (0 - kLarge) % kLarge;
+  WordStream letters{{3, 4}, 7};
+  WordStream draws{{3, 4}, 7};
+  int num_passed_over = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::uint64_t word = letters.next();
+    for (; word * kLarge < kIncomplete; ++num_passed_over) word = letters.next();
+    CHECK_EQ(draws.below(kLarge), static_cast<std::uint64_t>((fastreplay::Uint128{word} * kLarge) >> 64));
+  }
+  CHECK(num_passed_over > 800 && num_passed_over < 1200);
   // The i-th draw is the high half of word * bound, and a power of two rejects nothing.
   WordStream plain{{3, 4}, 6};
   WordStream bounded{{3, 4}, 6};

@@ -3,7 +3,7 @@
 // place, so that a row that mixes two transitions shows itself; the id holds writer and sequence
 // number, so that a ticket order that contradicts a writer's own order shows itself too.
 //
-// FASTREPLAY_STRESS_ROWS sets how many rows are inserted in all (default 2 million).
+// FASTREPLAY_STRESS_ROWS sets how many rows are inserted in all (default 20 million).
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -151,7 +151,7 @@ Totals run(const Case& c, std::uint64_t num_rows) {
 
 int main() {
   const char* setting = std::getenv("FASTREPLAY_STRESS_ROWS");
-  const std::uint64_t num_rows = setting != nullptr ? std::strtoull(setting, nullptr, 10) : 2'000'000;
+  const std::uint64_t num_rows = setting != nullptr ? std::strtoull(setting, nullptr, 10) : 20'000'000;
   std::vector<Case> cases;
   for (const std::size_t capacity : {1, 2, 7, 64, 1000, 100000}) {
     for (const std::size_t num_writers : {1, 2, 4}) {
