@@ -57,7 +57,7 @@ cdef extern from "fastpath.hpp" namespace "fastreplay" nogil:
     const char *kRingCapsule
     const size_t kReleaseBytes
     size_t insert_rows(Ring &ring, const Rows *fields, size_t num_fields, size_t done, size_t num_rows,
-                       double patience_s)
+                       int64_t patience_ms)
     void convert_to_float[Value](const void *source, float *target, size_t count)
 
 # A copy of Rows whose pointer this module may build from `const char*`.
@@ -74,8 +74,8 @@ cdef enum:
     kMaxFields = 256
     kScratchBytes = 8192  # 512 long doubles
 
-# How long a gated insert waits in the core before it looks for signals, in seconds.
-cdef double kSignalPeriod = 0.05
+# How long a gated insert waits in the core before it looks for signals, in milliseconds.
+cdef int64_t kSignalPeriodMs = 50
 
 MAX_FIELDS = kMaxFields
 
@@ -273,10 +273,10 @@ cdef class Inserter:
         cdef size_t num_fields = <size_t>self.num_fields
         cdef size_t done = 0
         if num_rows * self.record_bytes < kReleaseBytes:
-            done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0.0)
+            done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0)
         while done < num_rows:
             with nogil:
-                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, kSignalPeriod)
+                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, kSignalPeriodMs)
             PyErr_CheckSignals()
         return 0
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 #include "capsule.hpp"
 #include "ring.hpp"
@@ -12,10 +13,10 @@
 namespace fastreplay {
 
 // Inserts rows [done, num_rows) in chunks and returns how many rows are in: num_rows, or fewer when
-// the lap gate stayed shut for patience_s seconds; call again to go on.
+// the lap gate stayed shut for patience_ms; call again to go on.
 inline std::size_t insert_rows(Ring& ring, const Rows* fields, std::size_t num_fields, std::size_t done,
-                               std::size_t num_rows, double patience_s) noexcept {
-  const auto patience = std::chrono::nanoseconds{static_cast<std::chrono::nanoseconds::rep>(patience_s * 1e9)};
+                               std::size_t num_rows, std::int64_t patience_ms) noexcept {
+  const std::chrono::milliseconds patience{patience_ms};
   while (done < num_rows) {
     const std::size_t chunk_rows = std::min(num_rows - done, ring.max_rows_per_insert());
     if (!ring.insert({fields, num_fields}, done, chunk_rows, patience)) break;

@@ -31,6 +31,7 @@ Ring::Ring(RecordLayout layout, std::size_t capacity)
     : layout_{std::move(layout)},
       capacity_{capacity},
       max_rows_per_insert_{std::max<std::size_t>(1, capacity / 8)},
+      prefetch_rows_{kPrefetchBytes / layout_.stride()},
       records_{checked_bytes(capacity, layout_.stride())},
       words_{checked_bytes(capacity, sizeof(std::uint32_t))} {}
 
@@ -102,9 +103,8 @@ void Ring::write(std::span<const Rows> fields, std::size_t first_row, std::size_
 
 // Asks for the slots that lie some way after [slot, slot + num_rows), for this insert or the next.
 void Ring::prefetch(std::size_t slot, std::size_t num_rows) const noexcept {
-  const std::size_t ahead_rows = kPrefetchBytes / layout_.stride();
-  if (ahead_rows == 0 || slot + num_rows + ahead_rows > capacity_) return;
-  const std::byte* begin = record_at(slot + ahead_rows);
+  if (prefetch_rows_ == 0 || slot + num_rows + prefetch_rows_ > capacity_) return;
+  const std::byte* begin = record_at(slot + prefetch_rows_);
   const std::byte* end = begin + num_rows * layout_.stride();
   for (const std::byte* line = begin; line < end; line += kCacheLine) __builtin_prefetch(line, 1, 2);
 }
