@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from fastreplay.schema import Schema
 
-# Blocks that a pool keeps for each batch size, and batch sizes that it keeps.
-_BLOCKS_PER_SIZE = 4
+# What a pool keeps: some batch sizes, and of each as many blocks as these bytes hold, within limits.
 _SIZES = 4
+_BYTES_PER_SIZE = 8 << 20
+_FEWEST_BLOCKS, _MOST_BLOCKS = 4, 64
 
 
 class Block:
@@ -135,7 +136,7 @@ def tensors_in(flat: torch.Tensor, schema: Schema, batch_size: int, offsets: tup
 
 
 class BlockPool:
-    """Keeps a few blocks of each batch size and hands out those that nobody uses any more.
+    """Keeps some blocks of each batch size and hands out those that nobody uses any more.
 
     What the caller still holds is never reused: it stays the caller's, and the pool forgets it once
     newer blocks have come.
@@ -151,10 +152,8 @@ class BlockPool:
         """Return a free block of this size, an old one where there is one."""
         blocks = self._by_size.get(batch_size)
         if blocks is None:
-            blocks = self._by_size[batch_size] = deque(maxlen=_BLOCKS_PER_SIZE)
-            if len(self._by_size) > _SIZES:
-                self._by_size.popitem(last=False)
-        for _ in range(_BLOCKS_PER_SIZE):
+            return self._make(batch_size)
+        for _ in range(_FEWEST_BLOCKS):  # the oldest; a caller who holds more waits for their turn
             try:
                 block = blocks.popleft()
             except IndexError:  # none left, or other threads hold them
@@ -165,7 +164,12 @@ class BlockPool:
         return self._make(batch_size)
 
     def keep(self, block: Block) -> None:
-        """Take a block back into the pool once it was handed out."""
+        """Take a block into the pool once it was handed out."""
         blocks = self._by_size.get(block.batch_size)
-        if blocks is not None:
-            blocks.append(block)
+        if blocks is None:
+            most = _BYTES_PER_SIZE // max(block.flat.nbytes, 1)
+            most = min(max(most, _FEWEST_BLOCKS), _MOST_BLOCKS)
+            blocks = self._by_size[block.batch_size] = deque(maxlen=most)
+            while len(self._by_size) > _SIZES:
+                self._by_size.popitem(last=False)
+        blocks.append(block)

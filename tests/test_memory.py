@@ -346,3 +346,15 @@ def test_a_refused_call_loses_no_block(output: str) -> None:
             buffer.gather([500] * 16)
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 300
+
+
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+def test_lists_of_minibatches_are_recycled(output: str) -> None:
+    """A loop that draws ten minibatches at once finds the memory of the ten before the last again."""
+    buffer = buffer_of(output)
+    seen: set[int] = set()
+    held: list[Any] = []
+    for _ in range(30):
+        held = [buffer.sample(16) for _ in range(10)]
+        seen |= {address(batch) for batch in held}
+    assert len(seen) <= 30
