@@ -58,7 +58,7 @@ stress: $(VENV)/.build ## Run the concurrency test for 10^9 rows
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 
-bench: $(VENV)/.bench ## Measure against the peers (STEPS of minutes; results in bench/results)
+bench: $(VENV)/.bench ## Measure beside the peers (about 3 minutes, 10 GB; writes bench/results)
 	$(VENV)/bin/python bench/table.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
