@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDic
 import numpy as np
 
 from fastreplay import _core, _fastpath
+from fastreplay._arguments import (
+    check_output,
+    checked_addresses,
+    checked_batch_size,
+    checked_device,
+    checked_index,
+    key_of,
+    readable_bytes,
+)
 from fastreplay._blocks import Block, BlockPool
 from fastreplay._limits import check_memory
 from fastreplay.minibatch import Minibatch
@@ -22,21 +31,16 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    from fastreplay._arguments import Seed
     from fastreplay.schema import FieldLike
 
     # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
     TransitionValue = ArrayLike | torch.Tensor | SupportsFloat | Mapping[str, object]
-    Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 __all__ = ["ReplayBuffer", "RngState", "Stats"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
-# What torch can hold, known here so that naming it needs no torch.
-_TORCH_DTYPES = frozenset(
-    ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
-    + ["float16", "float32", "float64", "complex64", "complex128"]
-)
 # Transitions copied at once into a pickle.
 _SNAPSHOT_ROWS = 4096
 
@@ -137,15 +141,15 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         device: torch.device | str | int = "cpu",
         output: Literal["torch", "numpy"] = "torch",
     ) -> None:
-        capacity = _checked_index("capacity", capacity)
+        capacity = checked_index("capacity", capacity)
         if capacity <= 0:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
-        _check_output(self._schema, output, device)
+        check_output(self._schema, output, device)
         check_memory(self._schema.nbytes(capacity), capacity)
         self._output = output
-        self._device = _checked_device(device)
-        self._sampler = _core.Sampler(_key_of(seed))
+        self._device = checked_device(device)
+        self._sampler = _core.Sampler(key_of(seed))
         self._ring = _core.Ring(self._schema.sizes, capacity)
         self._pool = BlockPool(self._new_block)
         super().__init__(self._ring, self._schema)
@@ -269,7 +273,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             May be called from any thread, while others insert and sample; each needs its own `out`.
         """
         if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
-            batch_size = _checked_batch_size(batch_size)
+            batch_size = checked_batch_size(batch_size)
         if out is not None:
             if not self._sampler.sample(self._ring, self._block_of(out, batch_size).native):
                 raise ValueError("sample: the buffer is empty")
@@ -299,7 +303,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         Thread safety:
             May be called from any thread.
         """
-        addresses = _checked_addresses("slots", slots)
+        addresses = checked_addresses("slots", slots)
         if out is None:
             return self._read(addresses, by_slot=True)
         self._ring.read(True, addresses, self._block_of(out, len(addresses)).native)
@@ -322,13 +326,13 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         if isinstance(index, slice):
             return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
         if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
-            batch = self._read(_checked_addresses("index", [index]), by_slot=False)
+            batch = self._read(checked_addresses("index", [index]), by_slot=False)
             values = tuple(value[0] for value in batch)  # type: ignore[index]
             ticket = batch.ticket[0]  # type: ignore[index]
             if self._output == "numpy":
                 values, ticket = tuple(np.asarray(value) for value in values), np.asarray(ticket)
             return Minibatch(self._schema, cast("tuple[ArrayT, ...]", values), None, None, cast("ArrayT", ticket))
-        return self._read(_checked_addresses("index", index), by_slot=False)
+        return self._read(checked_addresses("index", index), by_slot=False)
 
     def view(self, name: str) -> NDArray[np.generic]:
         """Return a live, writable, strided (capacity, *shape) array of one field, without a copy.
@@ -369,7 +373,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
     def __repr__(self) -> str:
         fields = ", ".join(f"{name} {field.shape} {field.dtype.name}" for name, field in self._schema.items())
         return (
-            f"{type(self).__name__}({len(self)} of {self.capacity} transitions, {_readable_bytes(self.nbytes)}: "
+            f"{type(self).__name__}({len(self)} of {self.capacity} transitions, {readable_bytes(self.nbytes)}: "
             f"{fields}; {self._output}, {self._device})"
         )
 
@@ -434,7 +438,6 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return block
 
 
-_LARGEST_ADDRESS = 2**63 - 1
 # What __init__ makes; the rest of __dict__ is a subclass's own.
 _NATIVE_ATTRIBUTES = frozenset(["_schema", "_output", "_device", "_sampler", "_ring", "_pool"])
 
@@ -445,82 +448,3 @@ def _rebuild(
     buffer = cls.__new__(cls)
     ReplayBuffer.__init__(buffer, capacity, schema, device=device, output=output)  # type: ignore[arg-type]
     return buffer
-
-
-def _checked_index(name: str, value: object) -> int:
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}") from None
-
-
-def _checked_batch_size(batch_size: object) -> int:
-    checked = _checked_index("batch_size", batch_size)
-    if checked <= 0:
-        raise ValueError(f"batch_size: expected at least 1, got {checked}")
-    if checked > sys.maxsize:
-        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
-    return checked
-
-
-def _checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
-    array = np.asarray(addresses)
-    if array.dtype == object and all(isinstance(address, int) for address in array.flat):
-        raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
-    if array.size == 0 and not isinstance(addresses, np.ndarray):
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {addresses!r}")
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
-    if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_ADDRESS:
-        raise IndexError(f"{name}: {array.max()} is out of range")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def _check_output(schema: Schema, output: str, device: object) -> None:
-    if output not in ("torch", "numpy"):
-        raise ValueError(f"output: expected 'torch' or 'numpy', got {output!r}")
-    if output == "numpy":
-        if str(device) != "cpu":
-            raise ValueError(f"device: expected 'cpu' with output='numpy', got {device!r}")
-        return
-    for name, field in schema.items():
-        if field.dtype.name not in _TORCH_DTYPES:
-            raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
-
-
-def _checked_device(device: torch.device | str | int) -> torch.device | Literal["cpu"]:
-    """Return the device, "cpu" without asking torch; raise where it cannot be had."""
-    if isinstance(device, str) and device == "cpu":
-        return "cpu"
-    import torch
-
-    try:
-        checked = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise RuntimeError(f"device: {device!r} cannot be had: {error}") from None
-    return "cpu" if checked.type == "cpu" else checked
-
-
-def _key_of(seed: Seed) -> tuple[int, int]:
-    if isinstance(seed, np.random.Generator):
-        seed = int(seed.integers(2**63))
-    if not isinstance(seed, np.random.SeedSequence):
-        if seed is not None:
-            seed = _checked_index("seed", seed)
-            if seed < 0:
-                raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-        seed = np.random.SeedSequence(seed)
-    first, second = seed.generate_state(2, np.uint64)
-    return int(first), int(second)
-
-
-def _readable_bytes(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""The checks that a buffer's arguments go through. Each message names the argument."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.schema import Schema
+
+    Seed = int | np.random.SeedSequence | np.random.Generator | None
+
+# What torch can hold, known here so that naming it needs no torch.
+_TORCH_DTYPES = frozenset(
+    ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
+    + ["float16", "float32", "float64", "complex64", "complex128"]
+)
+_LARGEST_ADDRESS = 2**63 - 1
+
+
+def checked_index(name: str, value: object) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}") from None
+
+
+def checked_batch_size(batch_size: object) -> int:
+    checked = checked_index("batch_size", batch_size)
+    if checked <= 0:
+        raise ValueError(f"batch_size: expected at least 1, got {checked}")
+    if checked > sys.maxsize:
+        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+    return checked
+
+
+def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
+    array = np.asarray(addresses)
+    if array.dtype == object and all(isinstance(address, int) for address in array.flat):
+        raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
+    if array.size == 0 and not isinstance(addresses, np.ndarray):
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {addresses!r}")
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_ADDRESS:
+        raise IndexError(f"{name}: {array.max()} is out of range")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_output(schema: Schema, output: str, device: object) -> None:
+    if output not in ("torch", "numpy"):
+        raise ValueError(f"output: expected 'torch' or 'numpy', got {output!r}")
+    if output == "numpy":
+        if str(device) != "cpu":
+            raise ValueError(f"device: expected 'cpu' with output='numpy', got {device!r}")
+        return
+    for name, field in schema.items():
+        if field.dtype.name not in _TORCH_DTYPES:
+            raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
+
+
+def checked_device(device: torch.device | str | int) -> torch.device | Literal["cpu"]:
+    """Return the device, "cpu" without asking torch; raise where it cannot be had."""
+    if isinstance(device, str) and device == "cpu":
+        return "cpu"
+    import torch
+
+    try:
+        checked = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise RuntimeError(f"device: {device!r} cannot be had: {error}") from None
+    return "cpu" if checked.type == "cpu" else checked
+
+
+def key_of(seed: Seed) -> tuple[int, int]:
+    if isinstance(seed, np.random.Generator):
+        seed = int(seed.integers(2**63))
+    if not isinstance(seed, np.random.SeedSequence):
+        if seed is not None:
+            seed = checked_index("seed", seed)
+            if seed < 0:
+                raise ValueError(f"seed: expected a non-negative integer, got {seed}")
+        seed = np.random.SeedSequence(seed)
+    first, second = seed.generate_state(2, np.uint64)
+    return int(first), int(second)
+
+
+def readable_bytes(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
