@@ -16,6 +16,7 @@ namespace {
 // Rows copied between two checks of head.
 constexpr std::size_t kMaxChunkRows = 256;
 constexpr int kMaxTries = 1000;
+constexpr int kTriesBeforeYield = 64;
 
 struct Place {
   Ticket ticket;
@@ -81,22 +82,19 @@ class Draw {
  public:
   Draw(Ring& ring, WordStream& words) noexcept : ring_{ring}, words_{words} {}
 
-  // False when nothing is published.
+  // False when there is nothing to draw from.
   [[nodiscard]] bool refresh() noexcept {
-    for (int tries = 0; tries < kMaxTries; ++tries) {
-      window_ = ring_.window();
-      first_slot_ = ring_.slot(window_.first);
-      if (window_.published() > 0) return true;
-      if (window_.reserved() == 0) break;
-      std::this_thread::yield();  // a ring so small that every slot is being written
-    }
-    exhausted_ = true;
-    return false;
+    window_ = ring_.window();
+    first_slot_ = ring_.slot(window_.first);
+    exhausted_ = exhausted_ || window_.reserved() == 0;
+    return !exhausted_;
   }
 
   // True once nothing was left to draw; what was drawn since then is meaningless.
   [[nodiscard]] bool exhausted() const noexcept { return exhausted_; }
 
+  // Rows that are being written are passed over. Should every row of the window be so (the ring is
+  // small, or has just been made), their writers get time to finish, and in the end there is nothing.
   Place operator()() noexcept {
     for (int tries = 1; !exhausted_; ++tries) {
       const std::uint64_t position = words_.below(window_.reserved());
@@ -105,7 +103,10 @@ class Draw {
         const std::size_t slot = first_slot_ + position;
         return {ticket, slot < ring_.capacity() ? slot : slot - ring_.capacity()};
       }
-      if (tries % kMaxTries == 0) (void)refresh();
+      if (tries % kTriesBeforeYield != 0) continue;
+      std::this_thread::yield();
+      exhausted_ = tries >= kMaxTries * kTriesBeforeYield;
+      (void)refresh();
     }
     return {0, 0};
   }

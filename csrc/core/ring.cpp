@@ -206,6 +206,11 @@ void Ring::clear() noexcept {
 
 void Ring::start_at(Ticket ticket) noexcept {
   start_ = ticket;
+  // As if the lap before had been written: a word that was never set must not pass for a later lap.
+  for (Ticket next = ticket; next < ticket + capacity_; ++next) {
+    // relaxed: the ring is not shared yet; handing it over orders this.
+    word_at(slot(next)).store(lap_word(next / capacity_ - 1), std::memory_order_relaxed);
+  }
   // relaxed: the ring is not shared yet; handing it over orders these.
   head_.store(ticket, std::memory_order_relaxed);
   // relaxed: as above.

@@ -8,10 +8,9 @@
 #include <iostream>
 #include <string_view>
 
-#include "ring.hpp"
-
 namespace check {
 
+// For one thread at a time: threads of a test report through values that main() checks.
 inline std::uint64_t num_passed = 0;
 inline std::uint64_t num_failed = 0;
 

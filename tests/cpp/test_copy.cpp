@@ -1,63 +1,125 @@
 // SPDX-License-Identifier: MIT
-// Copies of every size at every misalignment: all of the row, nothing beside it.
+// Copies of every size at every misalignment: all of the row, nothing beside it, neither written nor read.
+#include <algorithm>
+#include <cstring>
+#include <span>
 #include <vector>
 
 #include "check.hpp"
 #include "copy.hpp"
+#include "pages.hpp"
 
 namespace {
 
 constexpr std::byte kCanary{0xEE};
+constexpr std::size_t kLargestSize = 28224;
 
-std::vector<std::byte> random_bytes(std::size_t num_bytes, std::uint64_t seed) {
-  check::Random random{seed};
-  std::vector<std::byte> bytes(num_bytes);
-  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.next());
+const std::vector<std::byte>& source() {
+  static const std::vector<std::byte> bytes = [] {
+    check::Random random{1};
+    std::vector<std::byte> made(20 * (kLargestSize + 64));
+    for (std::byte& byte : made) byte = static_cast<std::byte>(random.below(0xEE));  // never the canary
+    return made;
+  }();
   return bytes;
 }
 
 std::vector<std::size_t> sizes() {
   std::vector<std::size_t> found;
   for (std::size_t size = 1; size <= 300; ++size) found.push_back(size);
-  for (const std::size_t size : {8191, 8192, 8193, 28224}) found.push_back(size);
+  found.insert(found.end(), {8191, 8192, 8193, kLargestSize});
   return found;
 }
 
-template <class Copy>
-void one_row(Copy copy, std::size_t size, std::size_t to_offset, std::size_t from_offset) {
-  const auto from = random_bytes(size + 64, size);
-  std::vector<std::byte> to(size + 64, kCanary);
-  copy(to.data() + to_offset, from.data() + from_offset, size);
-  bool right = true;
-  for (std::size_t i = 0; i < to.size(); ++i) {
-    const bool inside = i >= to_offset && i < to_offset + size;
-    right &= to[i] == (inside ? from[from_offset + i - to_offset] : kCanary);
-  }
-  CHECK(right);
+bool is_canary(std::span<const std::byte> bytes) {
+  return std::ranges::all_of(bytes, [](std::byte byte) { return byte == kCanary; });
 }
 
-void rows() {
-  for (const std::size_t size : sizes()) {
-    for (std::size_t offset = 0; offset < 16; ++offset) {
-      one_row(fastreplay::store_row, size, offset, 15 - offset);
-      one_row(fastreplay::load_row, size, 15 - offset, offset);
+template <class Copy>
+void at_every_misalignment(Copy copy, std::size_t size) {
+  std::vector<std::byte> to(size + 64);
+  for (std::size_t to_offset = 0; to_offset < 16; ++to_offset) {
+    for (std::size_t from_offset = 0; from_offset < 16; ++from_offset) {
+      std::ranges::fill(to, kCanary);
+      copy(to.data() + to_offset, source().data() + from_offset, size);
+      CHECK(std::memcmp(to.data() + to_offset, source().data() + from_offset, size) == 0);
+      CHECK(is_canary(std::span{to}.first(to_offset)));
+      CHECK(is_canary(std::span{to}.subspan(to_offset + size)));
     }
   }
 }
 
-void many_rows() {
+// Rows that begin or end where memory does: a byte too many, read or written, ends the program.
+template <class Copy>
+void at_the_edges(Copy copy, std::size_t size) {
+  const pages::Guarded to{size};
+  const pages::Guarded from{size};
+  for (const bool to_end : {false, true}) {
+    for (const bool from_end : {false, true}) {
+      const std::span<std::byte> target = to_end ? to.bytes().last(size) : to.bytes().first(size);
+      const std::span<std::byte> row = from_end ? from.bytes().last(size) : from.bytes().first(size);
+      std::ranges::copy_n(source().begin(), static_cast<std::ptrdiff_t>(size), row.begin());
+      std::ranges::fill(target, kCanary);
+      copy(target.data(), row.data(), size);
+      CHECK(std::ranges::equal(target, row));
+    }
+  }
+}
+
+void rows() {
   for (const std::size_t size : sizes()) {
-    for (const std::size_t num_rows : {0, 1, 2, 16}) {
-      const auto ring = random_bytes((size + 9) * (num_rows + 1), size);
+    at_every_misalignment(fastreplay::store_row, size);
+    at_every_misalignment(fastreplay::load_row, size);
+    at_the_edges(fastreplay::store_row, size);
+    at_the_edges(fastreplay::load_row, size);
+  }
+}
+
+// Rows of a field, from records in descending order, at every misalignment of both sides.
+void loaded_rows() {
+  for (const std::size_t size : sizes()) {
+    for (const std::size_t num_rows : {0, 1, 2, 16, 17}) {
+      const std::size_t offset = size % 16;
+      const std::size_t to_offset = (size / 16 + num_rows) % 16;
       std::vector<const std::byte*> records;
-      for (std::size_t i = 0; i < num_rows; ++i) records.push_back(ring.data() + (num_rows - 1 - i) * (size + 9));
+      for (std::size_t i = 0; i < num_rows; ++i) records.push_back(source().data() + (num_rows - 1 - i) * (size + 9));
       std::vector<std::byte> to(size * num_rows + 64, kCanary);
-      fastreplay::load_rows(to.data(), records, 3, size);
+      fastreplay::load_rows(to.data() + to_offset, records, offset, size);
       bool right = true;
-      for (std::size_t i = 0; i < to.size(); ++i) {
-        right &= to[i] == (i < size * num_rows ? records[i / size][3 + i % size] : kCanary);
+      for (std::size_t i = 0; i < num_rows; ++i) {
+        right &= std::memcmp(to.data() + to_offset + i * size, records[i] + offset, size) == 0;
       }
       CHECK(right);
+      CHECK(is_canary(std::span{to}.first(to_offset)));
+      CHECK(is_canary(std::span{to}.subspan(to_offset + size * num_rows)));
+    }
+  }
+}
+
+void store(std::size_t size, std::size_t num_rows, std::size_t record_stride, std::size_t rows_stride) {
+  const std::size_t offset = num_rows % 16;
+  std::vector<std::byte> records(num_rows * record_stride + 64, kCanary);
+  fastreplay::store_rows(records.data() + offset, record_stride, source().data() + 3, rows_stride, size, num_rows);
+  bool right = is_canary(std::span{records}.first(offset));
+  std::size_t end = offset;
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    const std::size_t begin = offset + i * record_stride;
+    right &= is_canary(std::span{records}.subspan(end, begin - end));
+    right &= std::memcmp(records.data() + begin, source().data() + 3 + i * rows_stride, size) == 0;
+    end = begin + size;
+  }
+  CHECK(right);
+  CHECK(is_canary(std::span{records}.subspan(end)));
+}
+
+// Rows of a field into records: contiguous, strided and repeated sources.
+void stored_rows() {
+  for (const std::size_t size : sizes()) {
+    for (const std::size_t num_rows : {0, 1, 2, 15, 16}) {
+      for (const std::size_t rows_stride : {size, size + 5, std::size_t{0}}) {
+        store(size, num_rows, size, rows_stride);
+        store(size, num_rows, (size + 31) / 16 * 16, rows_stride);
+      }
     }
   }
 }
@@ -66,6 +128,7 @@ void many_rows() {
 
 int main() {
   rows();
-  many_rows();
+  loaded_rows();
+  stored_rows();
   return check::result();
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT
-// Minibatches: the rows that were drawn, whole, in their places, and nothing else written.
+// Minibatches: the rows that were drawn, whole, in their places, and nothing else written; also while
+// writers overwrite them half-way (pages.hpp stops the copy there).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "check.hpp"
 #include "minibatch.hpp"
+#include "pages.hpp"
 #include "rows.hpp"
 
 using fastreplay::Address;
@@ -18,77 +22,127 @@ using fastreplay::RecordLayout;
 using fastreplay::Ring;
 using fastreplay::Sampler;
 using fastreplay::Ticket;
+using fastreplay::Uint128;
 using fastreplay::WordStream;
 
 namespace {
+
+using Status = ReadResult::Status;
 
 constexpr Philox::Key kKey{11, 22};
 constexpr std::byte kCanary{0xEE};
 
 const std::vector<std::vector<std::size_t>> kLayouts{{4},
                                                      {1},
+                                                     {1, 1, 1},
                                                      {12, 4, 4, 12, 1},
                                                      {68, 24, 4, 68, 1},
                                                      {3, 5, 7, 9, 15, 17, 31, 33},
-                                                     {2, 16, 100, 128, 144, 1392},
-                                                     {28224, 8, 4, 28224}};
+                                                     {2, 16, 100, 127, 128, 144, 1392},
+                                                     {8191, 8192, 8193},
+                                                     {28224, 8, 4, 28224, 1}};
+
+RecordLayout layout_of(const std::vector<std::size_t>& row_bytes) { return RecordLayout{rows::fields_of(row_bytes)}; }
 
 void fill_with_canaries(const Block& block) { std::memset(block.data(), 0xEE, block.layout().num_bytes()); }
 
-// Every row is its ticket's, and the padding between the parts was left alone.
-void check_block(const Ring& ring, const Block& block) {
-  for (std::size_t row = 0; row < block.batch_size(); ++row) {
-    CHECK(rows::is_row_of(ring, block, row, block.tickets()[row]));
-  }
-  std::vector<std::size_t> ends;
-  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
-    ends.push_back(block.layout().offsets()[f] + ring.layout().columns()[f].row_bytes * block.batch_size());
-  }
-  ends.push_back(block.layout().tickets_offset() + sizeof(Ticket) * block.batch_size());
-  for (std::size_t part = 0; part < ends.size(); ++part) {
-    const std::size_t next = part + 2 < ends.size()   ? block.layout().offsets()[part + 1]
-                             : part + 1 < ends.size() ? block.layout().tickets_offset()
-                                                      : block.layout().num_bytes();
-    CHECK(std::all_of(block.data() + ends[part], block.data() + next, [](std::byte b) { return b == kCanary; }));
-  }
+std::span<std::byte> part(const Block& block, std::size_t field, std::size_t row_bytes) {
+  return {block.data() + block.layout().offsets()[field], row_bytes * block.batch_size()};
 }
 
+// Every row whose copy is whole is its ticket's, and the padding between the parts was left alone.
+void check_block(const Ring& ring, const Block& block, Ticket oldest_whole = 0) {
+  for (std::size_t row = 0; row < block.batch_size(); ++row) {
+    const Ticket ticket = block.tickets()[row];
+    if (ticket >= oldest_whole) CHECK(rows::is_row_of(ring, block, row, ticket));
+  }
+  std::vector<bool> written(block.layout().num_bytes());
+  const auto mark = [&](std::size_t offset, std::size_t num_bytes) {
+    std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(offset), num_bytes, true);
+  };
+  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
+    mark(block.layout().offsets()[f], ring.layout().columns()[f].row_bytes * block.batch_size());
+  }
+  mark(block.layout().tickets_offset(), sizeof(Ticket) * block.batch_size());
+  bool untouched = true;
+  for (std::size_t i = 0; i < written.size(); ++i) untouched &= written[i] || block.data()[i] == kCanary;
+  CHECK(untouched);
+}
+
+// The draws of one sample call by the letter: Lemire's bounded words, and again for tickets that nobody
+// has published.
+class Draws {
+ public:
+  explicit Draws(std::uint64_t call) : words_{kKey, call} {}
+
+  Ticket next(Ticket first, Ticket end, Ticket unpublished = ~Ticket{0}) {
+    for (;;) {
+      const Uint128 product = Uint128{words_.next()} * (end - first);
+      if (static_cast<std::uint64_t>(product) < (first - end) % (end - first)) continue;
+      const Ticket ticket = first + static_cast<std::uint64_t>(product >> 64);
+      if (ticket != unpublished) return ticket;
+    }
+  }
+
+ private:
+  WordStream words_;
+};
+
 void samples(const std::vector<std::size_t>& row_bytes, std::size_t capacity, std::size_t num_rows) {
-  Ring ring{RecordLayout{rows::fields_of(row_bytes)}, capacity};
+  Ring ring{layout_of(row_bytes), capacity};
   rows::insert(ring, 0, num_rows);
   Sampler sampler{kKey};
   std::uint64_t call = 0;
-  for (const std::size_t batch_size : {1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 600}) {
+  for (const std::size_t batch_size : {1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000}) {
+    if (batch_size * ring.layout().used_bytes() > (std::size_t{16} << 20)) continue;
     const Block block{ring.layout(), batch_size};
     fill_with_canaries(block);
     CHECK(sampler.sample(ring, block));
     check_block(ring, block);
-    WordStream words{kKey, call++};
-    const auto window = ring.window();
-    for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, window.first + words.below(window.published()));
+    Draws draws{call++};
+    const Ticket first = num_rows > capacity ? num_rows - capacity : 0;
+    for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(first, num_rows));
   }
   CHECK_EQ(sampler.calls(), call);
   CHECK_EQ(sampler.num_redraws(), 0U);
 }
 
-void uniform() {
-  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{8})}, 100};
+void samplers_go_on_where_they_were_left() {
+  Ring ring{layout_of({8}), 100};
   rows::insert(ring, 0, 250);
+  const Block block{ring.layout(), 20};
+  Sampler sampler{kKey, 41, 1000, 7};
+  CHECK(sampler.sample(ring, block));
+  Draws draws{41};
+  for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(150, 250));
+  CHECK(sampler.key() == kKey);
+  CHECK_EQ(sampler.calls(), 42U);
+  CHECK_EQ(sampler.num_sampled(), 1020U);
+  CHECK_EQ(sampler.num_redraws(), 7U);
+}
+
+void uniform(std::size_t num_rows) {
+  Ring ring{layout_of({8}), 100};
+  rows::insert(ring, 0, num_rows);
+  const auto window = ring.window();
   Sampler sampler{kKey};
   const Block block{ring.layout(), 1000};
-  std::vector<double> counts(100);
-  for (int i = 0; i < 100; ++i) {
+  std::vector<double> counts(window.published());
+  for (int i = 0; i < 200; ++i) {
     CHECK(sampler.sample(ring, block));
-    for (const Ticket ticket : block.tickets()) ++counts.at(ticket - 150);
+    for (const Ticket ticket : block.tickets()) ++counts.at(ticket - window.first);
   }
+  const double expected = 200'000.0 / static_cast<double>(counts.size());
   double chi_square = 0;
-  for (const double count : counts) chi_square += (count - 1000) * (count - 1000) / 1000;
-  CHECK(chi_square < 99 + 6 * std::sqrt(2 * 99.0));
-  CHECK_EQ(sampler.num_sampled(), 100000U);
+  for (const double count : counts) chi_square += (count - expected) * (count - expected) / expected;
+  // Six standard deviations of chi-square above its mean.
+  const auto freedom = static_cast<double>(counts.size() - 1);
+  CHECK(chi_square <= freedom + 6 * std::sqrt(2 * freedom));
+  CHECK_EQ(sampler.num_sampled(), 200'000U);
 }
 
 void empty_rings_cannot_be_sampled() {
-  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{8})}, 10};
+  Ring ring{layout_of({8}), 10};
   Sampler sampler{kKey};
   const Block block{ring.layout(), 4};
   CHECK(!sampler.sample(ring, block));
@@ -100,8 +154,36 @@ void empty_rings_cannot_be_sampled() {
   CHECK_EQ(sampler.num_sampled(), 4U);
 }
 
+// Threads that share a sampler take the calls 0, 1, ... among them, each once.
+void shared_samplers() {
+  constexpr std::size_t kCalls = 300;
+  Ring ring{layout_of({8}), 1000};
+  rows::insert(ring, 0, 1000);
+  Sampler sampler{kKey};
+  std::vector<std::vector<Ticket>> drawn(2 * kCalls);
+  const auto sample = [&](std::size_t first) {
+    const Block block{ring.layout(), 3};
+    for (std::size_t i = first; i < first + kCalls; ++i) {
+      if (sampler.sample(ring, block)) drawn[i].assign(block.tickets().begin(), block.tickets().end());
+    }
+  };
+  std::thread other{sample, kCalls};
+  sample(0);
+  other.join();
+  std::vector<std::vector<Ticket>> expected;
+  for (std::uint64_t call = 0; call < 2 * kCalls; ++call) {
+    Draws draws{call};
+    auto& tickets = expected.emplace_back();
+    for (int i = 0; i < 3; ++i) tickets.push_back(draws.next(0, 1000));
+  }
+  std::ranges::sort(drawn);
+  std::ranges::sort(expected);
+  CHECK(drawn == expected);
+  CHECK_EQ(sampler.num_sampled(), 6 * kCalls);
+}
+
 void reads_by_position_and_slot() {
-  Ring ring{RecordLayout{rows::fields_of(kLayouts[3])}, 50};
+  Ring ring{layout_of(kLayouts[4]), 50};
   for (const std::size_t num_rows : {std::size_t{20}, std::size_t{117}}) {  // part full, then full
     rows::insert(ring, ring.num_inserted(), num_rows);
     const auto window = ring.window();
@@ -109,7 +191,9 @@ void reads_by_position_and_slot() {
     const std::vector<std::int64_t> positions{0, size - 1, -1, -size, 7, 7, size / 2};
     const Block block{ring.layout(), positions.size()};
     fill_with_canaries(block);
-    CHECK(read(ring, Address::kPosition, positions, block).status == ReadResult::Status::kWhole);
+    const ReadResult result = read(ring, Address::kPosition, positions, block);
+    CHECK(result.status == Status::kWhole);
+    CHECK_EQ(result.published, window.published());
     check_block(ring, block);
     for (std::size_t i = 0; i < positions.size(); ++i) {
       const std::int64_t position = positions[i] < 0 ? positions[i] + size : positions[i];
@@ -119,7 +203,7 @@ void reads_by_position_and_slot() {
     std::iota(slots.rbegin(), slots.rend(), 0);
     const Block all{ring.layout(), slots.size()};
     fill_with_canaries(all);
-    CHECK(read(ring, Address::kSlot, slots, all).status == ReadResult::Status::kWhole);
+    CHECK(read(ring, Address::kSlot, slots, all).status == Status::kWhole);
     check_block(ring, all);
     for (std::size_t i = 0; i < slots.size(); ++i) {
       CHECK_EQ(ring.slot(all.tickets()[i]), static_cast<std::size_t>(slots[i]));
@@ -128,34 +212,262 @@ void reads_by_position_and_slot() {
   }
 }
 
-void out_of_range() {
-  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{8})}, 10};
-  const Block block{ring.layout(), 2};
-  const auto fails = [&](Address address, std::int64_t bad) {
-    const ReadResult result = read(ring, address, std::vector<std::int64_t>{0, bad}, block);
-    return result.status == ReadResult::Status::kOutOfRange && result.row == 1;
-  };
-  CHECK(read(ring, Address::kPosition, std::vector<std::int64_t>{0, 0}, block).status ==
-        ReadResult::Status::kOutOfRange);
-  rows::insert(ring, 0, 4);
-  for (const std::int64_t bad : {std::int64_t{4}, std::int64_t{-5}, INT64_MAX, INT64_MIN}) {
-    CHECK(fails(Address::kPosition, bad));
-  }
-  for (const std::int64_t bad :
-       {std::int64_t{4}, std::int64_t{9}, std::int64_t{10}, std::int64_t{-1}, INT64_MAX, INT64_MIN}) {
-    CHECK(fails(Address::kSlot, bad));
+// Every slot of rings of every fill, some of it cleared: known if and only if it holds something.
+void slots_at_every_fill() {
+  for (std::size_t capacity = 1; capacity <= 5; ++capacity) {
+    for (std::size_t num_cleared = 0; num_cleared < 3 * capacity; ++num_cleared) {
+      for (std::size_t num_rows = 0; num_rows <= capacity + 1; ++num_rows) {
+        Ring ring{layout_of({8}), capacity};
+        rows::insert(ring, 0, num_cleared);
+        ring.clear();
+        rows::insert(ring, num_cleared, num_rows);
+        const auto window = ring.window();
+        const Block block{ring.layout(), 1};
+        for (std::size_t slot = 0; slot < capacity; ++slot) {
+          Ticket expected = window.first;
+          while (expected < window.end && expected % capacity != slot) ++expected;
+          const std::vector<std::int64_t> slots{static_cast<std::int64_t>(slot)};
+          const ReadResult result = read(ring, Address::kSlot, slots, block);
+          CHECK(result.status == (expected < window.end ? Status::kWhole : Status::kOutOfRange));
+          if (expected < window.end) CHECK_EQ(block.tickets()[0], expected);
+        }
+      }
+    }
   }
 }
 
+void out_of_range() {
+  Ring ring{layout_of({8}), 10};
+  const Block block{ring.layout(), 3};
+  const auto fails = [&](Address address, std::int64_t bad, std::size_t row) {
+    std::vector<std::int64_t> addresses{0, 0, 0};
+    addresses[row] = bad;
+    const ReadResult result = read(ring, address, addresses, block);
+    return result.status == Status::kOutOfRange && result.row == row && result.published == ring.window().published();
+  };
+  CHECK(fails(Address::kPosition, 0, 0));
+  CHECK(fails(Address::kPosition, -1, 0));
+  CHECK(fails(Address::kSlot, 0, 0));
+  rows::insert(ring, 0, 4);
+  for (std::size_t row = 0; row < 3; ++row) {
+    for (const std::int64_t bad : {std::int64_t{4}, std::int64_t{-5}, INT64_MAX, INT64_MIN}) {
+      CHECK(fails(Address::kPosition, bad, row));
+    }
+    for (const std::int64_t bad :
+         {std::int64_t{4}, std::int64_t{9}, std::int64_t{10}, std::int64_t{-1}, INT64_MAX, INT64_MIN}) {
+      CHECK(fails(Address::kSlot, bad, row));
+    }
+  }
+}
+
+void gathers() {
+  Ring ring{layout_of(kLayouts[5]), 50};
+  rows::insert(ring, 0, 120);
+  const Block block{ring.layout(), 300};
+  fill_with_canaries(block);
+  check::Random random{3};
+  for (Ticket& ticket : block.tickets()) ticket = 75 + random.below(45);
+  block.tickets()[123] = 71;
+  CHECK_EQ(gather(ring, block), 71U);
+  check_block(ring, block);
+  CHECK_EQ(block.tickets()[123], 71U);
+}
+
 void runs() {
-  Ring ring{RecordLayout{rows::fields_of(kLayouts[4])}, 100};
+  Ring ring{layout_of(kLayouts[5]), 100};
   rows::insert(ring, 0, 130);
   const Block block{ring.layout(), 60};
   fill_with_canaries(block);
   CHECK_EQ(read_run(ring, 50, block), 30U);
   check_block(ring, block);
-  CHECK_EQ(block.tickets().front(), 50U);
-  CHECK_EQ(block.tickets().back(), 109U);
+  for (std::size_t row = 0; row < 60; ++row) CHECK_EQ(block.tickets()[row], 50 + row);
+}
+
+// The oldest ticket is unfinished, so that commit stands still: what came after it is sampled all the same.
+void a_stalled_writer_hides_only_its_own_row() {
+  Ring ring{rows::page_layout(), 4};
+  rows::Writer others{ring, 1, 3};
+  Sampler sampler{kKey};
+  const Block block{ring.layout(), 100};
+  fill_with_canaries(block);
+  rows::insert_half(ring, 0, 1, [&] {
+    CHECK(!sampler.sample(ring, block));  // nothing but the unfinished row
+    CHECK(others.insert_each(3));
+    CHECK(sampler.sample(ring, block));
+    for (const Ticket ticket : block.tickets()) CHECK(ticket >= 1 && ticket <= 3);
+  });
+  check_block(ring, block);
+}
+
+// While rows are copied into the block, num_ahead transitions come in. Exactly the rows that they
+// overwrite are drawn again, from the window as it is then.
+void overwritten_rows_are_drawn_again(std::size_t num_ahead) {
+  Ring ring{rows::page_layout(), 50};
+  rows::insert(ring, 0, 70);
+  rows::Writer writer{ring, 70, num_ahead};
+  const Block block{ring.layout(), 40};
+  fill_with_canaries(block);
+  pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
+  trap.close();
+  Sampler sampler{kKey};
+  CHECK(sampler.sample(ring, block));
+  CHECK_EQ(trap.num_touches(), 1);
+  check_block(ring, block);
+  Draws draws{0};
+  std::vector<Ticket> expected(40);
+  for (Ticket& ticket : expected) ticket = draws.next(20, 70);
+  std::uint64_t num_redraws = 0;
+  for (Ticket& ticket : expected) {
+    if (ticket >= 20 + num_ahead) continue;
+    ticket = draws.next(20 + num_ahead, 70 + num_ahead);
+    ++num_redraws;
+  }
+  CHECK(std::ranges::equal(block.tickets(), expected));
+  CHECK_EQ(sampler.num_redraws(), num_redraws);
+  CHECK_EQ(sampler.num_sampled(), 40U);
+}
+
+// As above, with small rows and several checks of head within the minibatch.
+void large_minibatches_are_whole(std::size_t num_ahead) {
+  Ring ring{layout_of({64, 1, 12}), 3000};
+  rows::insert(ring, 0, 7000);
+  rows::Writer writer{ring, 7000, num_ahead};
+  const Block block{ring.layout(), 1000};
+  fill_with_canaries(block);
+  // A page in the middle, of rows after the first check of head.
+  pages::Trap trap{part(block, 0, 64).subspan(600 * 64), [&] { CHECK(writer.insert_each(num_ahead)); }};
+  trap.close();
+  Sampler sampler{kKey};
+  CHECK(sampler.sample(ring, block));
+  CHECK_EQ(trap.num_touches(), 1);
+  check_block(ring, block);
+  // What was checked before the writer came may stay; what follows is from the new window.
+  CHECK(std::ranges::all_of(block.tickets(), [&](Ticket t) { return t >= 4000 && t < 7000 + num_ahead; }));
+  CHECK(std::ranges::all_of(block.tickets().subspan(700), [&](Ticket t) { return t >= 4000 + num_ahead; }));
+  CHECK(sampler.num_redraws() > 0);
+}
+
+// The ring is overwritten and cleared while rows are copied: nothing is left to draw.
+void cleared_while_sampling() {
+  Ring ring{rows::page_layout(), 8};
+  rows::insert(ring, 0, 8);
+  rows::Writer writer{ring, 8, 8};
+  const Block block{ring.layout(), 10};
+  pages::Trap trap{part(block, 1, pages::page_bytes()), [&] {
+                     CHECK(writer.insert_each(8));
+                     ring.clear();
+                   }};
+  trap.close();
+  Sampler sampler{kKey};
+  CHECK(!sampler.sample(ring, block));
+  CHECK_EQ(trap.num_touches(), 1);
+  CHECK_EQ(sampler.num_sampled(), 0U);
+  rows::insert(ring, 16, 1);
+  CHECK(sampler.sample(ring, block));
+  CHECK(std::ranges::all_of(block.tickets(), [](Ticket ticket) { return ticket == 16; }));
+}
+
+// A writer stands half-way in ticket 21, others have finished num_others tickets after it: all but 21
+// are drawn, and none more often than by chance.
+void unfinished_tickets_are_not_drawn(std::size_t num_others) {
+  Ring ring{rows::page_layout(), 8};
+  rows::insert(ring, 0, 21);
+  rows::Writer others{ring, 22, num_others};
+  Sampler sampler{kKey};
+  const Block block{ring.layout(), 100};
+  const Block one{ring.layout(), 1};
+  fill_with_canaries(block);
+  rows::insert_half(ring, 21, 1, [&] {
+    CHECK(others.insert_each(num_others));
+    CHECK(sampler.sample(ring, block));
+    const std::int64_t slot_of_21 = 21 % 8;
+    CHECK(read(ring, Address::kSlot, {&slot_of_21, 1}, one).status == Status::kOutOfRange);
+    const std::int64_t newest = -1;
+    CHECK(read(ring, Address::kPosition, {&newest, 1}, one).status == Status::kWhole);
+    CHECK_EQ(one.tickets()[0], 20U);
+    const auto size = static_cast<std::int64_t>(7 - num_others);
+    CHECK(read(ring, Address::kPosition, {&size, 1}, one).status == Status::kOutOfRange);
+  });
+  check_block(ring, block);
+  Draws draws{0};
+  for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(14 + num_others, 22 + num_others, 21));
+  CHECK_EQ(sampler.num_redraws(), 0U);
+}
+
+// The only slot is being written: there is nothing to draw or read.
+void a_ring_of_one_being_written() {
+  Ring ring{rows::page_layout(), 1};
+  rows::insert(ring, 0, 5);
+  Sampler sampler{kKey};
+  const Block block{ring.layout(), 2};
+  const std::vector<std::int64_t> oldest{0, 0};
+  rows::insert_half(ring, 5, 1, [&] {
+    CHECK(!sampler.sample(ring, block));
+    CHECK(read(ring, Address::kPosition, oldest, block).status == Status::kOutOfRange);
+    CHECK(read(ring, Address::kSlot, oldest, block).status == Status::kOutOfRange);
+  });
+  CHECK(sampler.sample(ring, block));
+  CHECK_EQ(block.tickets()[1], 5U);
+}
+
+// While rows are read, num_ahead transitions come in: if they overwrite one of them, all are read again,
+// from the window as it is then.
+void overwritten_reads_start_again(Address address, std::size_t num_ahead, bool again) {
+  Ring ring{rows::page_layout(), 10};
+  rows::insert(ring, 0, 25);
+  rows::Writer writer{ring, 25, num_ahead};
+  const std::vector<std::int64_t> addresses{3, 9, 3};
+  const Block block{ring.layout(), 3};
+  fill_with_canaries(block);
+  pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
+  trap.close();
+  CHECK(read(ring, address, addresses, block).status == Status::kWhole);
+  CHECK_EQ(trap.num_touches(), 1);
+  check_block(ring, block);
+  const Ticket first = again ? 15 + num_ahead : 15;
+  for (std::size_t row = 0; row < 3; ++row) {
+    const auto value = static_cast<Ticket>(addresses[row]);
+    const Ticket by_slot = first + (value + 10 - first % 10) % 10;
+    CHECK_EQ(block.tickets()[row], address == Address::kPosition ? first + value : by_slot);
+  }
+}
+
+// Writers that overwrite the rows at every try make a read give up.
+void reads_give_up() {
+  constexpr std::size_t kEnough = 20000;
+  Ring ring{rows::page_layout(), 1};
+  rows::insert(ring, 0, 1);
+  const rows::Batch batch{ring.layout(), 1, 1};
+  const std::vector<std::int64_t> positions{0, 0, 0};
+  const Block block{ring.layout(), 3};
+  const std::span<std::byte> bytes = part(block, 1, pages::page_bytes());
+  std::size_t num_tries = 0;
+  pages::Trap* first_row = nullptr;
+  pages::Trap last_row{bytes.subspan(pages::page_bytes()), [&] {
+                         CHECK(ring.insert(batch.rows(), 0, 1, {}));
+                         if (++num_tries < kEnough) first_row->close();  // for the next try
+                       }};
+  pages::Trap trap{bytes, [&] { last_row.close(); }};
+  first_row = &trap;
+  trap.close();
+  const ReadResult result = read(ring, Address::kPosition, positions, block);
+  CHECK(result.status == Status::kOverwritten);
+  CHECK_EQ(result.published, 1U);
+  CHECK(num_tries > 1 && num_tries < kEnough);
+}
+
+// Writers overwrite the beginning of a run while it is read: the end is whole.
+void runs_lose_their_beginning(std::size_t num_ahead) {
+  Ring ring{rows::page_layout(), 10};
+  rows::insert(ring, 0, 25);
+  rows::Writer writer{ring, 25, num_ahead};
+  const Block block{ring.layout(), 8};
+  fill_with_canaries(block);
+  pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
+  trap.close();
+  CHECK_EQ(read_run(ring, 16, block), 15 + num_ahead);
+  CHECK_EQ(trap.num_touches(), 1);
+  check_block(ring, block, 15 + num_ahead);
 }
 
 }  // namespace
@@ -167,10 +479,27 @@ int main() {
     samples(row_bytes, 40, 97);
   }
   samples({8}, 1, 3);
-  uniform();
+  samples({8}, 1000, 5000);
+  samplers_go_on_where_they_were_left();
+  for (const std::size_t num_rows : {1, 2, 37, 99, 100, 101, 250}) uniform(num_rows);
   empty_rings_cannot_be_sampled();
+  shared_samplers();
   reads_by_position_and_slot();
+  slots_at_every_fill();
   out_of_range();
+  gathers();
   runs();
+  for (const std::size_t num_ahead : {1, 10, 49, 50, 51, 175}) overwritten_rows_are_drawn_again(num_ahead);
+  for (const std::size_t num_ahead : {500, 3000, 7001}) large_minibatches_are_whole(num_ahead);
+  cleared_while_sampling();
+  for (const std::size_t num_others : {0, 1, 5, 6}) unfinished_tickets_are_not_drawn(num_others);
+  a_ring_of_one_being_written();
+  for (const Address address : {Address::kPosition, Address::kSlot}) {
+    for (const std::size_t num_ahead : {4, 10, 33}) overwritten_reads_start_again(address, num_ahead, true);
+  }
+  overwritten_reads_start_again(Address::kPosition, 3, false);
+  reads_give_up();
+  for (const std::size_t num_ahead : {0, 1, 4, 8, 30}) runs_lose_their_beginning(num_ahead);
+  a_stalled_writer_hides_only_its_own_row();
   return check::result();
 }

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MIT
-// The ring on one thread: tickets, laps, windows, statistics, clearing, restoring; and the lap gate.
+// The ring: tickets, laps, windows, statistics, clearing, restoring; and what others see and may do
+// while a writer stands half-way (pages.hpp stops it there).
+#include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <cstring>
 #include <deque>
 #include <new>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "check.hpp"
+#include "pages.hpp"
 #include "ring.hpp"
 #include "rows.hpp"
 
@@ -19,6 +25,41 @@ namespace {
 
 RecordLayout layout() { return RecordLayout{rows::fields_of(std::vector<std::size_t>{12, 1, 8, 40})}; }
 
+// The window without the help of commit: only lap words tell what is published.
+Window blind(const Window& window) { return {.first = window.first, .end = window.end, .committed = 0}; }
+
+bool holds(const Ring& ring, Ticket first, Ticket end) {
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    if (!rows::is_record_of(ring, ring.record(ticket), ticket)) return false;
+  }
+  return true;
+}
+
+bool are_published(const Ring& ring, const Window& window, Ticket first, Ticket end) {
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    if (!ring.is_published(ticket, window)) return false;
+  }
+  return true;
+}
+
+void check_against(Ring& ring, const std::deque<Ticket>& expected, Ticket next, std::uint64_t overwritten) {
+  const Window window = ring.window();
+  CHECK_EQ(window.end, next);
+  CHECK_EQ(window.committed, next);
+  CHECK_EQ(window.first, expected.empty() ? next : expected.front());
+  CHECK_EQ(window.published(), expected.size());
+  CHECK_EQ(window.reserved(), expected.size());
+  CHECK(are_published(ring, window, window.first, next));
+  CHECK(are_published(ring, blind(window), window.first, next));
+  CHECK(!ring.is_published(next, window));
+  CHECK(!ring.is_published(next + ring.capacity(), window));
+  if (next > ring.capacity()) CHECK(!ring.is_published(next - ring.capacity() - 1, blind(window)));  // overwritten
+  CHECK(holds(ring, window.first, next));
+  CHECK_EQ(ring.oldest_whole(), next > ring.capacity() ? next - ring.capacity() : 0);
+  CHECK_EQ(ring.num_inserted(), next);
+  CHECK_EQ(ring.num_overwritten(), overwritten);
+}
+
 // Random operations beside a deque of the tickets that must be readable.
 void follows_a_deque(std::size_t capacity) {
   Ring ring{layout(), capacity};
@@ -26,8 +67,11 @@ void follows_a_deque(std::size_t capacity) {
   std::deque<Ticket> expected;
   std::uint64_t next = 0;
   std::uint64_t overwritten = 0;
+  CHECK_EQ(ring.capacity(), capacity);
   CHECK_EQ(ring.max_rows_per_insert(), std::max<std::size_t>(1, capacity / 8));
-  for (int turn = 0; turn < 300; ++turn) {
+  CHECK_EQ(ring.num_bytes(), capacity * (ring.layout().stride() + 4));
+  check_against(ring, expected, next, overwritten);
+  for (int turn = 0; turn < (capacity < 500 ? 300 : 40); ++turn) {
     if (random.below(20) == 0) {
       ring.clear();
       expected.clear();
@@ -37,38 +81,69 @@ void follows_a_deque(std::size_t capacity) {
       for (std::size_t i = 0; i < num_rows; ++i) expected.push_back(next++);
       for (; expected.size() > capacity; ++overwritten) expected.pop_front();
     }
-    const Window window = ring.window();
-    CHECK_EQ(window.end, next);
-    CHECK_EQ(window.committed, next);
-    CHECK_EQ(window.published(), expected.size());
-    CHECK_EQ(window.reserved(), expected.size());
-    if (!expected.empty()) CHECK_EQ(window.first, expected.front());
-    for (const Ticket ticket : expected) {
-      CHECK(ring.is_published(ticket, window));
-      CHECK(rows::is_record_of(ring, ring.record(ticket), ticket));
-      CHECK_EQ(ring.slot(ticket), ticket % capacity);
+    check_against(ring, expected, next, overwritten);
+  }
+}
+
+void tickets_have_slots() {
+  Ring ring{layout(), 7};
+  for (const Ticket ticket : {Ticket{0}, Ticket{6}, Ticket{7}, Ticket{20}, Ticket{1} << 60}) {
+    CHECK_EQ(ring.slot(ticket), ticket % 7);
+    CHECK(ring.record(ticket) == ring.records() + ticket % 7 * ring.layout().stride());
+    CHECK(ring.record(ticket) == ring.record_at(ring.slot(ticket)));
+  }
+}
+
+// Every number of rows at once, from every slot: over the seam and over the groups that are copied together.
+void batches() {
+  constexpr std::size_t kCapacity = 280;
+  Ring ring{layout(), kCapacity};
+  std::uint64_t next = 0;
+  for (std::size_t num_rows = 1; num_rows <= ring.max_rows_per_insert(); ++num_rows) {
+    for (int turn = 0; turn < 17; ++turn, next += num_rows) {
+      rows::Writer writer{ring, next, num_rows};
+      CHECK(writer.insert(num_rows));
     }
-    // The lap words say the same without the help of commit.
-    const Window blind{.first = window.first, .end = window.end, .committed = 0};
-    for (const Ticket ticket : expected) CHECK(ring.is_published(ticket, blind));
-    CHECK(!ring.is_published(next, blind));
-    CHECK_EQ(ring.oldest_whole(), next > capacity ? next - capacity : 0);
-    CHECK_EQ(ring.num_inserted(), next);
-    CHECK_EQ(ring.num_overwritten(), overwritten);
+    CHECK(holds(ring, next - std::min(next, std::uint64_t{kCapacity}), next));
   }
 }
 
 void strided_sources() {
-  Ring ring{layout(), 100};
-  const rows::Batch batch{ring.layout(), 0, 10};
-  std::vector<fastreplay::Rows> every_second;
-  for (const fastreplay::Rows& field : batch.rows()) {
-    every_second.push_back({.data = field.data, .stride_bytes = 2 * field.stride_bytes});
+  const rows::Batch batch{layout(), 0, 40};
+  for (const std::size_t step : {0, 1, 2, 3}) {
+    Ring ring{layout(), 100};
+    std::vector<fastreplay::Rows> fields;
+    for (const fastreplay::Rows& field : batch.rows()) {
+      fields.push_back({.data = field.data, .stride_bytes = step * field.stride_bytes});
+    }
+    CHECK(ring.insert(fields, 1, 12, std::chrono::seconds{1}));
+    for (Ticket ticket = 0; ticket < 12; ++ticket) {
+      CHECK(rows::is_record_of(ring, ring.record(ticket), step * (ticket + 1)));
+    }
   }
-  CHECK(ring.insert(every_second, 1, 4, std::chrono::seconds{1}));
-  for (Ticket ticket = 0; ticket < 4; ++ticket) {
-    CHECK(rows::is_record_of(ring, ring.record(ticket), 2 * (ticket + 1)));
+}
+
+// Headers and padding are nobody's to write.
+void only_fields_are_written() {
+  constexpr std::byte kCanary{0xEE};
+  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{3, 8, 5, 18}), 12}, 60};
+  std::vector<bool> written(ring.layout().stride());
+  for (const auto& [offset, row_bytes] : ring.layout().columns()) {
+    std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(offset), row_bytes, true);
   }
+  std::memset(ring.records(), 0xEE, 60 * ring.layout().stride());
+  rows::insert(ring, 0, 130);
+  CHECK(holds(ring, 70, 130));
+  for (std::size_t i = 0; i < 60 * ring.layout().stride(); ++i) {
+    if (!written[i % ring.layout().stride()]) CHECK(ring.records()[i] == kCanary);
+  }
+}
+
+void windows_count() {
+  CHECK_EQ((Window{.first = 5, .end = 9, .committed = 7}.reserved()), 4U);
+  CHECK_EQ((Window{.first = 5, .end = 9, .committed = 7}.published()), 2U);
+  CHECK_EQ((Window{.first = 5, .end = 9, .committed = 5}.published()), 0U);
+  CHECK_EQ((Window{.first = 5, .end = 9, .committed = 3}.published()), 0U);
 }
 
 void restored_rings_go_on() {
@@ -76,42 +151,208 @@ void restored_rings_go_on() {
   Ring ring{layout(), 7};
   ring.start_at(kStart);
   CHECK_EQ(ring.window().reserved(), 0U);
+  CHECK_EQ(ring.window().end, kStart);
+  CHECK_EQ(ring.num_inserted(), 0U);
   rows::insert(ring, kStart, 9);
   CHECK_EQ(ring.window().first, kStart + 2);
   CHECK_EQ(ring.num_inserted(), 9U);
   CHECK_EQ(ring.num_overwritten(), 2U);
-  for (Ticket ticket = kStart + 2; ticket < kStart + 9; ++ticket) {
-    CHECK(rows::is_record_of(ring, ring.record(ticket), ticket));
-  }
+  CHECK(holds(ring, kStart + 2, kStart + 9));
+  ring.clear();
+  CHECK_EQ(ring.window().reserved(), 0U);
+  rows::insert(ring, kStart + 9, 3);
+  CHECK_EQ(ring.window().first, kStart + 9);
+  CHECK_EQ(ring.num_overwritten(), 2U);
 }
 
 // A lap word has 31 bits of lap. Where it wraps, the ring must not notice.
 void lap_words_wrap() {
+  constexpr Ticket kStart = 2 * ((Ticket{1} << 31) - 3);
   Ring ring{layout(), 2};
-  ring.start_at(2 * ((Ticket{1} << 31) - 3));
-  rows::insert(ring, 2 * ((Ticket{1} << 31) - 3), 12);
-  const Window window = ring.window();
-  CHECK_EQ(window.published(), 2U);
-  const Window blind{.first = window.first, .end = window.end, .committed = 0};
-  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
-    CHECK(ring.is_published(ticket, blind));
-    CHECK(rows::is_record_of(ring, ring.record(ticket), ticket));
+  ring.start_at(kStart);
+  for (Ticket next = kStart; next < kStart + 12; ++next) {
+    rows::insert(ring, next, 1);
+    const Window window = ring.window();
+    CHECK_EQ(window.committed, next + 1);
+    CHECK(are_published(ring, blind(window), window.first, window.end));
+    CHECK(!ring.is_published(next + 1, window));
+    CHECK(holds(ring, window.first, window.end));
+  }
+}
+
+// A slot that no ticket has used yet must not pass for published, whatever the lap.
+void restored_slots_are_not_published() {
+  for (const Ticket lap : {Ticket{1}, Ticket{7}, (Ticket{1} << 31) - 1, Ticket{1} << 31}) {
+    const Ticket start = 4 * lap + 1;
+    Ring ring{rows::page_layout(), 4};
+    ring.start_at(start);
+    for (Ticket ticket = start; ticket < start + 4; ++ticket) {
+      CHECK(!ring.is_published(ticket, Window{.first = start, .end = start + 4, .committed = start}));
+    }
+    rows::insert_half(ring, start, 1, [&] { CHECK_EQ(ring.window().committed, start); });
+    CHECK_EQ(ring.window().committed, start + 1);
   }
 }
 
 void refused() {
   CHECK(check::throws<std::invalid_argument>([] { Ring(layout(), 0); }));
+  CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), ~std::size_t{0}); }));
   CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), std::size_t{1} << 62); }));
   CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), std::size_t{1} << 50); }));
+}
+
+// A writer stands half-way in ticket t, of a ring that was full before. Others insert until the lap gate
+// is shut: it is, until t is finished, and what it refuses takes nothing.
+void the_lap_gate(std::size_t capacity) {
+  const Ticket t = 2 * capacity + 1;
+  Ring ring{rows::page_layout(), capacity};
+  rows::insert(ring, 0, t);
+  rows::Writer others{ring, t + 1, capacity + 1};
+  rows::insert_half(ring, t, 1, [&] {
+    CHECK_EQ(ring.window().end, t + 1);
+    CHECK_EQ(ring.window().first, t + 1 - capacity);
+    CHECK_EQ(ring.window().committed, t);
+    CHECK(!ring.is_published(t, ring.window()));
+    CHECK(holds(ring, t + 1 - capacity, t));
+    CHECK(others.insert_each(capacity - 1));
+    const auto start = std::chrono::steady_clock::now();
+    for (const int patience_ms : {0, 20}) CHECK(!others.insert(1, std::chrono::milliseconds{patience_ms}));
+    CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds{20});
+    const Window window = ring.window();
+    CHECK_EQ(window.first, t);
+    CHECK_EQ(window.end, t + capacity);
+    CHECK_EQ(window.committed, t);
+    CHECK_EQ(window.published(), 0U);
+    CHECK_EQ(ring.num_inserted(), t + capacity);
+    CHECK_EQ(ring.num_overwritten(), t);
+    CHECK(!ring.is_published(t, window));
+    CHECK(are_published(ring, window, t + 1, t + capacity));
+    CHECK(holds(ring, t + 1, t + capacity));
+  });
+  CHECK_EQ(ring.window().committed, t + capacity);
+  CHECK(holds(ring, t, t + capacity));
+  CHECK(others.insert());
+  CHECK_EQ(ring.window().committed, t + capacity + 1);
+  CHECK(holds(ring, t + 1, t + capacity + 1));
+}
+
+// The gate lets a batch through as a whole or not at all.
+void the_lap_gate_weighs_batches() {
+  Ring ring{rows::page_layout(), 64};
+  rows::Writer others{ring, 1, 64};
+  rows::insert_half(ring, 0, 1, [&] {
+    for (int i = 0; i < 7; ++i) CHECK(others.insert(8));
+    CHECK(!others.insert(8));
+    CHECK_EQ(ring.num_inserted(), 57U);
+    CHECK(others.insert(7));
+    CHECK(!others.insert());
+    CHECK_EQ(ring.num_inserted(), 64U);
+  });
+  CHECK(others.insert());
+  CHECK_EQ(ring.window().committed, 65U);
+  CHECK(holds(ring, 1, 65));
+}
+
+// Half a batch, over the seam: nobody sees a row of it, tickets after it are seen.
+void batches_show_at_once() {
+  constexpr std::size_t kCapacity = 32;
+  constexpr Ticket kFirst = 3 * kCapacity - 2;
+  Ring ring{rows::page_layout(), kCapacity};
+  rows::insert(ring, 0, kFirst);
+  rows::Writer others{ring, kFirst + 4, 2};
+  rows::insert_half(ring, kFirst, 4, [&] {
+    CHECK(others.insert(2));
+    const Window window = ring.window();
+    CHECK_EQ(window.committed, kFirst);
+    CHECK_EQ(window.end, kFirst + 6);
+    for (Ticket ticket = kFirst; ticket < kFirst + 4; ++ticket) CHECK(!ring.is_published(ticket, window));
+    CHECK(are_published(ring, window, window.first, kFirst));
+    CHECK(are_published(ring, blind(window), window.first, kFirst));
+    CHECK(are_published(ring, window, kFirst + 4, kFirst + 6));
+  });
+  CHECK_EQ(ring.window().committed, kFirst + 6);
+  CHECK(holds(ring, kFirst + 6 - kCapacity, kFirst + 6));
+}
+
+// A record is copied while its slot is being overwritten: the copy is torn, and known to be.
+void torn_copies_are_known(std::size_t capacity) {
+  const Ticket t = 2 * capacity;
+  Ring ring{rows::page_layout(), capacity};
+  rows::insert(ring, 0, t);
+  CHECK_EQ(ring.oldest_whole(), t - capacity);
+  rows::insert_half(ring, t, 1, [&] {
+    CHECK(!rows::is_record_of(ring, ring.record(t), t - capacity));
+    CHECK(!rows::is_record_of(ring, ring.record(t), t));
+    CHECK_EQ(ring.oldest_whole(), t - capacity + 1);
+  });
+}
+
+// A writer that the gate holds back goes on as soon as it opens.
+void waiting_writers_go_on() {
+  Ring ring{rows::page_layout(), 2};
+  rows::Writer others{ring, 1, 2};
+  std::atomic<bool> go{false};
+  std::atomic<bool> done{false};
+  std::thread waiting{[&] {
+    // acquire: pairs with the release store of the stopped writer below.
+    while (!go.load(std::memory_order_acquire)) std::this_thread::yield();
+    const bool went_in = others.insert(1, std::chrono::minutes{5});
+    // release: pairs with the acquire loads below.
+    done.store(went_in, std::memory_order_release);
+  }};
+  rows::insert_half(ring, 0, 1, [&] {
+    CHECK(others.insert());
+    // release: hands `others` over; pairs with the acquire load of the waiting thread.
+    go.store(true, std::memory_order_release);
+    std::this_thread::sleep_for(std::chrono::milliseconds{20});
+    // acquire: pairs with the release store of the waiting thread.
+    CHECK(!done.load(std::memory_order_acquire));
+  });
+  waiting.join();
+  // acquire: as above.
+  CHECK(done.load(std::memory_order_acquire));
+  CHECK_EQ(ring.window().committed, 3U);
+  CHECK(holds(ring, 1, 3));
+}
+
+// What is unfinished when the ring is cleared does not come up afterwards.
+void clearing_takes_unfinished_tickets() {
+  Ring ring{rows::page_layout(), 4};
+  rows::insert(ring, 0, 6);
+  rows::insert_half(ring, 6, 1, [&] {
+    ring.clear();
+    CHECK_EQ(ring.window().reserved(), 0U);
+    CHECK_EQ(ring.window().published(), 0U);
+  });
+  CHECK_EQ(ring.window().reserved(), 0U);
+  CHECK_EQ(ring.window().committed, 7U);
+  CHECK_EQ(ring.num_inserted(), 7U);
+  CHECK_EQ(ring.num_overwritten(), 3U);
+  rows::insert(ring, 7, 1);
+  CHECK_EQ(ring.window().published(), 1U);
+  CHECK(holds(ring, 7, 8));
 }
 
 }  // namespace
 
 int main() {
-  for (const std::size_t capacity : {1, 2, 3, 7, 8, 9, 64, 100}) follows_a_deque(capacity);
+  for (const std::size_t capacity : {1, 2, 3, 7, 8, 9, 64, 100, 1000}) follows_a_deque(capacity);
+  tickets_have_slots();
+  batches();
   strided_sources();
+  only_fields_are_written();
+  windows_count();
   restored_rings_go_on();
   lap_words_wrap();
+  restored_slots_are_not_published();
   refused();
+  for (const std::size_t capacity : {1, 2, 3, 7, 64}) {
+    the_lap_gate(capacity);
+    torn_copies_are_known(capacity);
+  }
+  the_lap_gate_weighs_batches();
+  batches_show_at_once();
+  waiting_writers_go_on();
+  clearing_takes_unfinished_tickets();
   return check::result();
 }

@@ -1,41 +1,56 @@
 // SPDX-License-Identifier: MIT
 // Layouts: aligned, disjoint, compact, and refused where they make no sense.
+#include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <vector>
 
 #include "check.hpp"
 #include "schema.hpp"
-
 using fastreplay::BlockLayout;
 using fastreplay::FieldSize;
 using fastreplay::RecordLayout;
 
 namespace {
 
+constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max();
+
+std::size_t round_up(std::size_t value, std::size_t alignment) {
+  while (value % alignment != 0) ++value;
+  return value;
+}
+
+std::vector<FieldSize> random_fields(check::Random& random) {
+  std::vector<FieldSize> fields(1 + random.below(12));
+  for (FieldSize& field : fields) {
+    field.alignment = std::size_t{1} << random.below(7);
+    // Whole elements mostly, but a layout takes any size.
+    const bool whole = random.below(4) > 0;
+    field.row_bytes = whole ? field.alignment * (1 + random.below(40)) : 1 + random.below(500);
+  }
+  return fields;
+}
+
 void random_records() {
   check::Random random{1};
   for (int turn = 0; turn < 2000; ++turn) {
-    std::vector<FieldSize> fields;
-    for (std::uint64_t f = 0; f <= random.below(12); ++f) {
-      const std::size_t alignment = std::size_t{1} << random.below(5);
-      fields.push_back({.row_bytes = alignment * (1 + random.below(40)), .alignment = alignment});
-    }
-    const std::size_t header_bytes = random.below(3) * 12;
+    const std::vector<FieldSize> fields = random_fields(random);
+    const std::size_t header_bytes = random.below(3) == 0 ? random.below(50) : 0;
     const RecordLayout layout{fields, header_bytes};
     CHECK_EQ(layout.columns().size(), fields.size());
     std::size_t end = header_bytes;
     for (std::size_t f = 0; f < fields.size(); ++f) {
       const auto [offset, row_bytes] = layout.columns()[f];
       CHECK_EQ(row_bytes, fields[f].row_bytes);
-      CHECK_EQ(offset % fields[f].alignment, 0U);
-      CHECK(offset >= end && offset < end + fields[f].alignment);
+      CHECK_EQ(offset, round_up(end, fields[f].alignment));  // in order, aligned, disjoint, without a gap
       end = offset + row_bytes;
     }
     CHECK_EQ(layout.used_bytes(), end);
-    CHECK(layout.stride() >= end);
-    CHECK_EQ(layout.stride() % 16, 0U);
-    const std::size_t compact = (end + 15) / 16 * 16;
-    CHECK(layout.stride() <= compact + compact / 8);
+    std::size_t alignment = 16;
+    for (const FieldSize& field : fields) alignment = std::max(alignment, field.alignment);
+    const std::size_t compact = round_up(end, alignment);  // so that every record's fields are aligned
+    const std::size_t whole_lines = round_up(compact, 64);
+    CHECK_EQ(layout.stride(), whole_lines <= compact + compact / 8 ? whole_lines : compact);
   }
 }
 
@@ -44,42 +59,80 @@ void strides() {
     return RecordLayout{{{.row_bytes = used_bytes, .alignment = 1}}}.stride();
   };
   CHECK_EQ(stride(1), 16U);
+  CHECK_EQ(stride(16), 16U);
+  CHECK_EQ(stride(17), 32U);
   CHECK_EQ(stride(33), 48U);
+  CHECK_EQ(stride(49), 64U);
   CHECK_EQ(stride(64), 64U);
   CHECK_EQ(stride(65), 80U);
+  CHECK_EQ(stride(112), 112U);  // a whole line would cost a seventh
+  CHECK_EQ(stride(128), 128U);
   CHECK_EQ(stride(165), 192U);
   CHECK_EQ(stride(2857), 2880U);
 }
 
+void headers() {
+  const std::vector<FieldSize> fields{{.row_bytes = 4, .alignment = 4}, {.row_bytes = 8, .alignment = 8}};
+  const RecordLayout layout{fields, 13};
+  CHECK_EQ(layout.columns()[0].offset, 16U);
+  CHECK_EQ(layout.columns()[1].offset, 24U);
+  CHECK_EQ(layout.used_bytes(), 32U);
+  CHECK_EQ(RecordLayout{fields}.columns()[0].offset, 0U);
+}
+
 void refused_records() {
-  const auto refuses = [](const std::vector<FieldSize>& fields) {
-    return check::throws<std::invalid_argument>([&] { RecordLayout{fields}; });
+  const auto refuses = [](const std::vector<FieldSize>& fields, std::size_t header_bytes = 0) {
+    return check::throws<std::invalid_argument>([&] { RecordLayout(fields, header_bytes); });
   };
+  CHECK(check::throws<std::invalid_argument>(
+      [] { RecordLayout({{.row_bytes = 8, .alignment = 8}}, std::numeric_limits<std::size_t>::max() - 3); }));
   CHECK(refuses({}));
+  CHECK(refuses({}, 16));
   CHECK(refuses({{.row_bytes = 0, .alignment = 1}}));
+  CHECK(refuses({{.row_bytes = 4, .alignment = 4}, {.row_bytes = 0, .alignment = 4}}));
   CHECK(refuses({{.row_bytes = 4, .alignment = 0}}));
   CHECK(refuses({{.row_bytes = 4, .alignment = 3}}));
-  CHECK(refuses({{.row_bytes = std::numeric_limits<std::size_t>::max() / 2, .alignment = 8}}));
-  CHECK(refuses({{.row_bytes = std::numeric_limits<std::size_t>::max() / 8, .alignment = 8},
-                 {.row_bytes = std::numeric_limits<std::size_t>::max() / 8, .alignment = 8}}));
+  CHECK(refuses({{.row_bytes = 4, .alignment = kLargest}}));
+  CHECK(refuses({{.row_bytes = 4, .alignment = 1}, {.row_bytes = 4, .alignment = std::size_t{1} << 63}}));
+  for (const std::size_t huge : {kLargest, kLargest - 7, kLargest / 2, kLargest / 2 + 1}) {
+    CHECK(refuses({{.row_bytes = huge, .alignment = 8}}));
+    CHECK(refuses({{.row_bytes = 1, .alignment = 1}, {.row_bytes = huge, .alignment = 1}}));
+  }
+  CHECK(refuses({{.row_bytes = kLargest / 8, .alignment = 8}, {.row_bytes = kLargest / 8, .alignment = 8}}));
+  CHECK(refuses({{.row_bytes = 4, .alignment = 4}}, kLargest / 2));
+}
+
+void check_block_layout(const RecordLayout& record, std::size_t batch_size) {
+  const BlockLayout layout{record, batch_size};
+  CHECK_EQ(layout.batch_size(), batch_size);
+  CHECK_EQ(layout.offsets().size(), record.columns().size());
+  std::size_t end = 0;
+  for (std::size_t f = 0; f < record.columns().size(); ++f) {
+    CHECK_EQ(layout.offsets()[f], round_up(end, 256));
+    end = layout.offsets()[f] + record.columns()[f].row_bytes * batch_size;
+  }
+  CHECK_EQ(layout.tickets_offset(), round_up(end, 256));
+  CHECK_EQ(layout.num_bytes(), round_up(layout.tickets_offset() + sizeof(std::uint64_t) * batch_size, 256));
 }
 
 void blocks() {
-  const RecordLayout record{{{.row_bytes = 68, .alignment = 4}, {.row_bytes = 1, .alignment = 1}}};
-  for (const std::size_t batch_size : {0, 1, 3, 4, 256, 1000}) {
-    const BlockLayout layout{record, batch_size};
-    CHECK_EQ(layout.batch_size(), batch_size);
-    CHECK_EQ(layout.offsets().size(), 2U);
-    CHECK_EQ(layout.offsets()[0], 0U);
-    CHECK_EQ(layout.offsets()[1] % 256, 0U);
-    CHECK_EQ(layout.tickets_offset() % 256, 0U);
-    CHECK(layout.offsets()[1] >= 68 * batch_size);
-    CHECK(layout.tickets_offset() >= layout.offsets()[1] + batch_size);
-    CHECK(layout.num_bytes() >= layout.tickets_offset() + 8 * batch_size);
-    CHECK(layout.num_bytes() < 77 * batch_size + 3 * 256 + 1);
+  check::Random random{2};
+  for (int turn = 0; turn < 300; ++turn) {
+    const RecordLayout record{random_fields(random), random.below(2) * 16};
+    for (const std::size_t batch_size : {std::size_t{0}, std::size_t{1}, std::size_t{256}, 1 + random.below(1000)}) {
+      check_block_layout(record, batch_size);
+    }
   }
-  CHECK(check::throws<std::invalid_argument>([&] { BlockLayout{record, std::numeric_limits<std::size_t>::max()}; }));
-  CHECK(check::throws<std::invalid_argument>([&] { BlockLayout{record, std::size_t{1} << 57}; }));
+}
+
+void refused_blocks() {
+  const RecordLayout record{{{.row_bytes = 68, .alignment = 4}, {.row_bytes = 1, .alignment = 1}}};
+  const RecordLayout huge{{{.row_bytes = kLargest / 16, .alignment = 1}}};
+  for (const std::size_t batch_size : {kLargest, kLargest / 2, kLargest / 69, kLargest / 77, std::size_t{1} << 57}) {
+    CHECK(check::throws<std::invalid_argument>([&] { BlockLayout(record, batch_size); }));
+  }
+  CHECK(check::throws<std::invalid_argument>([&] { BlockLayout(huge, 3); }));
+  CHECK(check::throws<std::invalid_argument>([&] { BlockLayout(huge, 17); }));
 }
 
 }  // namespace
@@ -87,7 +140,9 @@ void blocks() {
 int main() {
   random_records();
   strides();
+  headers();
   refused_records();
   blocks();
+  refused_blocks();
   return check::result();
 }
