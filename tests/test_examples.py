@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ SHORT = ["--steps", "260", "--warmup", "100", "--validate-every", "130", "--batc
 
 def ddpg(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, DDPG, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=120
+        [sys.executable, DDPG, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=300
     )
 
 
@@ -49,6 +50,17 @@ def test_ddpg_other_seed_other_run(tmp_path: Path) -> None:
     for seed in ("0", "1"):
         assert ddpg(*SHORT, "--seed", seed, "--out", tmp_path).returncode == 0
     assert curve(tmp_path / "Pendulum-v1-ddpg-seed0") != curve(tmp_path / "Pendulum-v1-ddpg-seed1")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ddpg_learns(tmp_path: Path, seed: int) -> None:
+    done = ddpg("--seed", str(seed), "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    returns = {
+        name: float(value) for name, value in re.findall(r"(best checkpoint|random policy) +(-?[\d.]+)", done.stdout)
+    }
+    assert returns["random policy"] < -900
+    assert returns["best checkpoint"] >= -250
 
 
 def test_ctrl_c_keeps_what_was_learned(tmp_path: Path) -> None:
