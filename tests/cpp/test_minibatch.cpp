@@ -327,7 +327,35 @@ void overwritten_rows_are_drawn_again(std::size_t num_ahead) {
   CHECK_EQ(sampler.num_sampled(), 40U);
 }
 
-// As above, with small rows and several checks of head within the minibatch.
+// The row that was drawn again is overwritten too: it is drawn once more, and the others from the newest window.
+void redrawn_rows_are_checked_too() {
+  constexpr std::size_t kAhead = 60;  // more than the capacity: nothing of the window before is left
+  Ring ring{rows::page_layout(), 50};
+  rows::insert(ring, 0, 70);
+  rows::Writer writer{ring, 70, 2 * kAhead};
+  const Block block{ring.layout(), 40};
+  fill_with_canaries(block);
+  const std::span<std::byte> bytes = part(block, 1, pages::page_bytes());
+  // A page of row 0, which is the first that is drawn again; it is closed when later rows are copied.
+  pages::Trap redraw{bytes, [&] { CHECK(writer.insert_each(kAhead)); }};
+  pages::Trap copy{bytes.subspan(bytes.size() / 2), [&] {
+                     CHECK(writer.insert_each(kAhead));
+                     redraw.close();
+                   }};
+  copy.close();
+  Sampler sampler{kKey};
+  CHECK(sampler.sample(ring, block));
+  CHECK_EQ(copy.num_touches(), 1);
+  CHECK_EQ(redraw.num_touches(), 1);
+  check_block(ring, block);
+  Draws draws{0};
+  for (int i = 0; i < 40; ++i) (void)draws.next(20, 70);
+  (void)draws.next(20 + kAhead, 70 + kAhead);
+  for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(20 + 2 * kAhead, 70 + 2 * kAhead));
+  CHECK_EQ(sampler.num_redraws(), 40U);
+}
+
+// As overwritten_rows_are_drawn_again(), with small rows and several checks of head within the minibatch.
 void large_minibatches_are_whole(std::size_t num_ahead) {
   Ring ring{layout_of({64, 1, 12}), 3000};
   rows::insert(ring, 0, 7000);
@@ -490,6 +518,7 @@ int main() {
   gathers();
   runs();
   for (const std::size_t num_ahead : {1, 10, 49, 50, 51, 175}) overwritten_rows_are_drawn_again(num_ahead);
+  redrawn_rows_are_checked_too();
   for (const std::size_t num_ahead : {500, 3000, 7001}) large_minibatches_are_whole(num_ahead);
   cleared_while_sampling();
   for (const std::size_t num_others : {0, 1, 5, 6}) unfinished_tickets_are_not_drawn(num_others);
