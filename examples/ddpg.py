@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deep deterministic policy gradient (DDPG) on a fastreplay buffer, in one file.
+"""Deep deterministic policy gradient (DDPG) on fastreplay, in one file.
 
     python examples/ddpg.py --seed 1                                   # Pendulum-v1, under a minute
     python examples/ddpg.py --env InvertedPendulum-v5 --steps 20000    # needs gymnasium[mujoco]
@@ -141,23 +141,19 @@ class Critic(nn.Module):
         return value.squeeze(-1)
 
 
-@torch.no_grad()
-def soft_update_(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """Do theta_target <- tau * theta + (1 - tau) * theta_target, for all parameters at once."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
-
-
 class Agent:
     """The networks, their targets, their optimisers, and the exploration."""
 
     def __init__(self, env: Env, args: argparse.Namespace) -> None:
         observations = flat_box(env.observation_space, "observations")
         self.actions = flat_box(env.action_space, "actions")
-        self.gamma, self.tau, self.device = args.gamma, args.tau, args.device
+        self.gamma, self.device = args.gamma, args.device
         self.actor = Actor(observations, self.actions).to(self.device)
         self.critic = Critic(observations, self.actions).to(self.device)
         self.target_actor = copy.deepcopy(self.actor)
         self.target_critic = copy.deepcopy(self.critic)
+        self.follow_actor = fr.SoftUpdate(self.target_actor, self.actor, args.tau)
+        self.follow_critic = fr.SoftUpdate(self.target_critic, self.critic, args.tau)
         self.actor_adam = torch.optim.Adam(self.actor.parameters(), args.actor_learning_rate, fused=True)
         self.critic_adam = torch.optim.Adam(self.critic.parameters(), args.critic_learning_rate, fused=True)
         self.noise = args.noise * (self.actions.high - self.actions.low) / 2
@@ -196,8 +192,8 @@ class Agent:
         actor_loss.backward()
         self.actor_adam.step()
 
-        soft_update_(self.target_actor, self.actor, self.tau)
-        soft_update_(self.target_critic, self.critic, self.tau)
+        self.follow_actor.step()
+        self.follow_critic.step()
 
 
 def evaluate(env: Env, policy: Policy, seeds: range) -> Array:

@@ -12,10 +12,43 @@ except ImportError as error:
         "`pip install .` (or `make`) from the source tree, and do not import the bare source folder."
     ) from error
 
+from typing import TYPE_CHECKING, Any
+
 from fastreplay._backend import BackendInfo, backend_info
 from fastreplay.buffer import ReplayBuffer, RngState, Stats
 from fastreplay.minibatch import Minibatch
 from fastreplay.schema import Field, Schema
 
-__all__ = ["BackendInfo", "Field", "Minibatch", "ReplayBuffer", "RngState", "Schema", "Stats", "backend_info"]
+if TYPE_CHECKING:
+    from fastreplay.target import SoftUpdate, hard_update_, soft_update_
+
+__all__ = [
+    "BackendInfo",
+    "Field",
+    "Minibatch",
+    "ReplayBuffer",
+    "RngState",
+    "Schema",
+    "SoftUpdate",
+    "Stats",
+    "backend_info",
+    "hard_update_",
+    "soft_update_",
+]
 __version__ = "0.1.0"
+
+_NEED_TORCH = ("SoftUpdate", "hard_update_", "soft_update_")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for: buffers of NumPy arrays do without."""
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fastreplay import target
+
+    globals().update({needed: getattr(target, needed) for needed in _NEED_TORCH})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NEED_TORCH})

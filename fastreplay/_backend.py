@@ -18,6 +18,8 @@ class BackendInfo(TypedDict):
     cuda_compiled: bool  # whether this build has the CUDA part
     cuda_devices: int
     cuda_status: str  # why there is no CUDA, or the versions of what there is
+    target_update_cpu: str  # what moves the targets there, and in how many threads
+    target_update_cuda: str  # the same, and why
 
 
 def backend_info() -> BackendInfo:
@@ -26,27 +28,66 @@ def backend_info() -> BackendInfo:
     Example:
         >>> import fastreplay as fr
         >>> sorted(fr.backend_info())
-        ['cuda_compiled', 'cuda_devices', 'cuda_status', 'version']
+        ['cuda_compiled', 'cuda_devices', 'cuda_status', 'target_update_cpu', 'target_update_cuda', 'version']
 
     Thread safety:
         May be called from any thread.
     """
     from fastreplay import __version__
 
+    compiled, devices, status = _cuda_facts()
+    return {
+        "version": __version__,
+        "cuda_compiled": compiled,
+        "cuda_devices": devices,
+        "cuda_status": status,
+        "target_update_cpu": _cpu_update(),
+        "target_update_cuda": _cuda_path(),
+    }
+
+
+@cache
+def cuda_update(device: int) -> tuple[int, str]:
+    """Return the address of the target update for a CUDA device, or 0, and the reason."""
+    compiled, num_devices, status = _cuda_facts()
+    library = _cuda_library()
+    if library is None or device >= num_devices:
+        return 0, status if compiled else "built without a CUDA compiler"
+    if error := library.fastreplay_cuda_prepare_updates(device):
+        return 0, f"{library.fastreplay_cuda_error_string(error).decode()} ({status})"
+    return ctypes.cast(library.fastreplay_cuda_update_targets, ctypes.c_void_p).value or 0, status
+
+
+def _cuda_path() -> str:
+    address, reason = cuda_update(0)
+    return "CUDA kernel" if address else f"torch._foreach_lerp_ ({reason})"
+
+
+@cache
+def _cuda_facts() -> tuple[bool, int, str]:
+    """Return whether there is a CUDA part, how many devices it can use, and the versions or the reason."""
     library = _cuda_library()
     if library is None:
-        return _info(__version__, False, 0, "built without a CUDA compiler")
+        return False, 0, "built without a CUDA compiler"
     count = library.fastreplay_cuda_device_count()
     runtime, driver = library.fastreplay_cuda_runtime_version(), library.fastreplay_cuda_driver_version()
     versions = f"run-time {_readable(runtime)}, driver {_readable(driver) if driver else 'not found'}"
     if count < 0:
         reason = library.fastreplay_cuda_error_string(-count).decode()
-        return _info(__version__, True, 0, f"{reason} ({versions})")
-    return _info(__version__, True, count, versions)
+        return True, 0, f"{reason} ({versions})"
+    return True, count, versions
 
 
-def _info(version: str, compiled: bool, devices: int, status: str) -> BackendInfo:
-    return {"version": version, "cuda_compiled": compiled, "cuda_devices": devices, "cuda_status": status}
+def _cpu_update() -> str:
+    try:
+        from fastreplay._torch_abi import torch_abi
+    except ImportError:
+        return "none: torch is not installed"
+    from fastreplay import _target
+
+    abi = torch_abi()
+    threads = "torch's threads" if abi is not None and abi.parallel_for else "one thread"
+    return f"{_target.cpu_level()} kernel, {threads}, tensors watched {'natively' if abi is not None else 'in Python'}"
 
 
 def _readable(version: int) -> str:

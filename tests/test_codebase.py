@@ -19,13 +19,17 @@ NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {"
 PYTHON = sorted(
     path for folder in ("fastreplay", "examples", "bench", "tests") for path in (ROOT / folder).glob("*.py")
 )
+CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
 ALLOWED_INCLUDES = {
-    "core": r"(copy|memory|minibatch|random|ring|schema)\.hpp",
-    "cuda": r"device\.h|cuda_runtime_api\.h",
-    "bindings": r"(copy|memory|minibatch|random|ring|schema|capsule|fastpath)\.hpp|pybind11/\w+\.h",
+    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|target)\.hpp",
+    "cuda": r"(device|target)\.h|(lerp|target|target_kernel)\.hpp|cuda_runtime(_api)?\.h",
+    "bindings": r"(copy|memory|minibatch|random|ring|schema|target|capsule|fastpath|target_table)\.hpp|pybind11/\w+\.h",
 }
+
+# Imported only when something of them is asked for: the target updates are made of torch.
+TORCH_SIDE = {"target.py", "_mover.py", "_pairing.py", "_foreach.py", "_torch_abi.py"}
 
 
 def includes(path: Path) -> list[str]:
@@ -52,12 +56,13 @@ def imports(path: Path) -> set[str]:
 def test_the_walks_find_files() -> None:
     assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
     assert {path.name for path in PYTHON} >= {"buffer.py", "ddpg.py", "table.py", "test_codebase.py"}
+    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_target.pyx"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
 def test_native_layers(path: Path) -> None:
     layer = path.relative_to(ROOT / "csrc").parts[0]
-    standard = re.compile(r"[a-z_]+|sys/mman\.h")  # <vector>, and mmap
+    standard = re.compile(r"[a-z_]+|stdint\.h|sys/mman\.h")  # <vector>, and those of C
     for include in includes(path):
         assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
     if layer == "core":
@@ -69,7 +74,8 @@ def test_python_layers() -> None:
         for module in imports(path):
             top = module.split(".")[0]
             assert top not in {"examples", "bench", "tests"}, (path, module)
-            assert top not in {"torch", "stable_baselines3"}, f"{path} imports {module} at import time"
+            assert top != "stable_baselines3", f"{path} imports {module} at import time"
+            assert top != "torch" or path.name in TORCH_SIDE, f"{path} imports {module} at import time"
             if top == "gymnasium":
                 assert path.name == "_spaces.py"
     for path in (ROOT / "examples").glob("*.py"):
@@ -78,7 +84,8 @@ def test_python_layers() -> None:
 
 
 def test_the_insert_path_sees_no_atomic_and_the_core_no_cython() -> None:
-    assert "atomic" not in re.sub(r'""".*?"""', "", (PACKAGE / "_fastpath.pyx").read_text(), flags=re.DOTALL)
+    for path in CYTHON:
+        assert "atomic" not in re.sub(r'""".*?"""', "", path.read_text(), flags=re.DOTALL)
 
 
 # Every atomic operation by name, with its whole argument list.
@@ -105,7 +112,7 @@ def test_atomic_calls_are_recognised() -> None:
     assert len(ATOMIC_CALL.findall((ROOT / "csrc/core/ring.cpp").read_text())) > 15
 
 
-@pytest.mark.parametrize("path", [*NATIVE, *PYTHON, PACKAGE / "_fastpath.pyx"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*NATIVE, *PYTHON, *CYTHON], ids=lambda path: path.name)
 def test_file_headers(path: Path) -> None:
     first, second, *_ = path.read_text().splitlines()
     comment = "#" if path.suffix in {".py", ".pyx"} else "/*" if path.suffix == ".h" else "//"
@@ -114,7 +121,7 @@ def test_file_headers(path: Path) -> None:
 
 
 def test_nothing_is_left_to_do() -> None:
-    for path in [*NATIVE, *PYTHON, PACKAGE / "_fastpath.pyx"]:
+    for path in [*NATIVE, *PYTHON, *CYTHON]:
         if path != Path(__file__):
             assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text()), path
 

@@ -53,7 +53,8 @@ def test_wheel_contents(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"fastreplay/{path.name}" for path in (ROOT / "fastreplay").glob("*.py*") if path.suffix != ".pyx"}
-    expected |= {f"fastreplay/_core{MODULE_SUFFIX}", f"fastreplay/_fastpath{MODULE_SUFFIX}", "fastreplay/py.typed"}
+    expected |= {f"fastreplay/{module}{MODULE_SUFFIX}" for module in ("_core", "_fastpath", "_target")}
+    expected.add("fastreplay/py.typed")
     assert names == expected
 
 

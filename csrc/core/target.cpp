@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+#include "target.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "lerp.hpp"
+
+// Run-time dispatch by hand rather than by target_clones: those need ifunc, which musl lacks and which
+// runs before ThreadSanitizer is ready.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FASTREPLAY_X86 1
+#endif
+
+namespace fastreplay {
+
+namespace {
+
+#if defined(__aarch64__)
+constexpr bool kBaselineFuses = true;
+#else
+constexpr bool kBaselineFuses = false;
+#endif
+
+template <bool kFused, Step kStep, class Target, class Online, class Real>
+FASTREPLAY_INLINE void move(Target* __restrict target, const Online* __restrict online, std::size_t count,
+                            Real factor) {
+  for (std::size_t i = 0; i < count; ++i) {
+    narrow(lerp<kFused, kStep>(widen(target[i]), widen(online[i]), factor), target[i]);
+  }
+}
+
+template <bool kFused, Step kStep, class Target, class Online>
+FASTREPLAY_INLINE void move_master(Target* __restrict target, float* __restrict master, const Online* __restrict online,
+                                   std::size_t count, float factor) {
+  for (std::size_t i = 0; i < count; ++i) {
+    master[i] = lerp<kFused, kStep>(master[i], widen(online[i]), factor);
+    narrow(master[i], target[i]);
+  }
+}
+
+struct Weights {
+  Weight<float> single;
+  Weight<double> twice;
+};
+
+template <bool kFused, Step kStep, class Target, class Online, class Real>
+FASTREPLAY_INLINE void update_step(const Chunk& chunk, Real factor) {
+  auto* target = static_cast<Target*>(chunk.target);
+  const auto* online = static_cast<const Online*>(chunk.online);
+  if constexpr (sizeof(Target) == 2) {
+    if (chunk.master != nullptr) {
+      move_master<kFused, kStep>(target, chunk.master, online, chunk.num_elements, factor);
+      return;
+    }
+  }
+  move<kFused, kStep>(target, online, chunk.num_elements, factor);
+}
+
+template <bool kFused, class Target, class Online, class Real>
+FASTREPLAY_INLINE void update_pair(const Chunk& chunk, const Weight<Real>& weight) {
+  const Step step = chunk.is_copied ? Step::kCopy : weight.step;
+  if (step == Step::kFromTarget) {
+    update_step<kFused, Step::kFromTarget, Target, Online>(chunk, weight.factor);
+  } else if (step == Step::kFromOnline) {
+    update_step<kFused, Step::kFromOnline, Target, Online>(chunk, weight.factor);
+  } else if (std::is_same_v<Target, Online> && chunk.master == nullptr) {
+    std::memcpy(chunk.target, chunk.online, chunk.num_elements * sizeof(Target));
+  } else {
+    update_step<kFused, Step::kCopy, Target, Online>(chunk, weight.factor);
+  }
+}
+
+template <bool kFused>
+FASTREPLAY_INLINE void update_chunk(const Chunk& chunk, const Weights& weights) {
+  const bool same = chunk.target_dtype == chunk.online_dtype;
+  switch (chunk.target_dtype) {
+    case Dtype::kFloat32:
+      if (same) return update_pair<kFused, float, float>(chunk, weights.single);
+      if (chunk.online_dtype == Dtype::kBFloat16) return update_pair<kFused, float, BFloat16>(chunk, weights.single);
+      return update_pair<kFused, float, Float16>(chunk, weights.single);
+    case Dtype::kFloat64:
+      return update_pair<kFused, double, double>(chunk, weights.twice);
+    case Dtype::kFloat16:
+      if (same) return update_pair<kFused, Float16, Float16>(chunk, weights.single);
+      return update_pair<kFused, Float16, float>(chunk, weights.single);
+    case Dtype::kBFloat16:
+      if (same) return update_pair<kFused, BFloat16, BFloat16>(chunk, weights.single);
+      return update_pair<kFused, BFloat16, float>(chunk, weights.single);
+    case Dtype::kComplex64:
+      return update_pair<kFused, Complex<float>, Complex<float>>(chunk, weights.single);
+    case Dtype::kComplex128:
+      return update_pair<kFused, Complex<double>, Complex<double>>(chunk, weights.twice);
+    case Dtype::kBytes:
+      std::memcpy(chunk.target, chunk.online, chunk.num_elements);
+  }
+}
+
+template <bool kFused>
+FASTREPLAY_INLINE void update_all(std::span<const Chunk> chunks, double tau) {
+  const Weights weights{Weight<float>::of(tau), Weight<double>::of(tau)};
+  for (const Chunk& chunk : chunks) update_chunk<kFused>(chunk, weights);
+}
+
+void update_baseline(std::span<const Chunk> chunks, double tau) { update_all<kBaselineFuses>(chunks, tau); }
+
+#if defined(FASTREPLAY_X86)
+[[gnu::target("avx2,fma,f16c,bmi,bmi2")]] void update_avx2(std::span<const Chunk> chunks, double tau) {
+  update_all<true>(chunks, tau);
+}
+
+[[gnu::target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]] void update_avx512(
+    std::span<const Chunk> chunks, double tau) {
+  update_all<true>(chunks, tau);
+}
+#endif
+
+bool is_half(Dtype dtype) { return dtype == Dtype::kFloat16 || dtype == Dtype::kBFloat16; }
+
+}  // namespace
+
+std::size_t size_of(Dtype dtype) noexcept {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      return 4;
+    case Dtype::kFloat64:
+    case Dtype::kComplex64:
+      return 8;
+    case Dtype::kFloat16:
+    case Dtype::kBFloat16:
+      return 2;
+    case Dtype::kComplex128:
+      return 16;
+    case Dtype::kBytes:
+      break;
+  }
+  return 1;
+}
+
+bool is_supported(const Chunk& pair) noexcept {
+  if (pair.master != nullptr && !is_half(pair.target_dtype)) return false;
+  if (pair.target_dtype == pair.online_dtype) return true;
+  return (pair.target_dtype == Dtype::kFloat32 && is_half(pair.online_dtype)) ||
+         (is_half(pair.target_dtype) && pair.online_dtype == Dtype::kFloat32);
+}
+
+std::vector<Chunk> chunks_of(std::span<const Pair> pairs) {
+  std::vector<Chunk> chunks;
+  for (const Pair& pair : pairs) {
+    // Bytes are cut to as much memory as float32.
+    const std::size_t most = pair.chunk.target_dtype == Dtype::kBytes ? 4 * kChunkElements : kChunkElements;
+    for (std::size_t first = 0; first < pair.num_elements; first += most) {
+      Chunk chunk = pair.chunk;
+      chunk.target = static_cast<std::byte*>(chunk.target) + first * size_of(chunk.target_dtype);
+      chunk.online = static_cast<const std::byte*>(chunk.online) + first * size_of(chunk.online_dtype);
+      if (chunk.master != nullptr) chunk.master += first;
+      chunk.num_elements = static_cast<std::uint32_t>(std::min(most, pair.num_elements - first));
+      chunks.push_back(chunk);
+    }
+  }
+  return chunks;
+}
+
+Level best_level() noexcept {
+#if defined(FASTREPLAY_X86)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+      __builtin_cpu_supports("bmi2")) {
+    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return has_avx512 ? Level::kAvx512 : Level::kAvx2;
+  }
+#endif
+  return Level::kBaseline;
+}
+
+void update(std::span<const Chunk> chunks, double tau, Level level) noexcept {
+#if defined(FASTREPLAY_X86)
+  if (level == Level::kAvx512) return update_avx512(chunks, tau);
+  if (level == Level::kAvx2) return update_avx2(chunks, tau);
+#else
+  (void)level;
+#endif
+  update_baseline(chunks, tau);
+}
+
+}  // namespace fastreplay

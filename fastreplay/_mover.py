@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""The fastest way to move given pairs on this machine: native tables, and torch's operations for the rest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastreplay import _target
+from fastreplay._backend import cuda_update
+from fastreplay._foreach import Foreach
+from fastreplay._pairing import has_memory, is_dense, long_dims
+from fastreplay._torch_abi import holds_handle, torch_abi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastreplay._pairing import Pair
+
+__all__ = ["Mover"]
+
+_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.complex64: "complex64",
+    torch.complex128: "complex128",
+}
+_HALVES = frozenset([torch.float16, torch.bfloat16])
+
+
+class Mover:
+    """Moves pairs, and notices when they are no longer what they were.
+
+    Attributes:
+        move: `move(tau) -> bool`: one update. False: something changed, nothing was moved, and a new
+            mover is needed.
+        modules_are_same: Looks at all the modules, of which `move` looks at some.
+        everything: The same update in torch's operations, for code that torch traces.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], dicts: list[dict[str, Any]]) -> None:
+        groups: defaultdict[torch.device, list[Pair]] = defaultdict(list)
+        rest: list[Pair] = []
+        for pair in pairs:
+            (groups[pair.target.device] if _has_kernel(pair) else rest).append(pair)
+        self.everything = Foreach(pairs)
+        self.rest = Foreach(rest)
+        # Without any native pair, an empty table still looks at the dictionaries.
+        self.tables = [_table(device, group, dicts) for device, group in groups.items()] or [_new_table(dicts)]
+        self.devices = list(groups)
+        self.modules_are_same = self.tables[0].modules_are_same
+        self.move: Callable[[float | Tensor], bool] = self._move_all
+        if all(device.type == "cpu" for device in self.devices) and not len(self.rest):
+            self.move = self.tables[0].step
+
+    def is_same(self) -> bool:
+        """Tell whether every tensor and every module is what it was."""
+        return all(table.is_same() for table in self.tables)
+
+    def describe(self) -> str:
+        """Say which tensors are moved how."""
+        ways = []
+        for device, table in zip(self.devices, self.tables, strict=False):
+            kernel = f"{_target.cpu_level()} kernel" if device.type == "cpu" else "CUDA kernel"
+            ways.append(f"{table.num_tensors} by the {kernel} on {device}")
+        if len(self.rest):
+            ways.append(f"{len(self.rest)} by torch")
+        return ", ".join(ways) or "nothing to move"
+
+    def _move_all(self, tau: float | Tensor) -> bool:
+        # Nothing may be moved before all of it is known to be current; one table sees to that itself.
+        is_one = len(self.devices) == 1 and not len(self.rest)
+        if not is_one and not self.is_same():
+            return False
+        for device, table in zip(self.devices, self.tables, strict=False):
+            if not (table.step(float(tau)) if device.type == "cpu" else _launch(table, device, tau)):
+                return False
+        if len(self.rest):
+            self.rest.update(tau)
+        return True
+
+
+def _launch(table: _target.Table, device: torch.device, tau: float | Tensor) -> bool:
+    """Update on the device's current stream: no allocation, no synchronization, fit for a CUDA graph."""
+    stream: int = torch._C._cuda_getCurrentRawStream(device.index)
+    if isinstance(tau, Tensor) and tau.device == device:
+        return table.step_on_device(0.0, stream, tau.data_ptr(), tau.dtype == torch.float64)
+    return table.step_on_device(float(tau), stream, 0, False)
+
+
+@cache
+def torch_is_fused() -> bool:
+    """Tell whether torch's CPU kernels multiply and add in one instruction here."""
+    return torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+
+
+def _has_kernel(pair: Pair) -> bool:
+    target, online, abi = pair.target, pair.online, torch_abi()
+    if target.device.type == "cuda":
+        if target.is_complex() or not cuda_update(target.device.index)[0]:
+            return False
+    elif target.device.type != "cpu":
+        return False
+    for tensor in (target, online):
+        if not has_memory(tensor) or tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
+            return False
+        if abi is not None and not holds_handle(abi, tensor):
+            return False
+    if target.dtype == online.dtype:
+        known = pair.is_copied or target.dtype in _NAMES
+    else:
+        known = {target.dtype, online.dtype} - _HALVES == {torch.float32}
+    others = [online] if pair.master is None else [online, pair.master]
+    return known and is_dense(target) and all(long_dims(other) == long_dims(target) for other in others)
+
+
+def _new_table(dicts: list[dict[str, Any]]) -> _target.Table:
+    return _target.Table(dicts, torch_abi(), torch_is_fused(), torch.autograd.graph.increment_version)
+
+
+def _table(device: torch.device, pairs: Sequence[Pair], dicts: list[dict[str, Any]]) -> _target.Table:
+    table = _new_table(dicts)
+    for pair in pairs:
+        target, online, count = pair.target, pair.online, pair.target.numel()
+        names = _NAMES.get(target.dtype, "bytes"), _NAMES.get(online.dtype, "bytes")
+        if pair.is_copied and target.dtype == online.dtype:
+            names, count = ("bytes", "bytes"), count * target.element_size()
+        for tensor in (target, online):
+            table.watch(tensor, tensor.detach())
+        table.add(target, online, pair.master, *names, count, pair.is_copied)
+    table.finish()
+    if device.type == "cuda":
+        launch, _ = cuda_update(device.index)
+        chunks = torch.frombuffer(bytearray(table.chunk_bytes()), dtype=torch.uint8)
+        table.set_device(launch, device.index, chunks.to(device))
+    return table

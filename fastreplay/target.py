@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: MIT
+"""Soft and hard updates of target networks, in place."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, SupportsFloat, TypeAlias, TypedDict, TypeGuard
+from warnings import warn
+
+import torch
+from torch import Tensor, nn
+
+from fastreplay._foreach import Foreach
+from fastreplay._mover import Mover
+from fastreplay._pairing import Buffers, Pair, Tensors, dictionaries, materialized, pair
+
+__all__ = ["SoftUpdate", "SoftUpdateState", "Tau", "hard_update_", "soft_update_"]
+
+Tau: TypeAlias = float | Tensor | Callable[[int], float]
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+class SoftUpdateState(TypedDict):
+    """What `SoftUpdate.state_dict` returns."""
+
+    count: int
+    masters: dict[str, Tensor]
+
+
+class SoftUpdate:
+    """Makes target tensors follow online tensors: `target <- tau * online + (1 - tau) * target`.
+
+    Tensors are paired once, by name or by position; `step` then moves them all in one native call. On
+    the CPU its results are those of `torch.lerp_` bit for bit, except that `tau = 1` copies (`lerp_`
+    turns -0.0 into 0.0, and keeps a NaN that the target holds).
+
+    Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971 (soft, every step); Mnih et al. 2015,
+    https://doi.org/10.1038/nature14236 (hard, every C steps: `tau=1.0, every=C`).
+
+    Args:
+        target: What moves: a module, a state dict, or an iterable of tensors. Parameters may require
+            grad. DataParallel, DistributedDataParallel and torch.compile's wrapper are looked through.
+        online: What it follows, in the same form, with the same names, shapes and devices.
+        tau: Share of the online value, in [0, 1]: a number; a function of the number of the step (1 at
+            the first); or a tensor () of float32 or float64, read at every step. On a CUDA device the
+            kernel reads it there, so that a captured graph follows it.
+        buffers: Floating buffers of modules (BatchNorm's running mean) are copied, follow as parameters
+            do ("lerp"), or are left alone ("skip"). Integer and bool tensors are always copied.
+        every: Update at each `every`-th call of `step` only.
+        master: Keep a float32 copy of each float16 and bfloat16 parameter of the target, move that, and
+            write the target from it: steps smaller than half a unit in the last place add up.
+
+    Attributes:
+        count: Calls of `step` so far.
+
+    Raises:
+        TypeError: Not tensors, forms or dtypes that cannot follow each other.
+        ValueError: Names, shapes, devices or counts differ, memory is shared, or an argument is out of
+            range. The message names the first tensor of which that is so.
+
+    Warns:
+        UserWarning: A parameter of the target is float16 or bfloat16, and has no master.
+
+    Re-allocation: `.to()`, `p.data = ...`, `load_state_dict(assign=True)` or a new layer are noticed, and
+    tensors are paired anew. Every step looks at each tensor's data pointer and element count, and at the
+    dictionaries of two modules or more, in rotation, to see whether a parameter became another object;
+    `soft_update_` looks at all of them. A layout that changes in place (`p.t_()`), and what changes
+    within a compiled region, needs `refresh`. Memory that was left is kept until then, and so never
+    written after it was freed.
+
+    Thread safety:
+        Two threads may move different targets. One target, or one updater, belongs to one thread at a time.
+
+    Example:
+        >>> import torch, fastreplay as fr
+        >>> online, target = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> update = fr.SoftUpdate(target, online, tau=0.005)
+        >>> update.step()
+        True
+        >>> update
+        SoftUpdate(2 tensors, 3 elements, tau=0.005, count=1)
+    """
+
+    count: int
+
+    def __init__(
+        self,
+        target: Tensors,
+        online: Tensors,
+        tau: Tau = 0.005,
+        *,
+        buffers: Buffers = "copy",
+        every: int = 1,
+        master: bool = False,
+    ) -> None:
+        if buffers not in ("copy", "lerp", "skip"):
+            raise ValueError(f"buffers: expected 'copy', 'lerp' or 'skip', got {buffers!r}")
+        if isinstance(every, bool) or not isinstance(every, int):
+            raise TypeError(f"every: expected an integer, got {every!r}")
+        if every < 1:
+            raise ValueError(f"every: expected at least 1, got {every}")
+        self._tau = tau if _is_schedule(tau) else _checked(tau)
+        self._schedule = tau if _is_schedule(tau) else None
+        self._target, self._online = materialized(target, "target"), materialized(online, "online")
+        self._buffers, self._every, self._has_masters = buffers, every, bool(master)
+        self._masters: dict[str, Tensor] = {}
+        self._mover: Mover | None = None
+        self.count = 0
+        self.refresh()
+        if not master and self._tau != 1.0:
+            _warn_of_halves(self._pairs)
+
+    @property
+    def tau(self) -> Tau:
+        """The share that `step` uses when it is given none."""
+        return self._tau
+
+    @property
+    def every(self) -> int:
+        """The number of calls of `step` from one update to the next."""
+        return self._every
+
+    def step(self, tau: float | Tensor | None = None) -> bool:
+        """Count one step, and update the target if it is due.
+
+        Args:
+            tau: In place of the updater's own, for this call.
+
+        Returns:
+            Whether the target was updated.
+
+        Raises:
+            TypeError: `tau` is no number, or a tensor of another shape or dtype.
+            ValueError: `tau` is not in [0, 1], or the tensors no longer fit each other.
+        """
+        count = self.count + 1
+        if tau is not None:
+            tau = _checked(tau)
+        elif self._schedule is not None:
+            tau = _checked(self._schedule(count))
+        else:
+            tau = self._tau  # type: ignore[assignment]  # checked at construction
+        due = count % self._every == 0
+        if due:
+            if is_dynamo_compiling():
+                self._update_traced(tau)  # type: ignore[arg-type]
+            elif not self._move(tau):  # type: ignore[arg-type]
+                self._refresh_and_move(tau)  # type: ignore[arg-type]
+        self.count = count
+        return due
+
+    def refresh(self) -> None:
+        """Pair the tensors anew, after parameters were re-allocated or modules changed.
+
+        Masters stay where the target still is their image, and are read from the target elsewhere.
+
+        Raises:
+            TypeError, ValueError: As at construction; the updater is then as it was before.
+        """
+        pairs = pair(self._target, self._online, self._buffers)
+        if self._has_masters:
+            pairs = [self._with_master(pair) for pair in pairs]
+        mover = Mover(pairs, dictionaries(self._target) + dictionaries(self._online))
+        self._pairs, self._mover, self._move = pairs, mover, mover.move
+        self._masters = {pair.name: pair.master for pair in pairs if pair.master is not None}
+
+    def state_dict(self) -> SoftUpdateState:
+        """Return the count and the masters, for torch.save; the tensors are the live ones."""
+        self._paired()
+        return {"count": self.count, "masters": dict(self._masters)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the count and the masters that `state_dict` returned; the target is written from the masters.
+
+        Raises:
+            ValueError: Other keys, names or shapes than `state_dict` gives here.
+        """
+        if set(state) != {"count", "masters"}:
+            raise ValueError(f"state: expected count and masters, got {sorted(map(str, state))}")
+        count, masters = state["count"], state["masters"]
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"state: count: expected a non-negative integer, got {count!r}")
+        self._paired()
+        if set(masters) != set(self._masters):
+            raise ValueError(f"state: masters: expected {sorted(self._masters)}, got {sorted(masters)}")
+        for name, master in self._masters.items():
+            if masters[name].shape != master.shape:
+                shapes = tuple(master.shape), tuple(masters[name].shape)
+                raise ValueError(f"state: masters: {name}: expected shape {shapes[0]}, got {shapes[1]}")
+        with torch.no_grad():
+            for this in self._pairs:
+                if this.master is not None:
+                    this.master.copy_(masters[this.name])
+                    this.target.copy_(this.master)
+        self.count = count
+
+    def __repr__(self) -> str:
+        self._paired()
+        elements = sum(pair.target.numel() for pair in self._pairs)
+        every = f", every={self._every}" if self._every != 1 else ""
+        tau = f"{self._tau:g}" if isinstance(self._tau, float) else repr(self._tau)
+        return f"SoftUpdate({len(self._pairs)} tensors, {elements:,} elements, tau={tau}{every}, count={self.count})"
+
+    def describe(self) -> str:
+        """Say in words which path moves the tensors, and how many.
+
+        Example:
+            >>> import torch, fastreplay as fr
+            >>> fr.SoftUpdate(torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)).describe()  # doctest: +ELLIPSIS
+            '2 by the ... kernel on cpu'
+        """
+        return self._paired().describe()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Addresses mean nothing elsewhere: tensors are paired anew at the first step.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_mover", "_move", "_pairs")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # A module that holds its own updater is not whole yet.
+        self._pairs, self._mover, self._move = [], None, _cannot_move
+
+    def _paired(self) -> Mover:
+        if self._mover is None:
+            self.refresh()
+        assert self._mover is not None
+        return self._mover
+
+    def _update_traced(self, tau: float | Tensor) -> None:
+        if self._mover is None:
+            raise RuntimeError("call refresh() before compiling a step of an updater that was unpickled or copied")
+        self._mover.everything.update(tau)
+
+    def _refresh_and_move(self, tau: float | Tensor) -> None:
+        self.refresh()
+        if not self._move(tau):
+            raise RuntimeError(_CHANGING)
+
+    def _with_master(self, this: Pair) -> Pair:
+        target = this.target
+        if this.is_copied or target.dtype not in _HALVES:
+            return this
+        fresh = target.detach().to(torch.float32)
+        kept = self._masters.get(this.name)
+        if kept is not None and kept.shape == fresh.shape:
+            kept = kept.to(target.device)
+            fresh = torch.where(kept.to(target.dtype) == target.detach(), kept, fresh)
+        return replace(this, master=fresh)
+
+
+def _cannot_move(_: float | Tensor) -> bool:
+    """Stand for the mover of an updater that was unpickled or copied."""
+    return False
+
+
+def soft_update_(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
+    """Update `target` once, in place: `target <- tau * online + (1 - tau) * target`.
+
+    Modules are paired at the first call, and anew when they have changed; what was paired is kept as
+    long as both live. Iterables and state dicts are paired at every call: `SoftUpdate` pairs them once.
+
+    Args:
+        target: What moves: a module, a state dict, or an iterable of tensors.
+        online: What it follows, in the same form. Floating buffers of modules are copied.
+        tau: Share of the online value, in [0, 1]; a number, or a tensor () of float32 or float64.
+
+    Raises:
+        TypeError, ValueError: As `SoftUpdate`.
+
+    Warns:
+        UserWarning: As `SoftUpdate`, when tensors are paired.
+
+    Thread safety:
+        Two threads may move different targets.
+
+    Example:
+        >>> import torch, fastreplay as fr
+        >>> online, target = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> fr.soft_update_(target, online, tau=0.005)
+    """
+    if tau.__class__ is not float or not 0.0 <= tau <= 1.0:
+        tau = _checked(tau)
+    if is_dynamo_compiling():
+        Foreach(_traced_pairs(target, online)).update(tau)
+        return
+    cached = _cache.get((id(target), id(online)))
+    if cached is None or not cached.move(target, online, tau):
+        _pair_and_move(target, online, tau)
+
+
+def hard_update_(target: Tensors, online: Tensors) -> None:
+    """Copy `online` into `target`, in place: `soft_update_` with `tau = 1`.
+
+    Mnih et al. 2015, https://doi.org/10.1038/nature14236.
+
+    Args:
+        target: What is written: a module, a state dict, or an iterable of tensors.
+        online: What it becomes, in the same form; buffers too.
+
+    Raises:
+        TypeError, ValueError: As `SoftUpdate`.
+
+    Thread safety:
+        Two threads may write different targets.
+    """
+    soft_update_(target, online, 1.0)
+
+
+class _Cached:
+    """A mover, for as long as the two modules it was made for live."""
+
+    def __init__(self, target: nn.Module, online: nn.Module, mover: Mover) -> None:
+        key = id(target), id(online)
+
+        def forget(_: object) -> None:
+            if _cache.get(key) is self:
+                del _cache[key]
+
+        self.target, self.online = weakref.ref(target, forget), weakref.ref(online, forget)
+        self.mover = mover
+
+    def move(self, target: Tensors, online: Tensors, tau: float | Tensor) -> bool:
+        """Move them if they are the two, and what they were."""
+        if self.target() is not target or self.online() is not online or not self.mover.modules_are_same():
+            return False
+        return self.mover.move(tau)
+
+
+_cache: dict[tuple[int, int], _Cached] = {}
+
+
+def _pair_and_move(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
+    target, online = materialized(target, "target"), materialized(online, "online")
+    pairs = pair(target, online, "copy")
+    if isinstance(tau, Tensor) or tau != 1.0:
+        _warn_of_halves(pairs)
+    mover = Mover(pairs, dictionaries(target) + dictionaries(online))
+    if not mover.move(tau):
+        raise RuntimeError(_CHANGING)
+    if isinstance(target, nn.Module) and isinstance(online, nn.Module):
+        _cache[id(target), id(online)] = _Cached(target, online, mover)
+
+
+def _traced_pairs(target: Tensors, online: Tensors) -> list[Pair]:
+    """Pair without looking at memory, which torch cannot trace."""
+    return pair(materialized(target, "target"), materialized(online, "online"), "copy", check_memory=False)
+
+
+def _is_schedule(tau: Tau) -> TypeGuard[Callable[[int], float]]:
+    return callable(tau) and not isinstance(tau, Tensor)
+
+
+def _checked(tau: object) -> float | Tensor:
+    """Return a number in [0, 1] as a float, or a tensor of one.
+
+    Raises:
+        TypeError, ValueError: It is neither.
+    """
+    if isinstance(tau, Tensor):
+        if tau.shape != () or tau.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"tau: expected shape () of float32 or float64, got {tuple(tau.shape)} of {tau.dtype}")
+        if tau.device.type != "cpu":
+            return tau  # to read it here would wait for the device
+        _check_range(float(tau))
+        return tau
+    if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
+        raise TypeError(f"tau: expected a number, got {tau!r}")
+    return _check_range(float(tau))
+
+
+def _check_range(tau: float) -> float:
+    if not 0.0 <= tau <= 1.0:
+        raise ValueError(f"tau: expected a number in [0, 1], got {tau}")
+    return tau
+
+
+def _warn_of_halves(pairs: list[Pair]) -> None:
+    for this in pairs:
+        if this.target.dtype in _HALVES and not this.is_copied and this.master is None:
+            warn(
+                f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
+                "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "
+                "use SoftUpdate(..., master=True)",
+                stacklevel=4,
+            )
+            return
+
+
+_CHANGING = "the tensors changed while they were paired: does another thread change the modules?"
