@@ -29,6 +29,7 @@ cpptest: $(VENV)/.build
 
 pytest: $(VENV)/.built $(VENV)/.test
 	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest bench/test_*.py
 
 lint: $(VENV)/.lint ## Check style: ruff, clang-format
 	$(VENV)/bin/ruff check .
@@ -58,7 +59,7 @@ stress: $(VENV)/.build ## Run the concurrency test for 10^9 rows
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 3 minutes, 10 GB; writes bench/results)
+bench: $(VENV)/.bench ## Measure beside the peers (about 5 minutes, 10 GB; writes bench/results)
 	$(VENV)/bin/python bench/table.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it

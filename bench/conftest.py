@@ -63,17 +63,23 @@ class Bench:
     def measure(self, call: Call, *, calls_each: int = 1) -> None:
         """Time `call`, which makes `calls_each` of the peer's calls."""
         work = self.case.work
-        self.benchmark.group = f"{work.key}, {calls_each} a call"
-        self.benchmark.pedantic(  # type: ignore[no-untyped-call]
-            call, rounds=_NUM_ROUNDS, iterations=loops_for(call, _ROUND_S), warmup_rounds=1
-        )
-        stats = self.benchmark.stats
-        if stats is None:  # --benchmark-disable
+        median_s = timed(self.benchmark, call, f"{work.key}, {calls_each} a call")
+        if median_s is None:
             return
-        call_s = stats.stats.median / calls_each
+        call_s = median_s / calls_each
         self.benchmark.extra_info["us_per_call"] = call_s * 1e6
         self.benchmark.extra_info["rows_per_s"] = work.num_rows / call_s
         self.benchmark.extra_info["bytes_per_s"] = work.call_bytes / call_s
+
+
+def timed(benchmark: BenchmarkFixture, call: Call, group: str) -> float | None:
+    """Time `call` in rounds; return the median in seconds, None with --benchmark-disable."""
+    benchmark.group = group
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        call, rounds=_NUM_ROUNDS, iterations=loops_for(call, _ROUND_S), warmup_rounds=1
+    )
+    stats = benchmark.stats
+    return None if stats is None else float(stats.stats.median)
 
 
 def pytest_configure(config: pytest.Config) -> None:

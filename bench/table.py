@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Measure every work with every peer by turns in one process, and write the table.
+"""Measure every work with every peer by turns in one process, and write the tables.
 
 python bench/table.py                    all of it, into bench/results/
 python bench/table.py --only cheetah     works whose name contains "cheetah", printed only
+python bench/table.py --only target      target updates; add --out bench/results to write them
 python bench/table.py --quick            small rings and few rounds: does it run at all?
 """
 
@@ -10,59 +11,84 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import re
 import shlex
 import sys
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import report_target
 import torch
 from checks import check_contents, check_insert, check_sample
 from floor import cold_copy, gather_us
+from machine import ROOT, as_file_name, cpu_name, describe_machine
+from output import write
 from peers import PEERS, AbsentError, Call, Fastreplay, Peer
-from report import COPY, FLOOR, KERNEL, Result, cpu_name, describe_machine, to_json, to_markdown
+from report import COPY, DISTRIBUTIONS, FLOOR, KERNEL, Result, to_json, to_markdown
+from table_target import UPDATE_WORKS, measure
 from timing import Round, keep_heap, take_turns, timed_round
 from tqdm import tqdm
 from works import ADD_ROWS, EXTEND_BLOCKS, WORKS, Work, add_rows, extend_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _QUICK_SHRINK = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    works = [work for work in WORKS if not options.only or any(s in work.key for s in options.only)]
-    if not works:
-        sys.exit(f"no work matches; there are {', '.join(work.key for work in WORKS)}")
+    works = [work for work in WORKS if _is_chosen(work.key, options.only)]
+    update_works = [work for work in UPDATE_WORKS if _is_chosen(work.key, options.only)]
+    if not works and not update_works:
+        sys.exit(f"no work matches; there are {', '.join(_keys())}")
     torch.set_num_threads(1)
     heap = "heap kept" if keep_heap() else "heap as it is"
-    header = {
+    method = (
+        f"{options.rounds} rounds of {options.round_ms:g} ms a peer, taken by turns; {heap}; "
+        "{threads}; results checked before and after"
+    )
+    stem = f"{date.today().isoformat()}-{as_file_name(cpu_name())}"
+    with tqdm(total=(len(works) + len(update_works)) * options.rounds, unit="round", smoothing=0) as bar:
+        if works:
+            header = _header(DISTRIBUTIONS, method.format(threads="one thread"))
+            results = [_measure(work, options, bar) for work in works]
+            _publish(options.out, stem, to_markdown(results, header), to_json(results, header))
+        if update_works:
+            header = _header(report_target.DISTRIBUTIONS, method.format(threads="one thread, where not said otherwise"))
+            round_s = options.round_ms * 1e-3
+            updates = [measure(work, num_rounds=options.rounds, round_s=round_s, bar=bar) for work in update_works]
+            markdown = report_target.to_markdown(updates, header)
+            _publish(options.out, f"{stem}-target", markdown, report_target.to_json(updates, header))
+
+
+def _keys() -> list[str]:
+    return [work.key for work in WORKS] + [work.key for work in UPDATE_WORKS]
+
+
+def _is_chosen(key: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in key for part in parts)
+
+
+def _header(distributions: Sequence[str], method: str) -> dict[str, str]:
+    return {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
-        **describe_machine(),
-        "method": f"{options.rounds} rounds of {options.round_ms:g} ms a peer, taken by turns; {heap}; "
-        "one thread; results checked before and after",
+        **describe_machine(distributions),
+        "method": method,
     }
-    with tqdm(total=len(works) * options.rounds, unit="round", smoothing=0) as bar:
-        results = [_measure(work, options, bar) for work in works]
-    markdown = to_markdown(results, header)
+
+
+def _publish(folder: Path | None, stem: str, markdown: str, content: Mapping[str, Any]) -> None:
     sys.stdout.write(markdown)
-    if options.out is not None:
-        stem = f"{header['date']}-{re.sub(r'[^a-z0-9]+', '-', cpu_name().lower()).strip('-')}"
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{stem}.md").write_text(markdown)
-        content = json.dumps(to_json(results, header), indent=1, ensure_ascii=False)
-        (options.out / f"{stem}.json").write_text(content + "\n")
+    if folder is not None:
+        write(folder, stem, markdown, content)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="small rings, few rounds; no files")
-    parser.add_argument("--only", action="append", default=[], help="part of a work's name; no files")
+    parser.add_argument("--only", action="append", default=[], help="part of a work's name; no files, unless --out")
     parser.add_argument("--rounds", type=int, help="rounds a peer (201; 11 with --quick)")
     parser.add_argument("--round-ms", type=float, default=5.0, help="length of a round")
     parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
@@ -70,7 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.rounds is None:
         options.rounds = 11 if options.quick else 201
     if options.out is None and not options.quick and not options.only:
-        options.out = Path(__file__).resolve().parent / "results"
+        options.out = ROOT / "bench" / "results"
     return options
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Foreach"]
 
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+
 _COMPUTE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
@@ -29,16 +31,20 @@ class Foreach:
         self.masters = [(pair.master, pair.online) for pair in pairs if pair.master is not None]
         # One list call for tensors of one kind: torch leaves its fast path as soon as two differ.
         same: defaultdict[object, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+        self.lazy: list[tuple[Tensor, Tensor]] = []  # views whose conjugate or negative torch has not taken yet
         self.mixed: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for pair in pairs:
+            target, online = pair.target, pair.online
             if pair.is_copied:
                 continue
-            if pair.master is None and pair.target.dtype == pair.online.dtype:
-                targets, onlines = same[type(pair.target.data), pair.target.dtype, pair.target.device]
-                targets.append(pair.target)
-                onlines.append(pair.online)
+            if pair.master is not None or target.dtype != online.dtype:
+                self.mixed.append((target, online, pair.master))
+            elif not is_dynamo_compiling() and any(t.is_conj() or t.is_neg() for t in (target, online)):
+                self.lazy.append((target, online))
             else:
-                self.mixed.append((pair.target, pair.online, pair.master))
+                targets, onlines = same[type(target.data), target.dtype, target.device]
+                targets.append(target)
+                onlines.append(online)
         self.same = list(same.values())
 
     def __len__(self) -> int:
@@ -55,6 +61,8 @@ class Foreach:
                 return
             for targets, onlines in self.same:
                 _lerp_(targets, onlines, tau)
+            for target, online in self.lazy:
+                target.lerp_(online, tau)
             for target, online, master in self.mixed:
                 dtype = _COMPUTE.get(target.dtype, target.dtype)
                 moved = target.to(dtype) if master is None else master
@@ -64,5 +72,10 @@ class Foreach:
 
 
 def _lerp_(targets: list[Tensor], onlines: list[Tensor], tau: float | Tensor) -> None:
-    weight = [tau.to(target.dtype) for target in targets] if isinstance(tau, Tensor) else tau
-    torch._foreach_lerp_(targets, onlines, weight)
+    if not isinstance(tau, Tensor):
+        torch._foreach_lerp_(targets, onlines, tau)
+        return
+    # torch wants the weight in the tensors' dtype, which would round it.
+    for target, online in zip(targets, onlines, strict=True):
+        dtype = _COMPUTE.get(target.dtype, target.dtype)
+        target.copy_(target.to(dtype).lerp(online.to(dtype), tau.to(dtype)))

@@ -44,7 +44,7 @@ class Mover:
         everything: The same update in torch's operations, for code that torch traces.
     """
 
-    def __init__(self, pairs: Sequence[Pair], dicts: list[dict[str, Any]]) -> None:
+    def __init__(self, pairs: Sequence[Pair], dicts: list[tuple[dict[str, Any], str]]) -> None:
         groups: defaultdict[torch.device, list[Pair]] = defaultdict(list)
         rest: list[Pair] = []
         for pair in pairs:
@@ -53,6 +53,8 @@ class Mover:
         self.rest = Foreach(rest)
         # Without any native pair, an empty table still looks at the dictionaries.
         self.tables = [_table(device, group, dicts) for device, group in groups.items()] or [_new_table(dicts)]
+        for pair in rest:
+            _watch(self.tables[0], pair)
         self.devices = list(groups)
         self.modules_are_same = self.tables[0].modules_are_same
         self.move: Callable[[float | Tensor], bool] = self._move_all
@@ -86,6 +88,17 @@ class Mover:
         return True
 
 
+def _watch(table: _target.Table, pair: Pair) -> None:
+    for tensor in (pair.target, pair.online):
+        if _is_watchable(tensor):
+            table.watch(tensor, tensor.detach())
+
+
+def _is_watchable(tensor: Tensor) -> bool:
+    abi = torch_abi()
+    return has_memory(tensor) and (abi is None or holds_handle(abi, tensor))
+
+
 def _launch(table: _target.Table, device: torch.device, tau: float | Tensor) -> bool:
     """Update on the device's current stream: no allocation, no synchronization, fit for a CUDA graph."""
     stream: int = torch._C._cuda_getCurrentRawStream(device.index)
@@ -101,16 +114,14 @@ def torch_is_fused() -> bool:
 
 
 def _has_kernel(pair: Pair) -> bool:
-    target, online, abi = pair.target, pair.online, torch_abi()
+    target, online = pair.target, pair.online
     if target.device.type == "cuda":
         if target.is_complex() or not cuda_update(target.device.index)[0]:
             return False
     elif target.device.type != "cpu":
         return False
     for tensor in (target, online):
-        if not has_memory(tensor) or tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
-            return False
-        if abi is not None and not holds_handle(abi, tensor):
+        if not _is_watchable(tensor) or tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
             return False
     if target.dtype == online.dtype:
         known = pair.is_copied or target.dtype in _NAMES
@@ -120,19 +131,18 @@ def _has_kernel(pair: Pair) -> bool:
     return known and is_dense(target) and all(long_dims(other) == long_dims(target) for other in others)
 
 
-def _new_table(dicts: list[dict[str, Any]]) -> _target.Table:
+def _new_table(dicts: list[tuple[dict[str, Any], str]]) -> _target.Table:
     return _target.Table(dicts, torch_abi(), torch_is_fused(), torch.autograd.graph.increment_version)
 
 
-def _table(device: torch.device, pairs: Sequence[Pair], dicts: list[dict[str, Any]]) -> _target.Table:
+def _table(device: torch.device, pairs: Sequence[Pair], dicts: list[tuple[dict[str, Any], str]]) -> _target.Table:
     table = _new_table(dicts)
     for pair in pairs:
         target, online, count = pair.target, pair.online, pair.target.numel()
         names = _NAMES.get(target.dtype, "bytes"), _NAMES.get(online.dtype, "bytes")
         if pair.is_copied and target.dtype == online.dtype:
             names, count = ("bytes", "bytes"), count * target.element_size()
-        for tensor in (target, online):
-            table.watch(tensor, tensor.detach())
+        _watch(table, pair)
         table.add(target, online, pair.master, *names, count, pair.is_copied)
     table.finish()
     if device.type == "cuda":

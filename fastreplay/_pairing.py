@@ -90,11 +90,12 @@ def pair(target: Tensors, online: Tensors, buffers: Buffers, *, check_memory: bo
     return _check_memory(pairs) if check_memory else pairs
 
 
-def dictionaries(tensors: Tensors) -> list[dict[str, Any]]:
-    """Return the dictionaries in which a module keeps its tensors and its children."""
+def dictionaries(tensors: Tensors) -> list[tuple[dict[str, Any], str]]:
+    """Return where a module and those below it keep their tensors and children: (`__dict__`, name) each."""
     if not isinstance(tensors, nn.Module):
         return []
-    return [d for module in _modules(tensors) for d in (module._modules, module._parameters, module._buffers)]
+    names = ("_modules", "_parameters", "_buffers")
+    return [(module.__dict__, name) for module in _modules(tensors) for name in names]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -185,35 +186,43 @@ def _check_memory(pairs: list[Pair]) -> list[Pair]:
         ValueError: Some element would be written twice, or read after it was written.
     """
     kept: list[Pair] = []
-    spans: list[tuple[int, int, Tensor, Pair]] = []  # first byte, byte after the last
     first_of: dict[tuple[object, ...], Pair] = {}
     for this in pairs:
-        place = _place(this.target)
-        if place in first_of:
-            tied = first_of[place]
-            if _place(tied.online) != _place(this.online):
-                raise ValueError(f"{this.name}: shares memory with {tied.name} in target, but not in online")
-            continue
-        first_of[place] = this
-        kept.append(this)
-        for tensor in (this.target, this.online):
-            if has_memory(tensor):
-                spans.append((*_span(tensor), tensor, this))
-            elif this.target is this.online:
-                raise ValueError(f"{this.name}: target and online are one tensor")
+        tied = first_of.setdefault(_place(this.target), this)
+        if tied is this:
+            kept.append(this)
+        elif _place(tied.online) != _place(this.online):
+            raise ValueError(f"{this.name}: shares memory with {tied.name} in target, but not in online")
+    spans: list[tuple[int, int, int, bool]] = []  # first byte, byte after the last, place in `kept`, is it the target?
+    for i, this in enumerate(kept):
+        if this.target is this.online:
+            raise ValueError(f"{this.name}: target and online share memory")
         if has_memory(this.target) and not is_dense(this.target) and len(_addresses(this.target)) < this.target.numel():
             raise ValueError(f"{this.name}: several elements of target share one place in memory")
-    spans.sort(key=lambda span: span[0])
-    for i, (_, end, tensor, this) in enumerate(spans):
-        for start, _, other_tensor, other in spans[i + 1 :]:
+        roles = ((this.target, True), (this.online, False))
+        spans += [(*_span(tensor), i, is_target) for tensor, is_target in roles if has_memory(tensor)]
+    if offenders := sorted(_overlaps(kept, sorted(spans))):
+        raise ValueError(offenders[0][1])
+    return kept
+
+
+def _overlaps(pairs: list[Pair], spans: list[tuple[int, int, int, bool]]) -> Iterator[tuple[int, str]]:
+    """Yield the place and the fault of each pair whose target overlaps an online tensor or an earlier target."""
+    for at, (_, end, i, i_is_target) in enumerate(spans):
+        for start, _, j, j_is_target in spans[at + 1 :]:
             if start >= end:
                 break
-            targets = [p for t, p in ((tensor, this), (other_tensor, other)) if t is p.target]
-            if targets and _overlap(tensor, other_tensor):
-                if len(targets) == 2:
-                    raise ValueError(f"{other.name}: overlaps {this.name} in target")
-                raise ValueError(f"{targets[0].name}: target and online share memory")
-    return kept
+            tensors = [
+                pairs[k].target if is_target else pairs[k].online
+                for k, is_target in ((i, i_is_target), (j, j_is_target))
+            ]
+            if not (i_is_target or j_is_target) or not _overlap(*tensors):
+                continue
+            if i_is_target and j_is_target:
+                yield max(i, j), f"{pairs[max(i, j)].name}: overlaps {pairs[min(i, j)].name} in target"
+            else:
+                target = i if i_is_target else j
+                yield target, f"{pairs[target].name}: target and online share memory"
 
 
 def has_memory(tensor: Tensor) -> bool:

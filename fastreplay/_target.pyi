@@ -10,13 +10,13 @@ def cpu_level() -> str: ...
 
 @disjoint_base
 class Dicts:
-    def __init__(self, dicts: list[dict[str, Any]]) -> None: ...
+    def __init__(self, places: list[tuple[dict[str, Any], str]]) -> None: ...
 
 @disjoint_base
 class Table:
     def __init__(
         self,
-        dicts: list[dict[str, Any]],
+        places: list[tuple[dict[str, Any], str]],
         torch_abi: TorchAbi | None,
         fused: bool,
         increment_version: Callable[[list[Tensor]], None],

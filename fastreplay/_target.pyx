@@ -16,6 +16,7 @@ from libcpp.vector cimport vector
 
 
 cdef extern from "Python.h":
+    PyObject *PyDict_GetItem(PyObject *mapping, PyObject *key)  # borrowed; no error
     bint PyDict_Next(PyObject *mapping, Py_ssize_t *position, PyObject **key, PyObject **value)
     Py_ssize_t PyDict_GET_SIZE(PyObject *mapping)
 
@@ -100,7 +101,11 @@ def cpu_level():
             <int>Level.kAvx512: "AVX-512"}[<int>best_level()]
 
 
+cdef str MODULES = "_modules"
+
+
 cdef struct SeenDict:
+    PyObject *owner  # the dictionary that holds this one as its "_modules"; null for others
     PyObject *mapping
     Py_ssize_t size
     size_t first  # of its entries
@@ -112,21 +117,28 @@ cdef struct SeenEntry:
 
 
 cdef class Dicts:
-    """Dictionaries, and what they held when they were given."""
+    """Dictionaries within dictionaries, and what they held at first."""
 
     cdef list kept
     cdef vector[SeenDict] dicts
     cdef vector[SeenEntry] entries
     cdef size_t next
 
-    def __init__(self, list dicts):
+    def __init__(self, list places):
+        """Look at the dictionaries that others hold: (the other, the name) each."""
         cdef PyObject *key
         cdef PyObject *value
+        cdef PyObject *holder
         cdef Py_ssize_t position
-        cdef dict mapping
-        self.kept = [dicts, [(*mapping.keys(), *mapping.values()) for mapping in dicts]]
-        for mapping in dicts:
-            self.dicts.push_back(SeenDict(<PyObject *>mapping, len(mapping), self.entries.size()))
+        self.kept = [places]
+        for owner, name in places:
+            mapping = owner[name]
+            self.kept.append((mapping, *mapping.keys(), *mapping.values()))
+            # Deleting from a container of torch's puts another dictionary in the place of `_modules`.
+            holder = NULL
+            if name == MODULES:
+                holder = <PyObject *>owner
+            self.dicts.push_back(SeenDict(holder, <PyObject *>mapping, len(mapping), self.entries.size()))
             position = 0
             while PyDict_Next(<PyObject *>mapping, &position, &key, &value):
                 self.entries.push_back(SeenEntry(key, value))
@@ -149,6 +161,8 @@ cdef class Dicts:
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t position = 0
+        if seen.owner != NULL and PyDict_GetItem(seen.owner, <PyObject *>MODULES) != seen.mapping:
+            return False
         if PyDict_GET_SIZE(seen.mapping) != seen.size:
             return False
         if seen.size == 0:
@@ -177,17 +191,17 @@ cdef class Table:
     cdef int device
     cdef const void *device_chunks
 
-    def __init__(self, list dicts, torch_abi, bint fused, increment_version):
+    def __init__(self, list places, torch_abi, bint fused, increment_version):
         """Make an empty table.
 
         Args:
-            dicts: The dictionaries of the modules.
+            places: Where the modules' dictionaries are, (the module's own, the name) each.
             torch_abi: Addresses of torch's functions, or None to ask Python instead.
             fused: Whether torch multiplies and adds in one instruction here.
             increment_version: What counts up tensors' versions without `torch_abi`.
         """
-        self.full = Dicts([mapping for mapping in dicts if mapping])
-        self.empty = Dicts([mapping for mapping in dicts if not mapping])
+        self.full = Dicts([(owner, name) for owner, name in places if owner[name]])
+        self.empty = Dicts([(owner, name) for owner, name in places if not owner[name]])
         self.level = best_level() if fused else Level.kBaseline
         self.increment_version = increment_version
         self.kept, self.watched, self.targets = [], [], []

@@ -36,7 +36,8 @@ class SoftUpdate:
 
     Tensors are paired once, by name or by position; `step` then moves them all in one native call. On
     the CPU its results are those of `torch.lerp_` bit for bit, except that `tau = 1` copies (`lerp_`
-    turns -0.0 into 0.0, and keeps a NaN that the target holds).
+    turns -0.0 into 0.0, and keeps a NaN that the target holds), that a NaN's payload may differ, and the
+    sign of a complex zero where a product underflows, in which torch does not agree with itself.
 
     Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971 (soft, every step); Mnih et al. 2015,
     https://doi.org/10.1038/nature14236 (hard, every C steps: `tau=1.0, every=C`).
@@ -103,16 +104,21 @@ class SoftUpdate:
             raise TypeError(f"every: expected an integer, got {every!r}")
         if every < 1:
             raise ValueError(f"every: expected at least 1, got {every}")
-        self._tau = tau if _is_schedule(tau) else _checked(tau)
-        self._schedule = tau if _is_schedule(tau) else None
+        self._tau: Tau = tau
+        self._constant: float | None = None  # tau, where no step can find another
+        if not _is_schedule(tau):
+            checked = _checked(tau)
+            if not isinstance(tau, Tensor):
+                assert isinstance(checked, float)
+                self._tau = self._constant = checked
         self._target, self._online = materialized(target, "target"), materialized(online, "online")
         self._buffers, self._every, self._has_masters = buffers, every, bool(master)
         self._masters: dict[str, Tensor] = {}
         self._mover: Mover | None = None
         self.count = 0
         self.refresh()
-        if not master and self._tau != 1.0:
-            _warn_of_halves(self._pairs)
+        if not master and self._constant != 1.0:
+            _warn_of_halves(self._pairs, stacklevel=3)
 
     @property
     def tau(self) -> Tau:
@@ -140,16 +146,16 @@ class SoftUpdate:
         count = self.count + 1
         if tau is not None:
             tau = _checked(tau)
-        elif self._schedule is not None:
-            tau = _checked(self._schedule(count))
+        elif self._constant is not None:
+            tau = self._constant
         else:
-            tau = self._tau  # type: ignore[assignment]  # checked at construction
+            tau = _checked(self._tau(count) if _is_schedule(self._tau) else self._tau)
         due = count % self._every == 0
         if due:
             if is_dynamo_compiling():
-                self._update_traced(tau)  # type: ignore[arg-type]
-            elif not self._move(tau):  # type: ignore[arg-type]
-                self._refresh_and_move(tau)  # type: ignore[arg-type]
+                self._update_traced(tau)
+            elif not self._move(tau):
+                self._refresh_and_move(tau)
         self.count = count
         return due
 
@@ -225,7 +231,7 @@ class SoftUpdate:
         self._pairs, self._mover, self._move = [], None, _cannot_move
 
     def _paired(self) -> Mover:
-        if self._mover is None:
+        if self._mover is None or not self._mover.is_same():
             self.refresh()
         assert self._mover is not None
         return self._mover
@@ -236,6 +242,7 @@ class SoftUpdate:
         self._mover.everything.update(tau)
 
     def _refresh_and_move(self, tau: float | Tensor) -> None:
+        self._move = _cannot_move  # until they fit each other again, not only in the steps that look there
         self.refresh()
         if not self._move(tau):
             raise RuntimeError(_CHANGING)
@@ -244,11 +251,12 @@ class SoftUpdate:
         target = this.target
         if this.is_copied or target.dtype not in _HALVES:
             return this
-        fresh = target.detach().to(torch.float32)
-        kept = self._masters.get(this.name)
-        if kept is not None and kept.shape == fresh.shape:
-            kept = kept.to(target.device)
-            fresh = torch.where(kept.to(target.dtype) == target.detach(), kept, fresh)
+        with torch.inference_mode(False):  # a master must serve outside of it too
+            fresh = target.detach().to(torch.float32)
+            kept = self._masters.get(this.name)
+            if kept is not None and kept.shape == fresh.shape:
+                kept = kept.to(target.device)
+                fresh = torch.where(kept.to(target.dtype) == target.detach(), kept, fresh)
         return replace(this, master=fresh)
 
 
@@ -260,8 +268,9 @@ def _cannot_move(_: float | Tensor) -> bool:
 def soft_update_(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
     """Update `target` once, in place: `target <- tau * online + (1 - tau) * target`.
 
-    Modules are paired at the first call, and anew when they have changed; what was paired is kept as
-    long as both live. Iterables and state dicts are paired at every call: `SoftUpdate` pairs them once.
+    Modules are paired at the first call, and anew when they have changed; what was paired is kept in the
+    target, as long as both live (an online module that its own parts refer to: as long as the target).
+    Iterables and state dicts are paired at every call: `SoftUpdate` pairs them once.
 
     Args:
         target: What moves: a module, a state dict, or an iterable of tensors.
@@ -287,8 +296,8 @@ def soft_update_(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
     if is_dynamo_compiling():
         Foreach(_traced_pairs(target, online)).update(tau)
         return
-    cached = _cache.get((id(target), id(online)))
-    if cached is None or not cached.move(target, online, tau):
+    known = _pairing(target, online)
+    if known is None or not known.move(target, online, tau):  # type: ignore[arg-type]
         _pair_and_move(target, online, tau)
 
 
@@ -310,39 +319,60 @@ def hard_update_(target: Tensors, online: Tensors) -> None:
     soft_update_(target, online, 1.0)
 
 
-class _Cached:
-    """A mover, for as long as the two modules it was made for live."""
+class _Pairings(dict[int, "_Pairing"]):
+    """The pairings of one target module, by the identity of the online one.
+
+    They live in the target's `__dict__`, so that they go when it goes, whatever refers to what. No copy
+    or pickle of the module takes them along.
+    """
+
+    def __deepcopy__(self, _: object) -> _Pairings:
+        return _Pairings()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return dict, ()
+
+
+class _Pairing:
+    """A mover of two modules, which it does not keep alive."""
 
     def __init__(self, target: nn.Module, online: nn.Module, mover: Mover) -> None:
-        key = id(target), id(online)
+        pairings, key = target.__dict__[_PAIRINGS], id(online)
 
         def forget(_: object) -> None:
-            if _cache.get(key) is self:
-                del _cache[key]
+            if pairings.get(key) is self:
+                del pairings[key]
 
-        self.target, self.online = weakref.ref(target, forget), weakref.ref(online, forget)
+        self.target, self.online = weakref.ref(target), weakref.ref(online, forget)
         self.mover = mover
 
-    def move(self, target: Tensors, online: Tensors, tau: float | Tensor) -> bool:
+    def move(self, target: nn.Module, online: object, tau: float | Tensor) -> bool:
         """Move them if they are the two, and what they were."""
         if self.target() is not target or self.online() is not online or not self.mover.modules_are_same():
             return False
         return self.mover.move(tau)
 
 
-_cache: dict[tuple[int, int], _Cached] = {}
+_PAIRINGS = "_fastreplay_pairings"
+
+
+def _pairing(target: object, online: object) -> _Pairing | None:
+    pairings = target.__dict__.get(_PAIRINGS) if isinstance(target, nn.Module) else None
+    return None if pairings is None else pairings.get(id(online))
 
 
 def _pair_and_move(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
     target, online = materialized(target, "target"), materialized(online, "online")
     pairs = pair(target, online, "copy")
     if isinstance(tau, Tensor) or tau != 1.0:
-        _warn_of_halves(pairs)
+        _warn_of_halves(pairs, stacklevel=4)
     mover = Mover(pairs, dictionaries(target) + dictionaries(online))
     if not mover.move(tau):
         raise RuntimeError(_CHANGING)
     if isinstance(target, nn.Module) and isinstance(online, nn.Module):
-        _cache[id(target), id(online)] = _Cached(target, online, mover)
+        if type(target.__dict__.get(_PAIRINGS)) is not _Pairings:
+            target.__dict__[_PAIRINGS] = _Pairings()
+        target.__dict__[_PAIRINGS][id(online)] = _Pairing(target, online, mover)
 
 
 def _traced_pairs(target: Tensors, online: Tensors) -> list[Pair]:
@@ -363,10 +393,9 @@ def _checked(tau: object) -> float | Tensor:
     if isinstance(tau, Tensor):
         if tau.shape != () or tau.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"tau: expected shape () of float32 or float64, got {tuple(tau.shape)} of {tau.dtype}")
-        if tau.device.type != "cpu":
-            return tau  # to read it here would wait for the device
-        _check_range(float(tau))
-        return tau
+        if tau.device.type != "cpu" or is_dynamo_compiling():
+            return tau  # to read it here would wait for the device, or could not be traced
+        return _check_range(float(tau))
     if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
         raise TypeError(f"tau: expected a number, got {tau!r}")
     return _check_range(float(tau))
@@ -378,14 +407,14 @@ def _check_range(tau: float) -> float:
     return tau
 
 
-def _warn_of_halves(pairs: list[Pair]) -> None:
+def _warn_of_halves(pairs: list[Pair], *, stacklevel: int) -> None:
     for this in pairs:
         if this.target.dtype in _HALVES and not this.is_copied and this.master is None:
             warn(
                 f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
                 "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "
                 "use SoftUpdate(..., master=True)",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
             return
 

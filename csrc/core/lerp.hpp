@@ -89,7 +89,7 @@ FASTREPLAY_INLINE void narrow(float value, Float16& result) {
 enum class Step : std::uint8_t {
   kFromTarget,  // t + w * (s - t), |w| < 1/2
   kFromOnline,  // s + (w - 1) * (s - t)
-  kCopy,        // w = 1: exactly s, whatever t holds, NaN included
+  kCopy,        // tau = 1: exactly s, whatever t holds, NaN included
 };
 
 template <class Real>
@@ -99,7 +99,7 @@ struct Weight {
 
   FASTREPLAY_INLINE static Weight of(double tau) {
     const Real weight = static_cast<Real>(tau);
-    if (weight == Real{1}) return {Real{0}, Step::kCopy};
+    if (tau == 1.0) return {Real{0}, Step::kCopy};
     if (weight < Real{0.5} && weight > Real{-0.5}) return {weight, Step::kFromTarget};
     return {weight - Real{1}, Step::kFromOnline};
   }
@@ -126,7 +126,7 @@ FASTREPLAY_INLINE Real lerp(Real target, Real online, Real factor) {
   }
 }
 
-// A complex product with a real factor as torch computes it: not fused, and with the factor's zero
+// A complex product with a real factor as torch computes it: never fused, and with the factor's zero
 // imaginary part, which turns infinities into NaN.
 template <bool kFused, Step kStep, class Real>
 FASTREPLAY_INLINE Complex<Real> lerp(Complex<Real> target, Complex<Real> online, Real factor) {

@@ -18,7 +18,7 @@ using namespace fastreplay;
 
 namespace {
 
-const std::vector<double> kTaus{0.0, 1e-8, 0.005, 0.3, 0.4999, 0.49999999999, 0.5, 0.7, 0.999, 1.0};
+const std::vector<double> kTaus{0.0, 1e-8, 0.005, 0.3, 0.4999, 0.49999999999, 0.5, 0.7, 0.999, 1 - 1e-12, 1.0};
 
 struct Kind {
   Dtype target;
@@ -107,8 +107,8 @@ void floats_round_to_the_nearest_even_bfloat16() {
 // One element by the definition, in the words of the standard library.
 template <class Real>
 Real oracle(Real target, Real online, double tau, bool fused) {
+  if (tau == 1.0) return online;
   const auto weight = static_cast<Real>(tau);
-  if (weight == Real{1}) return online;
   const bool is_small = std::abs(weight) < Real{0.5};
   const Real factor = is_small ? weight : weight - Real{1};
   const Real base = is_small ? target : online;

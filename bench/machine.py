@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""The machine that results were taken on, as a reader needs it to judge or repeat them. Measures nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_L3 = "/sys/devices/system/cpu/cpu0/cache/index3/size"
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+def describe_machine(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the machine, the versions of `distributions` and the commit, in the order of printing."""
+    cores = len(os.sched_getaffinity(0))
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "CPU": f"{cpu_name()}, {cores} cores, L3 {read(_L3) or 'unknown'}",
+        "memory": f"{memory_bytes / 2**30:.0f} GiB, huge pages {read(_HUGE_PAGES) or 'unknown'}",
+        "system": f"{platform.system()} {platform.release()}, load {os.getloadavg()[0]:.2f}",
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in distributions},
+        "commit": _commit(),
+    }
+
+
+def cpu_name() -> str:
+    for line in read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def as_file_name(text: str) -> str:
+    """Return `text` in lower case, with a hyphen for everything but letters and digits."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def read(path: str) -> str:
+    """Return a file's text without the white space around it, "" where it cannot be read."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(ROOT), *arguments)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return f"{head}, with changes" if git("status", "--porcelain") else head
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
