@@ -13,7 +13,7 @@ SEED ?= 0
 TRAIN_ARGS := --env $(ENV) --seed $(SEED) $(if $(STEPS),--steps $(STEPS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test cpptest pytest lint format typecheck asan tsan stress bench package clean
+.PHONY: help train test cpptest pytest mutants lint format typecheck asan tsan stress bench package clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -22,7 +22,7 @@ help: ## List the targets
 train: $(VENV)/.built ## Train DDPG (ENV=Pendulum-v1 STEPS=... SEED=0) and show what it learned
 	$(VENV)/bin/python examples/ddpg.py $(TRAIN_ARGS)
 
-test: cpptest pytest lint typecheck ## Run every test, the linters and the type checkers
+test: cpptest mutants tsan pytest lint typecheck ## Run every test, the linters and the type checkers
 
 cpptest: $(VENV)/.build
 	$(call cmake_tests,build/cpp,,)
@@ -30,6 +30,9 @@ cpptest: $(VENV)/.build
 pytest: $(VENV)/.built $(VENV)/.test
 	$(VENV)/bin/python -m pytest
 	$(VENV)/bin/python -m pytest bench/test_*.py
+
+mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice
+	$(VENV)/bin/python tests/mutants/run.py
 
 lint: $(VENV)/.lint ## Check style: ruff, clang-format
 	$(VENV)/bin/ruff check .
@@ -55,12 +58,17 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
 	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000)
 
-stress: $(VENV)/.build ## Run the concurrency test for 10^9 rows
+stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows; about 10 minutes)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
+	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields
+	FASTREPLAY_HISTORY_EVENTS=20000000 build/cpp/tests/cpp/test_history
+	build/cpp/tests/model/test_model --large
+	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 5 minutes, 10 GB; writes bench/results)
+bench: $(VENV)/.bench ## Measure beside the peers (about 8 minutes, 10 GB; writes bench/results)
 	$(VENV)/bin/python bench/table.py
+	$(VENV)/bin/python bench/threads.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build

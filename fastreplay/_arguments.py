@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
 
@@ -41,6 +42,21 @@ def checked_batch_size(batch_size: object) -> int:
     if checked > sys.maxsize:
         raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
     return checked
+
+
+def checked_timeout(timeout: float | None) -> float:
+    """Return the seconds to wait, infinite for None."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, (bool, str)) or not isinstance(timeout, SupportsFloat):
+        raise TypeError(f"timeout: expected seconds or None, got {timeout!r}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"timeout: expected a non-negative number of seconds, got {timeout}")
+    return seconds
 
 
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:

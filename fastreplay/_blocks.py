@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _SIZES = 4
 _BYTES_PER_SIZE = 8 << 20
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 64
+
+
+_making_tensors = threading.Lock()
 
 
 class Block:
@@ -60,9 +64,11 @@ class Block:
     def tensors(self) -> TensorTemplates:
         """The same memory as torch tensors."""
         if self._tensors is None:
-            references = sys.getrefcount(self.flat)
-            self._tensors = TensorTemplates(self)
-            self._bare_references += sys.getrefcount(self.flat) - references
+            with _making_tensors:
+                if self._tensors is None:
+                    tensors = TensorTemplates(self)
+                    self._bare_references += 1  # by the array that the templates have to themselves
+                    self._tensors = tensors
         return self._tensors
 
     def arrays(self) -> tuple[NDArray[np.generic], ...]:
@@ -98,7 +104,7 @@ class TensorTemplates:
     def __init__(self, block: Block) -> None:
         import torch
 
-        self.flat = torch.from_numpy(block.flat)
+        self.flat = torch.from_numpy(block.flat[:])
         *self._templates, self.tickets = tensors_in(self.flat, block.schema, block.batch_size, block.offsets)
         # torch keeps one Python object a storage, and counts it as one use however many refer to it.
         self._storage = self.flat.untyped_storage()

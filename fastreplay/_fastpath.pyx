@@ -16,6 +16,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cimport numpy as cnp
 
+from time import monotonic
+
 from fastreplay._convert import as_rows, bind_by_name, wrong_shape
 
 cnp.import_array()
@@ -55,7 +57,7 @@ cdef extern from "fastpath.hpp" namespace "fastreplay" nogil:
         const char *data
         size_t stride_bytes
     const char *kRingCapsule
-    const size_t kReleaseBytes
+    const size_t kReleaseInsertBytes
     size_t insert_rows(Ring &ring, const Rows *fields, size_t num_fields, size_t done, size_t num_rows,
                        int64_t patience_ms)
     void convert_to_float[Value](const void *source, float *target, size_t count)
@@ -112,6 +114,7 @@ cdef class Inserter:
     cdef Py_ssize_t num_fields
     cdef size_t record_bytes
     cdef object schema_object
+    cdef double timeout_s  # infinite for none
     # The keyword names of the last call and where each goes. A call site passes the same tuple
     # object every time, so that its identity tells the order.
     cdef object last_names
@@ -126,7 +129,7 @@ cdef class Inserter:
     def __dealloc__(self):
         PyMem_Free(self.fields)
 
-    def __init__(self, ring, schema):
+    def __init__(self, ring, schema, double timeout_s):
         cdef Py_ssize_t i, axis
         cdef Field *field
         cdef tuple shape
@@ -150,6 +153,7 @@ cdef class Inserter:
         self.num_fields = len(schema)
         self.schema_object = schema
         self.last_names = None
+        self.timeout_s = timeout_s
         self.ring_object = ring
         self.ring = <Ring *>PyCapsule_GetPointer(ring.capsule(), kRingCapsule)
 
@@ -272,13 +276,33 @@ cdef class Inserter:
     cdef int insert(self, const Rows *rows, size_t num_rows) except -1:
         cdef size_t num_fields = <size_t>self.num_fields
         cdef size_t done = 0
-        if num_rows * self.record_bytes < kReleaseBytes:
+        if num_rows * self.record_bytes < kReleaseInsertBytes:
             done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0)
-        while done < num_rows:
-            with nogil:
-                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, kSignalPeriodMs)
-            PyErr_CheckSignals()
+        if done < num_rows:
+            self.insert_patiently(rows, done, num_rows)
         return 0
+
+    # Without the GIL, so that the writer that is waited for can finish; looks for signals meanwhile.
+    cdef int insert_patiently(self, const Rows *rows, size_t done, size_t num_rows) except -1:
+        cdef size_t num_fields = <size_t>self.num_fields
+        cdef size_t before
+        cdef double shut_since = monotonic()
+        cdef int64_t patience_ms = kSignalPeriodMs
+        if self.timeout_s * 1000 < patience_ms:
+            patience_ms = <int64_t>(self.timeout_s * 1000)
+        while True:
+            before = done
+            with nogil:
+                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, patience_ms)
+            PyErr_CheckSignals()
+            if done == num_rows:
+                return 0
+            if done > before:
+                shut_since = monotonic()
+            if monotonic() - shut_since >= self.timeout_s:
+                raise TimeoutError(
+                    f"insert: transition {self.ring_object.oldest_unfinished}, a whole lap behind, was still being "
+                    f"written after {self.timeout_s:g} s; {done} of {num_rows} rows were inserted")
 
 
 cdef inline list keep(list kept, cnp.ndarray array):
@@ -410,9 +434,12 @@ Args:
 Raises:
     TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
     ValueError: A shape differs from the field's, or an integer does not fit.
+    TimeoutError: Another thread's insert, a whole lap behind, was unfinished for the buffer's
+        `timeout`. Nothing was inserted.
 
 Thread safety:
-    May be called from any thread.
+    May be called from any thread. Lock-free, but for one wait: for an unfinished insert whose slot
+    comes up again a whole lap later. Ctrl-C ends that wait.
 """)
 
 cdef PyMethodDef extend_method = PyMethodDef(
@@ -431,9 +458,10 @@ Args:
 Raises:
     TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
     ValueError: A shape differs, the leading axes differ, or an integer does not fit.
+    TimeoutError: As in `add`; the message says how many rows had been inserted by then.
 
 Thread safety:
-    May be called from any thread. Rows are atomic, batches are not: another thread may sample the
+    May be called from any thread, as `add`. Rows are atomic, batches are not: another thread may sample the
     first rows of a batch before the last are in.
 """)
 

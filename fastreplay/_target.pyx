@@ -22,7 +22,7 @@ cdef extern from "Python.h":
 
 
 cdef extern from "capsule.hpp" namespace "fastreplay" nogil:
-    const size_t kReleaseBytes
+    const size_t kReleaseUpdateBytes
 
 
 cdef extern from "target_table.hpp" namespace "fastreplay" nogil:
@@ -286,7 +286,7 @@ cdef class Table:
         """
         if not self.is_current():
             return False
-        if self.table.num_bytes() >= kReleaseBytes:
+        if self.table.num_bytes() >= kReleaseUpdateBytes:
             with nogil:
                 self.table.update(tau, self.level, self.torch)
         else:

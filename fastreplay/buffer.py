@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDict, TypeVar, cast, overload
 
 import numpy as np
@@ -16,6 +19,7 @@ from fastreplay._arguments import (
     checked_batch_size,
     checked_device,
     checked_index,
+    checked_timeout,
     key_of,
     readable_bytes,
 )
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
     import torch
     from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing_extensions import Self
 
     from fastreplay._arguments import Seed
     from fastreplay.schema import FieldLike
@@ -43,6 +48,8 @@ ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 # Transitions copied at once into a pickle.
 _SNAPSHOT_ROWS = 4096
+# A slice has no index that could be out of range: where it meets a writer, it is read again.
+_SLICE_TRIES = 1000
 
 
 class RngState(TypedDict):
@@ -78,15 +85,21 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             same minibatches on every platform.
         device: Torch device of the minibatches.
         output: "torch" for tensors, "numpy" for arrays.
+        timeout: Seconds that an insert waits at most for another thread's unfinished insert a whole lap
+            behind; None for as long as it takes.
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
-        ValueError: Capacity below 1, a malformed schema, an unknown output, a device without torch.
+        ValueError: Capacity below 1, a malformed schema, an unknown output, a device without torch, a
+            negative timeout.
         RuntimeError: The device cannot be had.
         MemoryError: The buffer would not fit into this machine's memory.
 
     Thread safety:
-        Inserts and samples are safe from any thread.
+        Every method may be called from any thread at any time. A minibatch holds whole transitions,
+        each drawn uniformly from those that were in the buffer when it was checked, which is after it
+        was copied. A batch that `extend` inserts is not atomic, its rows are. After a fork the child has
+        the buffer as it was, less the inserts that other threads had not finished.
 
     Example:
         >>> import fastreplay as fr
@@ -100,6 +113,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         >>> buffer
         ReplayBuffer(10 of 1000 transitions, 36 kB: observation (3,) float32, action () int64; torch, cpu)
     """
+
+    _num_spawned = 0
 
     if TYPE_CHECKING:
         # What type checkers and editors see; the docstrings stand in _fastpath.pyx.
@@ -121,6 +136,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["torch"] = "torch",
+        timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -131,6 +147,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["numpy"],
+        timeout: float | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -140,6 +157,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["torch", "numpy"] = "torch",
+        timeout: float | None = None,
     ) -> None:
         capacity = checked_index("capacity", capacity)
         if capacity <= 0:
@@ -148,11 +166,16 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         check_output(self._schema, output, device)
         check_memory(self._schema.nbytes(capacity), capacity)
         self._output = output
+        self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
-        self._sampler = _core.Sampler(key_of(seed))
         self._ring = _core.Ring(self._schema.sizes, capacity)
+        self._begin(_core.Sampler(key_of(seed)))
+
+    def _begin(self, sampler: _core.Sampler) -> None:
+        self._sampler = sampler
         self._pool = BlockPool(self._new_block)
-        super().__init__(self._ring, self._schema)
+        super().__init__(self._ring, self._schema, self._timeout)
+        _living.add(self)
 
     @overload
     @classmethod
@@ -166,6 +189,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["torch"] = "torch",
+        timeout: float | None = None,
     ) -> ReplayBuffer[torch.Tensor]: ...
     @overload
     @classmethod
@@ -179,6 +203,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["numpy"],
+        timeout: float | None = None,
     ) -> ReplayBuffer[NDArray[np.generic]]: ...
     @classmethod
     def from_env(
@@ -191,6 +216,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
         output: Literal["torch", "numpy"] = "torch",
+        timeout: float | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
 
@@ -203,6 +229,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             seed: As in the constructor.
             device: As in the constructor.
             output: As in the constructor.
+            timeout: As in the constructor.
 
         Returns:
             A buffer with the fields of `Schema.from_spaces`.
@@ -213,7 +240,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
         schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra)
-        return cls(capacity, schema, seed=seed, device=device, output=output)
+        return cls(capacity, schema, seed=seed, device=device, output=output, timeout=timeout)
 
     @property
     def schema(self) -> Schema:
@@ -251,7 +278,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         self._sampler = _core.Sampler((first, second), calls, old.num_sampled, old.num_redraws)
 
     def __len__(self) -> int:
-        """Number of published transitions."""
+        """Number of transitions up to the oldest unfinished insert; `sample` draws from later ones too."""
         return len(self._ring)
 
     def sample(self, batch_size: int, *, out: Minibatch[ArrayT] | None = None) -> Minibatch[ArrayT]:
@@ -283,6 +310,39 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             raise ValueError("sample: the buffer is empty")
         return self._give(block)
 
+    def spawn(self, n: int) -> list[Self]:
+        """Make n more faces of this buffer: the same transitions, each with a generator of its own.
+
+        One sampler a thread makes each thread's minibatches reproducible by themselves, whatever the
+        others do, given the same contents. The generators follow from this buffer's key and the number
+        of faces spawned before, as in `numpy.random.SeedSequence.spawn`.
+
+        Args:
+            n: How many.
+
+        Returns:
+            Buffers whose `rng_state` and sampling counters are their own.
+
+        Raises:
+            TypeError, ValueError: `n` is no integer, or negative.
+
+        Thread safety:
+            May be called from any thread; what each call gets depends on their order.
+        """
+        n = checked_index("n", n)
+        if n < 0:
+            raise ValueError(f"n: expected a non-negative integer, got {n}")
+        first = self._num_spawned
+        self._num_spawned += n
+        return [self._face(np.random.SeedSequence(self._sampler.key, spawn_key=(first + i,))) for i in range(n)]
+
+    def _face(self, seed: np.random.SeedSequence) -> Self:
+        face = type(self).__new__(type(self))
+        face.__dict__.update(self.__dict__)
+        face._num_spawned = 0
+        face._begin(_core.Sampler(key_of(seed)))
+        return face
+
     def gather(
         self, slots: Sequence[int] | NDArray[np.integer], *, out: Minibatch[ArrayT] | None = None
     ) -> Minibatch[ArrayT]:
@@ -297,6 +357,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
         Raises:
             IndexError: A slot holds no transition.
+            RuntimeError: Other threads overwrote the transitions at each of many tries.
             TypeError: The slots are no integers.
             ValueError: They have more than one dimension, or `out` does not fit.
 
@@ -318,13 +379,14 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
         Raises:
             IndexError: Out of range.
+            RuntimeError: Other threads overwrote the transitions at each of many tries.
             TypeError: No integer, slice or integers.
 
         Thread safety:
             May be called from any thread; the transitions read are of one moment.
         """
         if isinstance(index, slice):
-            return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
+            return self._read_slice(index)
         if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
             batch = self._read(checked_addresses("index", [index]), by_slot=False)
             values = tuple(value[0] for value in batch)  # type: ignore[index]
@@ -385,8 +447,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             "rng_state": self.rng_state,
             "extra": {k: v for k, v in self.__dict__.items() if k not in _NATIVE_ATTRIBUTES},
         }
-        arguments = (type(self), self.capacity, self._schema, str(self._device), self._output)
-        return _rebuild, arguments, state
+        options = {"device": str(self._device), "output": self._output, "timeout": self._timeout}
+        return _rebuild, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(cast("dict[str, object]", state["extra"]))
@@ -414,6 +476,12 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
     def _new_block(self, batch_size: int) -> Block:
         return Block(self._ring, self._schema, batch_size)
 
+    def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
+        for _ in range(_SLICE_TRIES):
+            with suppress(IndexError):  # writers that reserved more left fewer finished ones than there were
+                return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
+        return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
+
     def _read(self, addresses: NDArray[np.int64], *, by_slot: bool) -> Minibatch[ArrayT]:
         block = self._pool.take(len(addresses))
         self._ring.read(by_slot, addresses, block.native)
@@ -439,12 +507,24 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
 
 # What __init__ makes; the rest of __dict__ is a subclass's own.
-_NATIVE_ATTRIBUTES = frozenset(["_schema", "_output", "_device", "_sampler", "_ring", "_pool"])
+_NATIVE_ATTRIBUTES = frozenset(["_schema", "_output", "_timeout", "_device", "_sampler", "_ring", "_pool"])
+
+_living: weakref.WeakSet[ReplayBuffer[Any]] = weakref.WeakSet()
+
+
+def _discard_unfinished() -> None:
+    """In the child after a fork, where no other thread is left to finish its insert."""
+    for buffer in list(_living):
+        buffer._ring.discard_unfinished()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_discard_unfinished)
 
 
 def _rebuild(
-    cls: type[ReplayBuffer[ArrayT]], capacity: int, schema: Schema, device: str, output: Literal["torch", "numpy"]
+    cls: type[ReplayBuffer[ArrayT]], capacity: int, schema: Schema, options: dict[str, Any]
 ) -> ReplayBuffer[ArrayT]:
     buffer = cls.__new__(cls)
-    ReplayBuffer.__init__(buffer, capacity, schema, device=device, output=output)  # type: ignore[arg-type]
+    ReplayBuffer.__init__(buffer, capacity, schema, **options)  # type: ignore[arg-type]
     return buffer

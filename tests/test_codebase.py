@@ -23,7 +23,7 @@ CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
 ALLOWED_INCLUDES = {
-    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|target)\.hpp",
+    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|steps|target)\.hpp",
     "cuda": r"(device|target)\.h|(lerp|target|target_kernel)\.hpp|cuda_runtime(_api)?\.h",
     "bindings": r"(copy|memory|minibatch|random|ring|schema|target|capsule|fastpath|target_table)\.hpp|pybind11/\w+\.h",
 }

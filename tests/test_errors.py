@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -122,3 +123,37 @@ def test_a_refused_clear_or_view_changes_nothing(make_buffer: MakeBuffer) -> Non
         buffer.clear(3)
     with unchanged(buffer), pytest.raises(KeyError, match="rewrd"):
         buffer.view("rewrd")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error", "message"),
+    [
+        (-1, ValueError, "timeout: expected a non-negative number of seconds, got -1"),
+        (-1e-9, ValueError, "timeout: expected a non-negative number of seconds, got -1e-09"),
+        (-math.inf, ValueError, "timeout: expected a non-negative number of seconds, got -inf"),
+        (math.nan, ValueError, "timeout: expected a non-negative number of seconds, got nan"),
+        ("1", TypeError, "timeout: expected seconds or None, got '1'"),
+        (True, TypeError, "timeout: expected seconds or None, got True"),
+        ([1], TypeError, r"timeout: expected seconds or None, got \[1\]"),
+        (1j, TypeError, "timeout: expected seconds or None, got 1j"),
+    ],
+)
+def test_refused_timeouts(timeout: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}$"):
+        NativeBuffer(3, FIELDS, timeout=timeout)
+    with pytest.raises(TypeError):
+        NativeBuffer(3, FIELDS, 1.0)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 0.0, 1, 2.5, 1e-300, 1e300, math.inf, np.float64(0.5)])
+def test_timeouts(timeout: Any) -> None:
+    buffer = fill(NativeBuffer(3, FIELDS, timeout=timeout), 10)
+    assert_holds(buffer[:], [7, 8, 9])
+
+
+def test_from_env_takes_a_timeout() -> None:
+    gym = pytest.importorskip("gymnasium")
+    env = gym.make("CartPole-v1")
+    assert NativeBuffer.from_env(env, 10, timeout=0.5)._timeout == 0.5
+    with pytest.raises(ValueError, match="timeout"):
+        NativeBuffer.from_env(env, 10, timeout=-2)

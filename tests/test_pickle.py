@@ -121,3 +121,18 @@ def test_generators_are_not_shared(make_buffer: MakeBuffer) -> None:
     first, second = buffer.sample(30), buffer.sample(30)
     assert_same(other.sample(30), first)
     assert_same(other.sample(30), second)
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 0.25, 3])
+def test_the_timeout_survives(output: str, clone: Callable[[Any], Any], timeout: float | None) -> None:
+    buffer = NativeBuffer(10, FIELDS, seed=3, output=output, timeout=timeout)
+    other = clone(clone(buffer))
+    assert other._timeout == buffer._timeout == (float("inf") if timeout is None else timeout)
+    assert other.spawn(1)[0]._timeout == buffer._timeout
+
+
+def test_a_copy_spawns_on_where_the_original_would(clone: Callable[[Any], Any]) -> None:
+    buffer = NativeBuffer(10, FIELDS, seed=3)
+    buffer.spawn(2)
+    keys = [face.rng_state["key"] for face in clone(buffer).spawn(2)]
+    assert keys == [face.rng_state["key"] for face in buffer.spawn(2)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from reference import KINDS, ReferenceBuffer
-from support import Array, NativeBuffer, arrays, assert_same, assert_same_bits
+from stall import Thread
+from support import FIELDS, Array, NativeBuffer, arrays, assert_same, assert_same_bits, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,3 +306,203 @@ class NumpyMachine(BufferMachine):
 @pytest.mark.parametrize("machine", [BufferMachine, NumpyMachine])
 def test_native_is_the_oracle(machine: type[BufferMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=400, stateful_step_count=30))
+
+
+OURS, THEIRS = 0, 1_000_000  # ids of the rows that the machine inserts, and of those of the writer beside it
+
+
+class SharedMachine(RuleBasedStateMachine):
+    """Another thread inserts through a face all the time: not equality, but what always holds."""
+
+    output = "torch"
+
+    @initialize(capacity=st.integers(8, 200), most=st.integers(1, 1500), pause=st.sampled_from([0.0, 0.0002]))
+    def make(self, capacity: int, most: int, pause: float) -> None:
+        self.fields = {**FIELDS, "padding": ((40,), "int64")}
+        self.native: Any = NativeBuffer(capacity, self.fields, seed=capacity, output=self.output)
+        self.capacity = capacity
+        self.num_ours = 0
+        self.id_of: dict[int, int] = {}
+        self.held: list[tuple[Any, dict[str, Array]]] = []
+        self.insert_ours("extend", 1)
+        self.stop = threading.Event()
+        self.interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-4)
+        self.writer = Thread(self.write, self.native.spawn(1)[0], most, pause)
+
+    def rows(self, first: int, count: int) -> dict[str, Array]:
+        ids = np.arange(first, first + count)
+        return {**rows_of(ids), "padding": np.repeat(ids[:, None], 40, axis=1)}
+
+    def write(self, face: Any, most: int, pause: float) -> int:
+        """From 91 rows of 360 bytes on without the GIL."""
+        rng = np.random.default_rng(most)
+        written = 0
+        while not self.stop.wait(pause):
+            count = int(rng.integers(1, most + 1))
+            if rng.random() < 0.3:
+                count = 1
+                face.add(**{name: value[0] for name, value in self.rows(THEIRS + written, 1).items()})
+            else:
+                face.extend(**self.rows(THEIRS + written, count))
+            written += count
+        return written
+
+    def insert_ours(self, call: str, count: int) -> None:
+        rows = self.rows(OURS + self.num_ours, count)
+        if call == "add":
+            self.native.add(**{name: value[0] for name, value in rows.items()})
+        else:
+            self.native.extend(**rows)
+        self.num_ours += count
+
+    def check(self, batch: Any, *, hold: bool = True) -> Array:
+        """Whole rows; a ticket has one row; a row has one ticket."""
+        seen = arrays(batch)
+        ids, tickets = seen["action"][..., 0], seen["ticket"]
+        rows = {**rows_of(np.atleast_1d(ids)), "padding": np.repeat(np.atleast_1d(ids)[:, None], 40, axis=1)}
+        if ids.ndim == 0:
+            rows = {name: value[0, ...] for name, value in rows.items()}
+        assert_same(seen, {**rows, "ticket": tickets})
+        for ticket, row in zip(np.atleast_1d(tickets).tolist(), np.atleast_1d(ids).tolist(), strict=True):
+            assert self.id_of.setdefault(ticket, row) == row
+        if hold:
+            self.held = [*self.held[-3:], (batch, seen)]
+        return np.atleast_1d(tickets)
+
+    def check_within(self, tickets: Array, oldest: int) -> None:
+        """Rows come from the window of a moment between then (its oldest ticket) and now."""
+        if len(tickets):
+            assert tickets.min() >= oldest
+            assert tickets.max() < self.native.stats()["inserted"]
+
+    def oldest(self) -> int:
+        return max(0, int(self.native.stats()["inserted"]) - self.capacity)
+
+    @rule()
+    def add(self) -> None:
+        self.insert_ours("add", 1)
+
+    @rule(count=st.integers(0, 400))
+    def extend(self, count: int) -> None:
+        self.insert_ours("extend", count)
+
+    @rule(batch_size=st.sampled_from([1, 20, 64, 700]))
+    def sample(self, batch_size: int) -> None:
+        oldest = self.oldest()
+        try:
+            batch = self.native.sample(batch_size)
+        except ValueError:  # cleared
+            assert self.cleared
+            return
+        assert len(batch) == batch_size
+        self.check_within(self.check(batch), oldest)
+
+    @rule(batch_size=st.sampled_from([20, 700]))
+    def sample_into(self, batch_size: int) -> None:
+        out = next((batch for batch, _ in self.held if batch.ticket.ndim and len(batch) == batch_size), None)
+        if out is None or self.cleared:
+            return
+        self.held = [(batch, seen) for batch, seen in self.held if batch is not out]
+        oldest = self.oldest()
+        assert self.native.sample(batch_size, out=out) is out
+        self.check_within(self.check(out), oldest)
+
+    @rule(seed=seeds)
+    def gather(self, seed: int) -> None:
+        slots = np.random.default_rng(seed).integers(self.capacity, size=3)
+        try:
+            tickets = self.check(self.native.gather(slots))
+        except IndexError:  # a slot that is being written, or was cleared
+            return
+        assert np.array_equal(tickets % self.capacity, slots)
+
+    @rule(seed=seeds)
+    def read_by_index(self, seed: int) -> None:
+        index = int(np.random.default_rng(seed).integers(self.capacity))
+        try:
+            self.check(self.native[index])
+            self.check(self.native[[-1]])
+        except IndexError:
+            return
+
+    @rule()
+    def read_neighbours(self) -> None:
+        try:
+            tickets = self.check(self.native[-3:])
+        except IndexError:
+            return
+        assert (np.diff(tickets) == 1).all()
+
+    @rule(protocol=st.sampled_from([None, 4, 5]))
+    def copy_it(self, protocol: int | None) -> None:
+        before = self.oldest()
+        other = copy.deepcopy(self.native) if protocol is None else pickle.loads(pickle.dumps(self.native, protocol))
+        tickets = self.check(other[:], hold=False)
+        assert (np.diff(tickets) == 1).all()
+        assert len(tickets) == len(other) <= self.capacity
+        self.check_within(tickets, before)
+        assert other.rng_state == self.native.rng_state
+
+    @rule()
+    def clear(self) -> None:
+        before = self.native.stats()["inserted"]
+        self.native.clear()
+        self.cleared = True
+        if len(batch := self.native[:0]) == 0 and len(self.native):
+            try:
+                batch = self.native[[0]]
+            except IndexError:
+                return
+            assert arrays(batch)["ticket"][0] >= before
+
+    cleared = False
+
+    @rule()
+    def a_seed_gives_the_same_number_of_calls(self) -> None:
+        calls = self.native.rng_state["calls"]
+        face = self.native.spawn(1)[0]
+        assert face.rng_state["calls"] == 0
+        assert self.native.rng_state["calls"] == calls
+
+    @invariant()
+    def counts_are_sane(self) -> None:
+        before = self.native.stats()
+        length = len(self.native)
+        after = self.native.stats()
+        assert 0 <= length <= self.capacity
+        assert before["inserted"] <= after["inserted"]
+        assert before["overwritten"] <= after["overwritten"] <= after["inserted"]
+        if not self.cleared:
+            assert after["overwritten"] <= max(0, self.native.stats()["inserted"] - self.capacity)
+
+    @invariant()
+    def minibatches_stay(self) -> None:
+        for batch, seen in self.held:
+            assert_same(batch, seen)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "writer"):
+            return
+        self.stop.set()
+        try:
+            num_theirs = self.writer.finish()
+        finally:
+            sys.setswitchinterval(self.interval)
+        total = self.num_ours + num_theirs
+        assert self.native.stats()["inserted"] == total
+        tickets = self.check(self.native[:])
+        assert np.array_equal(tickets, np.arange(total - len(tickets), total))
+        assert self.cleared or len(tickets) == min(total, self.capacity)
+        ids = np.array([row for _, row in sorted(self.id_of.items())])
+        for mine in (ids[ids < THEIRS], ids[ids >= THEIRS]):
+            assert (np.diff(mine) > 0).all()
+
+
+class SharedNumpyMachine(SharedMachine):
+    output = "numpy"
+
+
+@pytest.mark.parametrize("machine", [SharedMachine, SharedNumpyMachine])
+def test_what_always_holds_beside_another_writer(machine: type[SharedMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30))

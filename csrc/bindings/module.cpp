@@ -7,7 +7,6 @@
 #include <pybind11/stl.h>
 
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -20,17 +19,17 @@ namespace fr = fastreplay;
 
 namespace {
 
-// Releases the GIL for copies of at least kReleaseBytes (bench: below it, taking it back costs more
-// than another thread gains).
-class ReleaseForLongCopy {
- public:
-  explicit ReleaseForLongCopy(std::size_t num_bytes) {
-    if (num_bytes >= fr::kReleaseBytes) release_.emplace();
-  }
-
- private:
-  std::optional<py::gil_scoped_release> release_;
-};
+// Calls a noexcept function, without the GIL for copies of at least kReleaseReadBytes. Not by a guard: at the
+// interpreter's exit the GIL is not given back, the thread is unwound instead, which a destructor would turn into an
+// abort.
+template <class Call>
+auto without_gil(std::size_t num_bytes, Call call) {
+  if (num_bytes < fr::kReleaseReadBytes) return call();
+  PyThreadState* state = PyEval_SaveThread();
+  auto result = call();
+  PyEval_RestoreThread(state);
+  return result;
+}
 
 using Sizes = std::vector<std::pair<std::size_t, std::size_t>>;  // (row bytes, alignment) of each field
 
@@ -65,8 +64,7 @@ py::array flat(const py::object& self) {
 }
 
 bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
-  const ReleaseForLongCopy release{block.layout().num_bytes()};
-  return sampler.sample(ring, block);
+  return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
 using Addresses = py::array_t<std::int64_t, py::array::c_style>;
@@ -76,11 +74,9 @@ void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const f
     throw py::value_error{"one address for each row of the block"};
   }
   const std::span<const std::int64_t> span{addresses.data(), block.batch_size()};
-  fr::ReadResult result;
-  {
-    const ReleaseForLongCopy release{block.layout().num_bytes()};
-    result = fr::read(ring, by_slot ? fr::Address::kSlot : fr::Address::kPosition, span, block);
-  }
+  const fr::Address address = by_slot ? fr::Address::kSlot : fr::Address::kPosition;
+  const fr::ReadResult result =
+      without_gil(block.layout().num_bytes(), [&] { return fr::read(ring, address, span, block); });
   switch (result.status) {
     case fr::ReadResult::Status::kWhole:
       return;
@@ -94,8 +90,7 @@ void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const f
 }
 
 fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
-  const ReleaseForLongCopy release{block.layout().num_bytes()};
-  return fr::read_run(ring, first, block);
+  return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
 
 }  // namespace
@@ -128,7 +123,9 @@ PYBIND11_MODULE(_core, m) {
              const fr::Window window = ring.window();
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
+      .def_property_readonly("oldest_unfinished", [](fr::Ring& ring) { return ring.window().committed; })
       .def("clear", &fr::Ring::clear)
+      .def("discard_unfinished", &fr::Ring::discard_unfinished)
       .def("start_at", &fr::Ring::start_at, py::arg("ticket"))
       .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))
       .def("read", &read_rows, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))

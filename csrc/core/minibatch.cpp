@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "copy.hpp"
+#include "steps.hpp"
 
 namespace fastreplay {
 
@@ -72,6 +73,7 @@ Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row,
     for (std::size_t f = 0; f < columns.size(); ++f) {
       const auto [offset, row_bytes] = columns[f];
       load_rows(block.data() + offsets[f] + (first_row + row) * row_bytes, group, offset, row_bytes);
+      at_step(Step::kFieldCopied);
     }
   }
   return smallest;
@@ -85,6 +87,7 @@ class Draw {
   // False when there is nothing to draw from.
   [[nodiscard]] bool refresh() noexcept {
     window_ = ring_.window();
+    at_step(Step::kWindowTaken);
     first_slot_ = ring_.slot(window_.first);
     exhausted_ = exhausted_ || window_.reserved() == 0;
     return !exhausted_;
@@ -100,6 +103,7 @@ class Draw {
       const std::uint64_t position = words_.below(window_.reserved());
       const Ticket ticket = window_.first + position;
       if (ring_.is_published(ticket, window_)) {
+        at_step(Step::kRowDrawn);
         const std::size_t slot = first_slot_ + position;
         return {ticket, slot < ring_.capacity() ? slot : slot - ring_.capacity()};
       }

@@ -2,12 +2,14 @@
 #include "ring.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 
 #include "copy.hpp"
+#include "steps.hpp"
 
 namespace fastreplay {
 
@@ -65,8 +67,9 @@ bool Ring::try_reserve(std::size_t num_rows, Ticket& first) noexcept {
     // release CAS on commit_ in publish() and advance().
     const Ticket finished = commit_.load(std::memory_order_acquire);
     if (head + num_rows > finished + capacity_) return false;
-    // acq_rel on success: the reservation is ordered after the gate and seen by whoever reads head;
-    // relaxed on failure: we only try again.
+    at_step(Step::kGatePassed);
+    // acq_rel on success: more than is needed, at no cost on x86; the gate's acquire orders the writers
+    // of a slot, R1 in write() shows the reservation. relaxed on failure: we only try again.
     if (head_.compare_exchange_weak(head, head + num_rows, std::memory_order_acq_rel, std::memory_order_relaxed)) {
       first = head;
       return true;
@@ -78,6 +81,7 @@ void Ring::write(std::span<const Rows> fields, std::size_t first_row, std::size_
   // R1, release: the reservation is visible to every reader that sees one of the bytes below; pairs
   // with the acquire fence in oldest_whole().
   std::atomic_thread_fence(std::memory_order_release);
+  at_step(Step::kReserved);
   compiler_barrier();
   const std::span<const Column> columns{layout_.columns()};
   for (std::size_t row = first_row, left = num_rows; left > 0;) {
@@ -93,12 +97,14 @@ void Ring::write(std::span<const Rows> fields, std::size_t first_row, std::size_
       } else {
         store_rows(records + offset, layout_.stride(), rows, stride_bytes, row_bytes, group_rows);
       }
+      at_step(Step::kFieldWritten);
     }
     row += group_rows;
     left -= group_rows;
     slot = slot + group_rows == capacity_ ? 0 : slot + group_rows;
   }
   compiler_barrier();
+  at_step(Step::kRowsWritten);
 }
 
 // Asks for the slots that lie some way after [slot, slot + num_rows), for this insert or the next.
@@ -114,14 +120,16 @@ void Ring::publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_
     // release: the record's bytes happen-before a reader that sees this word; pairs with the acquire
     // loads in is_published() and advance().
     word_at(slot).store(lap_word(lap), std::memory_order_release);
+    at_step(Step::kRowPublished);
     if (++slot == capacity_) {
       slot = 0;
       ++lap;
     }
   }
+  at_step(Step::kAllPublished);
   // relaxed on failure: somebody else's tickets are unfinished; whoever finds ours done will help.
   // release on success: our words and bytes happen-before a reader that sees this commit; pairs with
-  // the acquire loads of commit_. acquire: so do those of the tickets below.
+  // the acquire loads of commit_. acquire is spare: a CAS carries on the release of those below.
   Ticket expected = first;
   commit_.compare_exchange_strong(expected, first + num_rows, std::memory_order_acq_rel, std::memory_order_relaxed);
 }
@@ -130,7 +138,8 @@ void Ring::publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_
 Ticket Ring::advance() noexcept {
   // acquire: what lies below is published for us too; pairs with the CAS in publish() and here.
   Ticket seen = commit_.load(std::memory_order_acquire);
-  // acquire: keeps head no older than the commit just read, so that the loop ends at a real ticket.
+  // acquire: spare; the commit just read already makes head no older, so that the loop ends at a real
+  // ticket.
   const Ticket end = head_.load(std::memory_order_acquire);
   Ticket finished = seen;
   std::size_t at = slot(finished);
@@ -144,6 +153,7 @@ Ticket Ring::advance() noexcept {
       ++lap;
     }
   }
+  if (seen < finished) at_step(Step::kHelping);
   while (seen < finished) {
     // release: passes on what the words above showed us; pairs with the acquire loads of commit_.
     // acquire on both: seen becomes another helper's commit, which we return in place of ours.
@@ -160,11 +170,12 @@ Window Ring::window() noexcept {
   const Ticket base = base_.load(std::memory_order_acquire);
   // acquire: rows below are published for us; pairs with the release CAS in publish() and advance().
   Ticket committed = commit_.load(std::memory_order_acquire);
-  // acquire: not older than commit_ and base_ above; pairs with the CAS in try_reserve().
+  at_step(Step::kCommitRead);
+  // acquire: spare, as in advance(); the loads of base_ and commit_ make it no older than they are.
   Ticket end = head_.load(std::memory_order_acquire);
   if (committed != end) {
     committed = advance();
-    // acquire: as above.
+    // acquire: spare, as above.
     end = head_.load(std::memory_order_acquire);
   }
   const Ticket oldest = end > capacity_ ? end - capacity_ : 0;
@@ -178,6 +189,7 @@ bool Ring::is_published(Ticket ticket, const Window& window) const noexcept {
 }
 
 Ticket Ring::oldest_whole() const noexcept {
+  at_step(Step::kRowsCopied);
   compiler_barrier();
   // R2, acquire: if the copy saw a byte of a later lap, the reservation of that lap happens-before
   // the load below; pairs with fence R1 in write().
@@ -188,7 +200,8 @@ Ticket Ring::oldest_whole() const noexcept {
 }
 
 void Ring::clear() noexcept {
-  // acquire: pairs with the CAS in try_reserve(), so that base never passes a head that readers see.
+  // acquire: spare; the release of base_ below hands on the head that was read, so that base never
+  // passes a head that readers see.
   const Ticket head = head_.load(std::memory_order_acquire);
   // relaxed: re-read by the CAS.
   Ticket base = base_.load(std::memory_order_relaxed);
@@ -204,19 +217,49 @@ void Ring::clear() noexcept {
   }
 }
 
+void Ring::discard_unfinished() noexcept {
+  // relaxed, here and below: nobody else uses the ring.
+  const Ticket end = head_.load(std::memory_order_relaxed);
+  const Ticket base = base_.load(std::memory_order_relaxed);
+  const Ticket finished = advance();
+  if (finished == end) return;
+  const Ticket first = std::max(finished, base);                           // what was cleared is not to come back
+  const Window nothing{.first = first, .end = first, .committed = first};  // so that every word is looked at
+  Ticket next = first;
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    if (!is_published(ticket, nothing)) continue;
+    if (ticket != next) std::memcpy(records_.data() + slot(next) * layout_.stride(), record(ticket), layout_.stride());
+    ++next;
+  }
+  set_words(finished, next, 0);
+  set_words(next, end, 1);
+  // The slots of [next, end) held the oldest transitions of the window, and hold none any more.
+  const std::uint64_t overwritten = end - base > capacity_ ? end - base - capacity_ : 0;
+  // relaxed: as above.
+  overwritten_before_clear_.fetch_add(overwritten, std::memory_order_relaxed);
+  base_.store(base + overwritten, std::memory_order_relaxed);
+  head_.store(next, std::memory_order_relaxed);
+  commit_.store(next, std::memory_order_relaxed);
+}
+
 void Ring::start_at(Ticket ticket) noexcept {
   start_ = ticket;
-  // As if the lap before had been written: a word that was never set must not pass for a later lap.
-  for (Ticket next = ticket; next < ticket + capacity_; ++next) {
-    // relaxed: the ring is not shared yet; handing it over orders this.
-    word_at(slot(next)).store(lap_word(next / capacity_ - 1), std::memory_order_relaxed);
-  }
+  // A word that was never set must not pass for a later lap.
+  set_words(ticket, ticket + capacity_, 1);
   // relaxed: the ring is not shared yet; handing it over orders these.
   head_.store(ticket, std::memory_order_relaxed);
   // relaxed: as above.
   commit_.store(ticket, std::memory_order_relaxed);
   // relaxed: as above.
   base_.store(ticket, std::memory_order_relaxed);
+}
+
+// Marks the slots of [first, end) as published in the tickets' own lap, or some laps before it.
+void Ring::set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept {
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    // relaxed: the ring is not shared; handing it over orders this.
+    word_at(slot(ticket)).store(lap_word(ticket / capacity_ - laps_before), std::memory_order_relaxed);
+  }
 }
 
 std::uint64_t Ring::num_inserted() const noexcept {

@@ -87,6 +87,10 @@ class Ring {
   // Makes every ticket reserved so far invisible. Tickets go on.
   void clear() noexcept;
 
+  // Drops every unfinished ticket and closes the gaps, later transitions moving to earlier tickets. For
+  // a ring whose writers are gone, as in the child after a fork: nobody else may use it meanwhile.
+  void discard_unfinished() noexcept;
+
   // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
   void start_at(Ticket ticket) noexcept;
 
@@ -126,6 +130,7 @@ class Ring {
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;
+  void set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept;
 
   [[nodiscard]] std::atomic_ref<std::uint32_t> word_at(std::size_t slot) const noexcept {
     return std::atomic_ref{reinterpret_cast<std::uint32_t*>(words_.data())[slot]};

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+// Where a test may stop a thread inside the protocol. Nothing at all in any other build.
+#pragma once
+
+namespace fastreplay {
+
+enum class Step {
+  kGatePassed,    // a writer saw the lap gate open, and has not reserved yet
+  kReserved,      // it holds tickets, and has written nothing
+  kFieldWritten,  // one field of one or more of its records is written
+  kRowsWritten,   // all are, and none is published
+  kRowPublished,  // one more lap word is stored
+  kAllPublished,  // all are, and commit was not moved yet
+  kHelping,       // somebody saw finished tickets, and has not moved commit over them yet
+  kCommitRead,    // a reader read commit, and has not read head yet
+  kWindowTaken,   // it has its window
+  kRowDrawn,      // it drew a ticket that is published
+  kFieldCopied,   // one field of one or more records is copied
+  kRowsCopied,    // all are, and head was not read again yet
+};
+
+#if defined(FASTREPLAY_STEPS)
+void at_step(Step step) noexcept;  // the test's
+#else
+constexpr void at_step(Step) noexcept {}
+#endif
+
+}  // namespace fastreplay

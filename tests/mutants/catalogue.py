@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The mutants: small mistakes in the core, each of which a test must catch (run.py).
+
+A mutant replaces a text that stands exactly once in its file, so that the list cannot outlive the code
+it is about. What only weak memory shows (fences and memory orders that are missing or too weak: R1, R2,
+release on lap words and commit) never fails on x86 and is the model's part, tests/model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RING = "ring.cpp"
+MINIBATCH = "minibatch.cpp"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake, and the test program that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str = "stress"
+
+
+MUTANTS = (
+    # Writers: the lap gate.
+    Mutant("no lap gate", RING, "if (head + num_rows > finished + capacity_) return false;", "(void)finished;"),
+    Mutant(
+        "lap gate opens one row early",
+        RING,
+        "if (head + num_rows > finished + capacity_)",
+        "if (head + num_rows > finished + capacity_ + 1)",
+    ),
+    Mutant("lap gate forgets how many rows", RING, "if (head + num_rows > finished", "if (head + 1 > finished"),
+    Mutant(
+        "lap gate asks head, not commit",
+        RING,
+        "if (head + num_rows > finished + capacity_)",
+        "if (head + num_rows > std::max(head, finished) + capacity_)",
+    ),
+    # Writers: publishing.
+    Mutant(
+        "published before it is written",
+        RING,
+        "  const Claim claim{*this, first, num_rows};\n  write(fields, first_row, claim.slot(), num_rows);\n",
+        "  { const Claim claim{*this, first, num_rows}; }\n"
+        "  write(fields, first_row, static_cast<std::size_t>(first % capacity_), num_rows);\n",
+    ),
+    Mutant(
+        "commit moves over others' unfinished rows",
+        RING,
+        "  commit_.compare_exchange_strong(expected, first + num_rows, "
+        "std::memory_order_acq_rel, std::memory_order_relaxed);\n",
+        "  while (expected < first + num_rows &&\n"
+        "         !commit_.compare_exchange_weak(expected, first + num_rows, std::memory_order_acq_rel)) {\n  }\n",
+    ),
+    Mutant(
+        "commit set to the latest publisher's rows",
+        RING,
+        "  commit_.compare_exchange_strong(expected, first + num_rows, "
+        "std::memory_order_acq_rel, std::memory_order_relaxed);\n",
+        "  commit_.store(expected + num_rows, std::memory_order_release);\n",
+    ),
+    Mutant(
+        "lap word of the next lap", RING, "store(lap_word(lap), std::memory", "store(lap_word(lap + 1), std::memory"
+    ),
+    Mutant(
+        "lap word of the insert's first lap",
+        RING,
+        "    if (++slot == capacity_) {\n      slot = 0;\n      ++lap;\n    }\n  }\n  at_step(Step::kAllPublished);",
+        "    if (++slot == capacity_) slot = 0;\n  }\n  at_step(Step::kAllPublished);",
+    ),
+    # Anybody: helping.
+    Mutant(
+        "helping looks at no lap word",
+        RING,
+        "while (finished < end && word_at(at).load(std::memory_order_acquire) == lap_word(lap)) {",
+        "while (finished < end) {",
+    ),
+    Mutant(
+        "helping takes any lap for this one",
+        RING,
+        "while (finished < end && word_at(at).load(std::memory_order_acquire) == lap_word(lap)) {",
+        "while (finished < end && word_at(at).load(std::memory_order_acquire) != 0) {",
+    ),
+    Mutant(
+        "helping goes one row too far",
+        RING,
+        "  if (seen < finished) at_step(Step::kHelping);",
+        "  if (seen < finished && finished < end) ++finished;\n  if (seen < finished) at_step(Step::kHelping);",
+    ),
+    Mutant(
+        "helping stays in the lap it began in",
+        RING,
+        "    if (++at == capacity_) {\n      at = 0;\n      ++lap;\n    }\n  }\n  if (seen",
+        "    if (++at == capacity_) at = 0;\n  }\n  if (seen",
+    ),
+    # Readers: the window and the lap word.
+    Mutant("reserved rows pass for published", RING, "if (ticket < window.committed) return true;", "return true;"),
+    Mutant(
+        "any lap passes for this one",
+        RING,
+        "word_at(slot(ticket)).load(std::memory_order_acquire) == lap_word(ticket / capacity_);",
+        "word_at(slot(ticket)).load(std::memory_order_acquire) != 0;",
+    ),
+    Mutant(
+        "commit is taken one row too far", RING, "if (ticket < window.committed)", "if (ticket <= window.committed)"
+    ),
+    Mutant("window ignores what was cleared", RING, ".first = std::max(base, oldest)", ".first = oldest"),
+    Mutant("clear clears nothing", RING, "  while (base < head) {", "  while (base > head) {"),
+    Mutant(
+        "clear leaves the newest row",
+        RING,
+        "compare_exchange_weak(base, head,",
+        "compare_exchange_weak(base, head - 1,",
+    ),
+    # Readers: validation.
+    Mutant(
+        "no validation",
+        RING,
+        "  const Ticket head = head_.load(std::memory_order_relaxed);\n"
+        "  return head > capacity_ ? head - capacity_ : 0;",
+        "  return 0;",
+    ),
+    Mutant(
+        "validation accepts one row too many",
+        RING,
+        "  return head > capacity_ ? head - capacity_ : 0;",
+        "  return head > capacity_ ? head - capacity_ - 1 : 0;",
+    ),
+    Mutant(
+        "validation accepts one lap too many",
+        RING,
+        "  return head > capacity_ ? head - capacity_ : 0;",
+        "  return head > 2 * capacity_ ? head - 2 * capacity_ : 0;",
+    ),
+    Mutant(
+        "validation asks commit, not head",
+        RING,
+        "  // relaxed: the fence orders it.\n  const Ticket head = head_",
+        "  const Ticket head = commit_",
+    ),
+    Mutant(
+        "validation before the copy",
+        MINIBATCH,
+        "    const Ticket smallest = copy_records(ring, block, row, num_rows, [&] { return draw(); });\n"
+        "    const Ticket oldest_whole = ring.oldest_whole();\n",
+        "    const Ticket oldest_whole = ring.oldest_whole();\n"
+        "    const Ticket smallest = copy_records(ring, block, row, num_rows, [&] { return draw(); });\n",
+    ),
+    Mutant(
+        "validation keeps the largest ticket",
+        MINIBATCH,
+        "smallest = std::min(smallest, place.ticket);",
+        "smallest = fetched == 0 ? place.ticket : std::max(smallest, place.ticket);",
+    ),
+    Mutant(
+        "redrawn rows are not validated",
+        MINIBATCH,
+        "} while (ticket < ring.oldest_whole());",
+        "} while (ticket > ring.oldest_whole() + ring.capacity());",
+    ),
+    Mutant(
+        "one rejected row is kept",
+        MINIBATCH,
+        "if (block.tickets()[row] >= oldest_whole) continue;",
+        "if (block.tickets()[row] + 1 >= oldest_whole) continue;",
+    ),
+    Mutant("reads are not validated", MINIBATCH, "if (smallest >= ring.oldest_whole())", "if (smallest + 1 > 0)"),
+    Mutant(
+        "slots are counted from the wrong end", MINIBATCH, "newest_slot - value + capacity;", "value - newest_slot;"
+    ),
+    # Orders that no order of the operations explains.
+    Mutant(
+        "a count leaves out what stands above commit",
+        RING,
+        "  return head_.load(std::memory_order_relaxed) - start_;",
+        "  return commit_.load(std::memory_order_relaxed) - start_;",
+        test="history",
+    ),
+    Mutant(
+        "clear leaves what stands above commit",
+        RING,
+        "  const Ticket head = head_.load(std::memory_order_acquire);\n  // relaxed: re-read",
+        "  const Ticket head = commit_.load(std::memory_order_acquire);\n  // relaxed: re-read",
+        test="history",
+    ),
+    # Draws that are not uniform.
+    Mutant(
+        "a rejected row is replaced by its neighbour",
+        MINIBATCH,
+        "ticket = copy_records(ring, block, row, 1, [&] { return draw(); });",
+        "ticket = copy_records(ring, block, row, 1, [&]() -> Place {\n"
+        "        const Ticket next = ring.oldest_whole() + row % 4;\n"
+        "        return {next, ring.slot(next)};\n      });",
+        test="uniform",
+    ),
+    Mutant(
+        "the newest rows are never drawn",
+        MINIBATCH,
+        "words_.below(window_.reserved());",
+        "words_.below(window_.reserved() - window_.reserved() / 100);",
+        test="uniform",
+    ),
+)
