@@ -150,7 +150,7 @@ class SoftUpdate:
             tau = self._constant
         else:
             tau = _checked(self._tau(count) if _is_schedule(self._tau) else self._tau)
-        due = count % self._every == 0
+        due = not count % self._every
         if due:
             if is_dynamo_compiling():
                 self._update_traced(tau)
