@@ -90,7 +90,7 @@ def _native_table(found: dict[str, Any]) -> str:
                 f"insert one row of {size} B",
                 f"{ours:.1f} ns",
                 f"{bare:.1f} ns bare",
-                f"+{ours - bare:.1f} ns",
+                f"{ours - bare:+.1f} ns",
                 "≤ 12 ns",
                 verdict,
             ]
