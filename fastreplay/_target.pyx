@@ -16,7 +16,7 @@ from libcpp.vector cimport vector
 
 
 cdef extern from "Python.h":
-    PyObject *PyDict_GetItem(PyObject *mapping, PyObject *key)  # borrowed; no error
+    PyObject *PyDict_GetItemWithError(PyObject *mapping, PyObject *key)  # borrowed
     bint PyDict_Next(PyObject *mapping, Py_ssize_t *position, PyObject **key, PyObject **value)
     Py_ssize_t PyDict_GET_SIZE(PyObject *mapping)
 
@@ -161,7 +161,7 @@ cdef class Dicts:
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t position = 0
-        if seen.owner != NULL and PyDict_GetItem(seen.owner, <PyObject *>MODULES) != seen.mapping:
+        if seen.owner != NULL and PyDict_GetItemWithError(seen.owner, <PyObject *>MODULES) != seen.mapping:
             return False
         if PyDict_GET_SIZE(seen.mapping) != seen.size:
             return False

@@ -67,8 +67,8 @@ class SoftUpdate:
         UserWarning: A parameter of the target is float16 or bfloat16, and has no master.
 
     Re-allocation: `.to()`, `p.data = ...`, `load_state_dict(assign=True)` or a new layer are noticed, and
-    tensors are paired anew. Every step looks at each tensor's data pointer and element count, and at the
-    dictionaries of two modules or more, in rotation, to see whether a parameter became another object;
+    tensors are paired anew. Every step looks at each tensor's data pointer and element count, and at six
+    of the modules' dictionaries, in rotation, to see whether a parameter became another object;
     `soft_update_` looks at all of them. A layout that changes in place (`p.t_()`), and what changes
     within a compiled region, needs `refresh`. Memory that was left is kept until then, and so never
     written after it was freed.
