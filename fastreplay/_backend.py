@@ -49,10 +49,10 @@ def backend_info() -> BackendInfo:
 @cache
 def cuda_update(device: int) -> tuple[int, str]:
     """Return the address of the target update for a CUDA device, or 0, and the reason."""
-    compiled, num_devices, status = _cuda_facts()
+    _, num_devices, status = _cuda_facts()
     library = _cuda_library()
     if library is None or device >= num_devices:
-        return 0, status if compiled else "built without a CUDA compiler"
+        return 0, status
     if error := library.fastreplay_cuda_prepare_updates(device):
         return 0, f"{library.fastreplay_cuda_error_string(error).decode()} ({status})"
     return ctypes.cast(library.fastreplay_cuda_update_targets, ctypes.c_void_p).value or 0, status

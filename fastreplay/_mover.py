@@ -13,7 +13,7 @@ from torch import Tensor
 from fastreplay import _target
 from fastreplay._backend import cuda_update
 from fastreplay._foreach import Foreach
-from fastreplay._pairing import has_memory, is_dense, long_dims
+from fastreplay._pairing import HALVES, has_memory, is_dense, long_dims
 from fastreplay._torch_abi import holds_handle, torch_abi
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _NAMES = {
     torch.complex64: "complex64",
     torch.complex128: "complex128",
 }
-_HALVES = frozenset([torch.float16, torch.bfloat16])
 
 
 class Mover:
@@ -126,7 +125,7 @@ def _has_kernel(pair: Pair) -> bool:
     if target.dtype == online.dtype:
         known = pair.is_copied or target.dtype in _NAMES
     else:
-        known = {target.dtype, online.dtype} - _HALVES == {torch.float32}
+        known = {target.dtype, online.dtype} - HALVES == {torch.float32}
     others = [online] if pair.master is None else [online, pair.master]
     return known and is_dense(target) and all(long_dims(other) == long_dims(target) for other in others)
 

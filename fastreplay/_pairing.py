@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Buffers", "Pair", "Tensors", "dictionaries", "materialized", "pair"]
+__all__ = ["HALVES", "Buffers", "Pair", "Tensors", "dictionaries", "materialized", "pair"]
 
 Tensors: TypeAlias = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
 Buffers: TypeAlias = Literal["copy", "lerp", "skip"]
+
+HALVES = frozenset([torch.float16, torch.bfloat16])
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from fastreplay._foreach import Foreach
 from fastreplay._mover import Mover
-from fastreplay._pairing import Buffers, Pair, Tensors, dictionaries, materialized, pair
+from fastreplay._pairing import HALVES, Buffers, Pair, Tensors, dictionaries, materialized, pair
 
 __all__ = ["SoftUpdate", "SoftUpdateState", "Tau", "hard_update_", "soft_update_"]
 
 Tau: TypeAlias = float | Tensor | Callable[[int], float]
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
-
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 class SoftUpdateState(TypedDict):
@@ -249,7 +247,7 @@ class SoftUpdate:
 
     def _with_master(self, this: Pair) -> Pair:
         target = this.target
-        if this.is_copied or target.dtype not in _HALVES:
+        if this.is_copied or target.dtype not in HALVES:
             return this
         with torch.inference_mode(False):  # a master must serve outside of it too
             fresh = target.detach().to(torch.float32)
@@ -409,7 +407,7 @@ def _check_range(tau: float) -> float:
 
 def _warn_of_halves(pairs: list[Pair], *, stacklevel: int) -> None:
     for this in pairs:
-        if this.target.dtype in _HALVES and not this.is_copied and this.master is None:
+        if this.target.dtype in HALVES and not this.is_copied and this.master is None:
             warn(
                 f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
                 "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "

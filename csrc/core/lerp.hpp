@@ -86,7 +86,7 @@ FASTREPLAY_INLINE void narrow(float value, Float16& result) {
 // What is done with every element, from tau. As in torch, the weight is rounded to the type of the
 // computation first, and from one half on the formula starts at the online value, so that the last
 // step lands on it.
-enum class Step : std::uint8_t {
+enum class Formula : std::uint8_t {
   kFromTarget,  // t + w * (s - t), |w| < 1/2
   kFromOnline,  // s + (w - 1) * (s - t)
   kCopy,        // tau = 1: exactly s, whatever t holds, NaN included
@@ -95,13 +95,13 @@ enum class Step : std::uint8_t {
 template <class Real>
 struct Weight {
   Real factor;  // w or w - 1
-  Step step;
+  Formula formula;
 
   FASTREPLAY_INLINE static Weight of(double tau) {
     const Real weight = static_cast<Real>(tau);
-    if (tau == 1.0) return {Real{0}, Step::kCopy};
-    if (weight < Real{0.5} && weight > Real{-0.5}) return {weight, Step::kFromTarget};
-    return {weight - Real{1}, Step::kFromOnline};
+    if (tau == 1.0) return {Real{0}, Formula::kCopy};
+    if (weight < Real{0.5} && weight > Real{-0.5}) return {weight, Formula::kFromTarget};
+    return {weight - Real{1}, Formula::kFromOnline};
   }
 };
 
@@ -117,21 +117,21 @@ FASTREPLAY_INLINE Real multiply_add(Real factor, Real value, Real base) {
   }
 }
 
-template <bool kFused, Step kStep, class Real>
+template <bool kFused, Formula kFormula, class Real>
 FASTREPLAY_INLINE Real lerp(Real target, Real online, Real factor) {
-  if constexpr (kStep == Step::kCopy) {
+  if constexpr (kFormula == Formula::kCopy) {
     return online;
   } else {
-    return multiply_add<kFused>(factor, online - target, kStep == Step::kFromTarget ? target : online);
+    return multiply_add<kFused>(factor, online - target, kFormula == Formula::kFromTarget ? target : online);
   }
 }
 
 // A complex product with a real factor as torch computes it: never fused, and with the factor's zero
 // imaginary part, which turns infinities into NaN.
-template <bool kFused, Step kStep, class Real>
+template <bool kFused, Formula kFormula, class Real>
 FASTREPLAY_INLINE Complex<Real> lerp(Complex<Real> target, Complex<Real> online, Real factor) {
-  if constexpr (kStep == Step::kCopy) return online;
-  const Complex<Real> base = kStep == Step::kFromTarget ? target : online;
+  if constexpr (kFormula == Formula::kCopy) return online;
+  const Complex<Real> base = kFormula == Formula::kFromTarget ? target : online;
   const Complex<Real> way{online.re - target.re, online.im - target.im};
   constexpr Real kZero{0};
   return {(factor * way.re - kZero * way.im) + base.re, (factor * way.im + kZero * way.re) + base.im};

@@ -23,19 +23,19 @@ constexpr bool kBaselineFuses = true;
 constexpr bool kBaselineFuses = false;
 #endif
 
-template <bool kFused, Step kStep, class Target, class Online, class Real>
+template <bool kFused, Formula kFormula, class Target, class Online, class Real>
 FASTREPLAY_INLINE void move(Target* __restrict target, const Online* __restrict online, std::size_t count,
                             Real factor) {
   for (std::size_t i = 0; i < count; ++i) {
-    narrow(lerp<kFused, kStep>(widen(target[i]), widen(online[i]), factor), target[i]);
+    narrow(lerp<kFused, kFormula>(widen(target[i]), widen(online[i]), factor), target[i]);
   }
 }
 
-template <bool kFused, Step kStep, class Target, class Online>
+template <bool kFused, Formula kFormula, class Target, class Online>
 FASTREPLAY_INLINE void move_master(Target* __restrict target, float* __restrict master, const Online* __restrict online,
                                    std::size_t count, float factor) {
   for (std::size_t i = 0; i < count; ++i) {
-    master[i] = lerp<kFused, kStep>(master[i], widen(online[i]), factor);
+    master[i] = lerp<kFused, kFormula>(master[i], widen(online[i]), factor);
     narrow(master[i], target[i]);
   }
 }
@@ -45,30 +45,30 @@ struct Weights {
   Weight<double> twice;
 };
 
-template <bool kFused, Step kStep, class Target, class Online, class Real>
-FASTREPLAY_INLINE void update_step(const Chunk& chunk, Real factor) {
+template <bool kFused, Formula kFormula, class Target, class Online, class Real>
+FASTREPLAY_INLINE void update_formula(const Chunk& chunk, Real factor) {
   auto* target = static_cast<Target*>(chunk.target);
   const auto* online = static_cast<const Online*>(chunk.online);
   if constexpr (sizeof(Target) == 2) {
     if (chunk.master != nullptr) {
-      move_master<kFused, kStep>(target, chunk.master, online, chunk.num_elements, factor);
+      move_master<kFused, kFormula>(target, chunk.master, online, chunk.num_elements, factor);
       return;
     }
   }
-  move<kFused, kStep>(target, online, chunk.num_elements, factor);
+  move<kFused, kFormula>(target, online, chunk.num_elements, factor);
 }
 
 template <bool kFused, class Target, class Online, class Real>
 FASTREPLAY_INLINE void update_pair(const Chunk& chunk, const Weight<Real>& weight) {
-  const Step step = chunk.is_copied ? Step::kCopy : weight.step;
-  if (step == Step::kFromTarget) {
-    update_step<kFused, Step::kFromTarget, Target, Online>(chunk, weight.factor);
-  } else if (step == Step::kFromOnline) {
-    update_step<kFused, Step::kFromOnline, Target, Online>(chunk, weight.factor);
+  const Formula formula = chunk.is_copied ? Formula::kCopy : weight.formula;
+  if (formula == Formula::kFromTarget) {
+    update_formula<kFused, Formula::kFromTarget, Target, Online>(chunk, weight.factor);
+  } else if (formula == Formula::kFromOnline) {
+    update_formula<kFused, Formula::kFromOnline, Target, Online>(chunk, weight.factor);
   } else if (std::is_same_v<Target, Online> && chunk.master == nullptr) {
     std::memcpy(chunk.target, chunk.online, chunk.num_elements * sizeof(Target));
   } else {
-    update_step<kFused, Step::kCopy, Target, Online>(chunk, weight.factor);
+    update_formula<kFused, Formula::kCopy, Target, Online>(chunk, weight.factor);
   }
 }
 

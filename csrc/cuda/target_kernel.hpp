@@ -24,28 +24,28 @@ FASTREPLAY_INLINE bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % sizeof(Pack<T, kCount>) == 0;
 }
 
-template <Step kStep, bool kHasMaster, class Target, class Online, class Real>
+template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
 FASTREPLAY_INLINE void move_element(Target& target, float& master, Online online, Real factor) {
   if constexpr (kHasMaster) {
-    master = lerp<true, kStep>(master, widen(online), factor);
+    master = lerp<true, kFormula>(master, widen(online), factor);
     narrow(master, target);
   } else {
-    narrow(lerp<true, kStep>(widen(target), widen(online), factor), target);
+    narrow(lerp<true, kFormula>(widen(target), widen(online), factor), target);
   }
 }
 
 // Elements [first, num_elements), every kThreadsPerChunk-th from the thread's own.
-template <Step kStep, bool kHasMaster, class Target, class Online, class Real>
+template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
 FASTREPLAY_INLINE void move_singly(const Chunk& chunk, std::uint32_t first, unsigned thread, Real factor) {
   auto* target = static_cast<Target*>(chunk.target);
   const auto* online = static_cast<const Online*>(chunk.online);
   float none = 0;
   for (std::uint32_t i = first + thread; i < chunk.num_elements; i += kThreadsPerChunk) {
-    move_element<kStep, kHasMaster>(target[i], kHasMaster ? chunk.master[i] : none, online[i], factor);
+    move_element<kFormula, kHasMaster>(target[i], kHasMaster ? chunk.master[i] : none, online[i], factor);
   }
 }
 
-template <Step kStep, bool kHasMaster, class Target, class Online, class Real>
+template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
 FASTREPLAY_INLINE void move_share(const Chunk& chunk, unsigned thread, Real factor) {
   constexpr unsigned kWidest = kHasMaster || sizeof(Online) > sizeof(Target)
                                    ? (kHasMaster && sizeof(Online) < 4 ? 4 : unsigned{sizeof(Online)})
@@ -56,7 +56,7 @@ FASTREPLAY_INLINE void move_share(const Chunk& chunk, unsigned thread, Real fact
   using Masters = Pack<float, kCount>;
   if (!is_aligned<Target, kCount>(chunk.target) || !is_aligned<Online, kCount>(chunk.online) ||
       (kHasMaster && !is_aligned<float, kCount>(chunk.master))) {
-    move_singly<kStep, kHasMaster, Target, Online>(chunk, 0, thread, factor);
+    move_singly<kFormula, kHasMaster, Target, Online>(chunk, 0, thread, factor);
     return;
   }
   const std::uint32_t num_packs = chunk.num_elements / kCount;
@@ -69,32 +69,32 @@ FASTREPLAY_INLINE void move_share(const Chunk& chunk, unsigned thread, Real fact
   for (std::uint32_t i = thread; i < num_packs; i += kThreadsPerChunk) {
     Targets target{};
     Masters master{};
-    if constexpr (kHasMaster || kStep == Step::kCopy) {
+    if constexpr (kHasMaster || kFormula == Formula::kCopy) {
       if constexpr (kHasMaster) master = masters[i];
     } else {
       target = targets[i];
     }
     const Onlines online = onlines[i];
     for (unsigned k = 0; k < kCount; ++k) {
-      move_element<kStep, kHasMaster>(target.values[k], master.values[k], online.values[k], factor);
+      move_element<kFormula, kHasMaster>(target.values[k], master.values[k], online.values[k], factor);
     }
     targets[i] = target;
     if constexpr (kHasMaster) masters[i] = master;
   }
-  move_singly<kStep, kHasMaster, Target, Online>(chunk, num_packs * kCount, thread, factor);
+  move_singly<kFormula, kHasMaster, Target, Online>(chunk, num_packs * kCount, thread, factor);
 }
 
 template <class Target, class Online, class Real>
 FASTREPLAY_INLINE void update_share_of(const Chunk& chunk, unsigned thread, const Weight<Real>& weight) {
-  const Step step = chunk.is_copied ? Step::kCopy : weight.step;
+  const Formula formula = chunk.is_copied ? Formula::kCopy : weight.formula;
   const auto run = [&](auto has_master) {
     constexpr bool kHasMaster = decltype(has_master)::value;
-    if (step == Step::kFromTarget) {
-      move_share<Step::kFromTarget, kHasMaster, Target, Online>(chunk, thread, weight.factor);
-    } else if (step == Step::kFromOnline) {
-      move_share<Step::kFromOnline, kHasMaster, Target, Online>(chunk, thread, weight.factor);
+    if (formula == Formula::kFromTarget) {
+      move_share<Formula::kFromTarget, kHasMaster, Target, Online>(chunk, thread, weight.factor);
+    } else if (formula == Formula::kFromOnline) {
+      move_share<Formula::kFromOnline, kHasMaster, Target, Online>(chunk, thread, weight.factor);
     } else {
-      move_share<Step::kCopy, kHasMaster, Target, Online>(chunk, thread, weight.factor);
+      move_share<Formula::kCopy, kHasMaster, Target, Online>(chunk, thread, weight.factor);
     }
   };
   if constexpr (sizeof(Target) == 2) {
@@ -122,7 +122,7 @@ FASTREPLAY_INLINE void update_share(const Chunk& chunk, unsigned thread, double 
       if (same) return update_share_of<BFloat16, BFloat16>(chunk, thread, Weight<float>::of(tau));
       return update_share_of<BFloat16, float>(chunk, thread, Weight<float>::of(tau));
     case Dtype::kBytes:
-      return move_share<Step::kCopy, false, std::uint8_t, std::uint8_t>(chunk, thread, std::uint8_t{0});
+      return move_share<Formula::kCopy, false, std::uint8_t, std::uint8_t>(chunk, thread, std::uint8_t{0});
     case Dtype::kComplex64:
     case Dtype::kComplex128:
       return;
