@@ -77,7 +77,10 @@ def _native(capacity: int) -> dict[str, Any]:
         "insert_ns": {size: timer.insert_ns(size, capacity) for size in (16, 165, 1024)},
         "sample_ns": {size: timer.sample_ns(size, capacity, _BATCH_SIZE) for size in (16, 165, 1024)},
         "sample_rates": {165: timer.sample_rates(165, capacity, _BATCH_SIZE)},
-        "insert_rates": {size: timer.insert_rates(size, capacity) for size in (16, 165, 256, 1024)},
+        "insert_rates": {
+            rows: {size: timer.insert_rates(size, capacity, rows) for size in (16, 165, 256, 1024)} for rows in (1, 64)
+        },
+        "count_rates": {size: timer.count_rates(size, capacity) for size in (256, 1024)},
     }
 
 
@@ -119,11 +122,14 @@ def _native_table(found: dict[str, Any]) -> str:
                 _verdict(share >= 0.85),
             ]
         )
-    for size, (one, two) in found["insert_rates"].items():
-        aim = ("≥ 1.5×", _verdict(two / one >= 1.5)) if size >= 256 else (NONE, "")
-        rows.append(
-            [f"two writers, rows of {size} B", f"{si(two)}rows/s", f"{si(one)}rows/s by one", ratio(two / one), *aim]
-        )
+    for num_rows, rates in found["insert_rates"].items():
+        for size, (one, two) in rates.items():
+            aim = ("≥ 1.5×", _verdict(two / one >= 1.5)) if size >= 256 else (NONE, "")
+            work = f"two writers, {num_rows} rows of {size} B an insert"
+            rows.append([work, f"{si(two)}rows/s", f"{si(one)}rows/s by one", ratio(two / one), *aim])
+    for size, (one, two) in found["count_rates"].items():
+        work = f"two threads, nothing but an atomic count and a copy of {size} B"
+        rows.append([work, f"{si(two)}rows/s", f"{si(one)}rows/s by one", ratio(two / one), NONE, ""])
     return table(["work", "ours", "against", "measured", "target", ""], rows)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from fastreplay._tensors import Tensors
     from fastreplay.schema import Schema
 
 # What a pool keeps: some batch sizes, and of each as many blocks as these bytes hold, within limits.
@@ -32,7 +33,7 @@ _making_tensors = threading.Lock()
 class Block:
     """One native block and the arrays or tensors that lie in it.
 
-    The templates made here are never given out; `views()` gives fresh aliases of them, and
+    The templates made here are never given out; `arrays()` and `tensors` give aliases of them, and
     `is_free()` tells whether any alias, or anything made of one, is left.
     """
 
@@ -94,6 +95,8 @@ class TensorTemplates:
         "_address",
         "_bare_references",
         "_bare_uses",
+        "_handle",
+        "_kept",
         "_storage",
         "_templates",
         "_use_count",
@@ -104,13 +107,17 @@ class TensorTemplates:
     def __init__(self, block: Block) -> None:
         import torch
 
-        self.flat = torch.from_numpy(block.flat[:])
-        *self._templates, self.tickets = tensors_in(self.flat, block.schema, block.batch_size, block.offsets)
+        # Tensors of inference mode could not be saved for a backward pass later.
+        with torch.inference_mode(False):
+            self.flat = torch.from_numpy(block.flat[:])
+            *self._templates, self.tickets = tensors_in(self.flat, block.schema, block.batch_size, block.offsets)
+            self._kept = _kept_tensors(tuple(self._templates))
         # torch keeps one Python object a storage, and counts it as one use however many refer to it.
         self._storage = self.flat.untyped_storage()
-        self._address = self._storage._cdata
+        self._address = self.flat.data_ptr()
+        self._handle = self._storage._cdata
         self._use_count: Callable[[int], int] = torch._C._storage_Use_Count
-        self._bare_uses = self._use_count(self._address)
+        self._bare_uses = self._use_count(self._handle)
         self._bare_references = sys.getrefcount(self._storage)
 
     def views(self) -> tuple[torch.Tensor, ...]:
@@ -118,12 +125,29 @@ class TensorTemplates:
         # `data` makes a new tensor on the same storage, at half the cost of from_numpy or detach.
         return tuple([template.data for template in self._templates])
 
+    def hand_out(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of a block that is free, in schema order; maybe those of the last time."""
+        return self.views() if self._kept is None else self._kept.hand_out()
+
     def is_free(self) -> bool:
-        """Tell whether nothing but the templates uses the storage."""
+        """Tell whether nobody else uses the storage, and it still is the block's memory.
+
+        (`share_memory_()` on a tensor of a minibatch moves it: such a block is given up.)
+        """
         return (
-            self._use_count(self._address) <= self._bare_uses
+            self._use_count(self._handle) <= self._bare_uses
             and sys.getrefcount(self._storage) <= self._bare_references
+            and (self.flat.data_ptr() == self._address if self._kept is None else self._kept.are_free())
         )
+
+
+def _kept_tensors(templates: tuple[torch.Tensor, ...]) -> Tensors | None:
+    """Return tensors to be handed out again and again, None where torch does not tell who has them."""
+    from fastreplay._tensors import Tensors
+    from fastreplay._torch_abi import form_abi
+
+    abi = form_abi()
+    return None if abi is None else Tensors(templates, abi)
 
 
 def tensors_in(flat: torch.Tensor, schema: Schema, batch_size: int, offsets: tuple[int, ...]) -> list[torch.Tensor]:

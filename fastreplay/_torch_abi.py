@@ -11,12 +11,13 @@ anything is missing or answers wrongly, Python is asked.
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["TorchAbi", "torch_abi"]
+__all__ = ["FormAbi", "TorchAbi", "form_abi", "torch_abi"]
 
 _BUMP_VERSION = (
     "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE",
@@ -53,6 +54,68 @@ def torch_abi() -> TorchAbi | None:
     if not (found.get_data_ptr and found.get_numel and found.bump_version and found.handle_offset):
         return None
     return found if _works(found) else None
+
+
+class FormAbi(NamedTuple):
+    """Addresses of the functions that tell a tensor's memory, dtype, shape and strides."""
+
+    get_data_ptr: int
+    get_dtype: int
+    get_dim: int
+    get_sizes: int
+    get_strides: int
+    handle_offset: int  # bytes
+
+
+@cache
+def form_abi() -> FormAbi | None:
+    """Return torch's functions, None where they cannot be had, or a tensor's owners in C++ do not show in Python."""
+    abi = torch_abi()
+    if abi is None or not _shows_owners():
+        return None
+    library = ctypes.CDLL(torch._C.__file__)
+    found = FormAbi(
+        abi.get_data_ptr,
+        _address(library, "aoti_torch_get_dtype"),
+        _address(library, "aoti_torch_get_dim"),
+        _address(library, "aoti_torch_get_sizes"),
+        _address(library, "aoti_torch_get_strides"),
+        abi.handle_offset,
+    )
+    return found if all(found) and _tells_form(found) else None
+
+
+def _shows_owners() -> bool:
+    """Tell whether a tensor that an autograd graph saved has more references in Python than one that none did."""
+    with torch.inference_mode(False), torch.enable_grad():
+        saved, weight = torch.zeros(1).data, torch.ones(1, requires_grad=True)
+        before = sys.getrefcount(saved)
+        product = weight * saved
+        during = sys.getrefcount(saved)
+        del product
+        return during > before == sys.getrefcount(saved)
+
+
+def _tells_form(abi: FormAbi) -> bool:
+    tensor = torch.zeros(2, 3, 4, dtype=torch.int16)[:, 1:].transpose(0, 2)
+    number, pointer = ctypes.c_int64(), ctypes.POINTER(ctypes.c_int64)()
+    code, other_code = ctypes.c_int32(), ctypes.c_int32()
+    handle = id(tensor) + abi.handle_offset
+    get = {
+        name: ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address)
+        for name, address in abi._asdict().items()
+    }
+    if get["get_dim"](handle, ctypes.byref(number)) or number.value != 3:
+        return False
+    for name, expected in (("get_sizes", [4, 2, 2]), ("get_strides", [1, 4, 12])):
+        if get[name](handle, ctypes.byref(pointer)) or pointer[:3] != expected:
+            return False
+    other = tensor.to(torch.float32)
+    if get["get_dtype"](handle, ctypes.byref(code)):
+        return False
+    if get["get_dtype"](id(other) + abi.handle_offset, ctypes.byref(other_code)):
+        return False
+    return code.value != other_code.value
 
 
 def holds_handle(abi: TorchAbi, tensor: torch.Tensor) -> bool:

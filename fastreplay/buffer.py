@@ -488,7 +488,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return self._give(block)
 
     def _give(self, block: Block) -> Minibatch[ArrayT]:
-        values = block.arrays() if self._output == "numpy" else block.tensors.views()
+        values = block.arrays() if self._output == "numpy" else block.tensors.hand_out()
         batch: Minibatch[ArrayT] = Minibatch(self._schema, cast("tuple[ArrayT, ...]", values), block, block.batch_size)
         self._pool.keep(block)
         return batch if self._device == "cpu" else cast("Minibatch[ArrayT]", batch.to(self._device))

@@ -56,7 +56,7 @@ def imports(path: Path) -> set[str]:
 def test_the_walks_find_files() -> None:
     assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
     assert {path.name for path in PYTHON} >= {"buffer.py", "ddpg.py", "table.py", "test_codebase.py"}
-    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_target.pyx"}
+    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_target.pyx", "_tensors.pyx"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)

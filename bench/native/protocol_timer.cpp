@@ -150,22 +150,47 @@ Pair sample_rates(std::size_t row_bytes, std::size_t capacity, std::size_t batch
   return {median(alone), median(beside)};
 }
 
-// Rows a second inserted by one thread, and by two together. By turns.
-Pair insert_rates(std::size_t row_bytes, std::size_t capacity) {
-  Filled filled{row_bytes, capacity};
-  std::vector<std::byte> other_row(row_bytes, std::byte{2});
-  const std::vector<fr::Rows> other{{other_row.data(), 0}};
+// Calls a second of `first` alone, and of both, each in a thread of its own. By turns.
+template <class First, class Second>
+Pair one_and_two(First first, Second second) {
   std::vector<double> one, two;
   for (int round = 0; round < kRounds; ++round) {
-    one.push_back(rate([&] { filled.insert(); }));
-    double of_other = 0;
-    std::thread writer{
-        [&] { of_other = rate([&] { (void)filled.ring.insert(other, 0, 1, std::chrono::seconds{1}); }); }};
-    const double of_this = rate([&] { filled.insert(); });
-    writer.join();
-    two.push_back(of_this + of_other);
+    one.push_back(rate(first));
+    double of_second = 0;
+    std::thread thread{[&] { of_second = rate(second); }};
+    const double of_first = rate(first);
+    thread.join();
+    two.push_back(of_first + of_second);
   }
   return {median(one), median(two)};
+}
+
+// Rows a second inserted by one thread, and by two together.
+Pair insert_rates(std::size_t row_bytes, std::size_t capacity, std::size_t rows_per_insert) {
+  Filled filled{row_bytes, capacity};
+  const std::vector<std::byte> mine(row_bytes * rows_per_insert, std::byte{1}), others{mine};
+  const auto insert = [&](const std::vector<std::byte>& rows) {
+    const fr::Rows field{rows.data(), row_bytes};
+    (void)filled.ring.insert({&field, 1}, 0, rows_per_insert, std::chrono::seconds{1});
+  };
+  const Pair inserts = one_and_two([&] { insert(mine); }, [&] { insert(others); });
+  const auto rows = static_cast<double>(rows_per_insert);
+  return {inserts.first * rows, inserts.second * rows};
+}
+
+// The same of the least that hands out one place after the other: an atomic count and a copy. Nobody could
+// read what it stores.
+Pair count_rates(std::size_t row_bytes, std::size_t capacity) {
+  Bare bare{row_bytes, capacity};
+  const std::vector<std::byte> mine{bare.row}, others{bare.row};
+  alignas(fr::kCacheLine) std::atomic<std::size_t> next{0};
+  const auto insert = [&](const std::vector<std::byte>& row) {
+    // relaxed: only that no two threads get the same place.
+    const std::size_t slot = next.fetch_add(1, std::memory_order_relaxed) % capacity;
+    std::memcpy(bare.records.data() + slot * bare.stride, row.data(), row.size());
+    asm volatile("" ::: "memory");
+  };
+  return one_and_two([&] { insert(mine); }, [&] { insert(others); });
 }
 
 }  // namespace
@@ -174,5 +199,6 @@ PYBIND11_MODULE(_protocol_timer, m) {
   m.def("insert_ns", &insert_ns, py::arg("row_bytes"), py::arg("capacity"));
   m.def("sample_ns", &sample_ns, py::arg("row_bytes"), py::arg("capacity"), py::arg("batch_size"));
   m.def("sample_rates", &sample_rates, py::arg("row_bytes"), py::arg("capacity"), py::arg("batch_size"));
-  m.def("insert_rates", &insert_rates, py::arg("row_bytes"), py::arg("capacity"));
+  m.def("insert_rates", &insert_rates, py::arg("row_bytes"), py::arg("capacity"), py::arg("rows_per_insert"));
+  m.def("count_rates", &count_rates, py::arg("row_bytes"), py::arg("capacity"));
 }

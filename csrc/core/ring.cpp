@@ -2,6 +2,7 @@
 #include "ring.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
@@ -26,6 +27,8 @@ constexpr int kSpinsBeforeYield = 64;
 constexpr std::size_t kPrefetchBytes = 8192;
 // Rows that are copied together, field by field, so that a field's size is looked at once a group.
 constexpr std::size_t kGroupRows = 16;
+// Rows after which a writer moves commit: as many as a reader walks over in the time of one miss.
+constexpr std::size_t kMaxCommitInterval = 64;
 
 }  // namespace
 
@@ -33,6 +36,7 @@ Ring::Ring(RecordLayout layout, std::size_t capacity)
     : layout_{std::move(layout)},
       capacity_{capacity},
       max_rows_per_insert_{std::max<std::size_t>(1, capacity / 8)},
+      commit_interval_{std::bit_floor(std::clamp<std::size_t>(capacity / 16, 1, kMaxCommitInterval))},
       prefetch_rows_{kPrefetchBytes / layout_.stride()},
       records_{checked_bytes(capacity, layout_.stride())},
       words_{checked_bytes(capacity, sizeof(std::uint32_t))} {}
@@ -64,7 +68,7 @@ bool Ring::try_reserve(std::size_t num_rows, Ticket& first) noexcept {
   Ticket head = head_.load(std::memory_order_relaxed);
   for (;;) {
     // acquire: the earlier writer of each slot finished before we overwrite it; pairs with the
-    // release CAS on commit_ in publish() and advance().
+    // release CAS on commit_ in advance().
     const Ticket finished = commit_.load(std::memory_order_acquire);
     if (head + num_rows > finished + capacity_) return false;
     at_step(Step::kGatePassed);
@@ -127,16 +131,14 @@ void Ring::publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_
     }
   }
   at_step(Step::kAllPublished);
-  // relaxed on failure: somebody else's tickets are unfinished; whoever finds ours done will help.
-  // release on success: our words and bytes happen-before a reader that sees this commit; pairs with
-  // the acquire loads of commit_. acquire is spare: a CAS carries on the release of those below.
-  Ticket expected = first;
-  commit_.compare_exchange_strong(expected, first + num_rows, std::memory_order_acq_rel, std::memory_order_relaxed);
+  // Now and then: readers and gated writers move commit themselves, and here each move costs an atomic update
+  // of a line that all share.
+  if (((first + num_rows) ^ first) >= commit_interval_) advance();
 }
 
 // Moves commit_ over every published ticket and returns it. Anybody may call it at any time.
 Ticket Ring::advance() noexcept {
-  // acquire: what lies below is published for us too; pairs with the CAS in publish() and here.
+  // acquire: what lies below is published for us too; pairs with the CAS below.
   Ticket seen = commit_.load(std::memory_order_acquire);
   // acquire: spare; the commit just read already makes head no older, so that the loop ends at a real
   // ticket.
@@ -168,7 +170,7 @@ Window Ring::window() noexcept {
   // acquire: head is read at least as new as the base that clear() took from it; pairs with the
   // release CAS in clear().
   const Ticket base = base_.load(std::memory_order_acquire);
-  // acquire: rows below are published for us; pairs with the release CAS in publish() and advance().
+  // acquire: rows below are published for us; pairs with the release CAS in advance().
   Ticket committed = commit_.load(std::memory_order_acquire);
   at_step(Step::kCommitRead);
   // acquire: spare, as in advance(); the loads of base_ and commit_ make it no older than they are.

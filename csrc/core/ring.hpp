@@ -144,7 +144,8 @@ class Ring {
   RecordLayout layout_;
   std::size_t capacity_;
   std::size_t max_rows_per_insert_;
-  std::size_t prefetch_rows_;  // how far ahead of a store the ring's memory is asked for
+  std::size_t commit_interval_;  // a power of two
+  std::size_t prefetch_rows_;    // how far ahead of a store the ring's memory is asked for
   Memory records_;
   Memory words_;
   std::atomic<Ticket> base_{0};

@@ -320,9 +320,27 @@ void histories(std::size_t num_events) {
   std::cout << events << " events, " << overlapping << " inserts that overlap others\n";
 }
 
+// A window of one thread alone shows all that it has inserted, wherever commit lags (so it looks now and
+// then only: each look moves commit), and over the laps.
+void windows_are_up_to_date() {
+  constexpr std::size_t kCapacity = 1000;  // no multiple of the interval at which writers move commit
+  Ring ring{certified::layout(), kCapacity};
+  certified::Batch batch{1};
+  std::size_t behind = 0;
+  for (Ticket next = 0; next < 3 * kCapacity; ++next) {
+    batch.set(0, next);
+    CHECK(ring.insert(batch.rows(), 0, 1, std::chrono::seconds{1}));
+    if (next % 7 == 0 && ring.window().committed != next + 1) ++behind;
+  }
+  CHECK_EQ(behind, 0U);
+  if (behind > 0) std::cerr << "capacity " << kCapacity << ": " << behind << " windows out of date\n";
+}
+
 }  // namespace
 
 int main() {
+  windows_are_up_to_date();
+  if (check::result() != 0) return check::result();  // the threads below would wait for each other
   the_checker_passes_what_is_right();
   the_checker_finds_what_is_wrong();
   const char* setting = std::getenv("FASTREPLAY_HISTORY_EVENTS");

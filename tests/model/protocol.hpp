@@ -25,7 +25,6 @@ constexpr std::size_t kBase = 2;
 constexpr std::size_t kFirstWord = 3;  // lap words, then the records
 constexpr std::size_t kWordsPerRecord = 2;
 
-enum class PublishSequence : std::uint8_t { kDataWordCommit, kWordDataCommit, kDataCommitWord };
 enum class Validation : std::uint8_t { kAfterCopy, kBeforeCopy, kNever };
 
 // Everything that a mutant may change. The defaults are what ring.cpp does.
@@ -35,9 +34,8 @@ struct Protocol {
   Order gate_commit = Order::kAcquire;
   Order reserve = Order::kAcqRel;
   bool fence_r1 = true;
-  PublishSequence sequence = PublishSequence::kDataWordCommit;
+  bool words_last = true;
   Order word_store = Order::kRelease;
-  Order publish = Order::kAcqRel;
   Order advance_commit = Order::kAcquire;
   Order advance_head = Order::kAcquire;
   Order advance_word = Order::kAcquire;
@@ -89,8 +87,8 @@ enum class At : std::uint8_t {
   kReserve,
   kStoreData,  // write
   kStoreWord,  // publish
-  kPublish,
-  kAdvanceCommit,  // advance, by a gated writer or a reader
+  kPublished,
+  kAdvanceCommit,  // advance, by a gated writer, one that published, or a reader
   kAdvanceHead,
   kAdvanceWord,
   kAdvanceUpdate,
@@ -278,7 +276,7 @@ class Stepper {
       case At::kReserve:
         return compare_exchange(
             "reserve", kHead, self.expected, self.expected + config_.rows, protocol_.reserve, Order::kRelaxed,
-            Strength::kWeak, [this](Thread& thread) { own(thread); },
+            [this](Thread& thread) { own(thread); },
             [](Thread& thread, unsigned head) {
               thread.expected = narrow(head);
               thread.at = At::kGate;
@@ -290,14 +288,11 @@ class Stepper {
         return store("publish", config_.word(self.first + self.row), config_.lap_word(self.first + self.row),
                      protocol_.word_store, [this](Thread& thread) { word_stored(thread); });
       default:
-        return compare_exchange(
-            "publish", kCommit, self.first, self.first + config_.rows, protocol_.publish, Order::kRelaxed,
-            Strength::kStrong,
-            [this](Thread& thread) {
-              check_commit();
-              published(thread);
-            },
-            [this](Thread& thread, unsigned) { published(thread); });
+        choose("publish", 0, [this](Thread& thread) { end_operation(thread, At::kLoadHead); });
+        return choose("publish", 1, [](Thread& thread) {
+          --thread.left;
+          thread.at = At::kAdvanceCommit;
+        });
     }
   }
 
@@ -324,7 +319,7 @@ class Stepper {
     }
     thread.first = thread.expected;
     thread.expected = 0;
-    thread.at = protocol_.sequence == PublishSequence::kWordDataCommit ? At::kStoreWord : At::kStoreData;
+    thread.at = protocol_.words_last ? At::kStoreData : At::kStoreWord;
     if (protocol_.fence_r1) next_->memory.fence_release(self_);
   }
 
@@ -334,41 +329,36 @@ class Stepper {
     thread.row = 0;
     if (++thread.word < kWordsPerRecord) return;
     thread.word = 0;
-    thread.at = protocol_.sequence == PublishSequence::kDataWordCommit ? At::kStoreWord : At::kPublish;
+    if (!protocol_.words_last) return published(thread);
+    thread.at = At::kStoreWord;
   }
 
   void word_stored(Thread& thread) {
     if (++thread.row < config_.rows) return;
     thread.row = 0;
-    if (protocol_.sequence == PublishSequence::kDataCommitWord) return end_insert(thread);
-    thread.at = protocol_.sequence == PublishSequence::kDataWordCommit ? At::kPublish : At::kStoreData;
+    if (protocol_.words_last) return published(thread);
+    thread.at = At::kStoreData;
   }
 
+  // Whether a writer then moves commit depends on its tickets and the capacity; here it may always.
   void published(Thread& thread) {
-    if (protocol_.sequence != PublishSequence::kDataCommitWord) return end_insert(thread);
-    thread.at = At::kStoreWord;
-  }
-
-  void end_insert(Thread& thread) {
     thread.first = 0;
-    const bool commits_release = releases(protocol_.publish) && releases(protocol_.advance_update);
+    thread.at = At::kPublished;
     // With these orders every relaxed store comes after another fence R1.
-    if (commits_release && protocol_.fence_r1) next_->memory.forget_release_fence(self_);
-    end_operation(thread, At::kLoadHead);
+    if (releases(protocol_.advance_update) && protocol_.fence_r1) next_->memory.forget_release_fence(self_);
   }
 
   // From the reservation to the last store to its slot.
   [[nodiscard]] bool owns(const Thread& thread, unsigned ticket) const {
     if (thread.role != Role::kWriter || ticket < thread.first || ticket >= thread.first + config_.rows) return false;
-    const bool words_last = protocol_.sequence != PublishSequence::kWordDataCommit;
-    if (thread.at == At::kStoreWord && words_last) return ticket >= static_cast<unsigned>(thread.first + thread.row);
-    return thread.at == At::kStoreData || thread.at == At::kStoreWord ||
-           (thread.at == At::kPublish && protocol_.sequence == PublishSequence::kDataCommitWord);
+    if (thread.at == At::kStoreWord && protocol_.words_last) {
+      return ticket >= static_cast<unsigned>(thread.first + thread.row);
+    }
+    return thread.at == At::kStoreData || thread.at == At::kStoreWord;
   }
 
   [[nodiscard]] bool unwritten(const Thread& thread, unsigned ticket) const {
-    const bool words_last = protocol_.sequence != PublishSequence::kWordDataCommit;
-    return owns(thread, ticket) && (thread.at == At::kStoreData || (thread.at == At::kStoreWord && !words_last));
+    return owns(thread, ticket) && (thread.at == At::kStoreData || !protocol_.words_last);
   }
 
   // After a successful CAS on commit.
@@ -406,7 +396,6 @@ class Stepper {
       default:
         return compare_exchange(
             "advance", kCommit, self.seen, self.finished, protocol_.advance_update, protocol_.advance_failure,
-            Strength::kWeak,
             [this](Thread& thread) {
               check_commit();
               end_advance(thread, thread.finished);
@@ -431,8 +420,9 @@ class Stepper {
 
   void end_advance(Thread& thread, unsigned commit) {
     thread.seen = thread.finished = thread.end = 0;
-    thread.at = thread.role == Role::kWriter ? At::kLoadHead : At::kWindowHeadAgain;
-    if (thread.role == Role::kReader) thread.committed = narrow(commit);
+    if (thread.role == Role::kWriter) return go_on(thread, At::kLoadHead);
+    thread.committed = narrow(commit);
+    thread.at = At::kWindowHeadAgain;
   }
 
   // ---- Ring::window, is_published, oldest_whole; Sampler::sample ----
@@ -489,16 +479,13 @@ class Stepper {
 
   void draw(const Thread& self) {
     for (unsigned ticket = self.base; ticket < self.end; ++ticket) {
-      State next = *state_;
-      next_ = &next;
-      Thread& thread = next.threads[self_];
-      thread.ticket = narrow(ticket);
-      const bool asks_word = protocol_.checks_word && ticket >= thread.committed;
-      thread.base = thread.end = thread.committed = 0;
-      thread.at = At::kIsPublished;
-      if (!asks_word) start_copy(thread);
-      event_ = {.step = "draw", .access = "chooses ticket", .value = ticket};
-      emit();
+      choose("draw", ticket, [this, ticket](Thread& thread) {
+        thread.ticket = narrow(ticket);
+        const bool asks_word = protocol_.checks_word && ticket >= thread.committed;
+        thread.base = thread.end = thread.committed = 0;
+        thread.at = At::kIsPublished;
+        if (!asks_word) start_copy(thread);
+      });
     }
   }
 
@@ -550,7 +537,7 @@ class Stepper {
         return load("clear", kBase, Order::kRelaxed, [this](Thread& thread, unsigned base) { clear_on(thread, base); });
       default:
         return compare_exchange(
-            "clear", kBase, self.expected, self.end, protocol_.clear_base, Order::kRelaxed, Strength::kWeak,
+            "clear", kBase, self.expected, self.end, protocol_.clear_base, Order::kRelaxed,
             [this](Thread& thread) { clear_on(thread, thread.end); },
             [this](Thread& thread, unsigned base) { clear_on(thread, base); });
     }
@@ -566,11 +553,23 @@ class Stepper {
 
   // ---- steps of any thread ----
 
-  enum class Strength : std::uint8_t { kStrong, kWeak };
-
   void end_operation(Thread& thread, At next_operation) {
-    thread.at = --thread.left > 0 ? next_operation : At::kDone;
+    --thread.left;
+    go_on(thread, next_operation);
+  }
+
+  void go_on(Thread& thread, At next_operation) {
+    thread.at = thread.left > 0 ? next_operation : At::kDone;
     if (thread.at == At::kDone) next_->memory.retire(self_);
+  }
+
+  template <class Then>
+  void choose(const char* step, unsigned choice, Then then) {
+    State next = *state_;
+    next_ = &next;
+    event_ = {.step = step, .access = "chooses", .value = choice};
+    then(next.threads[self_]);
+    emit();
   }
 
   template <class Then>
@@ -602,13 +601,13 @@ class Stepper {
     }
   }
 
-  // A weak one may fail although it read what it expected.
+  // Weak: it may fail although it read what it expected.
   template <class Success, class Failure>
   void compare_exchange(const char* step, std::size_t location, unsigned expected, unsigned desired, Order success,
-                        Order failure, Strength strength, Success succeeded, Failure failed) {
+                        Order failure, Success succeeded, Failure failed) {
     for (std::size_t at = oldest(location); at < size(location); ++at) {
       const bool equal = state_->memory.value(location, at) == expected;
-      if (!equal || strength == Strength::kWeak) load_at(step, location, at, failure, failed);
+      load_at(step, location, at, failure, failed);
       if (!equal || at + 1 < size(location)) continue;
       State next = *state_;
       next_ = &next;

@@ -50,19 +50,18 @@ MUTANTS = (
         "  write(fields, first_row, static_cast<std::size_t>(first % capacity_), num_rows);\n",
     ),
     Mutant(
-        "commit moves over others' unfinished rows",
+        "a publisher moves commit over others' unfinished rows",
         RING,
-        "  commit_.compare_exchange_strong(expected, first + num_rows, "
-        "std::memory_order_acq_rel, std::memory_order_relaxed);\n",
-        "  while (expected < first + num_rows &&\n"
-        "         !commit_.compare_exchange_weak(expected, first + num_rows, std::memory_order_acq_rel)) {\n  }\n",
+        "  if (((first + num_rows) ^ first) >= commit_interval_) advance();\n",
+        "  Ticket seen = first;\n"
+        "  while (seen < first + num_rows &&\n"
+        "         !commit_.compare_exchange_weak(seen, first + num_rows, std::memory_order_acq_rel)) {\n  }\n",
     ),
     Mutant(
         "commit set to the latest publisher's rows",
         RING,
-        "  commit_.compare_exchange_strong(expected, first + num_rows, "
-        "std::memory_order_acq_rel, std::memory_order_relaxed);\n",
-        "  commit_.store(expected + num_rows, std::memory_order_release);\n",
+        "  if (((first + num_rows) ^ first) >= commit_interval_) advance();\n",
+        "  commit_.store(first + num_rows, std::memory_order_release);\n",
     ),
     Mutant(
         "lap word of the next lap", RING, "store(lap_word(lap), std::memory", "store(lap_word(lap + 1), std::memory"
@@ -97,6 +96,7 @@ MUTANTS = (
         RING,
         "    if (++at == capacity_) {\n      at = 0;\n      ++lap;\n    }\n  }\n  if (seen",
         "    if (++at == capacity_) at = 0;\n  }\n  if (seen",
+        test="history",
     ),
     # Readers: the window and the lap word.
     Mutant("reserved rows pass for published", RING, "if (ticket < window.committed) return true;", "return true;"),
