@@ -13,7 +13,7 @@ SEED ?= 0
 TRAIN_ARGS := --env $(ENV) --seed $(SEED) $(if $(STEPS),--steps $(STEPS))
 
 .DEFAULT_GOAL := help
-.PHONY: help train test cpptest pytest mutants lint format typecheck asan tsan stress bench package clean
+.PHONY: help train test cpptest pytest mutants why lint format typecheck asan tsan stress bench package clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -21,6 +21,9 @@ help: ## List the targets
 
 train: $(VENV)/.built ## Train DDPG (ENV=Pendulum-v1 STEPS=... SEED=0) and show what it learned
 	$(VENV)/bin/python examples/ddpg.py $(TRAIN_ARGS)
+
+why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 minutes; writes docs/why)
+	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: cpptest mutants tsan pytest lint typecheck ## Run every test, the linters and the type checkers
 
@@ -47,7 +50,7 @@ format: $(VENV)/.lint
 typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy strict, stubs against the modules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy bench
-	$(VENV)/bin/stubtest fastreplay._core fastreplay._fastpath fastreplay._target fastreplay._tensors --allowlist tests/stubtest-allowlist.txt
+	$(VENV)/bin/stubtest fastreplay._core fastreplay._fastpath fastreplay._step_ring fastreplay._target fastreplay._tensors --allowlist tests/stubtest-allowlist.txt
 
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
 	$(call cmake_tests,build/asan/cpp,address$(comma)undefined,FASTREPLAY_STRESS_ROWS=2000000)
@@ -69,6 +72,7 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 bench: $(VENV)/.bench ## Measure beside the peers (about 8 minutes, 10 GB; writes bench/results)
 	$(VENV)/bin/python bench/table.py
 	$(VENV)/bin/python bench/threads.py
+	$(VENV)/bin/python bench/sb3.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build

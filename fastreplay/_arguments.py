@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 # What torch can hold, known here so that naming it needs no torch.
-_TORCH_DTYPES = frozenset(
+TORCH_DTYPES = frozenset(
     ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
     + ["float16", "float32", "float64", "complex64", "complex128"]
 )
@@ -82,7 +82,7 @@ def check_output(schema: Schema, output: str, device: object) -> None:
             raise ValueError(f"device: expected 'cpu' with output='numpy', got {device!r}")
         return
     for name, field in schema.items():
-        if field.dtype.name not in _TORCH_DTYPES:
+        if field.dtype.name not in TORCH_DTYPES:
             raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
 
 

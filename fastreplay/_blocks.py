@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastreplay import _core
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
     from numpy.typing import NDArray
 
+    from fastreplay import _core
     from fastreplay._tensors import Tensors
     from fastreplay.schema import Schema
 
@@ -39,8 +38,8 @@ class Block:
 
     __slots__ = ("_bare_references", "_tensors", "batch_size", "flat", "native", "offsets", "schema", "templates")
 
-    def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int) -> None:
-        self.native = _core.Block(ring, batch_size)
+    def __init__(self, native: _core.Block, schema: Schema, batch_size: int) -> None:
+        self.native = native
         self.schema = schema
         self.batch_size = batch_size
         self.flat = self.native.flat

@@ -474,7 +474,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return whole, tuple(column[whole - first :] for column in columns)
 
     def _new_block(self, batch_size: int) -> Block:
-        return Block(self._ring, self._schema, batch_size)
+        return Block(_core.Block(self._ring, batch_size), self._schema, batch_size)
 
     def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
         for _ in range(_SLICE_TRIES):

@@ -17,19 +17,24 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastreplay"
 NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".hpp", ".cpp", ".h", ".cu"})
 PYTHON = sorted(
-    path for folder in ("fastreplay", "examples", "bench", "tests") for path in (ROOT / folder).glob("*.py")
+    path
+    for folder in ("fastreplay", "fastreplay/sb3", "examples", "bench", "tests")
+    for path in (ROOT / folder).glob("*.py")
 )
 CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
 ALLOWED_INCLUDES = {
-    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|steps|target)\.hpp",
+    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|step_ring|steps|target)\.hpp",
     "cuda": r"(device|target)\.h|(lerp|target|target_kernel)\.hpp|cuda_runtime(_api)?\.h",
-    "bindings": r"(copy|memory|minibatch|random|ring|schema|target|capsule|fastpath|target_table)\.hpp|pybind11/\w+\.h",
+    "bindings": r"(copy|memory|minibatch|random|ring|schema|step_ring|target|capsule|fastpath|steps|target_table)\.hpp"
+    r"|pybind11/\w+\.h",
 }
 
 # Imported only when something of them is asked for: the target updates are made of torch.
 TORCH_SIDE = {"target.py", "_mover.py", "_pairing.py", "_foreach.py", "_torch_abi.py"}
+# Imported only by name: what stands in for other libraries' classes returns torch's tensors, as they do.
+ADAPTERS = {"_adapter.py", "cleanrl.py"}
 
 
 def includes(path: Path) -> list[str]:
@@ -56,7 +61,7 @@ def imports(path: Path) -> set[str]:
 def test_the_walks_find_files() -> None:
     assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
     assert {path.name for path in PYTHON} >= {"buffer.py", "ddpg.py", "table.py", "test_codebase.py"}
-    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_target.pyx", "_tensors.pyx"}
+    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_step_ring.pyx", "_target.pyx", "_tensors.pyx"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
@@ -75,9 +80,14 @@ def test_python_layers() -> None:
             top = module.split(".")[0]
             assert top not in {"examples", "bench", "tests"}, (path, module)
             assert top != "stable_baselines3", f"{path} imports {module} at import time"
-            assert top != "torch" or path.name in TORCH_SIDE, f"{path} imports {module} at import time"
+            assert top != "torch" or path.name in TORCH_SIDE | ADAPTERS, f"{path} imports {module} at import time"
+            assert not module.startswith("fastreplay.sb3"), f"{path} imports {module} at import time"
+            if path.name not in ADAPTERS:
+                assert module.split(".")[-1] not in {Path(name).stem for name in ADAPTERS}, (path, module)
             if top == "gymnasium":
                 assert path.name == "_spaces.py"
+    for module in imports(PACKAGE / "sb3" / "__init__.py"):
+        assert module.split(".")[0] not in {"torch", "gymnasium", "stable_baselines3"}, module
     for path in (ROOT / "examples").glob("*.py"):
         private = [module for module in imports(path) if module.startswith("fastreplay._")]
         assert not private, f"{path} uses {private}: examples use the public face"

@@ -49,11 +49,15 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
     assert not strangers
 
 
+MODULES = ("_core", "_fastpath", "_step_ring", "_target", "_tensors")
+
+
 def test_wheel_contents(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    expected = {f"fastreplay/{path.name}" for path in (ROOT / "fastreplay").glob("*.py*") if path.suffix != ".pyx"}
-    expected |= {f"fastreplay/{module}{MODULE_SUFFIX}" for module in ("_core", "_fastpath", "_target")}
+    sources = [*(ROOT / "fastreplay").glob("*.py*"), *(ROOT / "fastreplay" / "sb3").glob("*.py")]
+    expected = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix != ".pyx"}
+    expected |= {f"fastreplay/{module}{MODULE_SUFFIX}" for module in MODULES}
     expected.add("fastreplay/py.typed")
     assert names == expected
 

@@ -89,6 +89,28 @@ void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const f
   }
 }
 
+// Uniform integers; call k uses the words that sample call k of a Sampler of this key would.
+class Draws {
+ public:
+  Draws(fr::Philox::Key key, std::uint64_t calls) noexcept : key_{key}, calls_{calls} {}
+
+  py::array_t<std::int64_t> below(std::uint64_t bound, std::size_t count) {
+    if (bound == 0) throw py::value_error{"nothing to draw from"};
+    py::array_t<std::int64_t> drawn(static_cast<py::ssize_t>(count));
+    fr::WordStream words{key_, calls_++};
+    std::int64_t* values = drawn.mutable_data();
+    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::int64_t>(words.below(bound));
+    return drawn;
+  }
+
+  [[nodiscard]] fr::Philox::Key key() const noexcept { return key_; }
+  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_; }
+
+ private:
+  fr::Philox::Key key_;
+  std::uint64_t calls_;
+};
+
 fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
   return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
@@ -104,6 +126,10 @@ PYBIND11_MODULE(_core, m) {
              return std::make_unique<fr::Block>(ring.layout(), batch_size);
            }),
            py::arg("ring"), py::arg("batch_size"))
+      .def(py::init([](const Sizes& fields, std::size_t batch_size) {
+             return std::make_unique<fr::Block>(record_layout(fields), batch_size);
+           }),
+           py::arg("fields"), py::arg("batch_size"))
       .def_property_readonly("flat", &flat)
       .def_property_readonly("offsets", [](const fr::Block& block) { return block.layout().offsets(); })
       .def_property_readonly("tickets_offset", [](const fr::Block& block) { return block.layout().tickets_offset(); });
@@ -131,6 +157,12 @@ PYBIND11_MODULE(_core, m) {
       .def("read", &read_rows, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))
       .def("capsule", [](fr::Ring& ring) { return py::capsule{&ring, fr::kRingCapsule}; });
+
+  py::class_<Draws>(m, "Draws")
+      .def(py::init<fr::Philox::Key, std::uint64_t>(), py::arg("key"), py::arg("calls") = 0)
+      .def("below", &Draws::below, py::arg("bound"), py::arg("count"))
+      .def_property_readonly("key", &Draws::key)
+      .def_property_readonly("calls", &Draws::calls);
 
   py::class_<fr::Sampler>(m, "Sampler")
       .def(py::init([](fr::Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws) {

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""How much is measured, and the processes that share the work."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure; every figure takes its counts from here."""
+
+    seeds: int
+    steps: int  # of one training run
+    evaluations: int  # of one training run, evenly spaced
+    checkpoint: int  # steps before networks are held fixed and measured
+    gradients: int  # whose spread is the variance of the estimate
+    budget_s: float  # CPU seconds of a run with fixed time
+    repeats: int  # of each timing
+
+
+FULL = Effort(seeds=10, steps=3_000, evaluations=15, checkpoint=1_000, gradients=256, budget_s=2.5, repeats=10)
+QUICK = Effort(seeds=2, steps=80, evaluations=2, checkpoint=210, gradients=8, budget_s=0.05, repeats=2)
+
+
+class Workers:
+    """Two processes of one thread each, which take jobs by turns."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # torch does not survive a fork once it has run
+        self.pool = ProcessPoolExecutor(2, context, torch.set_num_threads, (1,))
+
+    def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], label: str) -> list[Result]:
+        """Call the function on each job; results in the order of jobs."""
+        return list(tqdm(self.pool.map(function, jobs), total=len(jobs), desc=label, unit="run"))

@@ -1,0 +1,43 @@
+# Written together with _step_ring.pyx; `make typecheck` holds the two against each other.
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import disjoint_base
+
+from fastreplay._core import Ring
+
+@disjoint_base
+class StepRing:
+    def __init__(
+        self,
+        ring: Ring,
+        fields: list[tuple[np.dtype[Any], tuple[int, ...], bool]],
+        num_envs: int,
+        num_observations: int,
+        keys: tuple[str, ...] | None,
+    ) -> None: ...
+    def write(
+        self,
+        row: int,
+        obs: object,
+        next_obs: object,
+        action: object,
+        reward: object,
+        done: object,
+        infos: object,
+    ) -> bool: ...
+    def gather_into(self, flat: NDArray[np.uint8], offsets: tuple[int, ...], rows: object, envs: object) -> bool: ...
+    def gather_n_steps_into(
+        self,
+        flat: NDArray[np.uint8],
+        offsets: tuple[int, ...],
+        rows: object,
+        envs: object,
+        newest_row: int,
+        rewards: NDArray[np.float32],
+        is_counted: NDArray[np.bool_],
+        counts: NDArray[np.float32],
+    ) -> bool: ...
+
+def discounted_sums(rewards: object, discounts: object, is_counted: object, sums: NDArray[np.float32]) -> bool: ...

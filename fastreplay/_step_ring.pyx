@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: MIT
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Vector steps in and out of a ring: from the arrays of one step to row pointers to one call of the core.
+
+Takes what training loops pass at every step. For anything else a method says False, and has changed
+nothing. This module never sees an atomic, and the core never sees a Python object.
+"""
+
+from cpython.dict cimport PyDict_Check, PyDict_CheckExact
+from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from "Python.h":
+    PyObject *PyDict_GetItemWithError(PyObject *values, object key) except? NULL
+    PyObject *PyList_GET_ITEM(PyObject *values, Py_ssize_t index)
+    PyObject *Py_True
+    PyObject *Py_False
+
+
+cdef extern from "numpy/arrayobject.h":
+    bint PyArray_CheckExact(PyObject *value)
+    bint PyArray_ISCARRAY(cnp.PyArrayObject *array)
+    bint PyArray_ISCARRAY_RO(cnp.PyArrayObject *array)
+
+
+cdef extern from "steps.hpp" namespace "fastreplay" nogil:
+    cppclass Ring:
+        pass
+    struct Rows:
+        pass
+    cppclass CoreRing "fastreplay::StepRing":
+        CoreRing(Ring &ring, size_t num_envs, size_t num_observations) except +
+        size_t num_rows()
+    cppclass Outputs:
+        void put(char *place)
+    const char *kRingCapsule
+    const size_t kReleaseReadBytes
+    bint locate(const CoreRing &ring, const int64_t *rows, const int64_t *envs, size_t count, uint64_t *slots)
+    void gather(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs, uint64_t *ends)
+    void gather_n_steps(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs,
+                        uint64_t *ends, size_t num_steps, size_t newest_row, float *rewards, uint8_t *is_counted,
+                        float *counts)
+    bint sum_discounted "fastreplay::discounted_sums"(const float *rewards, const float *discounts,
+                                                      const uint8_t *is_counted, float *sums, size_t count,
+                                                      size_t num_steps)
+    void store(CoreRing &ring, size_t row, const Rows *fields, size_t num_fields)
+    bint narrow(const void *values, float *out, size_t count)
+    void from_flags(const void *flags, float *out, size_t count)
+
+cdef extern from *:
+    """
+    static inline fastreplay::Rows make_rows(const void *data, std::size_t stride_bytes) noexcept {
+      return {static_cast<const std::byte *>(data), stride_bytes};
+    }
+    static inline void put(fastreplay::Outputs &outputs, void *place) { outputs.put(static_cast<std::byte *>(place)); }
+    """
+    Rows make_rows(const void *data, size_t stride_bytes) nogil
+    void put(Outputs &outputs, void *place)
+
+
+cdef enum:
+    kMaxFields = 256
+    kNumScalars = 4  # action, reward, done, timeout
+    kScratchAlignment = 16
+
+cdef str TIMEOUT_KEY = "TimeLimit.truncated"
+
+
+cdef struct Field:
+    int type_num
+    int ndim                # of one row
+    cnp.npy_intp dims[32]
+    size_t num_items
+    size_t row_bytes
+    bint is_reshaped        # any shape of num_envs * num_items will do
+    size_t scratch_offset
+
+
+cdef class StepRing:
+    """Base of VectorRing: the way of whole steps into a ring of packed records, and of minibatches out of it."""
+
+    cdef CoreRing *core
+    cdef object ring_object   # keeps the ring alive
+    cdef Field *fields        # in the order of the core: observation, action, reward, done, timeout, next observation
+    cdef Py_ssize_t num_fields
+    cdef Py_ssize_t num_observations
+    cdef size_t num_envs
+    cdef tuple keys           # of a Dict observation's parts; None where the observation is one array
+    cdef char *scratch        # converted rows of one step
+
+    def __cinit__(self):
+        self.core = NULL
+        self.fields = NULL
+        self.scratch = NULL
+
+    def __dealloc__(self):
+        del self.core
+        PyMem_Free(self.fields)
+        PyMem_Free(self.scratch)
+
+    def __init__(self, ring, list fields, size_t num_envs, size_t num_observations, keys):
+        """Take a ring of the core's and its fields: (dtype, shape, is_reshaped) each, the shared ones twice."""
+        cdef Py_ssize_t i, axis
+        cdef Field *field
+        cdef size_t scratch_bytes = 0
+        if self.core != NULL:
+            raise RuntimeError("StepRing is initialized once")
+        if len(fields) > kMaxFields:
+            raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
+        self.fields = <Field *>PyMem_Malloc(len(fields) * sizeof(Field))
+        if self.fields == NULL:
+            raise MemoryError()
+        for i, (dtype, shape, is_reshaped) in enumerate(fields):
+            field = &self.fields[i]
+            field.type_num = dtype.num
+            field.ndim = <int>len(shape)
+            field.num_items = 1
+            for axis in range(field.ndim):
+                field.dims[axis] = shape[axis]
+                field.num_items *= <size_t>field.dims[axis]
+            field.row_bytes = field.num_items * <size_t>dtype.itemsize
+            field.is_reshaped = is_reshaped
+            field.scratch_offset = scratch_bytes
+            scratch_bytes += (num_envs * field.row_bytes + kScratchAlignment - 1) // kScratchAlignment * kScratchAlignment
+        self.scratch = <char *>PyMem_Malloc(scratch_bytes)
+        if self.scratch == NULL:
+            raise MemoryError()
+        self.num_fields = len(fields)
+        self.num_observations = <Py_ssize_t>num_observations
+        self.num_envs = num_envs
+        self.keys = keys
+        self.ring_object = ring
+        self.core = new CoreRing((<Ring *>PyCapsule_GetPointer(ring.capsule(), kRingCapsule))[0], num_envs, num_observations)
+
+    def write(self, Py_ssize_t row, obs, next_obs, action, reward, done, infos):
+        """Store one step of all environments as a row.
+
+        Args:
+            row: In [0, rows).
+            obs: (num_envs, *shape); a dict of such for a Dict space.
+            next_obs: The same.
+            action: (num_envs, ...).
+            reward: (num_envs,).
+            done: (num_envs,).
+            infos: A list of num_envs dicts, in which "TimeLimit.truncated" tells the timeouts; an array of
+                timeouts (num_envs,); or None, which leaves the stored timeouts as they are.
+
+        Returns:
+            Whether it was stored. False, with nothing changed, for a row out of range, and for values that are
+            no plain NumPy arrays of the stored shape and dtype (float64 and bool are taken for float32).
+        """
+        cdef Rows rows[kMaxFields]
+        cdef Py_ssize_t first_next = self.num_observations + kNumScalars
+        cdef Py_ssize_t first_scalar = self.num_observations
+        if row < 0 or <size_t>row >= self.core.num_rows():
+            return False
+        if not (self.stage_observation(<PyObject *>obs, 0, rows)
+                and self.stage_observation(<PyObject *>next_obs, first_next, rows)
+                and self.stage(<PyObject *>action, first_scalar, rows)
+                and self.stage(<PyObject *>reward, first_scalar + 1, rows)
+                and self.stage(<PyObject *>done, first_scalar + 2, rows)):
+            return False
+        if infos is None:
+            rows[first_scalar + 3] = make_rows(NULL, 0)
+        elif not (self.stage_timeouts(<PyObject *>infos, first_scalar + 3, rows)
+                  or self.stage(<PyObject *>infos, first_scalar + 3, rows)):
+            return False
+        store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
+        return True
+
+    cdef bint stage_observation(self, PyObject *value, Py_ssize_t first, Rows *rows) except -1:
+        cdef Py_ssize_t i
+        cdef PyObject *part
+        if self.keys is None:
+            return self.stage(value, first, rows)
+        if not PyDict_Check(<object>value):
+            return False
+        for i in range(self.num_observations):
+            part = PyDict_GetItemWithError(value, self.keys[i])
+            if part == NULL or not self.stage(part, first + i, rows):
+                return False
+        return True
+
+    # Takes an array's rows from its own memory where they fit as they are, from scratch where converted.
+    cdef bint stage(self, PyObject *value, Py_ssize_t i, Rows *rows) noexcept:
+        cdef Field *field = &self.fields[i]
+        cdef cnp.PyArrayObject *array = <cnp.PyArrayObject *>value
+        cdef size_t num_items = self.num_envs * field.num_items
+        cdef float *converted
+        cdef int given
+        if not PyArray_CheckExact(value) or not PyArray_ISCARRAY_RO(array) or not self.fits(<cnp.ndarray>array, field):
+            return False
+        given = cnp.PyArray_TYPE(<cnp.ndarray>array)
+        if given == field.type_num:
+            rows[i] = make_rows(cnp.PyArray_DATA(<cnp.ndarray>array), field.row_bytes)
+            return True
+        if field.type_num != cnp.NPY_FLOAT:
+            return False
+        converted = <float *>(self.scratch + field.scratch_offset)
+        if given == cnp.NPY_BOOL:
+            from_flags(cnp.PyArray_DATA(<cnp.ndarray>array), converted, num_items)
+        elif given != cnp.NPY_DOUBLE or not narrow(cnp.PyArray_DATA(<cnp.ndarray>array), converted, num_items):
+            return False
+        rows[i] = make_rows(converted, field.row_bytes)
+        return True
+
+    # (num_envs, *shape); for a single environment *shape alone, too, which NumPy broadcasts to it.
+    cdef bint fits(self, cnp.ndarray array, const Field *field) noexcept:
+        cdef int axis
+        cdef int ndim = cnp.PyArray_NDIM(array)
+        cdef const cnp.npy_intp *dims = cnp.PyArray_DIMS(array)
+        if field.is_reshaped:
+            return <size_t>cnp.PyArray_SIZE(array) == self.num_envs * field.num_items
+        if ndim == field.ndim + 1:
+            if <size_t>dims[0] != self.num_envs:
+                return False
+            dims += 1
+        elif ndim != field.ndim or self.num_envs != 1:
+            return False
+        for axis in range(field.ndim):
+            if dims[axis] != field.dims[axis]:
+                return False
+        return True
+
+    cdef bint stage_timeouts(self, PyObject *infos, Py_ssize_t i, Rows *rows) except -1:
+        cdef float *timeouts = <float *>(self.scratch + self.fields[i].scratch_offset)
+        cdef size_t env
+        cdef PyObject *info
+        cdef PyObject *value
+        if not PyList_CheckExact(<object>infos) or <size_t>PyList_GET_SIZE(<object>infos) != self.num_envs:
+            return False
+        for env in range(self.num_envs):
+            info = PyList_GET_ITEM(infos, <Py_ssize_t>env)
+            if not PyDict_CheckExact(<object>info):
+                return False
+            value = PyDict_GetItemWithError(info, TIMEOUT_KEY)
+            if value != NULL and value != Py_True and value != Py_False:
+                return False
+            timeouts[env] = value == Py_True
+        rows[i] = make_rows(timeouts, sizeof(float))
+        return True
+
+    def gather_into(self, cnp.ndarray flat, tuple offsets, rows, envs):
+        """Copy transitions into a minibatch's block.
+
+        Args:
+            flat: (num_bytes,) uint8, the block.
+            offsets: In bytes, where the block's parts begin: those of the observation, action, those of the next
+                observation, reward, done, then room for one int64 a row.
+            rows: (B,) int64; negative ones count from the end.
+            envs: (B,) int64.
+
+        Returns:
+            Whether it was done. False where rows and envs are no such arrays, or one is out of range.
+        """
+        cdef Py_ssize_t count
+        cdef Outputs outputs
+        cdef uint64_t *slots = self.locate(flat, offsets, <PyObject *>rows, <PyObject *>envs, &count, &outputs)
+        cdef uint64_t *ends
+        if slots == NULL:
+            return False
+        ends = <uint64_t *>PyMem_Malloc(<size_t>count * sizeof(uint64_t))
+        if ends == NULL:
+            raise MemoryError()
+        if <size_t>cnp.PyArray_NBYTES(flat) < kReleaseReadBytes:
+            gather(self.core[0], slots, <size_t>count, outputs, ends)
+        else:
+            with nogil:
+                gather(self.core[0], slots, <size_t>count, outputs, ends)
+        PyMem_Free(ends)
+        return True
+
+    def gather_n_steps_into(self, cnp.ndarray flat, tuple offsets, rows, envs, size_t newest_row, cnp.ndarray rewards,
+                            cnp.ndarray is_counted, cnp.ndarray counts):
+        """Copy n-step transitions into a minibatch's block, all but their reward.
+
+        Args:
+            flat: As in `gather_into`; next observation and done are those of the last step.
+            offsets: As in `gather_into`; the reward's part is left as it was.
+            rows: (B,) int64, where they start.
+            envs: (B,) int64.
+            newest_row: No step leads beyond it.
+            rewards: (B, n) float32, out: the rewards of the n steps from the start on.
+            is_counted: (B, n) bool, out: which of them come before the end.
+            counts: (B, 1) float32, out: their number.
+
+        Returns:
+            As `gather_into`.
+        """
+        cdef Py_ssize_t count
+        cdef Outputs outputs
+        cdef uint64_t *slots = self.locate(flat, offsets, <PyObject *>rows, <PyObject *>envs, &count, &outputs)
+        cdef uint64_t *ends
+        cdef size_t num_steps
+        if slots == NULL:
+            return False
+        if not (is_output(rewards, cnp.NPY_FLOAT, 2, count) and is_output(is_counted, cnp.NPY_BOOL, 2, count)
+                and is_output(counts, cnp.NPY_FLOAT, 2, count) and cnp.PyArray_DIMS(rewards)[1] > 0
+                and cnp.PyArray_DIMS(is_counted)[1] == cnp.PyArray_DIMS(rewards)[1]
+                and cnp.PyArray_DIMS(counts)[1] == 1):
+            raise ValueError("expected rewards (B, n) float32, is_counted (B, n) bool and counts (B, 1) float32")
+        num_steps = <size_t>cnp.PyArray_DIMS(rewards)[1]
+        ends = <uint64_t *>PyMem_Malloc(<size_t>count * sizeof(uint64_t))
+        if ends == NULL:
+            raise MemoryError()
+        gather_n_steps(self.core[0], slots, <size_t>count, outputs, ends, num_steps, newest_row,
+                       <float *>cnp.PyArray_DATA(rewards), <uint8_t *>cnp.PyArray_DATA(is_counted),
+                       <float *>cnp.PyArray_DATA(counts))
+        PyMem_Free(ends)
+        return True
+
+    # The slots of the rows, in the block's last part; NULL where the arguments do not fit.
+    cdef uint64_t *locate(self, cnp.ndarray flat, tuple offsets, PyObject *rows, PyObject *envs, Py_ssize_t *count,
+                          Outputs *outputs) except? NULL:
+        cdef char *block = <char *>cnp.PyArray_DATA(flat)
+        cdef Py_ssize_t i
+        cdef Py_ssize_t num_outputs = 2 * self.num_observations + 3
+        cdef uint64_t *slots
+        if not is_indices(rows) or not is_indices(envs):
+            return NULL
+        count[0] = cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]
+        if cnp.PyArray_DIMS(<cnp.ndarray>envs)[0] != count[0]:
+            return NULL
+        if len(offsets) != num_outputs + 1 or (
+                <Py_ssize_t>offsets[num_outputs] + count[0] * <Py_ssize_t>sizeof(uint64_t) > cnp.PyArray_SIZE(flat)):
+            raise ValueError("the block is of another layout or batch size")
+        slots = <uint64_t *>(block + <Py_ssize_t>offsets[num_outputs])
+        if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
+                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), <size_t>count[0], slots):
+            return NULL
+        for i in range(num_outputs):
+            put(outputs[0], block + <Py_ssize_t>offsets[i])
+        return slots
+
+
+cdef inline bint is_indices(PyObject *value) noexcept:
+    return (PyArray_CheckExact(value) and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>value)
+            and cnp.PyArray_NDIM(<cnp.ndarray>value) == 1
+            and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64)
+
+
+cdef inline bint is_output(cnp.ndarray array, int type_num, int ndim, Py_ssize_t length) noexcept:
+    return (PyArray_ISCARRAY(<cnp.PyArrayObject *>array) and cnp.PyArray_TYPE(array) == type_num
+            and cnp.PyArray_NDIM(array) == ndim and cnp.PyArray_DIMS(array)[0] == length)
+
+
+def discounted_sums(rewards, discounts, is_counted, cnp.ndarray sums):
+    """Sum discounted rewards, step after step, each product and sum rounded to float32.
+
+    Args:
+        rewards: (B, n) float32.
+        discounts: (1, n) float32.
+        is_counted: (B, n) bool; the others count as 0.
+        sums: (B, 1) float32, out.
+
+    Returns:
+        Whether it was done and every sum is finite. False, also where the arrays are no such ones.
+    """
+    cdef Py_ssize_t count, num_steps
+    if not (PyArray_CheckExact(<PyObject *>rewards) and PyArray_CheckExact(<PyObject *>discounts)
+            and PyArray_CheckExact(<PyObject *>is_counted)):
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray>rewards) != 2:
+        return False
+    count = cnp.PyArray_DIMS(<cnp.ndarray>rewards)[0]
+    num_steps = cnp.PyArray_DIMS(<cnp.ndarray>rewards)[1]
+    if not (is_output(<cnp.ndarray>rewards, cnp.NPY_FLOAT, 2, count)
+            and is_output(<cnp.ndarray>discounts, cnp.NPY_FLOAT, 2, 1)
+            and is_output(<cnp.ndarray>is_counted, cnp.NPY_BOOL, 2, count)
+            and is_output(sums, cnp.NPY_FLOAT, 2, count)
+            and cnp.PyArray_DIMS(<cnp.ndarray>discounts)[1] == num_steps
+            and cnp.PyArray_DIMS(<cnp.ndarray>is_counted)[1] == num_steps and cnp.PyArray_DIMS(sums)[1] == 1):
+        return False
+    return sum_discounted(<const float *>cnp.PyArray_DATA(<cnp.ndarray>rewards),
+                          <const float *>cnp.PyArray_DATA(<cnp.ndarray>discounts),
+                          <const uint8_t *>cnp.PyArray_DATA(<cnp.ndarray>is_counted),
+                          <float *>cnp.PyArray_DATA(sums), <size_t>count, <size_t>num_steps)

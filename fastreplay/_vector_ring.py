@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""Storage of the adapters: the steps of a vector environment as rows of a ring. Knows no other library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+
+from fastreplay import _core
+from fastreplay._arguments import TORCH_DTYPES
+from fastreplay._blocks import Block, BlockPool, tensors_in
+from fastreplay._step_ring import StepRing
+from fastreplay.schema import Field, Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[Any]"
+Observation: TypeAlias = "Array | dict[str, Array]"
+
+__all__ = ["Array", "Columns", "NSteps", "Part", "VectorRing"]
+
+_OBSERVATION, _NEXT = "observation/", "next_observation/"
+
+
+class Part(NamedTuple):
+    """What one row of an observation's part, or of the action, is made of.
+
+    Attributes:
+        shape: Of one environment's row.
+        dtype: As stored and as sampled.
+        is_reshaped: Whether a step may come in any shape of as many items.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_reshaped: bool = False
+
+
+class NSteps(NamedTuple):
+    """What the rewards of n-step transitions are made of."""
+
+    rewards: NDArray[np.float32]  # (B, n), of the n steps from the start on
+    is_counted: NDArray[np.bool_]  # (B, n), whether the step comes before the end
+    counts: NDArray[np.float32]  # (B, 1), how many do
+
+
+class Columns(dict[str, Array]):
+    """Live views of an observation's parts by name. Assigning one copies into the storage."""
+
+    def __setitem__(self, key: str, value: Array) -> None:
+        if key not in self:
+            raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
+        overwrite(self[key], value, key)
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise TypeError("the observation's parts are views of the buffer's storage: none can be added or removed")
+
+    __delitem__ = clear = pop = popitem = setdefault = _refuse
+
+    def update(self, *others: Any, **parts: Array) -> None:
+        """Overwrite several parts."""
+        for key, value in dict(*others, **parts).items():
+            self[key] = value
+
+    def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
+        return dict, (dict(self.items()),)
+
+
+def overwrite(column: Array, value: object, name: str) -> None:
+    """Copy an array over a column.
+
+    Raises:
+        ValueError: It has another shape or dtype.
+    """
+    array = np.asarray(value)
+    if array.shape != column.shape or array.dtype != column.dtype:
+        raise ValueError(f"{name}: expected {column.dtype} {column.shape}, got {array.dtype} {array.shape}")
+    column[...] = array
+
+
+class VectorRing(StepRing):
+    """Rows of `num_envs` transitions, one row a step, in one ring of packed records.
+
+    Where the next row goes and which rows are filled is the caller's to know. For one thread.
+
+    Args:
+        num_rows: Steps.
+        num_envs: Transitions of a step.
+        observation: The parts of a Dict observation by name, or the one part.
+        action: The action.
+        shares_observations: Whether the next observation is the observation of the row after, and stored once.
+
+    Attributes:
+        observations, next_observations: Live views (num_rows, num_envs, *shape), of a Dict observation a dict of
+            them; `next_observations` is None where they are shared.
+        actions, rewards, dones, timeouts: Live views (num_rows, num_envs, ...).
+        is_sampled_natively: Whether every observation has an axis, over which SB3 and CleanRL index, and torch
+            has every dtype.
+        pool: Recycled memory of minibatches.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        num_envs: int,
+        observation: dict[str, Part] | Part,
+        action: Part,
+        *,
+        shares_observations: bool = False,
+    ) -> None:
+        self._arguments = (num_rows, num_envs, observation, action), {"shares_observations": shares_observations}
+        self.num_rows = num_rows
+        self.num_envs = num_envs
+        self.keys = tuple(observation) if isinstance(observation, dict) else None
+        parts = list(observation.values()) if isinstance(observation, dict) else [observation]
+        if not parts:
+            raise ValueError("observation_space: expected at least one part, got none")
+        self.num_observations = len(parts)
+        here = {f"{_OBSERVATION}{i}": Field(part.shape, part.dtype) for i, part in enumerate(parts)}
+        after = {f"{_NEXT}{i}": field for i, field in enumerate(here.values())}
+        taken = Field(action.shape, action.dtype)
+        scalars = {name: Field() for name in ("reward", "done", "timeout")}
+        stored = Schema({**here, "action": taken, **scalars, **({} if shares_observations else after)})
+        self.schema = Schema({**here, "action": taken, **after, "reward": Field((1,)), "done": Field((1,))})
+        self._ring = _core.Ring(stored.sizes, num_rows * num_envs)
+        scalar = Part((), np.dtype(np.float32))
+        staged = [*parts, action, scalar, scalar, scalar, *parts]
+        fields = [(part.dtype, part.shape, part.is_reshaped) for part in staged]
+        super().__init__(self._ring, fields, num_envs, len(parts), self.keys)
+        self.is_sampled_natively = all(part.shape for part in parts) and all(
+            field.dtype.name in TORCH_DTYPES for field in self.schema.values()
+        )
+        self.pool = BlockPool(self._new_block)
+        views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
+        self.observations = self._named(views)
+        self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
+        self.next_observations = None if shares_observations else self._named(views)
+
+    def _view(self, index: int, field: Field) -> Array:
+        column = self._ring.column(index, field.dtype, field.shape)
+        # Splitting the leading axis of evenly spaced records needs no copy.
+        return column.reshape(self.num_rows, self.num_envs, *field.shape)
+
+    def _named(self, views: Iterator[Array]) -> Observation:
+        taken = [next(views) for _ in range(self.num_observations)]
+        return taken[0] if self.keys is None else Columns(zip(self.keys, taken, strict=True))
+
+    def _new_block(self, batch_size: int) -> Block:
+        return Block(_core.Block(self.schema.sizes, batch_size), self.schema, batch_size)
+
+    def gather(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Block:
+        """Copy transitions into a block.
+
+        Its fields (B, ...) are the observation's parts, the action, the next observation's parts, reward (B, 1)
+        and done * (1 - timeout) (B, 1).
+
+        Args:
+            rows: (B,) int64; negative ones count from the end.
+            envs: (B,) int64.
+
+        Raises:
+            IndexError: A row or an environment is out of range.
+        """
+        block = self.pool.take(len(rows))
+        if not self.gather_into(block.flat, block.offsets, rows, envs):
+            self._refuse(rows, envs)
+        self.pool.keep(block)
+        return block
+
+    def gather_n_steps(
+        self, rows: NDArray[np.int64], envs: NDArray[np.int64], num_steps: int, newest_row: int
+    ) -> tuple[Block, NSteps]:
+        """Copy n-step transitions into a block as `gather` does, but for the reward, which is left undefined.
+
+        Args:
+            rows: (B,) int64, where they start.
+            envs: (B,) int64.
+            num_steps: Steps at most, at least 1.
+            newest_row: The row after which no step is taken.
+
+        Raises:
+            IndexError: A row or an environment is out of range.
+        """
+        batch_size = len(rows)
+        steps = NSteps(
+            np.empty((batch_size, num_steps), np.float32),
+            np.empty((batch_size, num_steps), np.bool_),
+            np.empty((batch_size, 1), np.float32),
+        )
+        block = self.pool.take(batch_size)
+        if not self.gather_n_steps_into(block.flat, block.offsets, rows, envs, newest_row, *steps):
+            self._refuse(rows, envs)
+        self.pool.keep(block)
+        return block, steps
+
+    def _refuse(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> None:
+        self.rewards[rows, envs]  # NumPy's own error
+        raise TypeError(f"expected (B,) int64 rows and environments, got {rows.dtype} {rows.shape} and {envs.shape}")
+
+    def observation(self, values: tuple[Any, ...]) -> Any:
+        """Return the observation among a block's arrays or tensors, a dict of its parts for a Dict space."""
+        return self._part(values, 0)
+
+    def action(self, values: tuple[Any, ...]) -> Any:
+        """Return the action among a block's arrays or tensors."""
+        return values[self.num_observations]
+
+    def next_observation(self, values: tuple[Any, ...]) -> Any:
+        """Return the next observation among a block's arrays or tensors, a dict of its parts for a Dict space."""
+        return self._part(values, self.num_observations + 1)
+
+    def _part(self, values: tuple[Any, ...], first: int) -> Any:
+        if self.keys is None:
+            return values[first]
+        return dict(zip(self.keys, values[first : first + self.num_observations], strict=True))
+
+    def tensors(self, block: Block, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return a block's fields as fresh tensors: on the CPU its own memory, else moved in one transfer."""
+        if device.type == "cpu":
+            return block.tensors.views()
+        flat = block.tensors.flat.to(device)
+        return tuple(tensors_in(flat, self.schema, block.batch_size, block.offsets)[:-1])
+
+    def columns(self) -> dict[str, Observation]:
+        """Return the live views by name."""
+        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+        return {name: view for name in names if (view := getattr(self, name)) is not None}
+
+    def overwrite(self, columns: dict[str, Any]) -> None:
+        """Copy whole columns in, by the names of `columns()`.
+
+        Raises:
+            ValueError: A column has another shape or dtype.
+        """
+        for name, view in self.columns().items():
+            if isinstance(view, dict):
+                for key, part in view.items():
+                    overwrite(part, columns[name][key], f"{name}[{key!r}]")
+            else:
+                overwrite(view, columns[name], name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments, options = self._arguments
+        return _restored, (arguments, options, self.columns())
+
+
+def _restored(arguments: tuple[Any, ...], options: dict[str, bool], columns: dict[str, Any]) -> VectorRing:
+    ring = VectorRing(*arguments, **cast("Any", options))
+    ring.overwrite(columns)
+    return ring
