@@ -143,10 +143,10 @@ class TensorTemplates:
 def _kept_tensors(templates: tuple[torch.Tensor, ...]) -> Tensors | None:
     """Return tensors to be handed out again and again, None where torch does not tell who has them."""
     from fastreplay._tensors import Tensors
-    from fastreplay._torch_abi import form_abi
+    from fastreplay._torch_abi import form_abi, shows_owners, torch_abi
 
-    abi = form_abi()
-    return None if abi is None else Tensors(templates, abi)
+    abi, form = torch_abi(), form_abi()
+    return None if abi is None or form is None or not shows_owners() else Tensors(templates, abi, form)
 
 
 def tensors_in(flat: torch.Tensor, schema: Schema, batch_size: int, offsets: tuple[int, ...]) -> list[torch.Tensor]:

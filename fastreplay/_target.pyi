@@ -1,10 +1,10 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, SupportsFloat
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import disjoint_base
 
-from fastreplay._torch_abi import TorchAbi
+from fastreplay._torch_abi import FormAbi, TorchAbi
 
 def cpu_level() -> str: ...
 
@@ -41,3 +41,21 @@ class Table:
     def is_same(self) -> bool: ...
     def step(self, tau: SupportsFloat) -> bool: ...
     def step_on_device(self, tau: float, stream: int, tau_on_device: int, tau_is_double: bool) -> bool: ...
+
+@disjoint_base
+class Walk:
+    def __init__(self, module_type: type[nn.Module]) -> None: ...
+    def listed(self, values: Iterable[Tensor]) -> list[Tensor]: ...
+    def parameters(self, module: nn.Module) -> list[Tensor] | None: ...
+
+@disjoint_base
+class PolyakUpdate:
+    def __init__(
+        self,
+        torch_abi: TorchAbi,
+        form_abi: FormAbi,
+        fused: bool,
+        tensor_type: type[Tensor],
+        parameter_type: type[nn.Parameter],
+    ) -> None: ...
+    def update(self, onlines: list[Tensor], targets: list[Tensor], tau: SupportsFloat) -> bool: ...

@@ -11,7 +11,7 @@ Pairing, and what is done when something changed, is fastreplay/target.py.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 from libcpp.vector cimport vector
 
 
@@ -19,6 +19,9 @@ cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *mapping, PyObject *key)  # borrowed
     bint PyDict_Next(PyObject *mapping, Py_ssize_t *position, PyObject **key, PyObject **value)
     Py_ssize_t PyDict_GET_SIZE(PyObject *mapping)
+    bint PyDict_Check(PyObject *value)
+    bint PyGen_CheckExact(object value)
+    object PyObject_GenericGetDict(object value, void *)
 
 
 cdef extern from "capsule.hpp" namespace "fastreplay" nogil:
@@ -68,6 +71,28 @@ cdef extern from "target_table.hpp" namespace "fastreplay" nogil:
     Level best_level()
 
 
+cdef extern from "polyak_pairs.hpp" namespace "fastreplay" nogil:
+    struct FormAbi:
+        int (*get_layout)(void *, int32_t *)
+        int (*get_device_type)(void *, int32_t *)
+        int (*get_dtype)(void *, int32_t *)
+        int (*get_dim)(void *, int64_t *)
+        int (*get_sizes)(void *, int64_t **)
+        int (*get_strides)(void *, int64_t **)
+        int32_t strided
+        int32_t cpu
+        int32_t float32
+        int32_t float64
+    cppclass PolyakPairs:
+        void clear()
+        bint add(void *, void *, const TorchAbi &, const FormAbi &) except +
+        bint last_is_single()
+        bint are_disjoint()
+        size_t num_bytes()
+        void cut() except +
+        void average(double, double, Level, const TorchAbi &)
+
+
 # Function pointers arrive as numbers, from ctypes.
 cdef extern from *:
     """
@@ -77,6 +102,15 @@ cdef extern from *:
     }
     """
     void set_function[Function](Function &function, uintptr_t address)
+
+
+cdef int set_torch(TorchAbi &torch, abi) except -1:
+    set_function(torch.get_data_ptr, abi.get_data_ptr)
+    set_function(torch.get_numel, abi.get_numel)
+    set_function(torch.bump_version, abi.bump_version)
+    set_function(torch.parallel_for, abi.parallel_for)
+    torch.handle_offset = abi.handle_offset
+    return 0
 
 
 # Dictionaries that are looked through at each step, in rotation: 12 ns each with entries, 2 ns without.
@@ -102,6 +136,7 @@ def cpu_level():
 
 
 cdef str MODULES = "_modules"
+cdef str PARAMETERS = "_parameters"
 
 
 cdef struct SeenDict:
@@ -207,11 +242,7 @@ cdef class Table:
         self.kept, self.watched, self.targets = [], [], []
         self.has_torch = torch_abi is not None
         if self.has_torch:
-            set_function(self.torch.get_data_ptr, torch_abi.get_data_ptr)
-            set_function(self.torch.get_numel, torch_abi.get_numel)
-            set_function(self.torch.bump_version, torch_abi.bump_version)
-            set_function(self.torch.parallel_for, torch_abi.parallel_for)
-            self.torch.handle_offset = torch_abi.handle_offset
+            set_torch(self.torch, torch_abi)
 
     def watch(self, tensor, alias):
         """Remember where a tensor's elements are; `alias` keeps its storage."""
@@ -312,3 +343,160 @@ cdef class Table:
         else:
             self.increment_version(self.targets)
         return 0
+
+
+# Modules and tensors of one walk through a module; for more, what was seen is not looked through one by one.
+cdef enum:
+    kMostSeen = 512
+
+
+cdef class Walk:
+    """The parameters of modules, as `torch.nn.Module.parameters` yields them."""
+
+    cdef object module_type
+    cdef object code  # of `parameters`
+    cdef int not_started  # where the frame of a generator stands before its first step
+    cdef dict known  # module types -> whether they leave the walk to `torch.nn.Module`
+
+    def __init__(self, module_type):
+        """Walk subclasses of `module_type`, torch.nn.Module, of which one can be made without arguments."""
+        generator = module_type().parameters()
+        self.module_type = module_type
+        self.code = module_type.parameters.__code__
+        self.not_started = generator.gi_frame.f_lasti
+        self.known = {}
+
+    def listed(self, values):
+        """List an iterable; a fresh `module.parameters()` is not run, but used up, and its module walked."""
+        if PyGen_CheckExact(values) and values.gi_code is self.code:
+            frame = values.gi_frame
+            if frame is not None and frame.f_lasti == self.not_started:
+                arguments = frame.f_locals
+                found = self.parameters(arguments["self"]) if arguments["recurse"] else None
+                if found is not None:
+                    values.close()
+                    return found
+        return list(values)
+
+    def parameters(self, module):
+        """List a module's parameters, or return None where the module walks in its own way, or is too large."""
+        cdef list found = []
+        cdef vector[PyObject *] modules, tensors
+        return found if self.visit(module, found, modules, tensors) else None
+
+    cdef bint visit(self, module, list found, vector[PyObject *] &modules, vector[PyObject *] &tensors) except -1:
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef PyObject *parameters
+        cdef PyObject *children
+        cdef Py_ssize_t position = 0
+        if is_seen(<PyObject *>module, modules):
+            return True
+        if not self.is_plain(type(module)) or modules.size() > kMostSeen or tensors.size() > kMostSeen:
+            return False
+        members = PyObject_GenericGetDict(module, NULL)
+        parameters = PyDict_GetItemWithError(<PyObject *>members, <PyObject *>PARAMETERS)
+        children = PyDict_GetItemWithError(<PyObject *>members, <PyObject *>MODULES)
+        if parameters == NULL or children == NULL or not PyDict_Check(parameters) or not PyDict_Check(children):
+            return False
+        while PyDict_Next(parameters, &position, &key, &value):
+            if <object>value is not None and not is_seen(value, tensors):
+                found.append(<object>value)
+        position = 0
+        while PyDict_Next(children, &position, &key, &value):
+            if <object>value is not None and not self.visit(<object>value, found, modules, tensors):
+                return False
+        return True
+
+    cdef bint is_plain(self, kind) except -1:
+        cdef PyObject *answer = PyDict_GetItemWithError(<PyObject *>self.known, <PyObject *>kind)
+        if answer != NULL:
+            return <object>answer is True
+        names = ("named_parameters", "_named_members", "named_modules", "__getattribute__")
+        known = issubclass(kind, self.module_type) and all(
+            [getattr(kind, name) is getattr(self.module_type, name) for name in names])
+        self.known[kind] = known
+        return known
+
+
+cdef inline bint is_seen(PyObject *value, vector[PyObject *] &seen) except -1:
+    cdef PyObject *other
+    for other in seen:
+        if other == value:
+            return True
+    seen.push_back(value)
+    return False
+
+
+cdef class PolyakUpdate:
+    """Averages of tensors that are looked at anew at every call, with nothing kept from one to the next."""
+
+    cdef TorchAbi torch
+    cdef FormAbi form
+    cdef Level level
+    cdef object tensor_type
+    cdef object parameter_type
+
+    def __init__(self, torch_abi, form_abi, bint fused, tensor_type, parameter_type):
+        """Take torch's functions.
+
+        Args:
+            torch_abi: Addresses of functions.
+            form_abi: Addresses of more functions.
+            fused: Whether torch multiplies and adds in one instruction here.
+            tensor_type: torch.Tensor.
+            parameter_type: torch.nn.Parameter.
+        """
+        set_torch(self.torch, torch_abi)
+        set_function(self.form.get_layout, form_abi.get_layout)
+        set_function(self.form.get_device_type, form_abi.get_device_type)
+        set_function(self.form.get_dtype, form_abi.get_dtype)
+        set_function(self.form.get_dim, form_abi.get_dim)
+        set_function(self.form.get_sizes, form_abi.get_sizes)
+        set_function(self.form.get_strides, form_abi.get_strides)
+        self.form.strided, self.form.cpu = form_abi.strided, form_abi.cpu
+        self.form.float32, self.form.float64 = form_abi.float32, form_abi.float64
+        self.level = best_level() if fused else Level.kBaseline
+        self.tensor_type, self.parameter_type = tensor_type, parameter_type
+
+    def update(self, list onlines, list targets, double tau):
+        """Set each target to `(1 - tau) * target`, rounded, plus `tau * online`.
+
+        Returns:
+            Whether it was done. False, with nothing changed, where there are not as many of one as of the
+            other, or some pair has no kernel.
+        """
+        cdef PolyakPairs pairs
+        cdef double keep = 1.0 - tau
+        if not self.take(onlines, targets, pairs):
+            return False
+        if pairs.num_bytes() < kReleaseUpdateBytes:
+            pairs.cut()
+            pairs.average(keep, tau, self.level, self.torch)
+            return True
+        # Aliases keep the memory while other threads run, which may give the tensors other memory.
+        onlines, targets = [tensor.detach() for tensor in onlines], [tensor.detach() for tensor in targets]
+        pairs.clear()
+        if not self.take(onlines, targets, pairs):
+            return False
+        pairs.cut()
+        with nogil:
+            pairs.average(keep, tau, self.level, self.torch)
+        return True
+
+    cdef bint take(self, list onlines, list targets, PolyakPairs &pairs) except -1:
+        cdef Py_ssize_t i
+        if len(onlines) != len(targets):
+            return False
+        for i in range(len(targets)):
+            if not (self.is_plain(onlines[i]) and self.is_plain(targets[i])):
+                return False
+            if not pairs.add(<PyObject *>targets[i], <PyObject *>onlines[i], self.torch, self.form):
+                return False
+            # Views whose sign torch has not turned yet, imaginary parts of conjugates, have gaps between elements.
+            if pairs.last_is_single() and (onlines[i].is_neg() or targets[i].is_neg()):
+                return False
+        return pairs.are_disjoint()
+
+    cdef inline bint is_plain(self, tensor):
+        return type(tensor) is self.parameter_type or type(tensor) is self.tensor_type

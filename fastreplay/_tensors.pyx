@@ -39,7 +39,8 @@ cdef class Tensors:
 
     Args:
         templates: Tensors that are never handed out, in whose likeness others are made.
-        abi: torch's functions, fastreplay/_torch_abi.py `view_abi()`.
+        torch_abi: Addresses of torch's functions (fastreplay/_torch_abi.py).
+        form_abi: Addresses of more functions.
     """
 
     cdef tuple _templates
@@ -51,13 +52,13 @@ cdef class Tensors:
     cdef GetNumber _get_dim
     cdef GetCode _get_dtype
 
-    def __init__(self, tuple templates not None, abi):
-        self._get_data = <GetPointer><uintptr_t>abi.get_data_ptr
-        self._get_dim = <GetNumber><uintptr_t>abi.get_dim
-        self._get_sizes = <GetPointer><uintptr_t>abi.get_sizes
-        self._get_strides = <GetPointer><uintptr_t>abi.get_strides
-        self._get_dtype = <GetCode><uintptr_t>abi.get_dtype
-        self._handle_offset = abi.handle_offset
+    def __init__(self, tuple templates not None, torch_abi, form_abi):
+        self._get_data = <GetPointer><uintptr_t>torch_abi.get_data_ptr
+        self._get_dim = <GetNumber><uintptr_t>form_abi.get_dim
+        self._get_sizes = <GetPointer><uintptr_t>form_abi.get_sizes
+        self._get_strides = <GetPointer><uintptr_t>form_abi.get_strides
+        self._get_dtype = <GetCode><uintptr_t>form_abi.get_dtype
+        self._handle_offset = torch_abi.handle_offset
         self._templates = templates
         self._class = type(templates[0])
         cdef Form form

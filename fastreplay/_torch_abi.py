@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["FormAbi", "TorchAbi", "form_abi", "torch_abi"]
+__all__ = ["FormAbi", "TorchAbi", "form_abi", "holds_handle", "shows_owners", "torch_abi"]
 
 _BUMP_VERSION = (
     "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE",
@@ -57,35 +57,47 @@ def torch_abi() -> TorchAbi | None:
 
 
 class FormAbi(NamedTuple):
-    """Addresses of the functions that tell a tensor's memory, dtype, shape and strides."""
+    """Addresses of functions that tell what a tensor is, and what they tell of those there are kernels for."""
 
-    get_data_ptr: int
+    get_layout: int
+    get_device_type: int
     get_dtype: int
     get_dim: int
     get_sizes: int
     get_strides: int
-    handle_offset: int  # bytes
+    strided: int
+    cpu: int
+    float32: int
+    float64: int
 
 
 @cache
 def form_abi() -> FormAbi | None:
-    """Return torch's functions, None where they cannot be had, or a tensor's owners in C++ do not show in Python."""
+    """Return torch's functions about form, None where they cannot be had or `torch_abi` is None."""
     abi = torch_abi()
-    if abi is None or not _shows_owners():
+    if abi is None:
         return None
     library = ctypes.CDLL(torch._C.__file__)
-    found = FormAbi(
-        abi.get_data_ptr,
-        _address(library, "aoti_torch_get_dtype"),
-        _address(library, "aoti_torch_get_dim"),
-        _address(library, "aoti_torch_get_sizes"),
-        _address(library, "aoti_torch_get_strides"),
-        abi.handle_offset,
+    names = ("layout", "device_type", "dtype", "dim", "sizes", "strides")
+    addresses = [_address(library, f"aoti_torch_get_{name}") for name in names]
+    if not all(addresses):
+        return None
+    probes = torch.zeros(2, 3), torch.zeros(3, 2, dtype=torch.float64).t()
+    single, double = [[_asked(address, probe, abi) for address in addresses[:4]] for probe in probes]
+    lists = [[_asked_list(address, probe, abi) for address in addresses[4:]] for probe in probes]
+    if lists != [[list(probe.shape), list(probe.stride())] for probe in probes]:
+        return None
+    if single[:2] != double[:2] or single[2] == double[2] or (single[3], double[3]) != (2, 2):
+        return None
+    layout, device_type, float32, _ = single
+    get_layout, get_device_type, get_dtype, get_dim, get_sizes, get_strides = addresses
+    return FormAbi(
+        get_layout, get_device_type, get_dtype, get_dim, get_sizes, get_strides, layout, device_type, float32, double[2]
     )
-    return found if all(found) and _tells_form(found) else None
 
 
-def _shows_owners() -> bool:
+@cache
+def shows_owners() -> bool:
     """Tell whether a tensor that an autograd graph saved has more references in Python than one that none did."""
     with torch.inference_mode(False), torch.enable_grad():
         saved, weight = torch.zeros(1).data, torch.ones(1, requires_grad=True)
@@ -94,28 +106,6 @@ def _shows_owners() -> bool:
         during = sys.getrefcount(saved)
         del product
         return during > before == sys.getrefcount(saved)
-
-
-def _tells_form(abi: FormAbi) -> bool:
-    tensor = torch.zeros(2, 3, 4, dtype=torch.int16)[:, 1:].transpose(0, 2)
-    number, pointer = ctypes.c_int64(), ctypes.POINTER(ctypes.c_int64)()
-    code, other_code = ctypes.c_int32(), ctypes.c_int32()
-    handle = id(tensor) + abi.handle_offset
-    get = {
-        name: ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address)
-        for name, address in abi._asdict().items()
-    }
-    if get["get_dim"](handle, ctypes.byref(number)) or number.value != 3:
-        return False
-    for name, expected in (("get_sizes", [4, 2, 2]), ("get_strides", [1, 4, 12])):
-        if get[name](handle, ctypes.byref(pointer)) or pointer[:3] != expected:
-            return False
-    other = tensor.to(torch.float32)
-    if get["get_dtype"](handle, ctypes.byref(code)):
-        return False
-    if get["get_dtype"](id(other) + abi.handle_offset, ctypes.byref(other_code)):
-        return False
-    return code.value != other_code.value
 
 
 def holds_handle(abi: TorchAbi, tensor: torch.Tensor) -> bool:
@@ -128,6 +118,21 @@ def _address(library: ctypes.CDLL, name: str) -> int:
         return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
     except AttributeError:
         return 0
+
+
+def _asked(address: int, tensor: torch.Tensor, abi: TorchAbi) -> int:
+    """Ask a function for an integer of at most 64 bits."""
+    answer = ctypes.c_int64(0)
+    ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(address)(
+        id(tensor) + abi.handle_offset, ctypes.byref(answer)
+    )
+    return answer.value
+
+
+def _asked_list(address: int, tensor: torch.Tensor, abi: TorchAbi) -> list[int]:
+    """Ask a function for one integer a dimension."""
+    values = ctypes.cast(_asked(address, tensor, abi), ctypes.POINTER(ctypes.c_int64))
+    return values[: tensor.dim()]
 
 
 def _handle_offset(tensor: torch.Tensor) -> int | None:

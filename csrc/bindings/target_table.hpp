@@ -30,6 +30,35 @@ struct TorchAbi {
 using CudaLaunch = int (*)(int device, void* stream, const void* chunks, std::int64_t num_chunks, double tau,
                            const void* tau_on_device, int tau_is_double);
 
+// The address that torch's functions take for a Python tensor object.
+inline void* handle(const TorchAbi& torch, void* object) noexcept {
+  return static_cast<std::byte*>(object) + torch.handle_offset;
+}
+
+// A share that is worth waking a thread for: 131 k elements, some 15 us.
+inline constexpr std::int64_t kChunksPerThread = 32;
+
+// Calls work(part) for parts of the chunks that make up all of them, on torch's threads where there is enough to do.
+template <class Work>
+void in_parts(const TorchAbi& torch, std::span<const Chunk> chunks, const Work& work) noexcept {
+  struct Context {
+    std::span<const Chunk> chunks;
+    const Work& work;
+  } all{chunks, work};
+  const auto run = [](std::int64_t begin, std::int64_t end, void* context) {
+    const auto& from = *static_cast<const Context*>(context);
+    const auto first = static_cast<std::size_t>(begin);
+    from.work(from.chunks.subspan(first, static_cast<std::size_t>(end) - first));
+  };
+  const auto num_chunks = static_cast<std::int64_t>(chunks.size());
+  // A failure is one of starting, before anything was moved.
+  if (torch.parallel_for != nullptr && num_chunks > kChunksPerThread &&
+      torch.parallel_for(0, num_chunks, kChunksPerThread, run, &all) == 0) {
+    return;
+  }
+  work(chunks);
+}
+
 class TargetTable {
  public:
   // Remembers where a Python tensor object's elements are.
@@ -66,14 +95,7 @@ class TargetTable {
   }
 
   void update(double tau, Level level, const TorchAbi& torch) const noexcept {
-    Part all{chunks_, tau, level};
-    const auto num_chunks = static_cast<std::int64_t>(chunks_.size());
-    // A failure is one of starting, before anything was moved.
-    if (torch.parallel_for != nullptr && num_chunks > kChunksPerThread &&
-        torch.parallel_for(0, num_chunks, kChunksPerThread, &update_part, &all) == 0) {
-      return;
-    }
-    update_part(0, num_chunks, &all);
+    in_parts(torch, chunks_, [=](std::span<const Chunk> part) { fastreplay::update(part, tau, level); });
   }
 
   void bump_versions(const TorchAbi& torch) const noexcept {
@@ -81,29 +103,11 @@ class TargetTable {
   }
 
  private:
-  // A share that is worth waking a thread for: 131 k elements, some 15 us.
-  static constexpr std::int64_t kChunksPerThread = 32;
-
   struct Watched {
     void* object;
     const void* data;
     std::int64_t numel;
   };
-  struct Part {
-    std::span<const Chunk> chunks;
-    double tau;
-    Level level;
-  };
-
-  static void* handle(const TorchAbi& torch, void* object) noexcept {
-    return static_cast<std::byte*>(object) + torch.handle_offset;
-  }
-
-  static void update_part(std::int64_t begin, std::int64_t end, void* context) {
-    const auto& part = *static_cast<const Part*>(context);
-    const auto first = static_cast<std::size_t>(begin);
-    fastreplay::update(part.chunks.subspan(first, static_cast<std::size_t>(end) - first), part.tau, part.level);
-  }
 
   std::vector<Watched> watched_;
   std::vector<void*> targets_;

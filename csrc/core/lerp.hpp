@@ -137,4 +137,11 @@ FASTREPLAY_INLINE Complex<Real> lerp(Complex<Real> target, Complex<Real> online,
   return {(factor * way.re - kZero * way.im) + base.re, (factor * way.im + kZero * way.re) + base.im};
 }
 
+// The average as Stable-Baselines3 computes it with two operations of torch: the target is scaled, and
+// rounded, before the online value comes in. tau = 1 is no exception: a NaN of the target's stays.
+template <bool kFused, class Real>
+FASTREPLAY_INLINE Real scaled_sum(Real target, Real online, Real keep, Real take) {
+  return multiply_add<kFused>(take, online, keep * target);
+}
+
 }  // namespace fastreplay

@@ -112,7 +112,30 @@ FASTREPLAY_INLINE void update_all(std::span<const Chunk> chunks, double tau) {
   for (const Chunk& chunk : chunks) update_chunk<kFused>(chunk, weights);
 }
 
+template <bool kFused, class Real>
+FASTREPLAY_INLINE void average_pair(const Chunk& chunk, Real keep, Real take) {
+  auto* __restrict target = static_cast<Real*>(chunk.target);
+  const auto* __restrict online = static_cast<const Real*>(chunk.online);
+  const std::size_t count = chunk.num_elements;
+  for (std::size_t i = 0; i < count; ++i) target[i] = scaled_sum<kFused>(target[i], online[i], keep, take);
+}
+
+template <bool kFused>
+FASTREPLAY_INLINE void average_all(std::span<const Chunk> chunks, double keep, double take) {
+  for (const Chunk& chunk : chunks) {
+    if (chunk.target_dtype == Dtype::kFloat64) {
+      average_pair<kFused, double>(chunk, keep, take);
+    } else {
+      average_pair<kFused, float>(chunk, static_cast<float>(keep), static_cast<float>(take));
+    }
+  }
+}
+
 void update_baseline(std::span<const Chunk> chunks, double tau) { update_all<kBaselineFuses>(chunks, tau); }
+
+void average_baseline(std::span<const Chunk> chunks, double keep, double take) {
+  average_all<kBaselineFuses>(chunks, keep, take);
+}
 
 #if defined(FASTREPLAY_X86)
 [[gnu::target("avx2,fma,f16c,bmi,bmi2")]] void update_avx2(std::span<const Chunk> chunks, double tau) {
@@ -122,6 +145,15 @@ void update_baseline(std::span<const Chunk> chunks, double tau) { update_all<kBa
 [[gnu::target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]] void update_avx512(
     std::span<const Chunk> chunks, double tau) {
   update_all<true>(chunks, tau);
+}
+
+[[gnu::target("avx2,fma,f16c,bmi,bmi2")]] void average_avx2(std::span<const Chunk> chunks, double keep, double take) {
+  average_all<true>(chunks, keep, take);
+}
+
+[[gnu::target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]] void average_avx512(
+    std::span<const Chunk> chunks, double keep, double take) {
+  average_all<true>(chunks, keep, take);
 }
 #endif
 
@@ -155,7 +187,10 @@ bool is_supported(const Chunk& pair) noexcept {
 }
 
 std::vector<Chunk> chunks_of(std::span<const Pair> pairs) {
+  std::size_t count = 0;
+  for (const Pair& pair : pairs) count += pair.num_elements / kChunkElements + 1;
   std::vector<Chunk> chunks;
+  chunks.reserve(count);
   for (const Pair& pair : pairs) {
     // Bytes are cut to as much memory as float32.
     const std::size_t most = pair.chunk.target_dtype == Dtype::kBytes ? 4 * kChunkElements : kChunkElements;
@@ -191,6 +226,16 @@ void update(std::span<const Chunk> chunks, double tau, Level level) noexcept {
   (void)level;
 #endif
   update_baseline(chunks, tau);
+}
+
+void average(std::span<const Chunk> chunks, double keep, double take, Level level) noexcept {
+#if defined(FASTREPLAY_X86)
+  if (level == Level::kAvx512) return average_avx512(chunks, keep, take);
+  if (level == Level::kAvx2) return average_avx2(chunks, keep, take);
+#else
+  (void)level;
+#endif
+  average_baseline(chunks, keep, take);
 }
 
 }  // namespace fastreplay

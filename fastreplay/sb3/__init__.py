@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drop-in replay buffers for Stable-Baselines3."""
+"""Drop-in replay buffers and target updates for Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastreplay.sb3.buffers import DictReplayBuffer, ReplayBuffer
     from fastreplay.sb3.n_step import NStepReplayBuffer
+    from fastreplay.sb3.polyak import polyak_update
 
 _MODULES = {
     "DictReplayBuffer": "buffers",
     "NStepReplayBuffer": "n_step",
     "ReplayBuffer": "buffers",
+    "polyak_update": "polyak",
 }
 
 __all__ = [
     "DictReplayBuffer",
     "NStepReplayBuffer",
     "ReplayBuffer",
+    "polyak_update",
 ]
 
 

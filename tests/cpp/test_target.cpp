@@ -383,6 +383,36 @@ void only_known_pairs_are_supported() {
   CHECK(!supported(Dtype::kComplex64, Dtype::kFloat32));
 }
 
+template <class Real>
+void averages_round_the_scaled_target_first(Dtype dtype) {
+  check::Random random{11};
+  const auto value = [&] { return static_cast<Real>(static_cast<double>(random.next() >> 11) * 0x1p-53 - 0.5); };
+  for (const std::size_t count : {1, 7, 31, 64, 4096, 5003}) {
+    for (const double tau : kTaus) {
+      std::vector<Real> start(count), online(count);
+      for (std::size_t i = 0; i < count; ++i) start[i] = value(), online[i] = value();
+      const auto keep = static_cast<Real>(1 - tau), take = static_cast<Real>(tau);
+      for (int level = 0; level <= static_cast<int>(best_level()); ++level) {
+        std::vector<Real> target = start;
+        const Pair pair{{target.data(), online.data(), nullptr, 0, dtype, dtype, false}, count};
+        average(chunks_of({&pair, 1}), 1 - tau, tau, static_cast<Level>(level));
+#if defined(__aarch64__)
+        const bool fused = true;
+#else
+        const bool fused = level != static_cast<int>(Level::kBaseline);
+#endif
+        bool is_same = true;
+        for (std::size_t i = 0; i < count; ++i) {
+          const volatile Real kept = keep * start[i];
+          const volatile Real taken = take * online[i];
+          is_same &= target[i] == (fused ? std::fma(take, online[i], static_cast<Real>(kept)) : kept + taken);
+        }
+        CHECK(is_same);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -396,5 +426,7 @@ int main() {
   each_element_has_one_cuda_thread();
   copies_do_not_heed_tau();
   hard_updates_copy_every_bit();
+  averages_round_the_scaled_target_first<float>(Dtype::kFloat32);
+  averages_round_the_scaled_target_first<double>(Dtype::kFloat64);
   return check::result();
 }
