@@ -25,10 +25,10 @@ CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
 ALLOWED_INCLUDES = {
-    "core": r"(copy|lerp|memory|minibatch|random|ring|schema|step_ring|steps|target)\.hpp",
+    "core": r"(copy|index_set|lerp|memory|minibatch|random|ring|schema|step_ring|steps|target)\.hpp",
     "cuda": r"(device|target)\.h|(lerp|target|target_kernel)\.hpp|cuda_runtime(_api)?\.h",
-    "bindings": r"(copy|memory|minibatch|random|ring|schema|step_ring|target|capsule|fastpath|steps|target_table)\.hpp"
-    r"|pybind11/\w+\.h",
+    "bindings": r"(copy|index_set|memory|minibatch|random|ring|schema|step_ring|target)\.hpp"
+    r"|(capsule|fastpath|steps|target_table)\.hpp|pybind11/\w+\.h",
 }
 
 # Imported only when something of them is asked for: the target updates are made of torch.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "capsule.hpp"
+#include "index_set.hpp"
 #include "minibatch.hpp"
 #include "ring.hpp"
 
@@ -111,6 +112,30 @@ class Draws {
   std::uint64_t calls_;
 };
 
+// Makes first, first + stride, ... members of a set, or no members.
+void fill_set(fr::IndexSet& set, std::size_t first, std::size_t count, std::size_t stride, bool is_member) {
+  if (count == 0) return;
+  if (stride == 0 || first >= set.bound() || (count - 1) > (set.bound() - 1 - first) / stride) {
+    throw py::index_error{"expected indices below " + std::to_string(set.bound())};
+  }
+  set.fill(first, count, stride, is_member);
+}
+
+py::array_t<std::int64_t> select_members(const fr::IndexSet& set,
+                                         const py::array_t<std::int64_t, py::array::c_style>& ranks) {
+  py::array_t<std::int64_t> members(ranks.size());
+  const std::int64_t* from = ranks.data();
+  std::int64_t* to = members.mutable_data();
+  for (py::ssize_t i = 0; i < ranks.size(); ++i) {
+    to[i] = from[i];
+    if (static_cast<std::uint64_t>(to[i]) >= set.size()) {
+      throw py::index_error{"expected ranks below " + std::to_string(set.size())};
+    }
+  }
+  set.select({to, static_cast<std::size_t>(ranks.size())});
+  return members;
+}
+
 fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
   return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
@@ -163,6 +188,12 @@ PYBIND11_MODULE(_core, m) {
       .def("below", &Draws::below, py::arg("bound"), py::arg("count"))
       .def_property_readonly("key", &Draws::key)
       .def_property_readonly("calls", &Draws::calls);
+
+  py::class_<fr::IndexSet>(m, "IndexSet")
+      .def(py::init<std::size_t>(), py::arg("bound"))
+      .def("__len__", &fr::IndexSet::size)
+      .def("fill", &fill_set, py::arg("first"), py::arg("count"), py::arg("stride"), py::arg("is_member"))
+      .def("select", &select_members, py::arg("ranks"));
 
   py::class_<fr::Sampler>(m, "Sampler")
       .def(py::init([](fr::Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws) {

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastreplay.sb3.buffers import DictReplayBuffer, ReplayBuffer
+    from fastreplay.sb3.her import HerReplayBuffer
     from fastreplay.sb3.n_step import NStepReplayBuffer
     from fastreplay.sb3.polyak import polyak_update
 
 _MODULES = {
     "DictReplayBuffer": "buffers",
+    "HerReplayBuffer": "her",
     "NStepReplayBuffer": "n_step",
     "ReplayBuffer": "buffers",
     "polyak_update": "polyak",
@@ -20,6 +22,7 @@ _MODULES = {
 
 __all__ = [
     "DictReplayBuffer",
+    "HerReplayBuffer",
     "NStepReplayBuffer",
     "ReplayBuffer",
     "polyak_update",
