@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastreplay.sb3._accelerate import accelerate
     from fastreplay.sb3.buffers import DictReplayBuffer, ReplayBuffer
     from fastreplay.sb3.her import HerReplayBuffer
     from fastreplay.sb3.n_step import NStepReplayBuffer
@@ -17,6 +18,7 @@ _MODULES = {
     "HerReplayBuffer": "her",
     "NStepReplayBuffer": "n_step",
     "ReplayBuffer": "buffers",
+    "accelerate": "_accelerate",
     "polyak_update": "polyak",
 }
 
@@ -25,6 +27,7 @@ __all__ = [
     "HerReplayBuffer",
     "NStepReplayBuffer",
     "ReplayBuffer",
+    "accelerate",
     "polyak_update",
 ]
 
