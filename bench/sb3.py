@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Measure Stable-Baselines3's buffers against fastreplay.sb3's, by turns in one process.
+"""Measure Stable-Baselines3's buffers and target update against fastreplay.sb3's, by turns in one process.
 
 python bench/sb3.py                     all of it, into bench/results/
-python bench/sb3.py --only atari        works whose name contains "atari", printed only
+python bench/sb3.py --only her          works whose name contains "her", printed only
 python bench/sb3.py --quick             small buffers and few rounds: does it run at all?
 """
 
@@ -23,8 +23,11 @@ import torch
 from gymnasium import spaces
 from judging import Target, median_us, quartiles_us, speedup
 from machine import ROOT, as_file_name, cpu_name, describe_machine
+from nets import NETS
 from output import NONE, bullets, number, ratio, table, write
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common import buffers as sb3_buffers
+from stable_baselines3.common.utils import polyak_update
 from timing import keep_heap, take_turns, timed_round
 from tqdm import tqdm
 
@@ -38,6 +41,7 @@ Call = Callable[[], Any]
 DISTRIBUTIONS = ("fastreplay", "stable-baselines3", "gymnasium", "numpy", "torch")
 _QUICK_SHRINK = 50
 _ADD_STEPS = 64  # steps that one timed call of `add` goes through
+_EPISODE_STEPS = 50
 _LABELS = {"sb3": "SB3", "fastreplay": "fastreplay", "native": '`rng="native"`'}
 
 BOX = spaces.Box(-1, 1, (17,), np.float32)
@@ -205,6 +209,55 @@ def _contest_of_samples(theirs: Any, ours: Any, batch_size: int, *, native: bool
     return Contest(calls, check)
 
 
+class Goals:
+    """What a hindsight buffer asks of a vector environment: the rewards of exchanged goals."""
+
+    num_envs = 1
+
+    def env_method(self, name: str, achieved: Any, desired: Any, infos: Any, indices: Any) -> list[Any]:  # noqa: ARG002
+        assert name == "compute_reward"
+        return [-(np.linalg.norm(achieved - desired, axis=-1) > 0.05).astype(np.float32)]
+
+
+def hindsight(shrink: int) -> Contest:
+    capacity = 1_000_000 // shrink
+    theirs = filled(HerReplayBuffer(capacity, GOALS, ACTION, env=Goals(), device="cpu"))  # type: ignore[arg-type]
+    starts = np.arange(capacity) // _EPISODE_STEPS * _EPISODE_STEPS
+    theirs.ep_start[...] = starts[:, None]
+    theirs.ep_length[...] = np.minimum(_EPISODE_STEPS, capacity - starts)[:, None]
+    theirs.pos = 0
+    ours = fastreplay.sb3.HerReplayBuffer.from_sb3(theirs)
+    ours.set_env(theirs.env)
+    return _contest_of_samples(theirs, ours, 256)
+
+
+# Target updates
+
+
+def _updating(update: Callable[..., None], target: torch.nn.Module, online: torch.nn.Module) -> Call:
+    return lambda: update(online.parameters(), target.parameters(), 0.005)
+
+
+def target_update(_: int) -> Contest:
+    net = next(net for net in NETS if net.key == "twin-critic")
+    pairs = [net.pair() for _ in range(2)]
+    for i in (0, 1):
+        pairs[1][i].load_state_dict(pairs[0][i].state_dict())
+    updates = (polyak_update, fastreplay.sb3.polyak_update)
+    calls = {
+        name: _updating(update, *pair) for name, update, pair in zip(("sb3", "fastreplay"), updates, pairs, strict=True)
+    }
+
+    def check() -> None:
+        for _ in range(3):
+            for call in calls.values():
+                call()
+        for theirs, ours in zip(pairs[0][0].parameters(), pairs[1][0].parameters(), strict=True):
+            assert_same(theirs.detach(), ours.detach())
+
+    return Contest(calls, check)
+
+
 WORKS = (
     Work("add-1", "`add` cheetah, 1 env, with infos", 3, adding(1)),
     Work("add-16", "`add` cheetah, 16 envs, with infos", 3, adding(16)),
@@ -246,6 +299,8 @@ WORKS = (
         5,
         sampling("NStepReplayBuffer", BOX, ACTION, 1_000_000, 256, n_steps=3),
     ),
+    Work("her", "HER `sample(256)`, capacity 10⁶, full", 30, hindsight),
+    Work("polyak", "`polyak_update` of SAC's twin critic", 6, target_update),
 )
 
 
