@@ -79,49 +79,79 @@ Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row,
   return smallest;
 }
 
-// Draws published tickets of one window, which refresh() takes.
+// Draws published tickets of one window.
 class Draw {
  public:
-  Draw(Ring& ring, WordStream& words) noexcept : ring_{ring}, words_{words} {}
+  Draw(Ring& ring, WordStream& words, const Window& window) noexcept : ring_{ring}, words_{words} { take(window); }
 
-  // False when there is nothing to draw from.
+  // Takes the window of now. False when there is nothing to draw from.
   [[nodiscard]] bool refresh() noexcept {
-    window_ = ring_.window();
-    at_step(Step::kWindowTaken);
-    first_slot_ = ring_.slot(window_.first);
-    exhausted_ = exhausted_ || window_.reserved() == 0;
+    take(ring_.window_to_draw_from());
     return !exhausted_;
   }
 
   // True once nothing was left to draw; what was drawn since then is meaningless.
   [[nodiscard]] bool exhausted() const noexcept { return exhausted_; }
 
-  // Rows that are being written are passed over. Should every row of the window be so (the ring is
+  // Draws one ticket after the other.
+  void fill(std::span<Ticket> tickets) noexcept {
+    for (Ticket& ticket : tickets) {
+      ticket = window_.first + words_.below(window_.reserved());
+      if (!ring_.is_published(ticket, window_)) [[unlikely]]
+        ticket = another();
+      at_step(Step::kRowDrawn);
+    }
+  }
+
+  // Where a drawn ticket lies. Only one drawn before the latest refresh() takes a division.
+  [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept {
+    const std::uint64_t position = ticket - window_.first;
+    if (position >= ring_.capacity()) [[unlikely]]
+      return ring_.slot(ticket);
+    const std::size_t slot = first_slot_ + position;
+    return slot < ring_.capacity() ? slot : slot - ring_.capacity();
+  }
+
+ private:
+  void take(const Window& window) noexcept {
+    window_ = window;
+    at_step(Step::kWindowTaken);
+    first_slot_ = ring_.slot(window_.first);
+    exhausted_ = exhausted_ || window_.reserved() == 0;
+  }
+
+  // A ticket in place of one that is being written. Should every row of the window be so (the ring is
   // small, or has just been made), their writers get time to finish, and in the end there is nothing.
-  Place operator()() noexcept {
-    for (int tries = 1; !exhausted_; ++tries) {
-      const std::uint64_t position = words_.below(window_.reserved());
-      const Ticket ticket = window_.first + position;
-      if (ring_.is_published(ticket, window_)) {
-        at_step(Step::kRowDrawn);
-        const std::size_t slot = first_slot_ + position;
-        return {ticket, slot < ring_.capacity() ? slot : slot - ring_.capacity()};
-      }
+  [[gnu::noinline]] Ticket another() noexcept {
+    for (int tries = 2; !exhausted_; ++tries) {
+      const Ticket ticket = window_.first + words_.below(window_.reserved());
+      if (ring_.is_published(ticket, window_)) return ticket;
       if (tries % kTriesBeforeYield != 0) continue;
       std::this_thread::yield();
       exhausted_ = tries >= kMaxTries * kTriesBeforeYield;
       (void)refresh();
     }
-    return {0, 0};
+    return window_.first;
   }
 
- private:
   Ring& ring_;
   WordStream& words_;
   Window window_{};
   std::size_t first_slot_ = 0;
   bool exhausted_ = false;
 };
+
+// Draws rows [first_row, first_row + num_rows) of the block and copies them. Returns the smallest ticket.
+Ticket copy_drawn(const Ring& ring, Draw& draw, const Block& block, std::size_t first_row,
+                  std::size_t num_rows) noexcept {
+  const std::span<Ticket> tickets = block.tickets().subspan(first_row, num_rows);
+  draw.fill(tickets);
+  const Ticket* next = tickets.data();
+  return copy_records(ring, block, first_row, num_rows, [&]() -> Place {
+    const Ticket ticket = *next++;
+    return {ticket, draw.slot(ticket)};
+  });
+}
 
 // Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
 // the whole window (taking a neighbour instead would bias). Returns their number.
@@ -134,7 +164,7 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
     Ticket ticket = 0;
     do {
       if (!draw.refresh()) return num_redrawn;
-      ticket = copy_records(ring, block, row, 1, [&] { return draw(); });
+      ticket = copy_drawn(ring, draw, block, row, 1);
     } while (ticket < ring.oldest_whole());
   }
   return num_redrawn;
@@ -159,16 +189,17 @@ Ticket resolve(const Ring& ring, const Window& window, Address address, std::int
 }  // namespace
 
 bool Sampler::sample(Ring& ring, const Block& block) noexcept {
-  if (ring.window().reserved() == 0) return false;  // before a call number is taken
+  const Window window = ring.window_to_draw_from();
+  if (window.reserved() == 0) return false;  // before a call number is taken
   // relaxed: only that no two calls get the same number.
   WordStream words{key_, calls_.fetch_add(1, std::memory_order_relaxed)};
-  Draw draw{ring, words};
+  Draw draw{ring, words, window};
   std::size_t chunk_rows = kMaxChunkRows;
   std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < block.batch_size();) {
-    if (!draw.refresh()) return false;
+    if (row > 0 && !draw.refresh()) return false;
     const std::size_t num_rows = std::min(chunk_rows, block.batch_size() - row);
-    const Ticket smallest = copy_records(ring, block, row, num_rows, [&] { return draw(); });
+    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
     const Ticket oldest_whole = ring.oldest_whole();
     if (smallest < oldest_whole) {
       const std::size_t redrawn = redraw(ring, draw, block, row, num_rows, oldest_whole);

@@ -166,7 +166,8 @@ Ticket Ring::advance() noexcept {
   return seen;
 }
 
-Window Ring::window() noexcept {
+// A window whose `committed` is at most `slack` tickets behind its end, or else as new as can be.
+Window Ring::window_within(std::size_t slack) noexcept {
   // acquire: head is read at least as new as the base that clear() took from it; pairs with the
   // release CAS in clear().
   const Ticket base = base_.load(std::memory_order_acquire);
@@ -175,7 +176,7 @@ Window Ring::window() noexcept {
   at_step(Step::kCommitRead);
   // acquire: spare, as in advance(); the loads of base_ and commit_ make it no older than they are.
   Ticket end = head_.load(std::memory_order_acquire);
-  if (committed != end) {
+  if (end - committed > slack) {
     committed = advance();
     // acquire: spare, as above.
     end = head_.load(std::memory_order_acquire);

@@ -73,7 +73,10 @@ class Ring {
                             std::chrono::nanoseconds patience) noexcept;
 
   // Reading: take a window, copy records of tickets in it, then ask which copies are whole.
-  [[nodiscard]] Window window() noexcept;
+  [[nodiscard]] Window window() noexcept { return window_within(0); }
+  // The same for who asks is_published() anyway: `committed` may lie some rows further back, which beside
+  // writers saves moving it.
+  [[nodiscard]] Window window_to_draw_from() noexcept { return window_within(2 * commit_interval_); }
   [[nodiscard]] bool is_published(Ticket ticket, const Window& window) const noexcept;
   [[nodiscard]] const std::byte* record(Ticket ticket) const noexcept { return record_at(slot(ticket)); }
   [[nodiscard]] const std::byte* record_at(std::size_t slot) const noexcept {
@@ -130,6 +133,7 @@ class Ring {
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;
+  [[nodiscard]] Window window_within(std::size_t slack) noexcept;
   void set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept;
 
   [[nodiscard]] std::atomic_ref<std::uint32_t> word_at(std::size_t slot) const noexcept {

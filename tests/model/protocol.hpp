@@ -95,6 +95,7 @@ enum class At : std::uint8_t {
   kWindowBase,  // window
   kWindowCommit,
   kWindowHead,
+  kWindowSlack,
   kWindowHeadAgain,
   kDraw,
   kIsPublished,
@@ -442,7 +443,13 @@ class Stepper {
       case At::kWindowHead:
         return load("window", kHead, protocol_.window_head, [this](Thread& thread, unsigned head) {
           if (head == thread.committed) return take_window(thread, head);
-          thread.committed = 0;
+          thread.end = narrow(head);
+          thread.at = At::kWindowSlack;
+        });
+      case At::kWindowSlack:  // how far commit may lie behind is a matter of speed
+        choose("window", 0, [this](Thread& thread) { take_window(thread, thread.end); });
+        return choose("window", 1, [](Thread& thread) {
+          thread.committed = thread.end = 0;
           thread.at = At::kAdvanceCommit;
         });
       case At::kWindowHeadAgain:

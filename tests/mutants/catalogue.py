@@ -146,10 +146,16 @@ MUTANTS = (
     Mutant(
         "validation before the copy",
         MINIBATCH,
-        "    const Ticket smallest = copy_records(ring, block, row, num_rows, [&] { return draw(); });\n"
+        "    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
-        "    const Ticket smallest = copy_records(ring, block, row, num_rows, [&] { return draw(); });\n",
+        "    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);\n",
+    ),
+    Mutant(
+        "the draw in place of an unfinished row may be unfinished",
+        MINIBATCH,
+        "if (ring_.is_published(ticket, window_)) return ticket;",
+        "return ticket;",
     ),
     Mutant(
         "validation keeps the largest ticket",
@@ -192,7 +198,7 @@ MUTANTS = (
     Mutant(
         "a rejected row is replaced by its neighbour",
         MINIBATCH,
-        "ticket = copy_records(ring, block, row, 1, [&] { return draw(); });",
+        "ticket = copy_drawn(ring, draw, block, row, 1);",
         "ticket = copy_records(ring, block, row, 1, [&]() -> Place {\n"
         "        const Ticket next = ring.oldest_whole() + row % 4;\n"
         "        return {next, ring.slot(next)};\n      });",
@@ -201,8 +207,8 @@ MUTANTS = (
     Mutant(
         "the newest rows are never drawn",
         MINIBATCH,
-        "words_.below(window_.reserved());",
-        "words_.below(window_.reserved() - window_.reserved() / 100);",
+        "      ticket = window_.first + words_.below(window_.reserved());",
+        "      ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
         test="uniform",
     ),
 )
