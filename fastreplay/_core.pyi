@@ -1,6 +1,6 @@
 # Written together with csrc/bindings/module.cpp; `make typecheck` holds the two against each other.
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Draws:
     def key(self) -> list[int]: ...
     @property
     def calls(self) -> int: ...
+
+def take_rows(table: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]: ...
 
 class IndexSet:
     def __init__(self, bound: int) -> None: ...

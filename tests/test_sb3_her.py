@@ -444,3 +444,16 @@ def test_index_set_against_a_sorted_list() -> None:
         for rank in (-1, len(members)):
             with pytest.raises(IndexError, match=f"expected ranks below {len(members)}"):
                 members.select(np.array([rank]))
+
+
+def test_rows_are_taken_as_numpy_takes_them() -> None:
+    table = np.arange(240, dtype=np.float32).reshape(20, 4, 3)[:, 1:3]
+    indices = np.random.Generator(np.random.PCG64(0)).integers(0, 20, 100)
+    for rows in (table, table[::-1], table[:, 0], table[:, 0, 0]):
+        np.testing.assert_array_equal(_core.take_rows(rows, indices), rows[indices])
+    assert _core.take_rows(table, indices[:0]).shape == (0, 2, 3)
+    for outside in (-1, 20):
+        with pytest.raises(IndexError, match="below the length"):
+            _core.take_rows(table, np.array([3, outside]))
+    with pytest.raises(ValueError, match="without gaps"):
+        _core.take_rows(table[:, :, :2], indices)

@@ -136,6 +136,35 @@ py::array_t<std::int64_t> select_members(const fr::IndexSet& set,
   return members;
 }
 
+// table[indices] along the first axis. Rows lie anywhere in memory, so that each is asked for well before its copy.
+py::array take_rows(const py::array& table, const py::array_t<std::int64_t, py::array::c_style>& indices) {
+  if (table.ndim() == 0) throw py::type_error{"expected an array of at least one dimension"};
+  std::vector<py::ssize_t> shape(table.shape(), table.shape() + table.ndim());
+  py::ssize_t row_bytes = table.itemsize();
+  for (py::ssize_t axis = table.ndim() - 1; axis > 0; --axis) {
+    if (table.strides(axis) != row_bytes) throw py::value_error{"expected rows without gaps"};
+    row_bytes *= table.shape(axis);
+  }
+  shape[0] = indices.size();
+  py::array taken{table.dtype(), shape};
+  const std::int64_t* index = indices.data();
+  const auto* first = static_cast<const std::byte*>(table.data());
+  auto* to = static_cast<std::byte*>(taken.mutable_data());
+  constexpr py::ssize_t kAhead = 32;
+  for (py::ssize_t i = 0; i < indices.size() + kAhead; ++i) {
+    if (i < indices.size()) {
+      if (index[i] < 0 || index[i] >= table.shape(0)) throw py::index_error{"expected indices below the length"};
+      const std::byte* row = first + index[i] * table.strides(0);
+      __builtin_prefetch(row);
+      __builtin_prefetch(row + row_bytes - 1);
+    }
+    if (const py::ssize_t row = i - kAhead; row >= 0) {
+      std::memcpy(to + row * row_bytes, first + index[row] * table.strides(0), static_cast<std::size_t>(row_bytes));
+    }
+  }
+  return taken;
+}
+
 fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
   return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
@@ -188,6 +217,8 @@ PYBIND11_MODULE(_core, m) {
       .def("below", &Draws::below, py::arg("bound"), py::arg("count"))
       .def_property_readonly("key", &Draws::key)
       .def_property_readonly("calls", &Draws::calls);
+
+  m.def("take_rows", &take_rows, py::arg("table"), py::arg("indices"));
 
   py::class_<fr::IndexSet>(m, "IndexSet")
       .def(py::init<std::size_t>(), py::arg("bound"))

@@ -268,7 +268,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         return self._sample_type(*self._tensors(block, env))
 
     def _sample_goals(self, batch_indices: Array, env_indices: Array) -> Array:
-        starts, lengths = self._episodes[batch_indices, env_indices].T
+        starts, lengths = _core.take_rows(self._episodes.reshape(-1, 2), batch_indices * self.n_envs + env_indices).T
         if self.goal_selection_strategy == GoalSelectionStrategy.FINAL:
             steps = lengths - 1
         elif self.goal_selection_strategy == GoalSelectionStrategy.FUTURE:
@@ -277,8 +277,9 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             steps = self._draw_between(0, lengths)
         else:
             raise ValueError(f"goal_selection_strategy: not supported: {self.goal_selection_strategy!r}")
-        goals = self.next_observations["achieved_goal"][(steps + starts) % self.buffer_size, env_indices]
-        return cast("Array", goals)
+        achieved = self.next_observations["achieved_goal"]
+        at = (steps + starts) % self.buffer_size * self.n_envs + env_indices
+        return _core.take_rows(achieved.reshape(-1, *achieved.shape[2:]), at)
 
     def _draw_between(self, low: Array | int, high: Array) -> Array:
         """Draw one integer from each [low, high), (B,) int64."""
