@@ -27,7 +27,7 @@ import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
-from machine import ROOT, as_file_name, cpu_name, describe_machine
+from machine import ROOT, Disturbance, as_file_name, cpu_name, describe_machine
 from output import bullets, number, ratio, table, write
 from stable_baselines3.dqn import dqn
 from stable_baselines3.sac import sac
@@ -227,6 +227,7 @@ def main() -> None:
     stem = f"{today}-{as_file_name(cpu_name())}-end-to-end"
     earlier = options.out / f"{stem}.json"
     known = json.loads(earlier.read_text())["results"] if earlier.exists() and not options.quick else {}
+    disturbance = Disturbance()
     for name, run in chosen.items():
         known[name] = measure(run, rounds, 350 if options.quick else run.steps)
     results = {name: known[name] for name in RUNS if name in known}
@@ -236,6 +237,7 @@ def main() -> None:
         **describe_machine(_DISTRIBUTIONS),
         "method": f"one thread; medians of {rounds} stretches of training a side, taken by turns, after one that is "
         "not counted; buffer and update timed around each call; both sides end in the same parameters, bit for bit",
+        "disturbance": str(disturbance),
     }
     sections = "# Whole training runs, measured", bullets(header), to_table(results), _NOTE
     markdown = "\n\n".join(sections) + "\n"

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,26 @@ def describe_machine(distributions: Iterable[str]) -> dict[str, str]:
         **{name: _version(name) for name in distributions},
         "commit": _commit(),
     }
+
+
+class Disturbance:
+    """How many cores other processes, and the host, kept busy while this measured. Figures want it near zero."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic(), _busy_s()
+
+    def __str__(self) -> str:
+        elapsed, busy = (now - start for now, start in zip((time.monotonic(), _busy_s()), self._start, strict=True))
+        return f"{max(0.0, busy / elapsed):.2f} of {os.cpu_count()} cores busy with something else meanwhile"
+
+
+def _busy_s() -> float:
+    """Return the seconds that all cores were busy since they were started, less those of this process."""
+    fields = [float(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]] or [0.0] * 8
+    user, nice, system, _, _, irq, softirq, steal = fields
+    own = os.times()
+    everybody = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    return everybody - own.user - own.system - own.children_user - own.children_system
 
 
 def cpu_name() -> str:

@@ -395,6 +395,50 @@ class Rlox(Peer):
         return run
 
 
+class TorchRL(Peer):
+    """torchrl.data.ReplayBuffer over a LazyTensorStorage; takes and gives TensorDicts, which its collectors make."""
+
+    name = "torchrl"
+    label = "TorchRL"
+
+    def _build(self, workload: Workload, capacity: int) -> None:  # noqa: ARG002
+        data, self.tensordict = _require("torchrl.data"), _require("tensordict").TensorDict
+        self.buffer = data.ReplayBuffer(storage=data.LazyTensorStorage(capacity))
+
+    def _as_tensordict(self, columns: Mapping[str, Any], batch_shape: list[int]) -> Any:
+        return self.tensordict({name: torch.as_tensor(value) for name, value in columns.items()}, batch_shape)
+
+    def fill(self) -> None:
+        for _, columns in chunks(self.workload, self.capacity):
+            self.extender([columns])()
+
+    def adder(self, rows: Sequence[Transition]) -> Call:
+        add = self.buffer.add
+        prepared = [self._as_tensordict(dict(zip(FIELD_NAMES, row, strict=True)), []) for row in rows]
+
+        def run() -> None:
+            for transition in prepared:
+                add(transition)
+
+        return run
+
+    def extender(self, blocks: Sequence[Columns]) -> Call:
+        extend = self.buffer.extend
+        prepared = [self._as_tensordict(block, [len(block["reward"])]) for block in blocks]
+
+        def run() -> None:
+            for transitions in prepared:
+                extend(transitions)
+
+        return run
+
+    def sampler(self, batch_size: int) -> Call:
+        return partial(self.buffer.sample, batch_size)
+
+    def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        return {name: batch[name] for name in FIELD_NAMES}
+
+
 class Fastreplay(Peer):
     """fastreplay.ReplayBuffer: keyword add and extend, a fresh minibatch from each sample."""
 
@@ -500,6 +544,7 @@ PEERS: dict[str, type[Peer]] = {
         StableBaselines3,
         Cpprb,
         Rlox,
+        TorchRL,
         Fastreplay,
         FastreplayPositional,
         FastreplayOut,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOOR, KERNEL, COPY = "floor", "kernel", "copy"
 _LABELS = {FLOOR: "bare C++ gather", KERNEL: "our gather alone", COPY: "cold memcpy"}
 _OUT = "fastreplay-out"
-DISTRIBUTIONS = ("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "rlox")
+DISTRIBUTIONS = ("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "rlox", "torchrl")
 
 
 @dataclass

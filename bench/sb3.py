@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from judging import Target, median_us, quartiles_us, speedup
-from machine import ROOT, as_file_name, cpu_name, describe_machine
+from machine import ROOT, Disturbance, as_file_name, cpu_name, describe_machine
 from nets import NETS
 from output import NONE, bullets, number, ratio, table, write
 from stable_baselines3 import HerReplayBuffer
@@ -310,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not works:
         sys.exit(f"no work matches; there are {', '.join(work.key for work in WORKS)}")
     torch.set_num_threads(1)
+    disturbance = Disturbance()
     heap = "heap kept" if keep_heap() else "heap as it is"
     with tqdm(total=len(works) * options.rounds, unit="round", smoothing=0) as bar:
         results = [_measure(work, options, bar) for work in works]
@@ -319,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": shlex.join(["python", *sys.argv]),
         **describe_machine(DISTRIBUTIONS),
         "method": f"{method}; results checked equal bit for bit before",
+        "disturbance": str(disturbance),
     }
     markdown = to_markdown(results, header)
     sys.stdout.write(markdown)
