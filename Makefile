@@ -73,6 +73,7 @@ bench: $(VENV)/.bench ## Measure beside the peers (about 8 minutes, 10 GB; write
 	$(VENV)/bin/python bench/table.py
 	$(VENV)/bin/python bench/threads.py
 	$(VENV)/bin/python bench/sb3.py
+	$(VENV)/bin/python bench/loader.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build

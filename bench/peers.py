@@ -28,7 +28,7 @@ class AbsentError(Exception):
     """Says why a peer cannot be measured: it is not installed, or cannot hold the workload."""
 
 
-def _require(module: str) -> ModuleType:
+def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -189,8 +189,8 @@ class StableBaselines3(Peer):
     label = "SB3"
 
     def _build(self, workload: Workload, capacity: int) -> None:
-        buffers = _require("stable_baselines3.common.buffers")
-        spaces = _require("gymnasium.spaces")
+        buffers = require("stable_baselines3.common.buffers")
+        spaces = require("gymnasium.spaces")
         observation, action = workload.observation, workload.action
         is_image = observation.dtype == "uint8"
         low, high = (0, 255) if is_image else (-np.inf, np.inf)
@@ -282,7 +282,7 @@ class Cpprb(Peer):
     label = "cpprb"
 
     def _build(self, workload: Workload, capacity: int) -> None:
-        cpprb = _require("cpprb")
+        cpprb = require("cpprb")
         names = ("obs", "act", "next_obs", "rew", "done")
         self.buffer = cpprb.ReplayBuffer(
             capacity,
@@ -338,7 +338,7 @@ class Rlox(Peer):
     label = "rlox"
 
     def _build(self, workload: Workload, capacity: int) -> None:
-        rlox = _require("rlox")
+        rlox = require("rlox")
         specs = (workload.observation, workload.action)
         if any(spec.dtype != "float32" or len(spec.shape) != 1 for spec in specs):
             reason = "float32 vectors only"
@@ -402,7 +402,7 @@ class TorchRL(Peer):
     label = "TorchRL"
 
     def _build(self, workload: Workload, capacity: int) -> None:  # noqa: ARG002
-        data, self.tensordict = _require("torchrl.data"), _require("tensordict").TensorDict
+        data, self.tensordict = require("torchrl.data"), require("tensordict").TensorDict
         self.buffer = data.ReplayBuffer(storage=data.LazyTensorStorage(capacity))
 
     def _as_tensordict(self, columns: Mapping[str, Any], batch_shape: list[int]) -> Any:
@@ -446,7 +446,7 @@ class Fastreplay(Peer):
     label = "fastreplay"
 
     def _build(self, workload: Workload, capacity: int) -> None:
-        fastreplay = _require("fastreplay")
+        fastreplay = require("fastreplay")
         fields = {name: (spec.shape, spec.dtype) for name, spec in workload.fields.items()}
         self.buffer = fastreplay.ReplayBuffer(capacity, fields, seed=0)
 

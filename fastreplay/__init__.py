@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay._backend import BackendInfo, backend_info
 from fastreplay.buffer import ReplayBuffer, RngState, Stats
+from fastreplay.loader import Loader
 from fastreplay.minibatch import Minibatch
 from fastreplay.schema import Field, Schema
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendInfo",
     "Field",
+    "Loader",
     "Minibatch",
     "ReplayBuffer",
     "RngState",

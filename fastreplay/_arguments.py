@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fastreplay.schema import Schema
 
+    Storage = Literal["host", "cuda"]
     Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 # What torch can hold, known here so that naming it needs no torch.
@@ -41,6 +42,22 @@ def checked_batch_size(batch_size: object) -> int:
         raise ValueError(f"batch_size: expected at least 1, got {checked}")
     if checked > sys.maxsize:
         raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+    return checked
+
+
+def checked_depth(depth: object) -> int:
+    checked = checked_index("depth", depth)
+    if checked <= 0:
+        raise ValueError(f"depth: expected at least 1, got {checked}")
+    return checked
+
+
+def checked_steps(steps: object) -> int | None:
+    if steps is None:
+        return None
+    checked = checked_index("steps", steps)
+    if checked < 0:
+        raise ValueError(f"steps: expected a non-negative integer or None, got {checked}")
     return checked
 
 
@@ -97,6 +114,13 @@ def checked_device(device: torch.device | str | int) -> torch.device | Literal["
     except (RuntimeError, AssertionError) as error:
         raise RuntimeError(f"device: {device!r} cannot be had: {error}") from None
     return "cpu" if checked.type == "cpu" else checked
+
+
+def check_storage(storage: str, device: torch.device | Literal["cpu"]) -> None:
+    if storage not in ("host", "cuda"):
+        raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
+    if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
+        raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
 
 
 def key_of(seed: Seed) -> tuple[int, int]:

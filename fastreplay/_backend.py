@@ -6,7 +6,10 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from functools import cache
-from typing import TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["BackendInfo", "backend_info"]
 
@@ -56,6 +59,43 @@ def cuda_update(device: int) -> tuple[int, str]:
     if error := library.fastreplay_cuda_prepare_updates(device):
         return 0, f"{library.fastreplay_cuda_error_string(error).decode()} ({status})"
     return ctypes.cast(library.fastreplay_cuda_update_targets, ctypes.c_void_p).value or 0, status
+
+
+def cuda_sender() -> tuple[int, str]:
+    """Return the address of fastreplay_cuda_send (csrc/cuda/transfer.h), or 0, and the reason."""
+    _, num_devices, status = _cuda_facts()
+    library = _cuda_library()
+    if library is None or not num_devices:
+        return 0, status
+    return ctypes.cast(library.fastreplay_cuda_send, ctypes.c_void_p).value or 0, status
+
+
+class CudaSampling(NamedTuple):
+    """Functions of csrc/cuda/sampling.h."""
+
+    set_window: Callable[..., int]
+    sample: Callable[..., int]
+
+
+@cache
+def cuda_sampling(device: int) -> tuple[CudaSampling | None, str]:
+    """Return what draws minibatches on a CUDA device, or None, and the reason."""
+    _, num_devices, status = _cuda_facts()
+    library = _cuda_library()
+    if library is None or device >= num_devices:
+        return None, status
+    if error := library.fastreplay_cuda_prepare_sampling(device):
+        return None, f"{cuda_error(error)} ({status})"
+    number, pointer, word = ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64
+    library.fastreplay_cuda_set_window.argtypes = (number, pointer, pointer, word, word)
+    library.fastreplay_cuda_sample.argtypes = (number, pointer, pointer)
+    return CudaSampling(library.fastreplay_cuda_set_window, library.fastreplay_cuda_sample), status
+
+
+def cuda_error(error: int) -> str:
+    """Return the CUDA run-time's words for an error number."""
+    library = _cuda_library()
+    return f"CUDA error {error}" if library is None else library.fastreplay_cuda_error_string(error).decode()
 
 
 def _cuda_path() -> str:

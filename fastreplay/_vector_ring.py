@@ -135,7 +135,7 @@ class VectorRing(StepRing):
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
-        self.pool = BlockPool(self._new_block)
+        self.pool: BlockPool[Block] = BlockPool(self._new_block)
         views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
         self.observations = self._named(views)
         self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))

@@ -8,6 +8,7 @@ import os
 import sys
 import weakref
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDict, TypeVar, cast, overload
 
 import numpy as np
@@ -15,16 +16,22 @@ import numpy as np
 from fastreplay import _core, _fastpath
 from fastreplay._arguments import (
     check_output,
+    check_storage,
     checked_addresses,
     checked_batch_size,
+    checked_depth,
     checked_device,
     checked_index,
+    checked_steps,
     checked_timeout,
     key_of,
     readable_bytes,
 )
-from fastreplay._blocks import Block, BlockPool
+from fastreplay._blocks import Block, HostSupply, Supply, Waits
 from fastreplay._limits import check_memory
+from fastreplay._pipeline import Pipeline
+from fastreplay._resident import Resident, ResidentSampler, ResidentSupply
+from fastreplay.loader import Loader
 from fastreplay.minibatch import Minibatch
 from fastreplay.schema import Schema
 
@@ -36,7 +43,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike, NDArray
     from typing_extensions import Self
 
-    from fastreplay._arguments import Seed
+    from fastreplay._arguments import Seed, Storage
+    from fastreplay._pipeline import Device
     from fastreplay.schema import FieldLike
 
     # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
@@ -59,12 +67,19 @@ class RngState(TypedDict):
     calls: int
 
 
-class Stats(TypedDict):
+class _TransferStats(TypedDict):
+    pinned_bytes: int  # page-locked memory of minibatches on their way to a GPU
+    blocks_in_flight: int  # minibatches being gathered or copied, and those that loaders have ready
+    waits: int  # how often sample() or a loader had to wait: for a copy that was still under way, or its thread
+    wait_s: float  # the seconds that this took in all
+
+
+class Stats(_TransferStats):
     """Counters of a buffer, since it was made."""
 
     inserted: int  # transitions inserted
     overwritten: int  # of these, lost because the buffer was full
-    sampled: int  # rows handed out by sample()
+    sampled: int  # rows drawn by sample() and loaders
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
     bytes: int  # memory of the ring
 
@@ -83,7 +98,12 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         seed: Seeds the buffer's own generator: an int, a SeedSequence, a NumPy Generator (a seed is
             drawn from it), or None for fresh entropy. The same seed and the same calls give the
             same minibatches on every platform.
-        device: Torch device of the minibatches.
+        device: Torch device of the minibatches. On a CUDA device they are gathered into page-locked memory and sent
+            by one asynchronous copy on a stream of the buffer's own; the tensors are for the stream that is current
+            at the call, which is made to wait for the copy. The host is not.
+        storage: "host", or "cuda" with a CUDA `device`: that device's memory holds the ring too, gets what was inserted
+            before each minibatch, and draws and gathers the minibatches itself, those that the CPU would draw. They
+            can be part of a CUDA graph (`flush`). Asking for `rng_state` or `stats()` then waits for the device.
         output: "torch" for tensors, "numpy" for arrays.
         timeout: Seconds that an insert waits at most for another thread's unfinished insert a whole lap
             behind; None for as long as it takes.
@@ -92,7 +112,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
         ValueError: Capacity below 1, a malformed schema, an unknown output, a device without torch, a
             negative timeout.
-        RuntimeError: The device cannot be had.
+        RuntimeError: The device, or page-locked memory for it, cannot be had; with storage="cuda", fastreplay's CUDA
+            part neither.
         MemoryError: The buffer would not fit into this machine's memory.
 
     Thread safety:
@@ -135,6 +156,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         *,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["torch"] = "torch",
         timeout: float | None = None,
     ) -> None: ...
@@ -146,6 +168,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         *,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["numpy"],
         timeout: float | None = None,
     ) -> None: ...
@@ -156,6 +179,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         *,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
     ) -> None:
@@ -168,12 +192,19 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         self._output = output
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
+        check_storage(storage, self._device)
+        self._storage: Storage = storage
+        self._accelerator = _accelerator(self._device)
         self._ring = _core.Ring(self._schema.sizes, capacity)
-        self._begin(_core.Sampler(key_of(seed)))
+        self._waits = Waits()
+        self._resident = self._new_resident()
+        self._begin(key_of(seed))
 
-    def _begin(self, sampler: _core.Sampler) -> None:
-        self._sampler = sampler
-        self._pool = BlockPool(self._new_block)
+    def _begin(self, key: tuple[int, int]) -> None:
+        self._sampler = _core.Sampler(key) if self._resident is None else ResidentSampler(self._resident, key)
+        self._loaders: weakref.WeakSet[Loader[ArrayT]] = weakref.WeakSet()
+        self._supply = self._new_supply()
+        self._drawn_supply = self._new_drawn_supply()
         super().__init__(self._ring, self._schema, self._timeout)
         _living.add(self)
 
@@ -188,6 +219,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         extra: Mapping[str, FieldLike] | None = None,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["torch"] = "torch",
         timeout: float | None = None,
     ) -> ReplayBuffer[torch.Tensor]: ...
@@ -202,6 +234,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         extra: Mapping[str, FieldLike] | None = None,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["numpy"],
         timeout: float | None = None,
     ) -> ReplayBuffer[NDArray[np.generic]]: ...
@@ -215,6 +248,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         extra: Mapping[str, FieldLike] | None = None,
         seed: Seed = None,
         device: torch.device | str | int = "cpu",
+        storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
@@ -228,6 +262,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             extra: Further fields.
             seed: As in the constructor.
             device: As in the constructor.
+            storage: As in the constructor.
             output: As in the constructor.
             timeout: As in the constructor.
 
@@ -240,7 +275,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
         schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra)
-        return cls(capacity, schema, seed=seed, device=device, output=output, timeout=timeout)
+        return cls(capacity, schema, seed=seed, device=device, storage=storage, output=output, timeout=timeout)
 
     @property
     def schema(self) -> Schema:
@@ -275,7 +310,10 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"rng_state: expected {{'key': [int, int], 'calls': int}}, got {state!r}") from error
         old = self._sampler
-        self._sampler = _core.Sampler((first, second), calls, old.num_sampled, old.num_redraws)
+        if isinstance(old, ResidentSampler):
+            old.restart((first, second), calls, old.num_sampled)
+        else:
+            self._sampler = _core.Sampler((first, second), calls, old.num_sampled, old.num_redraws)
 
     def __len__(self) -> int:
         """Number of transitions up to the oldest unfinished insert; `sample` draws from later ones too."""
@@ -286,8 +324,10 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
         Args:
             batch_size: Number of transitions, at least 1.
-            out: A minibatch of this batch size from this buffer or one of the same schema. It is
-                overwritten and returned, and no object is made.
+            out: A minibatch of this batch size and device from this buffer or one of the same schema. It is
+                overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
+                faces. On a GPU, work that was queued before sees
+                the old rows, later work the new; the host waits if the last copy into it is still under way.
 
         Returns:
             A minibatch that is the caller's to keep.
@@ -302,13 +342,64 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
             batch_size = checked_batch_size(batch_size)
         if out is not None:
-            if not self._sampler.sample(self._ring, self._block_of(out, batch_size).native):
+            block = self._block_of(out, batch_size, self._drawn_supply)
+            if not block.refill(partial(self._sampler.sample, self._ring)):
                 raise ValueError("sample: the buffer is empty")
             return out
-        block = self._pool.take(batch_size)
+        block = self._drawn_supply.take(batch_size)
         if not self._sampler.sample(self._ring, block.native):
+            self._drawn_supply.cancel(block)
             raise ValueError("sample: the buffer is empty")
-        return self._give(block)
+        return self._give(self._drawn_supply, block)
+
+    def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
+        """Iterate over minibatches that a native thread draws ahead.
+
+        Args:
+            batch_size: Number of transitions of each, at least 1.
+            depth: How many minibatches are gathered (and on a GPU copied) ahead of the consumer.
+            steps: How many minibatches there are in all; None for no end.
+
+        Returns:
+            An iterator that is also a context manager; see `Loader` for what it draws and when it ends. It goes on
+            with the generator that the buffer has now, also if `rng_state` is set. With storage="cuda" there is no
+            thread: the draws ahead wait in the device's queue, and follow `rng_state`.
+
+        Raises:
+            TypeError: An argument is no integer.
+            ValueError: batch_size or depth is below 1, or steps below 0.
+            RuntimeError: The minibatches are for a GPU, and this build of fastreplay has no CUDA part.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        batch_size = checked_batch_size(batch_size)
+        depth, steps = checked_depth(depth), checked_steps(steps)
+        supply = self._drawn_supply
+        loader = Loader(
+            supply.prefetcher(self._ring, self._sampler, depth),
+            supply,
+            partial(self._give, supply),
+            self._waits,
+            batch_size=batch_size,
+            depth=depth,
+            steps=steps,
+        )
+        self._loaders.add(loader)
+        return loader
+
+    def flush(self) -> None:
+        """With storage="cuda", queue that the device gets what was inserted up to now; else do nothing.
+
+        `sample` does so itself, but for one that was captured in a CUDA graph, with `out`: each replay draws a new
+        minibatch from what was flushed before, on the stream of the replays. What the graph refers to lives as
+        long as this buffer and `out`.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        if self._resident is not None:
+            self._resident.flush()
 
     def spawn(self, n: int) -> list[Self]:
         """Make n more faces of this buffer: the same transitions, each with a generator of its own.
@@ -340,7 +431,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         face = type(self).__new__(type(self))
         face.__dict__.update(self.__dict__)
         face._num_spawned = 0
-        face._begin(_core.Sampler(key_of(seed)))
+        face._waits = Waits()
+        face._begin(key_of(seed))
         return face
 
     def gather(
@@ -367,7 +459,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         addresses = checked_addresses("slots", slots)
         if out is None:
             return self._read(addresses, by_slot=True)
-        self._ring.read(True, addresses, self._block_of(out, len(addresses)).native)
+        self._block_of(out, len(addresses), self._supply).refill(partial(self._ring.read, True, addresses))
         return out
 
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
@@ -430,6 +522,22 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
             "bytes": self._ring.num_bytes,
+            **self._transfer_stats(),
+        }
+
+    def _transfer_stats(self) -> _TransferStats:
+        loaders = list(self._loaders)
+        waits = [(self._waits.count, self._waits.seconds), *(loader.waits for loader in loaders)]
+        # A pipeline knows of its own.
+        ahead = 0 if isinstance(self._drawn_supply, Pipeline) else sum(loader.num_ahead for loader in loaders)
+        movers: list[Supply[Any] | Resident] = (
+            [self._supply] if self._resident is None else [self._supply, self._resident]
+        )
+        return {
+            "pinned_bytes": sum(mover.pinned_bytes for mover in movers),
+            "blocks_in_flight": sum(mover.num_in_flight for mover in movers) + ahead,
+            "waits": sum(count for count, _ in waits),
+            "wait_s": sum(seconds for _, seconds in waits),
         }
 
     def __repr__(self) -> str:
@@ -447,7 +555,12 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             "rng_state": self.rng_state,
             "extra": {k: v for k, v in self.__dict__.items() if k not in _NATIVE_ATTRIBUTES},
         }
-        options = {"device": str(self._device), "output": self._output, "timeout": self._timeout}
+        options = {
+            "device": str(self._device),
+            "storage": self._storage,
+            "output": self._output,
+            "timeout": self._timeout,
+        }
         return _rebuild, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -483,31 +596,71 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
 
     def _read(self, addresses: NDArray[np.int64], *, by_slot: bool) -> Minibatch[ArrayT]:
-        block = self._pool.take(len(addresses))
-        self._ring.read(by_slot, addresses, block.native)
-        return self._give(block)
+        block = self._supply.take(len(addresses))
+        try:
+            self._ring.read(by_slot, addresses, block.native)
+        except BaseException:
+            self._supply.cancel(block)
+            raise
+        return self._give(self._supply, block)
 
-    def _give(self, block: Block) -> Minibatch[ArrayT]:
-        values = block.arrays() if self._output == "numpy" else block.tensors.hand_out()
-        batch: Minibatch[ArrayT] = Minibatch(self._schema, cast("tuple[ArrayT, ...]", values), block, block.batch_size)
-        self._pool.keep(block)
-        return batch if self._device == "cpu" else cast("Minibatch[ArrayT]", batch.to(self._device))
+    def _new_resident(self) -> Resident | None:
+        if self._storage == "host" or self._accelerator is None:
+            return None
+        remote = self._accelerator.ring(self.capacity, self._ring.record_bytes)
+        return Resident(remote, self._ring, self._waits)
 
-    def _block_of(self, out: Minibatch[ArrayT], batch_size: int) -> Block:
+    def _new_supply(self) -> Supply[Any]:
+        """Make what gives memory to transitions that the host gathers."""
+        if self._accelerator is not None:
+            return Pipeline(self._accelerator, self._ring, self._schema, self._waits)
+        return HostSupply(self._new_block, Block.arrays if self._output == "numpy" else Block.hand_out_tensors)
+
+    def _new_drawn_supply(self) -> Supply[Any]:
+        """Make what gives memory to minibatches."""
+        if self._resident is None:
+            return self._supply
+        return ResidentSupply(self._resident.remote, self._ring, self._schema)
+
+    def _give(self, supply: Supply[Any], block: Any) -> Minibatch[ArrayT]:
+        batch: Minibatch[ArrayT] = Minibatch(self._schema, supply.hand_out(block), block, block.batch_size)
+        if self._device == "cpu" or self._accelerator is not None:
+            return batch
+        return cast("Minibatch[ArrayT]", batch.to(self._device))
+
+    def _block_of(self, out: Minibatch[ArrayT], batch_size: int, supply: Supply[Any]) -> Any:
         if not isinstance(out, Minibatch):
             raise TypeError(f"out: expected a Minibatch, got {type(out).__name__}")
         block = out._block
         if block is None:
-            raise ValueError("out: expected a minibatch that sample() or gather() made on the CPU")
+            raise ValueError(f"out: expected a minibatch that sample() or gather() made on {self._device}")
+        if block.device != self._device:
+            raise ValueError(f"out: expected a minibatch on {self._device}, got one on {block.device}")
         if block.schema is not self._schema and block.schema != self._schema:
             raise ValueError(f"out: expected a minibatch of {self._schema}, got one of {block.schema}")
         if block.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {block.batch_size}")
+        if not supply.accepts(block):
+            raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block
 
 
+def _accelerator(device: torch.device | Literal["cpu"]) -> Device | None:
+    if device == "cpu" or device.type != "cuda":
+        return None
+    from fastreplay._cuda import CudaDevice
+
+    return CudaDevice(device)
+
+
 # What __init__ makes; the rest of __dict__ is a subclass's own.
-_NATIVE_ATTRIBUTES = frozenset(["_schema", "_output", "_timeout", "_device", "_sampler", "_ring", "_pool"])
+_NATIVE_ATTRIBUTES = frozenset(
+    f"_{name}"
+    for name in (
+        *("schema", "output", "timeout", "device", "storage", "accelerator", "resident"),
+        *("ring", "sampler", "supply", "drawn_supply", "waits", "loaders"),
+    )
+)
 
 _living: weakref.WeakSet[ReplayBuffer[Any]] = weakref.WeakSet()
 
@@ -516,6 +669,7 @@ def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
     for buffer in list(_living):
         buffer._ring.discard_unfinished()
+        buffer._waits.begin_again()
 
 
 if hasattr(os, "register_at_fork"):

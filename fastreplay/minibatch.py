@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay._blocks import Block
+    from fastreplay._pipeline import Slot
     from fastreplay.schema import Schema
 
 __all__ = ["Minibatch"]
@@ -55,7 +56,7 @@ class Minibatch(Generic[ArrayT]):
         self,
         schema: Schema,
         values: tuple[ArrayT, ...],
-        block: Block | None,
+        block: Block | Slot | None,
         batch_size: int | None,
         ticket: ArrayT | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class Minibatch(Generic[ArrayT]):
         if self._ticket is None:
             assert self._block is not None  # a minibatch without a block is made with its tickets
             in_numpy = isinstance(self._values[0], np.ndarray)
-            ticket = self._block.tickets if in_numpy else self._block.tensors.tickets.data
+            ticket = cast("Block", self._block).tickets if in_numpy else self._block.tensors.tickets.data
             self._ticket = cast("ArrayT", ticket)
         return self._ticket
 
@@ -149,13 +150,15 @@ class Minibatch(Generic[ArrayT]):
             return default
 
     def numpy(self) -> Minibatch[NDArray[np.generic]]:
-        """Return the same minibatch as NumPy arrays; on the CPU they share the memory.
+        """Return the same minibatch as NumPy arrays; on the CPU they share the memory, from elsewhere all come at once.
 
         Raises:
             TypeError: A tensor lies where NumPy cannot follow (device meta).
         """
         if isinstance(self._values[0], np.ndarray):
             return cast("Minibatch[NDArray[np.generic]]", self)
+        if self._block is not None and self._block.tensors.flat.device.type != "cpu":
+            return self.to("cpu").numpy()
         return Minibatch(
             self._schema,
             tuple(_to_numpy(value) for value in cast("tuple[torch.Tensor, ...]", self._values)),
@@ -178,11 +181,12 @@ class Minibatch(Generic[ArrayT]):
             values = tuple(_to_tensor(value).to(target) for value in self._values)
             ticket = _to_tensor(self.ticket).to(target)
             return Minibatch(self._schema, values, self._block, self._batch_size, ticket)
-        if target.type == "cpu":
+        flat = self._block.tensors.flat
+        if flat.device == target:
             if not isinstance(self._values[0], np.ndarray):
                 return cast("Minibatch[torch.Tensor]", self)
             return Minibatch(self._schema, self._block.tensors.views(), self._block, self._batch_size)
-        flat = self._block.tensors.flat.to(target)
+        flat = flat.to(target)
         *parts, ticket = tensors_in(flat, self._schema, self._batch_size, self._block.offsets)
         return Minibatch(self._schema, tuple(parts), None, self._batch_size, ticket)
 

@@ -131,13 +131,17 @@ class ReferenceBuffer:
             assert self._columns[name].shape == (self.capacity, *field.shape)
             assert self._columns[name].dtype == field.dtype
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, float]:
         return {
             "inserted": self._head,
             "overwritten": self._overwritten,
             "sampled": self._sampled,
             "redraws": 0,
             "bytes": sum(column.nbytes for column in self._columns.values()),
+            "pinned_bytes": 0,
+            "blocks_in_flight": 0,
+            "waits": 0,
+            "wait_s": 0.0,
         }
 
     def view(self, name: str) -> Array:

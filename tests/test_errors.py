@@ -64,7 +64,8 @@ def test_a_new_buffer_is_empty(make_buffer: MakeBuffer) -> None:
     assert len(buffer) == 0
     stats = dict(buffer.stats())
     assert stats.pop("bytes") > 0
-    assert stats == {"inserted": 0, "overwritten": 0, "sampled": 0, "redraws": 0}
+    counters = ("inserted", "overwritten", "sampled", "redraws")
+    assert stats == dict.fromkeys((*counters, "pinned_bytes", "blocks_in_flight", "waits", "wait_s"), 0)
     assert len(buffer[:]) == 0
 
 

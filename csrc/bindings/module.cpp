@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: MIT
-// The module fastreplay._core: construction, sampling, reading and statistics for Python. Each
+// The module fastreplay._core: construction, sampling, prefetching, reading and statistics for Python. Each
 // function validates, borrows pointers, releases the GIL where copies are long, and calls the core.
 // The per-step insert path is fastreplay/_fastpath.pyx.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
+#include <deque>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "capsule.hpp"
 #include "index_set.hpp"
 #include "minibatch.hpp"
+#include "prefetch.hpp"
 #include "ring.hpp"
 
 namespace py = pybind11;
@@ -169,6 +173,117 @@ fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block
   return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
 
+// Whole records, first, first + 1, ..., as many as the memory holds; returns the oldest ticket whose copy is whole.
+fr::Ticket read_records_into(const fr::Ring& ring, fr::Ticket first,
+                             py::array_t<std::uint8_t, py::array::c_style> memory) {
+  const std::span<std::byte> records{reinterpret_cast<std::byte*>(memory.mutable_data()),
+                                     static_cast<std::size_t>(memory.size())};
+  return without_gil(records.size(), [&] { return fr::read_records(ring, first, records); });
+}
+
+std::vector<std::size_t> record_offsets(const fr::Ring& ring) {
+  std::vector<std::size_t> offsets;
+  for (const fr::Column& column : ring.layout().columns()) offsets.push_back(column.offset);
+  return offsets;
+}
+
+// A block in memory of its own, or in a (n,) uint8 array of somebody else's.
+std::unique_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_size,
+                                     std::optional<py::array_t<std::uint8_t, py::array::c_style>> memory) {
+  if (!memory) return std::make_unique<fr::Block>(ring.layout(), batch_size);
+  auto* bytes = reinterpret_cast<std::byte*>(memory->mutable_data());
+  const std::span<std::byte> span{bytes, static_cast<std::size_t>(memory->size())};
+  return std::make_unique<fr::Block>(ring.layout(), batch_size, span);
+}
+
+// A prefetcher, and the Python objects that its thread uses.
+class Prefetcher {
+ public:
+  Prefetcher(py::object ring, py::object sampler, std::size_t depth, std::uintptr_t send)
+      : ring_{std::move(ring)},
+        sampler_{std::move(sampler)},
+        native_{std::make_unique<fr::Prefetcher>(ring_.cast<fr::Ring&>(), sampler_.cast<fr::Sampler&>(), depth,
+                                                 reinterpret_cast<fr::Prefetcher::Send>(send))} {}
+
+  // `owner` keeps the block and the context, and is what take() returns.
+  void push(const py::object& owner, const fr::Block& block, std::uintptr_t context) {
+    native().push(block, reinterpret_cast<void*>(context));
+    owners_.push_back(owner);
+  }
+
+  // The owner of the oldest block, which is filled; None where it cannot be, because the ring is empty or by
+  // error(). The end of iteration: the thread was stopped, or nothing was pushed.
+  py::object take() {
+    if (owners_.empty()) throw py::stop_iteration{};
+    const Outcome outcome = wait();
+    if (outcome == Outcome::kStopped) throw py::stop_iteration{};
+    return outcome == Outcome::kFilled ? pop() : py::none{};
+  }
+
+  // Takes the owners out whose blocks nobody is to have, after stop().
+  std::vector<py::object> drain() {
+    std::vector<py::object> owners;
+    while (!owners_.empty()) owners.push_back(pop());
+    return owners;
+  }
+
+  std::size_t num_pushed() const noexcept { return owners_.size(); }
+
+  void retry() { native().retry(); }
+  int error() { return native().error(); }
+  std::uint64_t num_waits() const noexcept { return num_waits_; }
+  double waited_s() const noexcept { return waited_.count(); }
+
+  void stop() {
+    if (!native_) return;
+    PyThreadState* state = PyEval_SaveThread();  // not by a guard: see without_gil()
+    native_->stop();
+    PyEval_RestoreThread(state);
+  }
+
+  // In the child after a fork, where the thread is not and the mutex is as it was: there is nothing to end.
+  void abandon() noexcept { (void)native_.release(); }
+
+ private:
+  using Outcome = fr::Prefetcher::Outcome;
+  using Clock = std::chrono::steady_clock;
+
+  py::object pop() {
+    py::object owner = std::move(owners_.front());
+    owners_.pop_front();
+    return owner;
+  }
+
+  fr::Prefetcher& native() {
+    if (!native_) throw std::runtime_error{"the prefetcher's thread is in another process"};
+    return *native_;
+  }
+
+  // Without the GIL, where there is something to wait for; looks for signals meanwhile.
+  Outcome wait() {
+    constexpr std::chrono::milliseconds kSignalPeriod{50};
+    Outcome outcome = native().take(std::chrono::nanoseconds{0});
+    if (outcome != Outcome::kPending) return outcome;
+    const auto start = Clock::now();
+    while (outcome == Outcome::kPending) {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set{};
+      PyThreadState* state = PyEval_SaveThread();
+      outcome = native_->take(kSignalPeriod);
+      PyEval_RestoreThread(state);
+    }
+    ++num_waits_;
+    waited_ += Clock::now() - start;
+    return outcome;
+  }
+
+  py::object ring_;
+  py::object sampler_;
+  std::deque<py::object> owners_;  // of the blocks that were pushed and not taken
+  std::uint64_t num_waits_ = 0;
+  std::chrono::duration<double> waited_{0};
+  std::unique_ptr<fr::Prefetcher> native_;  // the last member: its thread ends before what it uses
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -176,10 +291,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
 
   py::class_<fr::Block>(m, "Block")
-      .def(py::init([](const fr::Ring& ring, std::size_t batch_size) {
-             return std::make_unique<fr::Block>(ring.layout(), batch_size);
-           }),
-           py::arg("ring"), py::arg("batch_size"))
+      .def(py::init(&new_block), py::arg("ring"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(),
+           py::keep_alive<1, 4>())
       .def(py::init([](const Sizes& fields, std::size_t batch_size) {
              return std::make_unique<fr::Block>(record_layout(fields), batch_size);
            }),
@@ -203,6 +316,12 @@ PYBIND11_MODULE(_core, m) {
              const fr::Window window = ring.window();
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
+      .def(
+          "block_bytes",
+          [](const fr::Ring& ring, std::size_t batch_size) {
+            return fr::BlockLayout{ring.layout(), batch_size}.num_bytes();
+          },
+          py::arg("batch_size"))
       .def_property_readonly("oldest_unfinished", [](fr::Ring& ring) { return ring.window().committed; })
       .def("clear", &fr::Ring::clear)
       .def("discard_unfinished", &fr::Ring::discard_unfinished)
@@ -210,6 +329,9 @@ PYBIND11_MODULE(_core, m) {
       .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))
       .def("read", &read_rows, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))
+      .def("read_records", &read_records_into, py::arg("first"), py::arg("memory").noconvert())
+      .def_property_readonly("record_offsets", &record_offsets)
+      .def_property_readonly("record_bytes", [](const fr::Ring& ring) { return ring.layout().stride(); })
       .def("capsule", [](fr::Ring& ring) { return py::capsule{&ring, fr::kRingCapsule}; });
 
   py::class_<Draws>(m, "Draws")
@@ -236,4 +358,18 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("calls", &fr::Sampler::calls)
       .def_property_readonly("num_sampled", &fr::Sampler::num_sampled)
       .def_property_readonly("num_redraws", &fr::Sampler::num_redraws);
+
+  py::class_<Prefetcher>(m, "Prefetcher")
+      .def(py::init<py::object, py::object, std::size_t, std::uintptr_t>(), py::arg("ring"), py::arg("sampler"),
+           py::arg("depth"), py::arg("send") = 0)
+      .def("push", &Prefetcher::push, py::arg("owner"), py::arg("block"), py::arg("context") = 0)
+      .def("take", &Prefetcher::take)
+      .def("retry", &Prefetcher::retry)
+      .def("stop", &Prefetcher::stop)
+      .def("drain", &Prefetcher::drain)
+      .def("abandon", &Prefetcher::abandon)
+      .def_property_readonly("num_pushed", &Prefetcher::num_pushed)
+      .def_property_readonly("error", &Prefetcher::error)
+      .def_property_readonly("num_waits", &Prefetcher::num_waits)
+      .def_property_readonly("waited_s", &Prefetcher::waited_s);
 }

@@ -5,11 +5,7 @@
 #include <bit>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define FASTREPLAY_INLINE __host__ __device__ inline
-#else
-#define FASTREPLAY_INLINE [[gnu::always_inline]] inline
-#endif
+#include "inline.hpp"
 
 namespace fastreplay {
 

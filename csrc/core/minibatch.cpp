@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstdint>
 #include <numeric>
+#include <stdexcept>
 #include <thread>
 
 #include "copy.hpp"
@@ -188,11 +190,31 @@ Ticket resolve(const Ring& ring, const Window& window, Address address, std::int
 
 }  // namespace
 
+Block::Block(const RecordLayout& record, std::size_t batch_size, std::span<std::byte> memory)
+    : layout_{record, batch_size}, data_{memory.data()} {
+  if (memory.size() < layout_.num_bytes()) throw std::invalid_argument{"the memory is too short for the minibatch"};
+  if (reinterpret_cast<std::uintptr_t>(data_) % kCacheLine != 0) {
+    throw std::invalid_argument{"the memory does not begin at a cache line"};
+  }
+}
+
+std::uint64_t Sampler::take_call() noexcept {
+  // relaxed: only that no two calls get the same number.
+  return calls_.fetch_add(1, std::memory_order_relaxed);
+}
+
 bool Sampler::sample(Ring& ring, const Block& block) noexcept {
   const Window window = ring.window_to_draw_from();
-  if (window.reserved() == 0) return false;  // before a call number is taken
-  // relaxed: only that no two calls get the same number.
-  WordStream words{key_, calls_.fetch_add(1, std::memory_order_relaxed)};
+  return window.reserved() > 0 && fill(ring, block, take_call(), window);  // a call number only where there are rows
+}
+
+bool Sampler::sample(Ring& ring, const Block& block, std::uint64_t call) noexcept {
+  const Window window = ring.window_to_draw_from();
+  return window.reserved() > 0 && fill(ring, block, call, window);
+}
+
+bool Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept {
+  WordStream words{key_, call};
   Draw draw{ring, words, window};
   std::size_t chunk_rows = kMaxChunkRows;
   std::size_t num_redraws = 0;
@@ -258,6 +280,17 @@ Ticket gather(const Ring& ring, const Block& block) noexcept {
 Ticket read_run(const Ring& ring, Ticket first, const Block& block) noexcept {
   std::iota(block.tickets().begin(), block.tickets().end(), first);
   (void)gather(ring, block);
+  return ring.oldest_whole();
+}
+
+Ticket read_records(const Ring& ring, Ticket first, std::span<std::byte> records) noexcept {
+  const std::size_t stride = ring.layout().stride();
+  compiler_barrier();
+  for (std::size_t i = 0; (i + 1) * stride <= records.size(); ++i) {
+    const std::byte* record = ring.record(first + i);
+    load_rows(records.data() + i * stride, std::span{&record, 1}, 0, ring.layout().used_bytes());
+  }
+  compiler_barrier();
   return ring.oldest_whole();
 }
 

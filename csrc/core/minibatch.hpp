@@ -19,18 +19,22 @@ namespace fastreplay {
 class Block {
  public:
   Block(const RecordLayout& record, std::size_t batch_size)  // throws std::invalid_argument, std::bad_alloc
-      : layout_{record, batch_size}, memory_{layout_.num_bytes()} {}
+      : layout_{record, batch_size}, owned_{layout_.num_bytes()}, data_{owned_.data()} {}
+  // In memory that somebody else owns and keeps (page-locked, say): at least layout().num_bytes() at a
+  // multiple of kCacheLine, or std::invalid_argument is thrown.
+  Block(const RecordLayout& record, std::size_t batch_size, std::span<std::byte> memory);
 
   [[nodiscard]] const BlockLayout& layout() const noexcept { return layout_; }
   [[nodiscard]] std::size_t batch_size() const noexcept { return layout_.batch_size(); }
-  [[nodiscard]] std::byte* data() const noexcept { return memory_.data(); }
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::span<Ticket> tickets() const noexcept {
-    return {reinterpret_cast<Ticket*>(memory_.data() + layout_.tickets_offset()), batch_size()};
+    return {reinterpret_cast<Ticket*>(data_ + layout_.tickets_offset()), batch_size()};
   }
 
  private:
   BlockLayout layout_;
-  Memory memory_;
+  Memory owned_;
+  std::byte* data_;
 };
 
 // Draws uniform minibatches. Several threads may share one sampler: a call number is all they take
@@ -45,12 +49,19 @@ class Sampler {
   // transitions. Never waits for a writer. Returns false when nothing is published.
   [[nodiscard]] bool sample(Ring& ring, const Block& block) noexcept;
 
+  // The same in two steps, for draws that are made later or elsewhere and are to be those of this
+  // moment in the order of calls.
+  [[nodiscard]] std::uint64_t take_call() noexcept;
+  [[nodiscard]] bool sample(Ring& ring, const Block& block, std::uint64_t call) noexcept;
+
   [[nodiscard]] Philox::Key key() const noexcept { return key_; }
   [[nodiscard]] std::uint64_t calls() const noexcept;
   [[nodiscard]] std::uint64_t num_sampled() const noexcept;
   [[nodiscard]] std::uint64_t num_redraws() const noexcept;
 
  private:
+  [[nodiscard]] bool fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept;
+
   Philox::Key key_;
   // Counters for samplers to add to; each only grows, none orders anything.
   std::atomic<std::uint64_t> calls_;
@@ -86,5 +97,8 @@ struct ReadResult {
 // Copies tickets first, first + 1, ... into the block in ascending order and returns the oldest ticket
 // whose copy is whole; writers may overwrite the beginning meanwhile, never the end alone.
 [[nodiscard]] Ticket read_run(const Ring& ring, Ticket first, const Block& block) noexcept;
+
+// The same for the records as they lie in the ring, one after another: as many as fit into the memory.
+[[nodiscard]] Ticket read_records(const Ring& ring, Ticket first, std::span<std::byte> records) noexcept;
 
 }  // namespace fastreplay

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Counter-based random words and unbiased bounded draws. Knows nothing of the ring.
+// Counter-based random words and unbiased bounded draws, on the CPU and in CUDA kernels. Knows nothing of the ring.
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace fastreplay {
@@ -28,28 +29,44 @@ struct Philox {
   }
 };
 
+// Draws from [0, bound), bound > 0, by a random word, without bias (Lemire 2019, arXiv:1805.10941). Returns false
+// where the word is to be thrown away and the next one taken.
+[[nodiscard]] constexpr bool draw_below(std::uint64_t bound, std::uint64_t word, std::uint64_t& drawn) noexcept {
+  const Uint128 product = Uint128{word} * bound;
+  const auto low = static_cast<std::uint64_t>(product);
+  drawn = static_cast<std::uint64_t>(product >> 64);
+  // low >= bound decides nearly always and saves the division.
+  return low >= bound || low >= (0 - bound) % bound;
+}
+
 // The words of one sample call, in order: block 1, 2, ... of counter (block, call, 0, 0). It is the
 // sequence of numpy.random.Philox(key=key, counter=[0, call, 0, 0]).
 class WordStream {
  public:
-  WordStream(Philox::Key key, std::uint64_t call) noexcept : key_{key}, call_{call} {}
+  // Words of one block of the counter.
+  static constexpr std::size_t kBlockWords = 4;
 
-  [[nodiscard]] std::uint64_t next() noexcept {
-    if (position_ == words_.size()) {
-      words_ = Philox::words({++block_, call_, 0, 0}, key_);
+  constexpr WordStream(Philox::Key key, std::uint64_t call) noexcept : key_{key}, call_{call} {}
+
+  // Block i of the words, i from 0 on.
+  [[nodiscard]] static constexpr Philox::Counter block(Philox::Key key, std::uint64_t call, std::uint64_t i) noexcept {
+    return Philox::words({i + 1, call, 0, 0}, key);
+  }
+
+  [[nodiscard]] constexpr std::uint64_t next() noexcept {
+    if (position_ == kBlockWords) {
+      words_ = block(key_, call_, block_++);
       position_ = 0;
     }
     return words_[position_++];
   }
 
-  // A uniform draw from [0, bound), bound > 0, without bias (Lemire 2019, arXiv:1805.10941).
-  [[nodiscard]] std::uint64_t below(std::uint64_t bound) noexcept {
-    for (;;) {
-      const Uint128 product = Uint128{next()} * bound;
-      const auto low = static_cast<std::uint64_t>(product);
-      // low >= bound decides nearly always and saves the division.
-      if (low >= bound || low >= (0 - bound) % bound) return static_cast<std::uint64_t>(product >> 64);
+  // A uniform draw from [0, bound), bound > 0.
+  [[nodiscard]] constexpr std::uint64_t below(std::uint64_t bound) noexcept {
+    std::uint64_t drawn = 0;
+    while (!draw_below(bound, next(), drawn)) {
     }
+    return drawn;
   }
 
  private:
@@ -57,7 +74,7 @@ class WordStream {
   std::uint64_t call_;
   std::uint64_t block_ = 0;
   Philox::Counter words_{};
-  std::size_t position_ = 4;
+  std::size_t position_ = kBlockWords;
 };
 
 }  // namespace fastreplay

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "current_device.hpp"
 #include "target.h"
 #include "target_kernel.hpp"
 
@@ -20,30 +21,12 @@ __global__ void __launch_bounds__(fastreplay::kThreadsPerChunk)
   fastreplay::update_share(chunk, threadIdx.x, tau);
 }
 
-// Makes a device current for as long as it lives. This library's run-time has a current device of its
-// own, apart from torch's.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) : error_{cudaGetDevice(&previous_)} {
-    if (error_ == cudaSuccess && previous_ != device) error_ = cudaSetDevice(device);
-  }
-  ~CurrentDevice() { (void)cudaSetDevice(previous_); }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
-  cudaError_t error() const { return error_; }
-
- private:
-  int previous_ = 0;
-  cudaError_t error_;
-};
-
 }  // namespace
 
 extern "C" {
 
 int fastreplay_cuda_prepare_updates(int device) {
-  const CurrentDevice current{device};
+  const fastreplay::CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes, update_targets);
@@ -53,7 +36,7 @@ int fastreplay_cuda_update_targets(int device, void* stream, const void* chunks,
                                    const void* tau_on_device, int tau_is_double) {
   if (num_chunks == 0) return cudaSuccess;
   if (num_chunks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
-  const CurrentDevice current{device};
+  const fastreplay::CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
   update_targets<<<static_cast<unsigned>(num_chunks), fastreplay::kThreadsPerChunk, 0,
                    static_cast<cudaStream_t>(stream)>>>(static_cast<const fastreplay::Chunk*>(chunks), tau,

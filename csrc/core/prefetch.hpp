@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// A thread that fills minibatch blocks ahead of the one who takes them. Must not know Python, torch or
+// CUDA: what is to happen to a block once it is filled is a function pointer.
+//
+//   push: a free block and its draw's number -> [pending] -> the thread fills it -> [filled] -> take
+//
+// Blocks come out in the order in which they went in. Their call numbers are taken by push(), so that what
+// each minibatch holds depends on the order of pushes, not on when the thread gets to them.
+//
+// Ownership: one thread at a time may push, take and retry (the consumer); stop() may come from any. All
+// counts and the outcome are guarded by mutex_; news_ is not, being a hint (see wait_for_news).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "minibatch.hpp"
+#include "ring.hpp"
+
+namespace fastreplay {
+
+class Prefetcher {
+ public:
+  // Called on the thread after a block was filled, with the context that push() got: it may start the copy
+  // to another device. Returns 0, or an error number of its own. Null for nothing.
+  using Send = int (*)(void* context);
+
+  enum class Outcome {
+    kFilled,   // the oldest block is taken out, filled and sent
+    kPending,  // patience ran out first
+    kEmpty,    // the ring held nothing when the oldest block was to be filled; the thread waits for retry()
+    kFailed,   // send() failed; the thread waits for stop()
+    kStopped,  // stop() was called
+  };
+
+  // Starts the thread. `depth` is how many blocks may be in it at once, at least 1. The ring and the sampler
+  // outlive this. Throws std::invalid_argument on depth 0, std::system_error where no thread can be had.
+  Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send);
+  ~Prefetcher() { stop(); }
+  Prefetcher(const Prefetcher&) = delete;
+  Prefetcher& operator=(const Prefetcher&) = delete;
+
+  // Gives a block to be filled, which outlives its being taken or stop(). Throws std::logic_error where
+  // `depth` blocks are in already.
+  void push(const Block& block, void* context);
+
+  // Takes the oldest block out once it is filled, or says why not. Waits for `patience` at most.
+  [[nodiscard]] Outcome take(std::chrono::nanoseconds patience);
+
+  // Lets the thread try again, with the same call number, to fill the block for which the ring was empty.
+  void retry();
+
+  // Ends the thread: after the block that it is filling, and before the next.
+  void stop() noexcept;
+
+  // What send() returned, after kFailed.
+  [[nodiscard]] int error() const;
+
+ private:
+  struct Job {
+    const Block* block;
+    void* context;
+    std::uint64_t call;
+  };
+
+  void run() noexcept;
+  [[nodiscard]] Outcome fill(const Job& job) noexcept;
+  [[nodiscard]] std::unique_lock<std::mutex> locked() const;
+  [[nodiscard]] std::unique_lock<std::mutex> wait_for_news(std::unique_lock<std::mutex> lock) const;
+  void tell_news() noexcept;
+
+  Ring& ring_;
+  Sampler& sampler_;
+  const Send send_;
+  const std::chrono::nanoseconds spin_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_;  // for the thread: a push, a retry, the end
+  std::condition_variable done_;  // for the consumer: a block is filled or cannot be
+  std::vector<Job> jobs_;         // job n lies at n % depth
+  std::uint64_t num_pushed_ = 0;
+  std::uint64_t num_filled_ = 0;
+  std::uint64_t num_taken_ = 0;
+  Outcome outcome_ = Outcome::kFilled;  // of the last fill; anything else halts the thread
+  int error_ = 0;
+  bool is_stopped_ = false;
+
+  // Counts the changes of what the mutex guards. Written by all, read by who spins.
+  std::atomic<std::uint64_t> news_{0};
+
+  std::mutex joining_;  // for those who call stop() at once
+  std::thread thread_;
+};
+
+}  // namespace fastreplay

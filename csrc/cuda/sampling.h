@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* Uniform minibatches out of a ring in the memory of a CUDA device. Plain C: loaded by name, linked to nothing of
+   Python or torch. */
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+/* The transitions to draw from: tickets [first, first + size). In the device's memory. */
+struct fastreplay_cuda_window {
+  uint64_t first;
+  uint64_t size;
+};
+
+/* The generator of core/random.hpp, whose state is a call number, and what it drew. In the device's memory. */
+struct fastreplay_cuda_generator {
+  uint64_t key[2];
+  uint64_t calls;
+  uint64_t num_sampled;
+};
+
+/* A part of one field of every transition: where it lies in a record, and in row 0 of the block. In the device's
+   memory. */
+struct fastreplay_cuda_piece {
+  uint64_t record_offset;
+  uint64_t block_offset;
+  uint64_t row_bytes; /* from one row of the block to the next */
+  uint64_t num_bytes;
+};
+
+/* One minibatch. All pointers are the device's. fastreplay/_cuda.py fills it in and keeps the memory alive. */
+struct fastreplay_cuda_sampling {
+  const struct fastreplay_cuda_window* window;
+  struct fastreplay_cuda_generator* generator;
+  const void* records; /* ticket t at t % capacity * stride */
+  uint64_t stride;
+  uint64_t capacity;
+  const struct fastreplay_cuda_piece* pieces;
+  uint64_t num_pieces;
+  void* block; /* of core/schema.hpp's BlockLayout */
+  uint64_t tickets_offset;
+  uint64_t batch_size;
+};
+
+/* Loads the kernels onto a device, so that no launch does it later, within the capture of a graph. Returns a
+   cudaError_t: not 0 where they cannot run there. */
+int fastreplay_cuda_prepare_sampling(int device);
+
+/* Queues on `stream` (a cudaStream_t of `device`) that what is drawn later is drawn from [first, first + size). Neither
+   allocates nor waits. Returns a cudaError_t. */
+int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_window* window, uint64_t first,
+                               uint64_t size);
+
+/* Queues on `stream` that a minibatch is drawn and gathered: the rows that core/minibatch.hpp's Sampler would draw from
+   that window at that call. Where the window is empty, nothing is written. Neither allocates nor waits; may be
+   captured in a graph. Returns a cudaError_t. */
+int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);
+
+#if defined(__cplusplus)
+}
+#endif

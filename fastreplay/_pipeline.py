@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: MIT
+"""Minibatches on their way to a device: page-locked blocks, their twins over there, one copy each.
+
+    free -> filling -> copying -> ready -> in use -> free
+
+Rows are gathered into the page-locked block (filling), one asynchronous copy on a side stream takes them to
+the twin (copying), the consumer's stream is made to wait for that copy (ready), and views of the twin are given
+out (in use) until nothing refers to them any more (free). Two fences make reuse safe: the host does not fill a
+block that is still being copied, and the device does not overwrite a twin before the work that the consumer had
+queued on it is done. The host itself waits for neither. Must not know CUDA: a device is a `Device`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict, deque
+from enum import Enum
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from fastreplay import _core
+from fastreplay._blocks import TensorTemplates, most_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay._blocks import Prefetcher, Waits
+    from fastreplay._resident import RemoteRing
+    from fastreplay.schema import Schema
+
+# Slots of one size and consumer before a block that was dropped just now is taken again: its copy would wait for
+# all that the consumer has queued. With three, one is held, one was dropped now, and one a step earlier.
+_SLOTS_IN_TURN = 3
+_LANES = 4
+_PROBES = 4
+
+ResultT = TypeVar("ResultT")
+
+
+class Sender(NamedTuple):
+    """What sends filled blocks to a device from native threads."""
+
+    address: int  # of a C function: given a block's context, it returns 0 or an error number
+    describe: Callable[[int], str]  # the error number in words
+
+
+class Transfer(Protocol):
+    """A page-locked block, its twin on the device, and what orders the copy from one to the other.
+
+    The consumer is the calling thread's current stream on the device.
+    """
+
+    @property
+    def host(self) -> NDArray[np.uint8]:
+        """The page-locked block, (num_bytes,)."""
+
+    @property
+    def target(self) -> torch.Tensor:
+        """Its twin, (num_bytes,) uint8, allocated for the consumer's stream."""
+
+    @property
+    def context(self) -> int:
+        """Address to be given to the device's `sender`."""
+
+    def start(self) -> None:
+        """Queue the copy on the side stream, after what `release` marked; do not wait."""
+
+    def is_copied(self) -> bool:
+        """Tell whether the last copy is done; do not wait."""
+
+    def finish(self) -> None:
+        """Wait until the last copy is done."""
+
+    def make_consumer_wait(self) -> None:
+        """Let what the consumer queues from now on come after the last copy."""
+
+    def release(self) -> None:
+        """Let the next copy come after what the consumer has queued up to now."""
+
+
+class Device(Protocol):
+    """An accelerator with streams."""
+
+    @property
+    def device(self) -> torch.device:
+        """What torch calls it."""
+
+    def consumer(self) -> Hashable:
+        """Return what identifies the stream on which the calling thread queues its work."""
+
+    def allocate(self, num_bytes: int) -> Transfer:
+        """Make a transfer; raise RuntimeError where the memory cannot be had or page-locked."""
+
+    def ring(self, capacity: int, stride: int) -> RemoteRing:
+        """Make a ring of records in the device's memory.
+
+        Raises:
+            RuntimeError: It cannot be had, and why.
+        """
+
+    def sender(self) -> Sender:
+        """Return what starts transfers from native threads.
+
+        Raises:
+            RuntimeError: There is nothing that does, and why.
+        """
+
+
+class State(Enum):
+    """Where a slot is on its way."""
+
+    FREE = "free"
+    FILLING = "filling"
+    COPYING = "copying"
+    READY = "ready"
+    IN_USE = "in use"
+
+
+# Beside the way round: a block that is not filled after all, and one that its holder has filled anew (`out=`).
+_NEXT = {
+    State.FREE: (State.FILLING,),
+    State.FILLING: (State.COPYING, State.FREE, State.IN_USE),
+    State.COPYING: (State.READY,),
+    State.READY: (State.IN_USE,),
+    State.IN_USE: (State.FREE, State.FILLING),
+}
+
+
+class Slot:
+    """One transfer and the state that both its blocks are in.
+
+    A slot belongs to one thread at a time: to who took it until it is handed out or cancelled, then to who
+    takes it out of its lane.
+
+    Raises:
+        AssertionError: A call does not fit the state; the message names both states.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_state",
+        "batch_size",
+        "consumer",
+        "device",
+        "native",
+        "offsets",
+        "schema",
+        "tensors",
+        "transfer",
+    )
+
+    def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int, device: Device) -> None:
+        self.schema = schema
+        self.batch_size = batch_size
+        self.device: torch.device | str = device.device
+        self.consumer = device.consumer()
+        self.transfer = device.allocate(max(ring.block_bytes(batch_size), 1))
+        self.native = _core.Block(ring, batch_size, self.transfer.host)
+        self.offsets = (*self.native.offsets, self.native.tickets_offset)
+        self.tensors = TensorTemplates(self)
+        self._state = State.FREE
+
+    @property
+    def state(self) -> State:
+        """Where it is on its way."""
+        return self._state
+
+    @property
+    def context(self) -> int:
+        """What the device's sender takes."""
+        return self.transfer.context
+
+    def flat_tensor(self) -> torch.Tensor:
+        """Return the twin's bytes."""
+        return self.transfer.target
+
+    def is_unreferenced(self) -> bool:
+        """Tell whether nothing outside refers to the twin's memory."""
+        return self.tensors.is_free()
+
+    def is_in_flight(self) -> bool:
+        """Tell whether it is being filled or copied."""
+        return self._state is State.FILLING or not self.transfer.is_copied()
+
+    def begin(self) -> None:
+        """Free -> filling: the host may write into the block."""
+        if not self.transfer.is_copied():
+            raise AssertionError("block: it is to be filled while it is being copied")
+        self._enter(State.FREE, State.FILLING)
+
+    def start(self) -> None:
+        """Filling -> copying: start the copy."""
+        self._enter(State.FILLING, State.COPYING)
+        self.transfer.start()
+
+    def note_started(self) -> None:
+        """Filling -> copying: another thread filled it, and has started the copy."""
+        self._enter(State.FILLING, State.COPYING)
+
+    def hand_out(self) -> tuple[torch.Tensor, ...]:
+        """Copying -> ready -> in use: return tensors that are right for what is queued from now on."""
+        self._make_ready()
+        return self.tensors.hand_out()
+
+    def release(self) -> None:
+        """In use -> free: nothing refers to the twin; its next copy comes after what was queued on it."""
+        if not self.is_unreferenced():
+            raise AssertionError("block: it is to be freed while it is referred to")
+        self._enter(State.IN_USE, State.FREE)
+        self.transfer.release()
+
+    def cancel(self) -> None:
+        """Filling -> free: it was not filled, or nobody wants it; a copy that was started is waited for."""
+        self._enter(State.FILLING, State.FREE)
+        self.transfer.finish()
+        self.transfer.make_consumer_wait()
+
+    def refill(self, fill: Callable[[_core.Block], ResultT]) -> ResultT:
+        """In use -> filling -> copying -> ready -> in use: replace what its holder sees.
+
+        What the consumer has queued up to now sees the old rows. Where `fill` raises or returns False,
+        nothing changes.
+        """
+        self._enter(State.IN_USE, State.FILLING)
+        filled = False
+        try:
+            self.transfer.finish()
+            result = fill(self.native)
+            filled = result is not False
+        finally:
+            if not filled:
+                self._enter(State.FILLING, State.IN_USE)
+        if filled:
+            self.transfer.release()
+            self.start()
+            self._make_ready()
+        return result
+
+    def _make_ready(self) -> None:
+        self._enter(State.COPYING, State.READY)
+        self.transfer.make_consumer_wait()
+        self._enter(State.READY, State.IN_USE)
+
+    def _enter(self, expected: State, state: State) -> None:
+        if self._state is not expected or state not in _NEXT[expected]:
+            raise AssertionError(f"block: {self._state.value} -> {state.value} is no step of its way")
+        self._state = state
+
+
+class _Lane:
+    """The slots of one batch size that one consumer was given, or may be given."""
+
+    __slots__ = ("free", "in_use")
+
+    def __init__(self) -> None:
+        self.free: deque[Slot] = deque()
+        self.in_use: deque[Slot] = deque()
+
+
+class Pipeline:
+    """Hands out free slots, and finds out which of them are free again.
+
+    A slot goes to one consumer only, the stream that its memory was allocated for: whoever frees that memory in
+    the end, its reuse is then ordered after the work that was queued on it.
+
+    Thread safety:
+        Every slot lies in one queue or belongs to one thread; the queues' own operations are atomic.
+    """
+
+    def __init__(self, device: Device, ring: _core.Ring, schema: Schema, waits: Waits) -> None:
+        self._device = device
+        self._ring = ring
+        self._schema = schema
+        self._waits = waits
+        self._lanes: OrderedDict[tuple[int, Hashable], _Lane] = OrderedDict()
+        self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of page-locked memory."""
+        return sum(slot.transfer.host.nbytes for slot in list(self._slots))
+
+    @property
+    def num_in_flight(self) -> int:
+        """Blocks that are being filled or copied."""
+        return sum(slot.is_in_flight() for slot in list(self._slots))
+
+    def take(self, batch_size: int) -> Slot:
+        """Return a slot to be filled: to be handed out or cancelled afterwards."""
+        lane = self._lane(batch_size, self._device.consumer())
+        slot = self._copied(lane)
+        if slot is None and len(lane.free) + len(lane.in_use) >= _SLOTS_IN_TURN:
+            self._sweep(lane)
+            slot = self._copied(lane)
+        if slot is None and lane.free and len(lane.free) + len(lane.in_use) >= self._most(lane.free[0]):
+            slot = self._waited_for(lane)
+        if slot is None:
+            slot = Slot(self._ring, self._schema, batch_size, self._device)
+            self._slots.add(slot)
+        self._sweep(lane)
+        slot.begin()
+        return slot
+
+    def hand_out(self, slot: Slot) -> tuple[torch.Tensor, ...]:
+        """Send a filled slot, unless that was done, and return its fields as tensors on the device."""
+        if slot.state is State.FILLING:
+            slot.start()
+        tensors = slot.hand_out()
+        self._lane(slot.batch_size, slot.consumer).in_use.append(slot)
+        return tensors
+
+    def cancel(self, slot: Slot) -> None:
+        """Take a slot back that was taken and is not handed out."""
+        slot.cancel()
+        self._lane(slot.batch_size, slot.consumer).free.append(slot)
+
+    def note_filled(self, slot: Slot) -> None:
+        """Note that a prefetcher filled and sent a slot, which is to be handed out."""
+        slot.note_started()
+
+    def accepts(self, block: object) -> bool:
+        """Tell whether it is a slot."""
+        return isinstance(block, Slot)
+
+    def prefetcher(self, ring: _core.Ring, sampler: _core.Sampler, depth: int) -> Prefetcher[Slot]:
+        """Make what fills and sends slots on a native thread."""
+        return _core.Prefetcher(ring, sampler, depth, self._device.sender().address)
+
+    def describe(self, error: int) -> str:
+        """Return a sender's error in words."""
+        return self._device.sender().describe(error)
+
+    def _lane(self, batch_size: int, consumer: Hashable) -> _Lane:
+        lane = self._lanes.get((batch_size, consumer))
+        if lane is None:
+            lane = self._lanes[batch_size, consumer] = _Lane()
+            while len(self._lanes) > _LANES:
+                _, old = self._lanes.popitem(last=False)
+                for slot in (*old.free, *old.in_use):
+                    self._wait_for(slot)
+        return lane
+
+    def _copied(self, lane: _Lane) -> Slot | None:
+        """Take out the free slot of longest standing whose block is no longer being copied."""
+        for _ in range(_PROBES):
+            try:
+                slot = lane.free.popleft()
+            except IndexError:
+                return None
+            if slot.transfer.is_copied():
+                return slot
+            lane.free.append(slot)
+        return None
+
+    def _sweep(self, lane: _Lane) -> None:
+        """Free the slots that nothing refers to any more; forget what is beyond the bound."""
+        for _ in range(_PROBES):
+            try:
+                slot = lane.in_use.popleft()
+            except IndexError:
+                break
+            if slot.is_unreferenced():
+                slot.release()
+                lane.free.append(slot)
+            else:
+                lane.in_use.append(slot)
+        if lane.free and len(lane.free) > self._most(lane.free[0]) and (surplus := self._copied(lane)) is not None:
+            self._slots.discard(surplus)
+
+    def _waited_for(self, lane: _Lane) -> Slot | None:
+        try:
+            slot = lane.free.popleft()
+        except IndexError:  # another thread was first
+            return None
+        self._wait_for(slot)
+        return slot
+
+    def _wait_for(self, slot: Slot) -> None:
+        if slot.transfer.is_copied():
+            return
+        start = perf_counter()
+        slot.transfer.finish()
+        self._waits.add(1, perf_counter() - start)
+
+    @staticmethod
+    def _most(slot: Slot) -> int:
+        return most_blocks(slot.transfer.host.nbytes)

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: MIT
+"""A ring that a device's memory holds as well, and minibatches that are drawn and gathered over there.
+
+Transitions are inserted into the native ring, as ever: any thread may, and reading, views and pickles need no
+device. Before a minibatch is drawn, what was inserted since goes over through page-locked memory, as whole records,
+in ring order; then the device draws what the CPU would (csrc/cuda/sampling_kernel.hpp). All of it is queued on the
+caller's stream. Must not know CUDA: a ring on a device is a `RemoteRing`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from fastreplay import _core
+from fastreplay._blocks import BlockPool, TensorTemplates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay._blocks import Prefetcher, Waits
+    from fastreplay.schema import Schema
+
+# Streams for which minibatch memory is kept.
+_CONSUMERS = 4
+# One piece of a row is copied by 32 threads, 16 bytes each: four times at most.
+_PIECE_BYTES = 2048
+# Writers may overwrite all that was sent before it is told; the next try then meets others.
+_TRIES = 100
+
+ResultT = TypeVar("ResultT")
+
+
+class Stage(Protocol):
+    """Page-locked memory of some records on their way."""
+
+    @property
+    def host(self) -> NDArray[np.uint8]:
+        """The memory, (num_bytes,)."""
+
+    def is_sent(self) -> bool:
+        """Tell whether its last copy is done; do not wait."""
+
+    def finish(self) -> None:
+        """Wait until its last copy is done."""
+
+
+class Generator(Protocol):
+    """The state of a generator in the device's memory."""
+
+    def read(self) -> tuple[int, int]:
+        """Return the numbers of calls made and of rows drawn; wait for what is queued."""
+
+    def write(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
+        """Set the state for what is queued from now on."""
+
+
+class RemoteRing(Protocol):
+    """Records in a device's memory. What is queued follows the calling thread's current stream, in order."""
+
+    @property
+    def device(self) -> torch.device:
+        """What torch calls the device."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Page-locked memory, to be used by turns."""
+
+    def consumer(self) -> Hashable:
+        """Return what identifies the stream on which the calling thread queues its work."""
+
+    def is_captured(self) -> bool:
+        """Tell whether that stream is being captured in a graph."""
+
+    def begin(self) -> None:
+        """Let what is queued from now on come after what was queued between `begin` and `end` on another stream."""
+
+    def end(self) -> None:
+        """Mark the end of what `begin` began."""
+
+    def send(self, stage: Stage, num_bytes: int, offset: int) -> None:
+        """Queue a copy of a stage's first bytes to a place among the records; do not wait."""
+
+    def set_window(self, first: int, size: int) -> None:
+        """Queue that draws are of `size` tickets from `first` on."""
+
+    def new_generator(self) -> Generator:
+        """Make a generator's state."""
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        """Return memory (num_bytes,) uint8 for the current stream."""
+
+    def new_draw(
+        self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
+    ) -> Callable[[Generator], None]:
+        """Return what queues that a minibatch is drawn and gathered into a block.
+
+        Args:
+            block: Memory of a minibatch.
+            pieces: Parts of fields, each its offset in a record, its offset in the block's row 0, the bytes from one
+                row to the next, and its own.
+            tickets_offset: Where the tickets lie in the block.
+            batch_size: Rows.
+        """
+
+
+class ResidentBlock:
+    """Memory of one minibatch on the device, which draws are gathered into."""
+
+    __slots__ = (
+        "_draw",
+        "_flat",
+        "batch_size",
+        "consumer",
+        "device",
+        "num_bytes",
+        "offsets",
+        "remote",
+        "schema",
+        "tensors",
+    )
+
+    context = 0
+
+    def __init__(self, remote: RemoteRing, ring: _core.Ring, schema: Schema, batch_size: int) -> None:
+        layout = _core.Block(ring, batch_size)
+        self.schema = schema
+        self.batch_size = batch_size
+        self.consumer = remote.consumer()
+        self.offsets = (*layout.offsets, layout.tickets_offset)
+        self.num_bytes = ring.block_bytes(batch_size)
+        self._flat = remote.allocate(self.num_bytes)
+        self.device = remote.device
+        self.remote = remote
+        self.tensors = TensorTemplates(self)
+        self._draw = remote.new_draw(self._flat, _pieces(ring, schema, self.offsets), self.offsets[-1], batch_size)
+
+    @property
+    def native(self) -> ResidentBlock:
+        """What a sampler fills."""
+        return self
+
+    def flat_tensor(self) -> torch.Tensor:
+        """Return the block's bytes."""
+        return self._flat
+
+    def draw(self, generator: Generator) -> None:
+        """Queue a draw into the block."""
+        self._draw(generator)
+
+    def refill(self, fill: Callable[[ResidentBlock], ResultT]) -> ResultT:
+        """Replace what the block's holder sees, in the order of the stream."""
+        return fill(self)
+
+    def is_free(self) -> bool:
+        """Tell whether nothing outside refers to the block's memory."""
+        return self.tensors.is_free()
+
+
+def _pieces(ring: _core.Ring, schema: Schema, offsets: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    pieces = []
+    for record_offset, block_offset, (row_bytes, _) in zip(ring.record_offsets, offsets, schema.sizes, strict=False):
+        for start in range(0, row_bytes, _PIECE_BYTES):
+            num_bytes = min(_PIECE_BYTES, row_bytes - start)
+            pieces.append((record_offset + start, block_offset + start, row_bytes, num_bytes))
+    return pieces
+
+
+class Resident:
+    """A native ring's twin on a device.
+
+    Thread safety:
+        One lock is held while work is queued, so that what one call queues is not torn apart by another.
+    """
+
+    def __init__(self, remote: RemoteRing, ring: _core.Ring, waits: Waits) -> None:
+        self._remote = remote
+        self._ring = ring
+        self._waits = waits
+        self._lock = threading.RLock()
+        self._end = 0  # tickets below it were sent, or are gone
+        self._window = (0, 0)
+        self._turn = 0
+
+    @property
+    def remote(self) -> RemoteRing:
+        """The twin."""
+        return self._remote
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes of page-locked memory."""
+        return sum(stage.host.nbytes for stage in self._remote.stages)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Stages that are being copied."""
+        return sum(not stage.is_sent() for stage in self._remote.stages)
+
+    def flush(self) -> None:
+        """Queue that the device gets what was inserted and finished before this call."""
+        with self._lock:
+            self._remote.begin()
+            self._flush()
+            self._remote.end()
+
+    def draw(self, block: ResidentBlock, generator: Generator) -> bool:
+        """Queue a draw into a block; False where there is nothing to draw from.
+
+        Within the capture of a graph nothing is sent: the graph draws from what was flushed before each replay.
+        """
+        with self._lock:
+            if self._remote.is_captured():
+                if self._window[1]:
+                    block.draw(generator)
+                return self._window[1] > 0
+            self._remote.begin()
+            try:
+                self._flush()
+                if self._window[1]:
+                    block.draw(generator)
+            finally:
+                self._remote.end()
+            return self._window[1] > 0
+
+    def _flush(self) -> None:
+        for _ in range(_TRIES):
+            _, end = self._ring.window()
+            self._send(end)
+            first, _ = self._ring.window()  # after the copies: what was overwritten meanwhile is below it
+            window = (first, max(end - first, 0))
+            if window[1] or not len(self._ring):
+                break
+        if window != self._window:
+            self._remote.set_window(*window)
+            self._window = window
+
+    def _send(self, end: int) -> None:
+        """Send the tickets below `end` that were not sent, in runs that lie together on both sides."""
+        stride, capacity = self._ring.record_bytes, self._ring.capacity
+        ticket = max(self._end, self._ring.window()[0])
+        while ticket < end:
+            stage = self._next_stage()
+            slot = ticket % capacity
+            count = min(end - ticket, capacity - slot, stage.host.nbytes // stride)
+            self._ring.read_records(ticket, stage.host[: count * stride])
+            self._remote.send(stage, count * stride, slot * stride)
+            ticket += count
+        self._end = max(self._end, end)
+
+    def _next_stage(self) -> Stage:
+        stages = self._remote.stages
+        stage = stages[self._turn % len(stages)]
+        self._turn += 1
+        if not stage.is_sent():
+            start = perf_counter()
+            stage.finish()
+            self._waits.add(1, perf_counter() - start)
+        return stage
+
+
+class ResidentSampler:
+    """A generator on the device, with the face of `_core.Sampler`. Its numbers are asked of the device."""
+
+    def __init__(self, resident: Resident, key: tuple[int, int]) -> None:
+        self._resident = resident
+        self._generator = resident.remote.new_generator()
+        self.restart(key, 0, 0)
+
+    num_redraws = 0
+
+    @property
+    def key(self) -> list[int]:
+        """The generator's key."""
+        return list(self._key)
+
+    @property
+    def calls(self) -> int:
+        """Minibatches drawn."""
+        return self._generator.read()[0]
+
+    @property
+    def num_sampled(self) -> int:
+        """Rows drawn."""
+        return self._generator.read()[1]
+
+    def restart(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
+        """Set the state, also for the graphs that were captured with it."""
+        self._key = key
+        self._generator.write(key, calls, num_sampled)
+
+    def sample(self, _ring: _core.Ring, block: ResidentBlock) -> bool:
+        """Queue a draw into a block; False where there is nothing to draw from."""
+        return self._resident.draw(block, self._generator)
+
+
+class ResidentSupply:
+    """Memory of minibatches that are drawn on the device: one pool for each stream that asks."""
+
+    pinned_bytes = 0
+    num_in_flight = 0
+
+    def __init__(self, remote: RemoteRing, ring: _core.Ring, schema: Schema) -> None:
+        self._remote = remote
+        self._make: Callable[[int], ResidentBlock] = lambda size: ResidentBlock(remote, ring, schema, size)
+        self._pools: OrderedDict[Hashable, BlockPool[ResidentBlock]] = OrderedDict()
+
+    def take(self, batch_size: int) -> ResidentBlock:
+        """Return a block whose last use comes before what is queued now.
+
+        Raises:
+            RuntimeError: A graph is being captured, whose replays would write into memory that is handed out again.
+        """
+        if self._remote.is_captured():
+            raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
+        return self._pool(self._remote.consumer()).take(batch_size)
+
+    def hand_out(self, block: ResidentBlock) -> tuple[torch.Tensor, ...]:
+        """Return the block's fields, and keep the block for later."""
+        tensors = block.tensors.hand_out()
+        self.cancel(block)
+        return tensors
+
+    def cancel(self, block: ResidentBlock) -> None:
+        """Keep a block that was not handed out."""
+        self._pool(block.consumer).keep(block)
+
+    def accepts(self, block: object) -> bool:
+        """Tell whether it is a block into which this ring's twin is drawn."""
+        return isinstance(block, ResidentBlock) and block.remote is self._remote
+
+    def prefetcher(self, ring: _core.Ring, sampler: ResidentSampler, depth: int) -> Prefetcher[ResidentBlock]:  # noqa: ARG002
+        """Make what draws at once: the device has the draws ahead in its queue."""
+        return QueuedDraws(ring, sampler)
+
+    def describe(self, error: int) -> str:
+        """Return the error's number: a failed launch is told at once."""
+        return str(error)
+
+    def note_filled(self, block: ResidentBlock) -> None:
+        """Do nothing: it is where it is wanted."""
+
+    def _pool(self, consumer: Hashable) -> BlockPool[ResidentBlock]:
+        pool = self._pools.get(consumer)
+        if pool is None:
+            pool = self._pools[consumer] = BlockPool(self._make)
+            while len(self._pools) > _CONSUMERS:
+                self._pools.popitem(last=False)
+        return pool
+
+
+class QueuedDraws:
+    """A prefetcher without a thread: a draw on the device costs the host a launch."""
+
+    error = 0
+    num_waits = 0
+    waited_s = 0.0
+
+    def __init__(self, ring: _core.Ring, sampler: ResidentSampler) -> None:
+        self._ring = ring
+        self._sampler = sampler
+        self._drawn: deque[Any] = deque()
+        self._undrawn: deque[tuple[Any, ResidentBlock]] = deque()  # since the ring was empty; later than all drawn
+        self._is_stopped = False
+
+    @property
+    def num_pushed(self) -> int:
+        """Blocks that were pushed and not taken."""
+        return len(self._drawn) + len(self._undrawn)
+
+    def push(self, owner: Any, block: ResidentBlock, _context: int = 0) -> None:
+        """Draw into a block, if those before it are drawn."""
+        self._undrawn.append((owner, block))
+        if len(self._undrawn) == 1:
+            self.retry()
+
+    def take(self) -> Any:
+        """Return the owner of the oldest block, None where it could not be drawn."""
+        if self._is_stopped or not self.num_pushed:
+            raise StopIteration
+        return self._drawn.popleft() if self._drawn else None
+
+    def retry(self) -> None:
+        """Draw what could not be drawn."""
+        while self._undrawn and self._sampler.sample(self._ring, self._undrawn[0][1]):
+            self._drawn.append(self._undrawn.popleft()[0])
+
+    def stop(self) -> None:
+        """End."""
+        self._is_stopped = True
+
+    def drain(self) -> list[Any]:
+        """Take out what nobody is to have."""
+        owners = [*self._drawn, *(owner for owner, _ in self._undrawn)]
+        self._drawn.clear()
+        self._undrawn.clear()
+        return owners
+
+    def abandon(self) -> None:
+        """Do nothing: there is no thread."""

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT
+// The prefetcher: order and number of draws, what a send sees, empty rings, failures, ends at every moment,
+// beside writers and under ThreadSanitizer.
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "minibatch.hpp"
+#include "prefetch.hpp"
+#include "rows.hpp"
+
+using fastreplay::Block;
+using fastreplay::Philox;
+using fastreplay::Prefetcher;
+using fastreplay::RecordLayout;
+using fastreplay::Ring;
+using fastreplay::Sampler;
+using fastreplay::Ticket;
+using namespace std::chrono_literals;
+using Outcome = Prefetcher::Outcome;
+
+namespace {
+
+constexpr Philox::Key kKey{3, 4};
+constexpr auto kPatience = 30s;  // a hang is a failure
+
+RecordLayout small_layout() { return RecordLayout{rows::fields_of(std::vector<std::size_t>{12, 4, 1})}; }
+
+std::vector<Ticket> tickets_of(const Block& block) { return {block.tickets().begin(), block.tickets().end()}; }
+
+bool holds_its_rows(const Ring& ring, const Block& block) {
+  for (std::size_t row = 0; row < block.batch_size(); ++row) {
+    if (!rows::is_row_of(ring, block, row, block.tickets()[row])) return false;
+  }
+  return true;
+}
+
+// A ring that holds transitions 0 to 99, its sampler, and blocks of 16 rows.
+struct Bench {
+  explicit Bench(std::size_t num_rows = 100) { rows::insert(ring, 0, num_rows); }
+
+  Block* block() {
+    blocks.push_back(std::make_unique<Block>(ring.layout(), 16));
+    return blocks.back().get();
+  }
+
+  Ring ring{small_layout(), 128};
+  Sampler sampler{kKey};
+  std::vector<std::unique_ptr<Block>> blocks;
+};
+
+// What sample() in a loop gives.
+std::vector<std::vector<Ticket>> draws_of(Ring& ring, std::size_t count, std::uint64_t first_call = 0) {
+  Sampler sampler{kKey, first_call};
+  std::vector<std::vector<Ticket>> draws;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Block block{ring.layout(), 16};
+    CHECK(sampler.sample(ring, block));
+    draws.push_back(tickets_of(block));
+  }
+  return draws;
+}
+
+void test_order_and_number_of_draws(std::size_t depth) {
+  Bench bench;
+  const auto expected = draws_of(bench.ring, 200);
+  Prefetcher prefetcher{bench.ring, bench.sampler, depth, nullptr};
+  CHECK(prefetcher.take(0ns) == Outcome::kPending);
+  std::deque<Block*> in;
+  for (std::size_t i = 0; i < depth; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
+  for (std::size_t i = 0; i + depth < 200; ++i) {
+    CHECK_EQ(bench.sampler.calls(), i + depth);
+    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    Block* block = in.front();
+    in.pop_front();
+    CHECK(tickets_of(*block) == expected[i]);
+    CHECK(holds_its_rows(bench.ring, *block));
+    std::memset(block->data(), 0xEE, block->layout().num_bytes());  // it is ours now, and is recycled
+    prefetcher.push(*in.emplace_back(block), nullptr);
+  }
+}
+
+void test_limits() {
+  Bench bench;
+  CHECK(check::throws<std::invalid_argument>([&] { Prefetcher{bench.ring, bench.sampler, 0, nullptr}; }));
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, nullptr};
+  Block* last = nullptr;
+  for (int i = 0; i < 2; ++i) prefetcher.push(*bench.block(), nullptr);
+  CHECK(check::throws<std::logic_error>([&] { prefetcher.push(*bench.block(), nullptr); }));
+  CHECK_EQ(bench.sampler.calls(), 2U);  // a refused push draws nothing
+  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  last = bench.block();
+  prefetcher.push(*last, nullptr);
+  for (int i = 0; i < 2; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(holds_its_rows(bench.ring, *last));
+  CHECK(prefetcher.take(1ms) == Outcome::kPending);
+}
+
+void test_an_empty_ring_keeps_the_order() {
+  Bench bench{0};
+  Prefetcher prefetcher{bench.ring, bench.sampler, 3, nullptr};
+  std::vector<Block*> in;
+  for (int i = 0; i < 3; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+    prefetcher.retry();
+  }
+  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  rows::insert(bench.ring, 0, 50);
+  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);  // what the thread saw, until it is told to look again
+  prefetcher.retry();
+  const auto expected = draws_of(bench.ring, 3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK(tickets_of(*in[i]) == expected[i]);
+  }
+  // A ring that is emptied later: the block after it takes up where it stopped.
+  bench.ring.clear();
+  prefetcher.push(*in[0], nullptr);
+  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  rows::insert(bench.ring, 50, 20);
+  prefetcher.retry();
+  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(tickets_of(*in[0]) == draws_of(bench.ring, 1, 3)[0]);
+}
+
+// What the send of a test was called for.
+struct Sent {
+  const Ring* ring;
+  const Block* block;
+  int result = 0;
+  int num_calls = 0;
+  bool was_filled = false;
+  std::thread::id thread{};
+};
+
+int send(void* context) {
+  auto& sent = *static_cast<Sent*>(context);
+  ++sent.num_calls;
+  sent.was_filled = holds_its_rows(*sent.ring, *sent.block);
+  sent.thread = std::this_thread::get_id();
+  return sent.result;
+}
+
+void test_send_comes_after_each_fill() {
+  Bench bench;
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, &send};
+  for (int i = 0; i < 50; ++i) {
+    Sent sent{.ring = &bench.ring, .block = bench.block()};
+    prefetcher.push(*sent.block, &sent);
+    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK_EQ(sent.num_calls, 1);
+    CHECK(sent.was_filled);
+    CHECK(sent.thread != std::this_thread::get_id());
+  }
+}
+
+void test_a_failed_send_is_told_and_ends_the_filling() {
+  Bench bench;
+  std::vector<Sent> sent(3, Sent{.ring = &bench.ring, .block = nullptr});
+  sent[1].result = 700;
+  Prefetcher prefetcher{bench.ring, bench.sampler, 3, &send};
+  for (Sent& each : sent) {
+    each.block = bench.block();
+    prefetcher.push(*each.block, &each);
+  }
+  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  for (int i = 0; i < 3; ++i) {
+    CHECK(prefetcher.take(kPatience) == Outcome::kFailed);
+    CHECK_EQ(prefetcher.error(), 700);
+    prefetcher.retry();  // for empty rings only
+  }
+  prefetcher.stop();
+  CHECK_EQ(sent[2].num_calls, 0);
+  CHECK(prefetcher.take(kPatience) == Outcome::kStopped);
+}
+
+void test_ends_at_every_moment() {
+  Bench bench;
+  for (int pushed = 0; pushed <= 3; ++pushed) {
+    for (int taken = 0; taken <= pushed; ++taken) {
+      for (int wait = 0; wait < 3; ++wait) {
+        Prefetcher prefetcher{bench.ring, bench.sampler, 3, nullptr};
+        for (int i = 0; i < pushed; ++i) prefetcher.push(*bench.block(), nullptr);
+        for (int i = 0; i < taken; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+        if (wait > 0) std::this_thread::sleep_for(wait * 100us);  // it spins, or sleeps
+        if (taken % 2 == 0) prefetcher.stop();
+        if (taken % 4 == 0) CHECK(prefetcher.take(kPatience) == Outcome::kStopped);
+      }
+    }
+  }
+}
+
+void test_a_waiting_consumer_hears_of_the_end() {
+  Bench bench;
+  for (int round = 0; round < 50; ++round) {
+    Prefetcher prefetcher{bench.ring, bench.sampler, 1, nullptr};
+    Outcome outcome = Outcome::kFilled;
+    std::thread consumer{[&] { outcome = prefetcher.take(kPatience); }};
+    if (round % 2 == 0) std::this_thread::sleep_for(round * 10us);
+    std::thread other{[&] { prefetcher.stop(); }};
+    prefetcher.stop();
+    other.join();
+    consumer.join();
+    CHECK(outcome == Outcome::kStopped);
+  }
+}
+
+// Consumer and thread at their own pace, with a writer and clear() beside them: whole rows, each its ticket's.
+void test_beside_a_writer() {
+  Bench bench;
+  std::atomic<bool> is_over{false};
+  bool all_went_in = true;
+  std::thread writer{[&] {
+    // relaxed: only that it is seen in the end.
+    for (std::uint64_t id = 100; !is_over.load(std::memory_order_relaxed); id += 8) {
+      rows::Writer next{bench.ring, id, 8};
+      all_went_in = all_went_in && next.insert(8, kPatience);
+    }
+  }};
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, nullptr};
+  std::deque<Block*> in;
+  check::Random random{1};
+  for (int i = 0; i < 2; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
+  std::uint64_t num_wrong = 0;
+  for (int i = 0; i < 3000; ++i) {
+    if (i % 500 == 499) bench.ring.clear();
+    Outcome outcome = prefetcher.take(kPatience);
+    for (; outcome == Outcome::kEmpty; outcome = prefetcher.take(kPatience)) prefetcher.retry();
+    CHECK(outcome == Outcome::kFilled);
+    Block* block = in.front();
+    in.pop_front();
+    num_wrong += holds_its_rows(bench.ring, *block) ? 0 : 1;
+    if (random.below(10) == 0) std::this_thread::sleep_for(20us);
+    prefetcher.push(*in.emplace_back(block), nullptr);
+  }
+  prefetcher.stop();
+  is_over.store(true, std::memory_order_relaxed);  // relaxed: as above
+  writer.join();
+  CHECK(all_went_in);
+  CHECK_EQ(num_wrong, 0U);
+  CHECK_EQ(bench.sampler.calls(), 3002U);
+}
+
+void test_two_on_one_sampler() {
+  Bench bench;
+  const auto expected = draws_of(bench.ring, 40);
+  Prefetcher first{bench.ring, bench.sampler, 1, nullptr};
+  Prefetcher second{bench.ring, bench.sampler, 1, nullptr};
+  for (std::size_t i = 0; i < 40; i += 2) {
+    Block *one = bench.block(), *two = bench.block();
+    first.push(*one, nullptr);
+    second.push(*two, nullptr);
+    CHECK(second.take(kPatience) == Outcome::kFilled);
+    CHECK(first.take(kPatience) == Outcome::kFilled);
+    CHECK(tickets_of(*one) == expected[i]);
+    CHECK(tickets_of(*two) == expected[i + 1]);
+  }
+}
+
+void test_blocks_in_borrowed_memory() {
+  Bench bench;
+  const Block own{bench.ring.layout(), 16};
+  fastreplay::Memory memory{own.layout().num_bytes() + fastreplay::kCacheLine};
+  const std::span<std::byte> bytes{memory.data(), memory.num_bytes()};
+  const Block borrowed{bench.ring.layout(), 16, bytes.first(own.layout().num_bytes())};
+  CHECK(borrowed.data() == memory.data());
+  Sampler one{kKey};
+  Sampler two{kKey};
+  CHECK(one.sample(bench.ring, own));
+  CHECK(two.sample(bench.ring, borrowed));
+  CHECK(std::memcmp(own.data(), borrowed.data(), own.layout().num_bytes()) == 0);
+  const auto make = [&](std::span<std::byte> where) { (void)Block{bench.ring.layout(), 16, where}; };
+  CHECK(check::throws<std::invalid_argument>([&] { make(bytes.first(own.layout().num_bytes() - 1)); }));
+  CHECK(check::throws<std::invalid_argument>([&] { make(bytes.subspan(8)); }));
+}
+
+}  // namespace
+
+int main() {
+  for (const std::size_t depth : {1, 2, 3, 8}) test_order_and_number_of_draws(depth);
+  test_limits();
+  test_an_empty_ring_keeps_the_order();
+  test_send_comes_after_each_fill();
+  test_a_failed_send_is_told_and_ends_the_filling();
+  test_ends_at_every_moment();
+  test_a_waiting_consumer_hears_of_the_end();
+  test_beside_a_writer();
+  test_two_on_one_sampler();
+  test_blocks_in_borrowed_memory();
+  return check::result();
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// The kernels that draw and gather on a CUDA device: all their threads, by turns on the CPU, beside the CPU's sampler.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "check.hpp"
+#include "minibatch.hpp"
+#include "random.hpp"
+#include "ring.hpp"
+#include "rows.hpp"
+#include "sampling_kernel.hpp"
+
+using fastreplay::Block;
+using fastreplay::Philox;
+using fastreplay::RecordLayout;
+using fastreplay::Ring;
+using fastreplay::Sampler;
+using fastreplay::WordStream;
+
+namespace {
+
+constexpr Philox::Key kKey{5, 6};
+
+// Runs what fastreplay_cuda_sample launches, the threads in a random order: none may count on another.
+void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& random) {
+  if (sampling.window->size == 0) return;
+  const auto by_turns = [&](std::uint64_t num_threads, auto run) {
+    std::vector<std::uint64_t> order(num_threads);
+    std::iota(order.begin(), order.end(), std::uint64_t{0});
+    for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+    for (const std::uint64_t thread : order) run(thread);
+  };
+  bool are_drawn = true;
+  by_turns(fastreplay::kDrawThreads, [&](std::uint64_t thread) {
+    are_drawn = fastreplay::draw_share(sampling, static_cast<unsigned>(thread)) && are_drawn;
+  });
+  if (!are_drawn) fastreplay::draw_in_order(sampling);
+  fastreplay::count_draws(sampling);
+  by_turns(sampling.batch_size * sampling.num_pieces * fastreplay::kLanes, [&](std::uint64_t thread) {
+    fastreplay::gather_share(sampling, thread / fastreplay::kLanes, static_cast<unsigned>(thread % fastreplay::kLanes));
+  });
+}
+
+// Each field in pieces of at most piece_bytes.
+std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
+  std::vector<fastreplay_cuda_piece> pieces;
+  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
+    const auto [offset, row_bytes] = ring.layout().columns()[f];
+    for (std::size_t start = 0; start < row_bytes; start += piece_bytes) {
+      pieces.push_back({.record_offset = offset + start,
+                        .block_offset = block.layout().offsets()[f] + start,
+                        .row_bytes = row_bytes,
+                        .num_bytes = std::min(piece_bytes, row_bytes - start)});
+    }
+  }
+  return pieces;
+}
+
+void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row_bytes, std::size_t num_rows,
+                                             std::size_t piece_bytes) {
+  Ring ring{RecordLayout{rows::fields_of(row_bytes)}, 100};
+  rows::insert(ring, 0, num_rows);
+  check::Random random{num_rows};
+  const fastreplay_cuda_window window{.first = ring.window().first, .size = ring.window().reserved()};
+  fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0};
+  Sampler sampler{kKey, 7};
+  for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
+    const Block expected{ring.layout(), batch_size};
+    const Block found{ring.layout(), batch_size};
+    const auto pieces = pieces_of(ring, found, piece_bytes);
+    const fastreplay_cuda_sampling sampling{.window = &window,
+                                            .generator = &generator,
+                                            .records = ring.records(),
+                                            .stride = ring.layout().stride(),
+                                            .capacity = ring.capacity(),
+                                            .pieces = pieces.data(),
+                                            .num_pieces = pieces.size(),
+                                            .block = found.data(),
+                                            .tickets_offset = found.layout().tickets_offset(),
+                                            .batch_size = batch_size};
+    sample_by_turns(sampling, random);
+    CHECK(sampler.sample(ring, expected));
+    CHECK(std::memcmp(found.data(), expected.data(), expected.layout().num_bytes()) == 0);
+    CHECK_EQ(generator.calls, sampler.calls());
+    CHECK_EQ(generator.num_sampled, sampler.num_sampled());
+  }
+}
+
+// Half of all words are thrown away below 2^63 + 1: the words of later rows are then others.
+void test_words_that_are_thrown_away() {
+  constexpr std::uint64_t kBound = (std::uint64_t{1} << 63) + 1;
+  for (const std::size_t batch_size : {1, 2, 9, 1500}) {
+    std::vector<std::uint64_t> tickets(batch_size);
+    const fastreplay_cuda_window window{.first = 1000, .size = kBound};
+    fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 3, .num_sampled = 0};
+    fastreplay_cuda_sampling sampling{};
+    sampling.window = &window;
+    sampling.generator = &generator;
+    sampling.block = tickets.data();
+    sampling.batch_size = batch_size;
+    check::Random random{batch_size};
+    sample_by_turns(sampling, random);
+    WordStream words{kKey, 3};
+    for (const std::uint64_t ticket : tickets) CHECK_EQ(ticket, 1000 + words.below(kBound));
+  }
+}
+
+void test_an_empty_window_leaves_all_as_it_was() {
+  std::vector<std::uint64_t> tickets(10, 77);
+  const fastreplay_cuda_window window{.first = 1000, .size = 0};
+  fastreplay_cuda_generator generator{.key = {1, 2}, .calls = 3, .num_sampled = 4};
+  fastreplay_cuda_sampling sampling{};
+  sampling.window = &window;
+  sampling.generator = &generator;
+  sampling.block = tickets.data();
+  sampling.batch_size = tickets.size();
+  check::Random random{1};
+  sample_by_turns(sampling, random);
+  CHECK(tickets == std::vector<std::uint64_t>(10, 77));
+  CHECK_EQ(generator.calls, 3U);
+}
+
+// What is sent to a device: records as they lie, whole from the oldest that was not overwritten meanwhile.
+void test_records_in_order() {
+  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{12, 4, 1})}, 100};
+  rows::insert(ring, 0, 250);
+  const std::size_t stride = ring.layout().stride();
+  std::vector<std::byte> records(30 * stride + stride / 2);
+  CHECK_EQ(fastreplay::read_records(ring, 190, records), 150U);
+  for (std::size_t i = 0; i < 30; ++i) {
+    CHECK(std::memcmp(records.data() + i * stride, ring.record(190 + i), ring.layout().used_bytes()) == 0);
+  }
+  CHECK(std::all_of(records.begin() + static_cast<std::ptrdiff_t>(30 * stride), records.end(),
+                    [](std::byte byte) { return byte == std::byte{0}; }));
+}
+
+}  // namespace
+
+int main() {
+  for (const std::size_t num_rows : {1, 60, 100, 250}) {
+    for (const std::size_t piece_bytes : {1, 5, 64, 2048}) {
+      test_the_same_minibatches_as_on_the_cpu({68, 24, 68, 4, 1}, num_rows, piece_bytes);
+    }
+    test_the_same_minibatches_as_on_the_cpu({1}, num_rows, 2048);
+    test_the_same_minibatches_as_on_the_cpu({3, 2}, num_rows, 2048);
+    test_the_same_minibatches_as_on_the_cpu({4000, 16, 8}, num_rows, 2048);
+  }
+  test_words_that_are_thrown_away();
+  test_an_empty_window_leaves_all_as_it_was();
+  test_records_in_order();
+  return check::result();
+}

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""A CUDA device whose streams run when the test says so, for fastreplay/_cuda.py on any machine.
+
+Streams are queues of operations, events have CUDA's meaning (a wait is for the record made last before it), copies
+read and write their bytes at the moment they run. So a block that is overwritten too early, by the host or by the
+device, shows in what a queued read finds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import fastreplay.buffer
+from fastreplay import _cuda, _cuda_ring
+from fastreplay._arguments import checked_device
+from fastreplay._backend import CudaSampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+DEVICE = torch.device("cuda:0")
+
+
+class Token:
+    """One record of an event."""
+
+    def __init__(self, done: bool = False) -> None:
+        self.done = done
+
+
+class Stream:
+    """Operations in order: each returns False where it cannot run yet."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.queue: deque[Callable[[], bool]] = deque()
+        self.cuda_stream = cuda.handle(self)
+
+    def do(self, work: Callable[[], object]) -> None:
+        self.queue.append(lambda: work() is not False)
+
+    def wait_event(self, event: Event) -> None:
+        token = event.token
+        self.queue.append(lambda: token.done)
+
+    def wait_stream(self, other: Stream) -> None:
+        event = Event(self.cuda)
+        event.record(other)
+        self.wait_event(event)
+
+    def run(self) -> bool:
+        """Run the next operation; False where there is none that can."""
+        if not self.queue or not self.queue[0]():
+            return False
+        self.queue.popleft()
+        return True
+
+
+class Event:
+    """As torch.cuda.Event: made when it is first recorded."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda = cuda
+        self.token = Token(done=True)
+        self.cuda_event = 0
+
+    def record(self, stream: Stream) -> None:
+        self.cuda_event = self.cuda_event or self.cuda.handle(self)
+        self.token = token = Token()
+        stream.do(lambda: setattr(token, "done", True))
+
+    def query(self) -> bool:
+        return self.token.done
+
+    def synchronize(self) -> None:
+        self.cuda.num_host_waits += 1
+        token = self.token
+        while not token.done:
+            assert self.cuda.run_any(), "the host waits for ever"
+
+
+class FakeCuda:
+    """The device, its run-time, and fastreplay_cuda_send for it.
+
+    Attributes:
+        side: The stream of the copies, of the last device made.
+        current: The calling threads' current stream.
+        num_host_waits: How often the host waited for an event.
+        send_error: What fastreplay_cuda_send returns, if not 0.
+        may_send: Cleared, it makes fastreplay_cuda_send wait.
+        launch_error: What fastreplay_cuda_set_window and fastreplay_cuda_sample return, if not 0.
+        captured: What is launched while a graph is captured, to be run at each replay; None otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.handles: list[Any] = []
+        self.streams: list[Stream] = []
+        self.memory: list[Any] = []  # kept, so that queued reads may look at what was freed
+        self.current = self.new_stream()
+        self.num_host_waits = 0
+        self.num_sends = 0
+        self.num_copied_bytes = 0
+        self.send_error = 0
+        self.launch_error = 0
+        self.captured: list[Callable[[], None]] | None = None
+        self.may_send = threading.Event()
+        self.may_send.set()
+        self.send_threads: set[int] = set()
+        self._send = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self.send)  # kept: C holds its address only
+
+    @property
+    def num_blocks(self) -> int:
+        """Page-locked blocks with their twins; the first piece of memory is a device's try."""
+        return len(self.memory) // 2
+
+    @property
+    def side(self) -> Stream:
+        return self.streams[-1]
+
+    def handle(self, thing: object) -> int:
+        self.handles.append(thing)
+        return len(self.handles)
+
+    def of_handle(self, handle: int) -> Any:
+        return self.handles[handle - 1]
+
+    def new_stream(self, _device: object = None) -> Stream:
+        self.streams.append(Stream(self))
+        return self.streams[-1]
+
+    def run_any(self) -> bool:
+        """Run one operation of any stream."""
+        return any(stream.run() for stream in self.streams)
+
+    def run_all(self) -> None:
+        """Run everything that is queued."""
+        while self.run_any():
+            pass
+        assert not any(stream.queue for stream in self.streams), "streams wait for each other"
+
+    def allocate(self, num_bytes: int, **_: object) -> torch.Tensor:
+        memory = torch.full((num_bytes,), 0xEE, dtype=torch.uint8)
+        self.memory.append(memory.numpy())
+        return memory
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
+        self.copy_bytes(target.data_ptr(), source.data_ptr(), target.numel(), stream)
+
+    def copy_bytes(self, target: int, source: int, num_bytes: int, stream: Stream) -> None:
+        self.num_copied_bytes += num_bytes
+        stream.do(lambda: ctypes.memmove(target, source, num_bytes) and None)
+
+    def send(self, context: int) -> int:
+        """Do what csrc/cuda/transfer.cu does."""
+        self.may_send.wait(10)
+        if self.send_error:
+            return self.send_error
+        self.num_sends += 1
+        self.send_threads.add(threading.get_native_id())
+        transfer = _cuda._Transfer.from_address(context)
+        stream = self.of_handle(transfer.stream)
+        stream.wait_event(self.of_handle(transfer.release))
+        self.copy_bytes(transfer.target, transfer.host, transfer.num_bytes, stream)
+        self.of_handle(transfer.copied).record(stream)
+        return 0
+
+    def set_window(self, device: int, stream: int, window: int, first: int, size: int) -> int:
+        """Do what csrc/cuda/sampling.cu does."""
+        assert (device, self.captured) == (DEVICE.index, None)
+        if not self.launch_error:
+            self.of_handle(stream).do(lambda: numbers(window, 2).put([0, 1], [first, size]))
+        return self.launch_error
+
+    def sample(self, device: int, stream: int, reference: Any) -> int:
+        """Do what csrc/cuda/sampling.cu does, with NumPy."""
+        assert device == DEVICE.index
+        sampling = _cuda_ring._Sampling.from_buffer_copy(reference._obj)  # a launch copies its arguments
+        if self.launch_error:
+            return self.launch_error
+        if self.captured is None:
+            self.of_handle(stream).do(lambda: sample(sampling))
+        else:
+            self.captured.append(lambda: sample(sampling))
+        return 0
+
+    def replay(self, graph: list[Callable[[], None]]) -> None:
+        """Queue what was captured."""
+        for launch in graph:
+            self.current.do(launch)
+
+    def bytes_of(self, memory: torch.Tensor) -> Any:
+        self.run_all()
+        return memory.numpy().copy()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let `device="cuda"` be this device."""
+        address = ctypes.cast(self._send, ctypes.c_void_p).value
+        cuda = SimpleNamespace(
+            Stream=self.new_stream,
+            Event=lambda: Event(self),
+            current_stream=lambda _device: self.current,
+            is_current_stream_capturing=lambda: self.captured is not None,
+        )
+        fake_torch = SimpleNamespace(
+            cuda=cuda, empty=self.allocate, uint8=torch.uint8, inference_mode=torch.inference_mode
+        )
+        sampling = CudaSampling(self.set_window, self.sample)
+        monkeypatch.setattr(_cuda, "torch", fake_torch)
+        monkeypatch.setattr(_cuda_ring, "torch", fake_torch)
+        monkeypatch.setattr(_cuda_ring, "cuda_sampling", lambda _device: (sampling, ""))
+        monkeypatch.setattr(_cuda_ring, "cuda_error", lambda error: f"fake error {error}")
+        monkeypatch.setattr(_cuda, "bytes_of", self.bytes_of)
+        monkeypatch.setattr(_cuda, "page_locked", lambda num_bytes, _device: self.allocate(num_bytes))
+        monkeypatch.setattr(_cuda, "copy", self.copy)
+        monkeypatch.setattr(_cuda, "cuda_sender", lambda: (address, ""))
+        monkeypatch.setattr(_cuda, "cuda_error", lambda error: f"fake error {error}")
+        monkeypatch.setattr(
+            fastreplay.buffer, "checked_device", lambda device: checked_device(device) if device == "cpu" else DEVICE
+        )
+
+
+def sample(sampling: _cuda_ring._Sampling) -> None:
+    """Draw and gather by NumPy's own Philox, below a bound so small that no word is thrown away."""
+    first, size = numbers(sampling.window, 2).tolist()
+    if not size:
+        return
+    generator = numbers(sampling.generator, 4)
+    words = np.random.Philox(key=generator[:2], counter=[0, int(generator[2]), 0, 0]).random_raw(sampling.batch_size)
+    tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
+    tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
+    generator[2:] += np.array([1, sampling.batch_size], np.uint64)
+    pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
+    for row, ticket in enumerate(tickets.tolist()):
+        record = sampling.records + ticket % sampling.capacity * sampling.stride
+        for record_offset, block_offset, row_bytes, num_bytes in pieces:
+            ctypes.memmove(sampling.block + block_offset + row * row_bytes, record + record_offset, num_bytes)
+
+
+def numbers(address: int, count: int) -> Any:
+    return np.ctypeslib.as_array((ctypes.c_uint64 * count).from_address(address))

@@ -1,0 +1,696 @@
+# SPDX-License-Identifier: MIT
+"""Minibatches on their way to a GPU: the state machine, every interleaving on a fake device, a real one if there is."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import weakref
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from fake_cuda import DEVICE, FakeCuda, Stream
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import FIELDS, NativeBuffer, arrays, assert_same, fill
+
+import fastreplay as fr
+from fastreplay import _backend, _cuda
+from fastreplay._blocks import tensors_in
+from fastreplay._pipeline import Pipeline, Slot, State
+
+cuda_device = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    fake.install(monkeypatch)
+    return fake
+
+
+def gpu_buffer(seed: int = 0, count: int = 150) -> Any:
+    return fill(NativeBuffer(100, FIELDS, seed=seed, device="cuda:0"), count)
+
+
+def cpu_buffer(seed: int = 0, count: int = 150) -> Any:
+    return fill(NativeBuffer(100, FIELDS, seed=seed, output="numpy"), count)
+
+
+def slot_of(batch: Any) -> Slot:
+    slot: Slot = batch._block
+    assert isinstance(slot, Slot)
+    return slot
+
+
+def pipeline_of(buffer: Any) -> Pipeline:
+    pipeline: Pipeline = buffer._supply
+    assert isinstance(pipeline, Pipeline)
+    return pipeline
+
+
+def lanes_of(pipeline: Pipeline) -> tuple[list[Slot], list[Slot]]:
+    """Give the slots that lie free, and those that were handed out."""
+    lanes = pipeline._lanes.values()
+    return [slot for lane in lanes for slot in lane.free], [slot for lane in lanes for slot in lane.in_use]
+
+
+def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bool]:
+    """Queue, as a learner does, work that looks at a minibatch; it compares when it runs. It holds no reference."""
+    slot = slot_of(batch)
+    return queue_check_at(stream, slot, slot.transfer.target, expected)
+
+
+def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: dict[str, Any]) -> list[bool]:
+    address, num_bytes = memory.data_ptr(), memory.numel()
+    schema, batch_size, offsets = block.schema, block.batch_size, block.offsets
+    ran: list[bool] = []
+
+    def look() -> None:
+        flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
+        *fields, ticket = tensors_in(flat, schema, batch_size, offsets)
+        assert_same(
+            {**dict(zip(schema, (field.numpy() for field in fields), strict=True)), "ticket": ticket.numpy()}, expected
+        )
+        ran.append(True)
+
+    stream.do(look)
+    return ran
+
+
+# The slot's own states.
+
+ENTERED = {  # how to come to a state from a new slot
+    State.FREE: [],
+    State.FILLING: ["begin"],
+    State.COPYING: ["begin", "start"],
+    State.IN_USE: ["begin", "start", "hand_out"],
+}
+LEGAL = {
+    State.FREE: {"begin"},
+    State.FILLING: {"start", "note_started", "cancel"},
+    State.COPYING: {"hand_out"},
+    State.IN_USE: {"release", "refill"},
+}
+CALLS: dict[str, Any] = {
+    **{
+        name: lambda slot, name=name: getattr(slot, name)()
+        for name in ("begin", "start", "note_started", "hand_out", "cancel", "release")
+    },
+    "refill": lambda slot: slot.refill(lambda _: True),
+}
+
+
+def new_slot(cuda: FakeCuda) -> Slot:
+    buffer = gpu_buffer()
+    return Slot(buffer._ring, buffer.schema, 4, buffer._accelerator)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("state", ENTERED, ids=lambda state: state.name)
+def test_only_the_steps_of_the_way_are_taken(cuda: FakeCuda, state: State, call: str) -> None:
+    slot = new_slot(cuda)
+    for step in ENTERED[state]:
+        CALLS[step](slot)
+    cuda.run_all()
+    assert slot.state is state
+    queued = [len(stream.queue) for stream in cuda.streams]
+    if call in LEGAL[state]:
+        CALLS[call](slot)
+        assert slot.state is not state or call == "refill"
+    else:
+        with pytest.raises(AssertionError, match=rf"block: {state.value} -> \w+ is no step"):
+            CALLS[call](slot)
+        assert slot.state is state
+        assert [len(stream.queue) for stream in cuda.streams] == queued
+
+
+def test_a_block_that_is_being_copied_is_not_filled(cuda: FakeCuda) -> None:
+    slot = new_slot(cuda)
+    for step in ("begin", "start", "hand_out", "release"):
+        CALLS[step](slot)
+    with pytest.raises(AssertionError, match="being copied"):
+        slot.begin()
+    cuda.run_all()
+    slot.begin()
+
+
+def test_a_block_that_is_referred_to_is_not_freed(cuda: FakeCuda) -> None:
+    slot = new_slot(cuda)
+    slot.begin()
+    slot.start()
+    held = slot.hand_out()[0][1:2]
+    with pytest.raises(AssertionError, match="referred to"):
+        slot.release()
+    del held
+    slot.release()
+    assert slot.state is State.FREE
+
+
+# What a caller sees.
+
+
+def test_a_minibatch_is_one_copy_to_one_block(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(3), cpu_buffer(3)
+    batch = buffer.sample(16)
+    slot = slot_of(batch)
+    assert cuda.num_blocks == 1
+    base, end = slot.transfer.target.data_ptr(), slot.transfer.target.data_ptr() + slot.transfer.target.numel()
+    for value in (*batch, batch.ticket):
+        assert base <= value.data_ptr() < end
+        assert value.untyped_storage().data_ptr() == base
+    expected = arrays(twin.sample(16))
+    assert not slot.transfer.is_copied()
+    assert buffer.stats()["blocks_in_flight"] == 1
+    ran = queue_check(cuda.current, batch, expected)
+    assert cuda.num_host_waits == 0
+    cuda.run_all()
+    assert ran
+    assert_same({**{name: value.numpy() for name, value in batch.items()}, "ticket": batch.ticket.numpy()}, expected)
+    stats = buffer.stats()
+    assert (stats["blocks_in_flight"], stats["waits"], stats["wait_s"]) == (0, 0, 0.0)
+    assert stats["pinned_bytes"] == slot.transfer.host.nbytes == buffer._ring.block_bytes(16)
+
+
+def test_the_consumer_waits_for_the_copy_and_nobody_else(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer(3)
+    batch = buffer.sample(16)
+    ran = queue_check(cuda.current, batch, arrays(cpu_buffer(3).sample(16)))
+    while cuda.current.run():
+        pass
+    assert not ran
+    while cuda.side.run():
+        pass
+    cuda.run_all()
+    assert ran
+
+
+def test_a_training_loop_needs_three_blocks_and_no_wait(cuda: FakeCuda) -> None:
+    """The host runs ahead of the device by a step or two."""
+    buffer, twin, batch = gpu_buffer(1), cpu_buffer(1), None
+    for _ in range(100):
+        batch = buffer.sample(16)
+        queue_check(cuda.current, batch, arrays(twin.sample(16)))
+        for _ in range(8):
+            cuda.run_any()
+    cuda.run_all()
+    assert batch is not None
+    assert cuda.num_blocks <= 4
+    assert cuda.num_host_waits == 0
+
+
+def test_a_copy_does_not_wait_for_the_step_before_it(cuda: FakeCuda) -> None:
+    """It overlaps with the work on the minibatch before, which may take as long as it likes."""
+    buffer, batch = gpu_buffer(1), None
+    for _ in range(6):
+        batch = buffer.sample(16)
+        cuda.run_all()
+    stuck = True
+    cuda.current.do(lambda: not stuck)  # the work on this minibatch
+    previous, batch = batch, buffer.sample(16)
+    while cuda.side.run():
+        pass
+    assert slot_of(batch).transfer.is_copied()
+    stuck = False
+    cuda.run_all()
+    assert previous is not None
+
+
+def test_a_slow_device_makes_the_host_wait_in_the_end(cuda: FakeCuda) -> None:
+    """Blocks of 64 rows are many; what is dropped and not copied yet is not reused, and not multiplied for ever."""
+    buffer, twin = gpu_buffer(1), cpu_buffer(1)
+    for _ in range(300):
+        queue_check(cuda.current, buffer.sample(64), arrays(twin.sample(64)))
+    assert len(pipeline_of(buffer)._slots) <= 64 + 3
+    stats = buffer.stats()
+    assert stats["waits"] == cuda.num_host_waits > 5
+    assert stats["wait_s"] > 0
+    cuda.run_all()
+
+
+def test_held_minibatches_are_left_alone_and_surplus_blocks_go(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(1), cpu_buffer(1)
+    held = [(buffer.sample(64), arrays(twin.sample(64))) for _ in range(200)]
+    assert len({id(slot_of(batch)) for batch, _ in held}) == 200
+    for batch, expected in held:
+        queue_check(cuda.current, batch, expected)
+    cuda.run_all()
+    assert buffer.stats()["waits"] == 0
+    for batch, expected in held:
+        assert_same({**{n: v.numpy() for n, v in batch.items()}, "ticket": batch.ticket.numpy()}, expected)
+    held.clear()
+    del batch, expected
+    for _ in range(300):
+        buffer.sample(64)
+        cuda.run_all()
+    assert buffer.stats()["pinned_bytes"] <= 66 * buffer._ring.block_bytes(64)
+
+
+def test_a_loop_over_a_loader_needs_depth_and_a_few_blocks(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(1), cpu_buffer(1)
+    with buffer.loader(16, depth=3, steps=100) as loader:
+        for batch in loader:
+            queue_check(cuda.current, batch, arrays(twin.sample(16)))
+            for _ in range(8):
+                cuda.run_any()
+            del batch
+    assert twin.rng_state["calls"] == 100
+    cuda.run_all()
+    assert cuda.num_blocks <= 3 + 4
+    assert cuda.num_sends == 100
+    assert len(cuda.send_threads) == 1
+
+
+def test_a_loader_copies_ahead(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer(1)
+    with buffer.loader(16, depth=3) as loader:
+        next(loader)
+        slots = pipeline_of(buffer)._slots
+        while cuda.num_sends < 4:
+            pass
+        cuda.run_all()
+        assert sum(slot.state is State.FILLING for slot in slots) == 3
+        assert all(slot.transfer.is_copied() for slot in slots)
+        assert buffer.stats()["blocks_in_flight"] == 3
+    assert buffer.stats()["blocks_in_flight"] == 0
+
+
+def test_a_failed_copy_reaches_the_consumer(cuda: FakeCuda) -> None:
+    cuda.send_error = 700
+    buffer = gpu_buffer()
+    loader = buffer.loader(16)
+    with pytest.raises(RuntimeError, match="copy to the device could not be started: fake error 700"):
+        next(loader)
+    assert list(loader) == []
+    cuda.run_all()
+    free, in_use = lanes_of(pipeline_of(buffer))
+    assert (len(free), len(in_use)) == (2, 0)
+
+
+def test_no_loader_without_the_cuda_part(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = gpu_buffer()
+    monkeypatch.setattr(_cuda, "cuda_sender", lambda: (0, "built without a CUDA compiler"))
+    with pytest.raises(RuntimeError, match="need the CUDA part of fastreplay: built without a CUDA compiler"):
+        buffer.loader(16)
+    assert len(buffer.sample(16)) == 16  # which needs torch alone
+
+
+def test_closing_waits_for_copies(cuda: FakeCuda) -> None:
+    """What was sent for nobody is over before its memory may go."""
+    buffer = gpu_buffer()
+    loader = buffer.loader(16, depth=4)
+    while cuda.num_sends < 4:
+        pass
+    loader.close()
+    assert all(slot.transfer.is_copied() for slot in pipeline_of(buffer)._slots)
+    assert len(lanes_of(pipeline_of(buffer))[0]) == 4
+
+
+def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(5), cpu_buffer(5)
+    out = buffer.sample(16)
+    reward = out.reward
+    checks = [queue_check(cuda.current, out, arrays(twin.sample(16)))]
+    for _ in range(5):
+        assert buffer.sample(16, out=out) is out
+        checks.append(queue_check(cuda.current, out, arrays(twin.sample(16))))
+    assert out.reward is reward
+    assert cuda.num_blocks == 1
+    cuda.run_all()
+    assert all(checks)
+    assert buffer.gather([3] * 16, out=out) is out
+    ran = queue_check(cuda.current, out, arrays(twin.gather([3] * 16)))
+    cuda.run_all()
+    assert ran
+
+
+def test_a_refused_out_changes_nothing(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(5), cpu_buffer(5)
+    out, expected = buffer.sample(16), arrays(twin.sample(16))
+    with pytest.raises(ValueError, match="expected batch size 15"):
+        buffer.sample(15, out=out)
+    with pytest.raises(ValueError, match=r"out: expected a minibatch on cuda:0, got one on cpu"):
+        buffer.sample(16, out=twin.sample(16))
+    with pytest.raises(ValueError, match=r"out: expected a minibatch on cpu, got one on cuda:0"):
+        twin.sample(16, out=out)
+    with pytest.raises(IndexError):
+        buffer.gather([100] * 16, out=out)
+    buffer.clear()
+    with pytest.raises(ValueError, match="empty"):
+        buffer.sample(16, out=out)
+    assert slot_of(out).state is State.IN_USE
+    ran = queue_check(cuda.current, out, expected)
+    cuda.run_all()
+    assert ran
+
+
+def test_refused_calls_lose_no_block(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer()
+    for _ in range(50):
+        with pytest.raises(IndexError):
+            buffer.gather([100] * 16)
+    buffer.clear()
+    for _ in range(50):
+        with pytest.raises(ValueError, match="empty"):
+            buffer.sample(16)
+    assert cuda.num_blocks == 1
+
+
+def test_reading_by_age_and_slot(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(), cpu_buffer()
+    for batch, expected in (
+        (buffer[5:9], twin[5:9]),
+        (buffer.gather([7, 8]), twin.gather([7, 8])),
+        (buffer[[0, -1]], twin[[0, -1]]),
+        (buffer[:0], twin[:0]),
+    ):
+        ran = queue_check(cuda.current, batch, arrays(expected))
+        cuda.run_all()
+        assert ran
+    one = buffer[-1]
+    cuda.run_all()
+    assert int(one.ticket) == int(twin[-1].ticket)
+
+
+def test_many_batch_sizes_keep_few_blocks(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer()
+    for size in range(1, 60):
+        buffer.sample(size)
+    cuda.run_all()
+    gc.collect()
+    assert len(pipeline_of(buffer)._slots) <= 4 * 3
+
+
+def test_faces_share_the_device_and_no_block(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer()
+    first, second = buffer.spawn(2)
+    held = [face.sample(8) for face in (buffer, first, second)]
+    assert len({id(slot_of(batch)) for batch in held}) == 3
+    assert len(cuda.streams) == 2
+    assert first.stats()["pinned_bytes"] == buffer._ring.block_bytes(8)
+
+
+def test_minibatches_outlive_their_buffer(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer(2)
+    batch = buffer.sample(16)
+    del buffer
+    gc.collect()
+    ran = queue_check(cuda.current, batch, arrays(cpu_buffer(2).sample(16)))
+    cuda.run_all()
+    assert ran
+
+
+def test_page_locked_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda) -> None:
+    """The tensors keep the device's memory, and nothing keeps what it is copied from."""
+    buffer, twin = gpu_buffer(2), cpu_buffer(2)
+    loader = buffer.loader(16, depth=1)
+    batch = next(loader)
+    reward, transfer = batch.reward, slot_of(batch).transfer
+    assert not transfer.is_copied()
+    copied_when_freed: list[bool] = []
+    weakref.finalize(transfer._pinned, lambda event: copied_when_freed.append(event.query()), transfer._copied)  # type: ignore[attr-defined]
+    del batch, transfer, loader, buffer
+    gc.collect()
+    assert copied_when_freed == [True]
+    assert np.array_equal(reward.numpy(), twin.sample(16).reward)
+
+
+def test_inference_mode_leaves_no_trace(cuda: FakeCuda) -> None:
+    buffer = gpu_buffer()
+    with torch.inference_mode():
+        for _ in range(5):
+            buffer.sample(16)
+            cuda.run_all()
+    num_blocks = cuda.num_blocks
+    batch = buffer.sample(16)
+    assert cuda.num_blocks == num_blocks
+    weight = torch.ones(16, requires_grad=True)
+    (weight * batch.reward).sum().backward()
+
+
+def test_another_stream_takes_over_a_loader(cuda: FakeCuda) -> None:
+    """What is drawn for one stream and handed out on another is fenced for both."""
+    buffer, twin = gpu_buffer(2), cpu_buffer(2)
+    streams = [cuda.current, Stream(cuda)]
+    cuda.streams.insert(0, streams[1])
+    loader = buffer.loader(16, depth=2)
+    for i in range(60):
+        cuda.current = streams[i // 3 % 2]
+        batch = next(loader)
+        queue_check(cuda.current, batch, arrays(twin.sample(16)))
+        if i % 4 == 0:
+            cuda.side.run()
+            streams[0].run()
+    loader.close()
+    cuda.run_all()
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Samples, loaders, `out=`, releases; streams that run when the machine says. Every read must find its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.cuda = FakeCuda()
+        self.cuda.install(self.patch)
+        self.held: list[tuple[Any, Stream, dict[str, Any]]] = []
+        self.most_held = 0
+        self.loader: Any = None
+        self.ahead: list[int] = []  # the call numbers of what the loader has drawn
+        self.reads: list[list[bool]] = []
+
+    @initialize(depth=st.integers(1, 3), seed=st.integers(0, 3))
+    def begin(self, depth: int, seed: int) -> None:
+        self.depth = depth
+        self.buffer, self.twin = gpu_buffer(seed), cpu_buffer(seed)
+        self.key = self.buffer.rng_state["key"]
+        self.consumers = [self.cuda.current, Stream(self.cuda)]
+        self.cuda.streams.insert(0, self.consumers[1])
+
+    def expected(self, batch_size: int, call: int) -> dict[str, Any]:
+        self.twin.rng_state = {"key": self.key, "calls": call}
+        return arrays(self.twin.sample(batch_size))
+
+    def hold(self, batch: Any, expected: dict[str, Any]) -> None:
+        assert slot_of(batch) not in [slot_of(held) for held, _, _ in self.held]
+        self.held.append((batch, self.cuda.current, expected))
+        self.most_held = max(self.most_held, len(self.held))
+        self.reads.append(queue_check(self.cuda.current, batch, expected))
+
+    @rule(batch_size=st.sampled_from([3, 8]), kept=st.booleans())
+    def sample(self, batch_size: int, kept: bool) -> None:
+        call = self.buffer.rng_state["calls"]
+        batch, expected = self.buffer.sample(batch_size), self.expected(batch_size, call)
+        if kept:
+            self.hold(batch, expected)
+        else:
+            self.reads.append(queue_check(self.cuda.current, batch, expected))
+
+    @rule(slots=st.lists(st.integers(0, 99), min_size=3, max_size=3))
+    def gather(self, slots: list[int]) -> None:
+        self.hold(self.buffer.gather(slots), arrays(self.twin.gather(slots)))
+
+    @rule()
+    def refused(self) -> None:
+        with pytest.raises(IndexError):
+            self.buffer.gather([1, 100, 2])
+
+    @precondition(lambda self: self.loader is None)
+    @rule()
+    def open_loader(self) -> None:
+        first = self.buffer.rng_state["calls"]
+        self.loader = self.buffer.loader(8, depth=self.depth)
+        self.ahead = list(range(first, first + self.depth))
+
+    @precondition(lambda self: self.loader is not None)
+    @rule(kept=st.booleans())
+    def load(self, kept: bool) -> None:
+        self.ahead.append(self.buffer.rng_state["calls"])
+        batch, expected = next(self.loader), self.expected(8, self.ahead.pop(0))
+        if kept:
+            self.hold(batch, expected)
+        else:
+            self.reads.append(queue_check(self.cuda.current, batch, expected))
+
+    @precondition(lambda self: self.loader is not None)
+    @rule()
+    def close_loader(self) -> None:
+        self.loader.close()
+        self.loader = None
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), fails=st.booleans())
+    def out(self, data: st.DataObject, fails: bool) -> None:
+        place = data.draw(st.integers(0, len(self.held) - 1))
+        batch, _, expected = self.held[place]
+        if fails:
+            with pytest.raises(IndexError):
+                self.buffer.gather([100] * len(batch), out=batch)
+        else:
+            call = self.buffer.rng_state["calls"]
+            self.buffer.sample(len(batch), out=batch)
+            expected = self.expected(len(batch), call)
+        self.held[place] = (batch, self.cuda.current if not fails else self.held[place][1], expected)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        batch, stream, expected = self.held[data.draw(st.integers(0, len(self.held) - 1))]
+        self.reads.append(queue_check(stream, batch, expected))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        del self.held[data.draw(st.integers(0, len(self.held) - 1))]
+
+    @rule(which=st.sampled_from(["side", 0, 1]), count=st.integers(1, 6))
+    def run(self, which: Literal["side", 0, 1], count: int) -> None:
+        stream = self.cuda.side if which == "side" else self.consumers[which]
+        for _ in range(count):
+            stream.run()
+
+    @rule(which=st.integers(0, 1))
+    def switch_stream(self, which: int) -> None:
+        self.cuda.current = self.consumers[which]
+
+    @invariant()
+    def every_block_is_in_one_state(self) -> None:
+        if not hasattr(self, "buffer"):
+            return
+        pipeline = pipeline_of(self.buffer)
+        free, in_use = lanes_of(pipeline)
+        assert len(set(map(id, free + in_use))) == len(free) + len(in_use)
+        assert all(slot.state is State.FREE for slot in free)
+        assert all(slot.state is State.IN_USE for slot in in_use)
+        filling = [slot for slot in pipeline._slots if slot.state is State.FILLING]
+        assert len(filling) == (self.depth if self.loader is not None else 0)
+        assert {id(slot_of(batch)) for batch, _, _ in self.held} <= set(map(id, in_use))
+        # Two sizes on two streams; a few blocks each to take turns, and what is not copied yet, within the bound.
+        assert len(pipeline._slots) <= self.most_held + self.depth + 4 * 64
+
+    def teardown(self) -> None:
+        if self.loader is not None:
+            self.loader.close()
+        self.cuda.run_all()
+        assert all(self.reads)
+        for batch, _, expected in self.held:
+            assert_same({**{n: v.numpy() for n, v in batch.items()}, "ticket": batch.ticket.numpy()}, expected)
+        self.patch.undo()
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=150, stateful_step_count=50)
+
+
+# The parts that a fake cannot stand for.
+
+
+def test_a_machine_without_a_gpu_says_why() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(RuntimeError, match=r"device: 'cuda:0' cannot be had"):
+        NativeBuffer(10, FIELDS, device="cuda:0")
+    with pytest.raises(
+        RuntimeError, match=r"device: cuda:0 needs page-locked memory, and 4096 bytes of it cannot be had"
+    ):
+        _cuda.CudaDevice(DEVICE)
+
+
+def test_memory_that_is_not_page_locked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = torch.empty(10, dtype=torch.uint8)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: memory)
+    with pytest.raises(RuntimeError, match="torch gave 10 bytes that are not"):
+        _cuda.page_locked(10, DEVICE)
+
+
+def test_the_struct_is_that_of_the_header() -> None:
+    header = (Path(__file__).parents[1] / "csrc/cuda/transfer.h").read_text()
+    body = header[header.index("struct fastreplay_cuda_transfer {") : header.index("};")]
+    fields = re.findall(r"^\s*(.+?[ *])(\w+);", body, re.MULTILINE)
+    kinds = {"size_t ": ctypes.c_size_t, "int ": ctypes.c_int}
+    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(_cuda._Transfer._fields_)
+
+
+def test_the_native_sender_reports_what_is_wrong() -> None:
+    library = _backend._cuda_library()
+    if library is None:
+        pytest.skip("built without CUDA")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    error = library.fastreplay_cuda_send(ctypes.byref(_cuda._Transfer()))
+    assert error != 0
+    assert _backend.cuda_error(error)
+    assert _backend.cuda_sender()[0] == 0
+
+
+class TestOnADevice:
+    pytestmark = cuda_device
+
+    def buffers(self) -> tuple[Any, Any]:
+        return gpu_buffer(7), cpu_buffer(7)
+
+    def test_sample(self) -> None:
+        buffer, twin = self.buffers()
+        held = [(buffer.sample(32), arrays(twin.sample(32))) for _ in range(20)]
+        for batch, expected in held:
+            assert batch.reward.device == DEVICE
+            assert_same(batch, expected)
+        assert slot_of(held[0][0]).transfer._pinned.is_pinned()  # type: ignore[attr-defined]
+        assert buffer.stats()["waits"] == 0
+
+    def test_the_host_never_waits(self) -> None:
+        buffer, _ = self.buffers()
+        for _ in range(5):
+            batch = buffer.sample(32)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(20):
+                batch = buffer.sample(32)
+                batch.reward.add_(1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    @pytest.mark.parametrize("way", ["sample", "loader", "out"])
+    def test_a_block_is_not_overwritten_before_the_consumer_is_done(self, way: str) -> None:
+        buffer, twin = self.buffers()
+        loader, out = buffer.loader(32), buffer.sample(32)
+        if way != "out":
+            loader, out = buffer.loader(32), None
+        buffer.rng_state = twin.rng_state
+        buffer.sample(32)
+        loader.close()
+        buffer.rng_state = twin.rng_state
+        loader = buffer.loader(32) if way == "loader" else None
+        copies = []
+        for _ in range(200):
+            torch.cuda._sleep(200_000)  # type: ignore[no-untyped-call]
+            batch = next(loader) if loader is not None else buffer.sample(32, out=out)
+            copies.append((batch.reward.clone(), batch.ticket.clone()))
+            del batch
+        torch.cuda.synchronize()
+        for reward, ticket in copies:
+            expected = twin.sample(32)
+            assert np.array_equal(reward.cpu(), expected.reward)
+            assert np.array_equal(ticket.cpu(), expected.ticket)
+
+    def test_on_a_stream_of_the_callers(self) -> None:
+        buffer, twin = self.buffers()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            sums = [buffer.sample(32).reward.sum() for _ in range(50)]
+        stream.synchronize()
+        for got in sums:
+            assert float(got) == float(twin.sample(32).reward.sum())
+
+
+def test_loaders_are_public() -> None:
+    assert fr.Loader.__name__ in fr.__all__
