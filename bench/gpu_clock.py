@@ -25,12 +25,14 @@ class Device:
         seconds: Seconds that so many calls take there, from the first one's start to the last one's end.
         host_seconds: Seconds until the host has issued so many calls, with the device idle before.
         capture: From a call to one that replays so many of it from a graph.
+        finish: Wait until all that was issued is done.
     """
 
     name: str
     seconds: Callable[[Call, int], float]
     host_seconds: Callable[[Call, int], float]
     capture: Callable[[Call, int], Call]
+    finish: Callable[[], object] = lambda: None
 
 
 def device_round(device: Device, call: Call, *, round_s: float, calls_each: int = 1) -> Round:
@@ -53,6 +55,21 @@ def host_round(device: Device, call: Call, *, num_launches: int) -> Round:
     """
     loops = min(200, max(1, 500 // num_launches))
     return lambda: device.host_seconds(call, loops) / loops
+
+
+def ready_round(device: Device, call: Call, *, round_s: float) -> Round:
+    """Return a round of the time until one call's result is there, the device idle before."""
+
+    def seconds(loops: int) -> float:
+        result = None
+        start = perf_counter_ns()
+        for _ in range(loops):
+            result = call()  # noqa: F841  held as a training loop holds its minibatch
+            device.finish()
+        return (perf_counter_ns() - start) * 1e-9
+
+    loops = max(1, round(round_s / min(seconds(1) for _ in range(5))))
+    return lambda: seconds(loops) / loops
 
 
 def _seconds(call: Call, loops: int) -> float:
@@ -92,4 +109,4 @@ def _captured(call: Call, num_calls: int) -> Call:
     return graph.replay
 
 
-CUDA = Device("cuda", _seconds, _host_seconds, _captured)
+CUDA = Device("cuda", _seconds, _host_seconds, _captured, torch.cuda.synchronize)

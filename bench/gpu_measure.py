@@ -58,14 +58,14 @@ _UPDATERS: dict[str, tuple[Updater, ...]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
-    if missing := _missing():
-        sys.stderr.write(f"gpu_measure: {missing}\n")
+    if reason := missing():
+        sys.stderr.write(f"gpu_measure: {reason}\n")
         return 2
     rounds, round_s = (5, 1e-3) if options.quick else (options.rounds, options.round_ms * 1e-3)
     header = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
-        **_describe_card(),
+        **describe_card(),
         **describe_machine(("fastreplay", "torch", "numpy")),
         "fastreplay from": str(Path(fr.__file__).parent),
         "method": f"medians of {rounds} rounds of {round_s * 1e3:g} ms an updater, taken by turns, between CUDA "
@@ -129,7 +129,7 @@ def _copy(num_bytes: int, device: Device) -> Call:
     return run
 
 
-def _missing() -> str:
+def missing() -> str:
     """Say what is needed and missing, "" where nothing is."""
     if not torch.cuda.is_available():
         return f"needs a torch that sees an NVIDIA GPU; torch {torch.__version__} sees none"
@@ -139,7 +139,7 @@ def _missing() -> str:
     return ""
 
 
-def _describe_card() -> dict[str, str]:
+def describe_card() -> dict[str, str]:
     card = torch.cuda.get_device_properties(0)
     return {
         "GPU": f"{card.name}, {card.multi_processor_count} SMs, {card.total_memory / 2**30:.0f} GiB, "

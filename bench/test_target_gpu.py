@@ -17,8 +17,8 @@ import gpu_measure
 import pytest
 import torch
 from gpu_clock import Device
+from gpu_prepare import Interpreter, MissingError, find_nvcc, require_device
 from gpu_report import GpuResult, to_json, to_markdown
-from gpu_soft_update import Interpreter, MissingError, find_nvcc, require_device
 from nets import LARGEST, NETS
 
 if TYPE_CHECKING:
