@@ -8,19 +8,23 @@ JOBS ?= 2
 NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.cu' -o -name '*.h' \
             -o -name 'CMakeLists.txt') CMakeLists.txt pyproject.toml
 
-ENV ?= Pendulum-v1
+ALGO ?= ddpg
 SEED ?= 0
-TRAIN_ARGS := --env $(ENV) --seed $(SEED) $(if $(STEPS),--steps $(STEPS))
+# ENV counts on the command line only: some shells keep one of their own in the environment.
+TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test cpptest pytest mutants why lint format typecheck asan tsan stress bench package clean
+.PHONY: help train learn test cpptest pytest mutants why lint format typecheck asan tsan stress bench package clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-train: $(VENV)/.built ## Train DDPG (ENV=Pendulum-v1 STEPS=... SEED=0) and show what it learned
-	$(VENV)/bin/python examples/ddpg.py $(TRAIN_ARGS)
+train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac (SEED=0 ENV=... STEPS=... ARGS="...") and show what it learned
+	$(VENV)/bin/python examples/$(ALGO).py $(strip $(TRAIN_ARGS))
+
+learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Train all loops on three seeds (about 15 minutes; writes docs/learning; TASKS="td3 sac-cheetah")
+	$(VENV)/bin/python examples/learning.py $(TASKS)
 
 why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 minutes; writes docs/why)
 	$(VENV)/bin/python examples/why.py $(FIGURES)
@@ -97,7 +101,7 @@ $(VENV)/.pip:
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/.build $(VENV)/.examples $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
+$(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "Installing the $* tools into $(VENV) (once; torch is the large one)"
 	$(PIP) install --quiet --constraint constraints.txt --group $*
 	@touch $@

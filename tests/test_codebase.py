@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastreplay"
 NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".hpp", ".cpp", ".h", ".cu"})
 PYTHON = sorted(
-    path
-    for folder in ("fastreplay", "fastreplay/sb3", "examples", "bench", "tests")
-    for path in (ROOT / folder).glob("*.py")
+    path for folder in ("fastreplay", "examples", "bench", "tests") for path in (ROOT / folder).rglob("*.py")
 )
 CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
@@ -61,7 +59,14 @@ def imports(path: Path) -> set[str]:
 
 def test_the_walks_find_files() -> None:
     assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
-    assert {path.name for path in PYTHON} >= {"buffer.py", "ddpg.py", "table.py", "test_codebase.py"}
+    assert {path.name for path in PYTHON} >= {
+        "buffer.py",
+        "n_step.py",
+        "ddpg.py",
+        "learner.py",
+        "table.py",
+        "test_codebase.py",
+    }
     assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_step_ring.pyx", "_target.pyx", "_tensors.pyx"}
 
 
@@ -89,7 +94,7 @@ def test_python_layers() -> None:
                 assert path.name == "_spaces.py"
     for module in imports(PACKAGE / "sb3" / "__init__.py"):
         assert module.split(".")[0] not in {"torch", "gymnasium", "stable_baselines3"}, module
-    for path in (ROOT / "examples").glob("*.py"):
+    for path in (ROOT / "examples").rglob("*.py"):
         private = [module for module in imports(path) if module.startswith("fastreplay._")]
         assert not private, f"{path} uses {private}: examples use the public face"
 

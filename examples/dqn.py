@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Deep Q-network (DQN) on fastreplay, in one file.
+
+    python examples/dqn.py --seed 1                    # CartPole-v1, under a minute
+    python examples/dqn.py --target hard --every 500   # the target is copied now and then, as in the paper
+
+Works on Gymnasium environments whose observations are a flat Box and whose actions are Discrete. A run
+leaves its best checkpoint, its learning curve and the numbers behind it in
+runs/<env>-dqn-<target>-seed<seed>/. After Ctrl-C, the same command with --resume goes on where it stopped.
+
+Sources:
+    Lin 1992, Self-improving reactive agents based on reinforcement learning, planning and
+        teaching, Machine Learning 8. https://doi.org/10.1007/BF00992699 (experience replay)
+    Mnih et al. 2015, Human-level control through deep reinforcement learning, Nature 518.
+        https://doi.org/10.1038/nature14236 (DQN and the hard update)
+    Lillicrap et al. 2015, Continuous control with deep reinforcement learning.
+        https://arxiv.org/abs/1509.02971 (the soft update)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from harness import Array, Clock, Envs, Run, discrete, flat_box, make_envs, new_parser, number
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fastreplay as fr
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = new_parser(
+        "Train DQN on a Gymnasium environment with discrete actions.",
+        env="CartPole-v1",
+        steps=60_000,
+        batch_size=256,
+        learning_rate=5e-4,
+        gamma=0.98,
+        validate_every=2_000,
+    )
+    add = parser.add_argument
+    add("--target", choices=("soft", "hard"), default="soft", help="how the target network follows")
+    add("--every", type=number(1), default=200, help="gradient steps from one hard update to the next")
+    add("--exploration-steps", type=number(1), default=10_000, help="steps in which epsilon falls to its last value")
+    add("--last-epsilon", type=number(0.0, 1.0), default=0.05, help="share of random actions from then on")
+    return parser.parse_args(arguments)
+
+
+def mlp(num_inputs: int, hidden: int, num_outputs: int) -> nn.Sequential:
+    """Make a network with two hidden layers, (..., num_inputs) -> (..., num_outputs)."""
+    first, second, last = nn.Linear(num_inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, num_outputs)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+
+class DQN:
+    """The network of action values, its target, its optimiser, and the exploration."""
+
+    def __init__(self, envs: Envs, args: argparse.Namespace) -> None:
+        observations = flat_box(envs.single_observation_space, "observations")
+        self.num_actions = int(discrete(envs.single_action_space, "actions").n)
+        self.gamma, self.device = args.gamma, args.device
+        self.online = mlp(observations.shape[0], args.hidden, self.num_actions).to(self.device)  # Q(s, .)
+        self.target = copy.deepcopy(self.online)
+        if args.target == "soft":
+            self.follow = fr.SoftUpdate(self.target, self.online, args.tau)
+        else:
+            self.follow = fr.SoftUpdate(self.target, self.online, tau=1.0, every=args.every)
+        self.adam = torch.optim.Adam(self.online.parameters(), args.learning_rate, fused=True)
+        self.exploration_steps, self.last_epsilon = args.exploration_steps, args.last_epsilon
+        self.rng = np.random.default_rng(args.seed)
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Name the networks that a checkpoint holds."""
+        return {"online": self.online}
+
+    @torch.no_grad()
+    def act(self, observation: Array) -> Array:
+        """Choose the actions of the highest value, (N, *obs_shape) -> (N,)."""
+        rows = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        action: Array = self.online(rows).argmax(dim=1).cpu().numpy()
+        return action
+
+    def explore(self, observation: Array, step: int) -> Array:
+        """Choose random actions with a probability that falls with the steps, and those of act() otherwise."""
+        epsilon = max(self.last_epsilon, 1 - step / self.exploration_steps)
+        num_envs = len(observation)
+        random = self.rng.integers(self.num_actions, size=num_envs)
+        return np.where(self.rng.random(num_envs) < epsilon, random, self.act(observation))
+
+    def update(self, batch: fr.Minibatch[Tensor], clock: Clock) -> dict[str, Tensor]:
+        """Take one gradient step, then update the target."""
+        clock("gradient")
+        with torch.no_grad():
+            next_value = self.target(batch.next_observation).amax(dim=1)
+            # Nothing follows a terminated transition. A truncated one met the time limit, which is
+            # no property of the state: what follows it still has a value.
+            target = batch.reward + self.gamma * next_value * ~batch.terminated
+
+        value = self.online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
+        loss = functional.smooth_l1_loss(value, target)  # the mean over the minibatch; linear for errors above 1
+        self.adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.adam.step()
+
+        clock("target update")
+        self.follow.step()  # a hard one moves the target at every C-th call
+        return {"critic": loss}
+
+
+def train(run: Run, args: argparse.Namespace) -> DQN:
+    """Interact, store, sample, update; repeat."""
+    envs = make_envs(args.env, args.num_envs, args.seed)
+    agent = DQN(envs, args)
+    buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
+    observation, _ = envs.reset(seed=args.seed)
+    ended = np.zeros(args.num_envs, dtype=bool)
+    if args.resume:
+        agent, buffer, envs, observation, ended = run.load()
+
+    for step in run.steps():
+        run.clock("environment")
+        warm = step > args.warmup
+        action = agent.explore(observation, step) if warm else envs.action_space.sample()
+        next_observation, reward, terminated, truncated, _ = envs.step(action)
+        # The step after an episode's end only resets the environment: its row is no transition.
+        goes_on = ~ended
+        transitions = (observation, action, reward, next_observation, terminated, truncated)
+        buffer.extend(*(rows[goes_on] for rows in transitions))
+        observation, ended = next_observation, terminated | truncated
+        run.count(reward, ended)
+
+        for _ in range(args.updates if warm else 0):
+            run.clock("sampling")
+            batch = buffer.sample(args.batch_size)
+            losses = agent.update(batch, run.clock)
+            run.losses(losses)
+        run.validate(agent)
+    run.save(agent, buffer, envs, observation, ended)
+    return agent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, then measure the best checkpoint beside a random policy on the same episodes."""
+    args = parse_args(arguments)
+    with Run(f"DQN-{args.target}", args) as run:
+        return run.report(train(run, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

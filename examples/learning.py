@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""Train every loop of this folder on three seeds, and write the tables and curves of docs/learning.md.
+
+    python examples/learning.py                # all but the last, about 12 minutes on one core
+    python examples/learning.py td3 sac        # only these; the rows of the others stay
+    python examples/learning.py sac-cheetah    # needs gymnasium[mujoco]; about 20 minutes
+
+Each run is `python examples/<algorithm>.py` with the defaults of that file and a seed, in a process of its
+own, one after the other: the seconds and shares are those of one busy core. Exits with 1 where a run
+misses its goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot, so it draws into files on any machine
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs" / "learning"
+PARTS = ("environment", "sampling", "gradient", "target update", "validation")
+
+# Okabe and Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
+SEED_COLOURS = ("#0072B2", "#D55E00", "#009E73")
+GREY = "0.35"
+
+MARKS = ("<!-- tables, written by make learn -->", "<!-- end of the tables -->")
+
+
+class Task(NamedTuple):
+    """One row of the table: what is trained, and what it should reach."""
+
+    title: str
+    file: str
+    env: str
+    goal: int  # mean return of the best checkpoint
+    seeds: tuple[int, ...] = (1, 2, 3)
+    arguments: str = ""  # beside --seed, where the file's defaults do not serve
+
+
+CHEETAH = (
+    "--env HalfCheetah-v5 --steps 80000 --warmup 5000 --hidden 256 --batch-size 256 --learning-rate 3e-4"
+    " --tau 0.005 --capacity 1000000 --validate-every 5000"
+)
+TASKS = {
+    "dqn-soft": Task("DQN, soft updates", "dqn.py", "CartPole-v1", 475),
+    "dqn-hard": Task("DQN, hard updates", "dqn.py", "CartPole-v1", 475, arguments="--target hard"),
+    "ddpg": Task("DDPG", "ddpg.py", "Pendulum-v1", -250),
+    "td3": Task("TD3", "td3.py", "Pendulum-v1", -250),
+    "sac": Task("SAC", "sac.py", "Pendulum-v1", -250),
+    "sac-cheetah": Task("SAC", "sac.py", "HalfCheetah-v5", 1_000, seeds=(1,), arguments=CHEETAH),
+}
+LONG = {"sac-cheetah"}  # trained when asked for
+
+Row = Mapping[str, Any]  # of a CSV file
+
+
+def train(name: str, seed: int, extra: Sequence[str], folder: Path) -> None:
+    """Train one task on one seed, showing its progress; leave with its status where that is an error."""
+    task = TASKS[name]
+    command = [sys.executable, str(HERE / task.file), "--seed", str(seed), *task.arguments.split(), *extra]
+    try:
+        status = subprocess.run([*command, "--save", str(folder)], check=False).returncode
+    except KeyboardInterrupt:
+        status = 130
+    if status:
+        sys.exit(status)
+
+
+def read_run(name: str, folder: Path) -> tuple[Row, list[Row]]:
+    """Return what a run says of itself, and the validations of its curve."""
+    result = {"task": name, **json.loads((folder / "result.json").read_text())}
+    validations = [row for row in read_csv(folder / "curve.csv") if row["series"] == "validations"]
+    key = {"task": name, "env": result["env"], "seed": result["seed"]}
+    return result, [{**key, **{name: row[name] for name in ("step", "seconds", "return")}} for row in validations]
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Return the rows of a file, none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows of equal keys."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def merged(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """Return the rows in the tasks' order, where the new rows of a task take the place of the old ones."""
+    new = list(new)
+    replaced = {row["task"] for row in new}
+    rows = [row for row in old if row["task"] not in replaced] + new
+    return sorted(rows, key=lambda row: list(TASKS).index(row["task"]))
+
+
+def tables(results: Sequence[Row]) -> str:
+    """Return what was learned, and where the time went, as two Markdown tables of a row a task."""
+    learned: list[tuple[str, ...]] = [
+        ("loop", "environment", "goal", "best checkpoint, by seed", "last policy, by seed", "random policy")
+    ]
+    spent: list[tuple[str, ...]] = [("loop", "environment", "steps", "seconds", *PARTS)]
+    for name, task in TASKS.items():
+        rows = [row for row in results if row["task"] == name]
+        if not rows:
+            continue
+        best, last = (", ".join(f"{float(row[key]):,.0f}" for row in rows) for key in ("best_return", "last_return"))
+        random = f"{column_mean(rows, 'random_return'):,.0f}"
+        learned.append((task.title, task.env, f"≥ {task.goal:,}", best, last, random))
+        shares = [f"{column_mean(rows, 'share_' + part.replace(' ', '_')):.1%}" for part in PARTS]
+        steps, seconds = (f"{column_mean(rows, key):,.0f}" for key in ("steps", "seconds"))
+        spent.append((task.title, task.env, steps, seconds, *shares))
+    return markdown(learned) + "\n" + markdown(spent)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a table, the first as its head; numbers stand to the right of their columns."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---|---|" + "---:|" * (len(rows[0]) - 2), *body]) + "\n"
+
+
+def column_mean(rows: Sequence[Row], key: str) -> float:
+    """Return the mean of one column."""
+    return sum(float(row[key]) for row in rows) / len(rows)
+
+
+def put_into(page: Path, text: str) -> None:
+    """Write the text between the marks of a page."""
+    before, rest = page.read_text().split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}")
+
+
+def draw(curves: Sequence[Row], results: Sequence[Row], path: Path) -> None:
+    """Draw each task's curves, one line a seed, beside its goal and a random policy."""
+    names = [name for name in TASKS if any(row["task"] == name for row in curves)]
+    height = (len(names) + 2) // 3  # panels
+    figure = Figure(figsize=(9, 0.4 + 2.7 * height), dpi=150, layout="constrained")
+    panels = list(figure.subplots(height, 3, squeeze=False).flat)
+    for axes, name in zip(panels, names, strict=False):
+        random = column_mean([row for row in results if row["task"] == name], "random_return")
+        draw_task(axes, TASKS[name], [row for row in curves if row["task"] == name], random)
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.legend(handles=panels[0].lines[:3], loc="outside upper right", ncols=3, frameon=False)
+    figure.supylabel("return, mean of 20 validation episodes", fontsize=10)
+    figure.savefig(path)
+
+
+def draw_task(axes: Axes, task: Task, curves: Sequence[Row], random: float) -> None:
+    """Draw the curves of one task."""
+    for seed, colour, marker in zip(task.seeds, SEED_COLOURS, "os^", strict=False):
+        points = [(int(row["step"]) / 1000, float(row["return"])) for row in curves if int(row["seed"]) == seed]
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=3, label=f"seed {seed}")
+    # Named where no curve passes: those of a policy begin low on the left and end high on the right.
+    at = axes.get_yaxis_transform()
+    axes.axhline(task.goal, color="black", linewidth=1)
+    axes.text(0.02, task.goal, f"goal, {task.goal:,}", va="top", transform=at, fontsize=8)
+    axes.axhline(random, color=GREY, linewidth=1, linestyle=":")
+    axes.text(0.99, random, f"random policy, {random:,.0f}", ha="right", va="bottom", transform=at, fontsize=8)
+    axes.set_title(f"{task.title}: {task.env}", fontsize=10)
+    axes.set_xlabel("thousand environment steps", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], usage="%(prog)s [arguments] [task ...]")
+    parser.add_argument("tasks", nargs="*", metavar="task", help=f"which to train: {', '.join(TASKS)}")
+    parser.add_argument("--steps", type=int, help="train for so many steps only, to see that it works")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder of the curves; the page has its name, with .md")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / "learning", help="folder of the runs' own files")
+    args = parser.parse_args(arguments)
+    for name in args.tasks:
+        if name not in TASKS:
+            parser.error(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    args.tasks = args.tasks or [name for name in TASKS if name not in LONG]
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what was asked for, then write the tables, the curves and their data."""
+    args = parse_args(arguments)
+    extra = ["--steps", str(args.steps)] if args.steps else []
+    runs = [(name, seed, args.runs / f"{name}-seed{seed}") for name in args.tasks for seed in TASKS[name].seeds]
+    for number, (name, seed, folder) in enumerate(runs, 1):
+        print(f"\nrun {number} of {len(runs)}: {TASKS[name].title} on {TASKS[name].env}, seed {seed}", flush=True)
+        train(name, seed, extra, folder)
+
+    new_results, new_curves = zip(*(read_run(name, folder) for name, _, folder in runs), strict=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = merged(read_csv(args.out / "results.csv"), new_results)
+    curves = merged(read_csv(args.out / "curves.csv"), (row for curve in new_curves for row in curve))
+    write_csv(args.out / "results.csv", results)
+    write_csv(args.out / "curves.csv", curves)
+    draw(curves, results, args.out / "curves.png")
+    page = args.out.with_suffix(".md")
+    if page.exists():
+        put_into(page, tables(results))
+    print(f"\n{tables(results)}\n{page}, {args.out}/: tables, curves and their data")
+    missed = [row for row in new_results if row["best_return"] < TASKS[row["task"]].goal]
+    for row in missed:
+        goal = TASKS[row["task"]].goal
+        print(f"{row['task']}, seed {row['seed']}: expected at least {goal}, got {row['best_return']}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
