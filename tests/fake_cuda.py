@@ -96,6 +96,7 @@ class FakeCuda:
         current: The calling threads' current stream.
         num_host_waits: How often the host waited for an event.
         send_error: What fastreplay_cuda_send returns, if not 0.
+        is_sending: Set once fastreplay_cuda_send was called.
         may_send: Cleared, it makes fastreplay_cuda_send wait.
         launch_error: What fastreplay_cuda_set_window and fastreplay_cuda_sample return, if not 0.
         captured: What is launched while a graph is captured, to be run at each replay; None otherwise.
@@ -112,6 +113,7 @@ class FakeCuda:
         self.send_error = 0
         self.launch_error = 0
         self.captured: list[Callable[[], None]] | None = None
+        self.is_sending = threading.Event()
         self.may_send = threading.Event()
         self.may_send.set()
         self.send_threads: set[int] = set()
@@ -161,6 +163,7 @@ class FakeCuda:
 
     def send(self, context: int) -> int:
         """Do what csrc/cuda/transfer.cu does."""
+        self.is_sending.set()
         self.may_send.wait(10)
         if self.send_error:
             return self.send_error

@@ -266,7 +266,7 @@ def test_a_loop_over_a_loader_needs_depth_and_a_few_blocks(cuda: FakeCuda) -> No
     cuda.run_all()
     assert cuda.num_blocks <= 3 + 4
     assert cuda.num_sends == 100
-    assert len(cuda.send_threads) == 1
+    assert len(cuda.send_threads) <= 2  # the loader's, and its consumer's where that one came first
 
 
 def test_a_loader_copies_ahead(cuda: FakeCuda) -> None:

@@ -53,7 +53,8 @@ void Prefetcher::push(const Block& block, void* context) {
   {
     const auto lock = locked();
     if (num_pushed_ - num_taken_ == jobs_.size()) throw std::logic_error{"a block was pushed into a full prefetcher"};
-    jobs_[num_pushed_ % jobs_.size()] = {.block = &block, .context = context, .call = sampler_.take_call()};
+    jobs_[num_pushed_ % jobs_.size()] = {
+        .block = &block, .context = context, .call = sampler_.take_call(), .state = State::kPushed};
     ++num_pushed_;
   }
   tell_news();
@@ -61,14 +62,23 @@ void Prefetcher::push(const Block& block, void* context) {
 }
 
 Prefetcher::Outcome Prefetcher::take(std::chrono::nanoseconds patience) {
-  const auto is_decided = [this] { return is_stopped_ || num_taken_ < num_filled_ || outcome_ != Outcome::kFilled; };
+  const auto is_decided = [this] {
+    const Job* job = oldest();
+    return is_stopped_ || (job != nullptr && (job->state == State::kFilled || outcome_ != Outcome::kFilled));
+  };
   auto lock = locked();
   if (!is_decided() && patience > std::chrono::nanoseconds{0}) {
-    lock = wait_for_news(std::move(lock));
-    done_.wait_for(lock, patience, is_decided);
+    Job* job = oldest();
+    if (job != nullptr && job->state == State::kPushed) {
+      lock = fill(*job, std::move(lock));
+    } else {
+      lock = wait_for_news(std::move(lock));
+      done_.wait_for(lock, patience, is_decided);
+    }
   }
+  const Job* job = oldest();
   if (is_stopped_) return Outcome::kStopped;
-  if (num_taken_ < num_filled_) {
+  if (job != nullptr && job->state == State::kFilled) {
     ++num_taken_;
     return Outcome::kFilled;
   }
@@ -102,7 +112,7 @@ int Prefetcher::error() const {
 }
 
 void Prefetcher::run() noexcept {
-  const auto has_work = [this] { return is_stopped_ || (num_filled_ < num_pushed_ && outcome_ == Outcome::kFilled); };
+  const auto has_work = [this] { return is_stopped_ || next_to_fill() != nullptr; };
   auto lock = locked();
   for (;;) {
     if (!has_work()) {
@@ -110,12 +120,7 @@ void Prefetcher::run() noexcept {
       work_.wait(lock, has_work);
     }
     if (is_stopped_) return;
-    const Job job = jobs_[num_filled_ % jobs_.size()];
-    lock.unlock();
-    const Outcome outcome = fill(job);
-    lock = locked();
-    outcome_ = outcome;
-    if (outcome == Outcome::kFilled) ++num_filled_;
+    lock = fill(*next_to_fill(), std::move(lock));
     lock.unlock();
     tell_news();
     done_.notify_one();
@@ -123,14 +128,34 @@ void Prefetcher::run() noexcept {
   }
 }
 
-Prefetcher::Outcome Prefetcher::fill(const Job& job) noexcept {
-  if (!sampler_.sample(ring_, *job.block, job.call)) return Outcome::kEmpty;
-  if (send_ == nullptr) return Outcome::kFilled;
-  const int error = send_(job.context);
-  if (error == 0) return Outcome::kFilled;
-  const auto lock = locked();
-  error_ = error;
-  return Outcome::kFailed;
+// Null where there is nothing to fill, or nothing may be filled.
+Prefetcher::Job* Prefetcher::next_to_fill() noexcept {
+  if (outcome_ != Outcome::kFilled) return nullptr;
+  for (std::uint64_t n = num_taken_; n < num_pushed_; ++n) {
+    Job& job = jobs_[n % jobs_.size()];
+    if (job.state == State::kPushed) return &job;
+  }
+  return nullptr;
+}
+
+Prefetcher::Job* Prefetcher::oldest() noexcept {
+  return num_taken_ < num_pushed_ ? &jobs_[num_taken_ % jobs_.size()] : nullptr;
+}
+
+// Gives the mutex back meanwhile. The job stays where it is: nobody takes it before it is filled.
+std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mutex> lock) noexcept {
+  job.state = State::kBeingFilled;
+  lock.unlock();
+  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call);
+  const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;
+  lock = locked();
+  job.state = is_drawn && error == 0 ? State::kFilled : State::kPushed;
+  if (!is_drawn && outcome_ == Outcome::kFilled) outcome_ = Outcome::kEmpty;
+  if (error != 0) {
+    outcome_ = Outcome::kFailed;
+    error_ = error;
+  }
+  return lock;
 }
 
 // Holds the mutex for the caller. It is held for some ten ns at a time, and to sleep until then takes a thousand

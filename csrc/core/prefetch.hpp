@@ -2,10 +2,12 @@
 // A thread that fills minibatch blocks ahead of the one who takes them. Must not know Python, torch or
 // CUDA: what is to happen to a block once it is filled is a function pointer.
 //
-//   push: a free block and its draw's number -> [pending] -> the thread fills it -> [filled] -> take
+//   push: a free block and its draw's number -> [pushed] -> [being filled] -> [filled] -> take
 //
 // Blocks come out in the order in which they went in. Their call numbers are taken by push(), so that what
-// each minibatch holds depends on the order of pushes, not on when the thread gets to them.
+// each minibatch holds depends on the order of pushes, not on who fills them and when. The thread does, ahead
+// of the consumer; a consumer who comes before the thread has begun fills the block itself: it would wait for
+// a gather in any case, and where no core is free for the thread, for much longer.
 //
 // Ownership: one thread at a time may push, take and retry (the consumer); stop() may come from any. All
 // counts and the outcome are guarded by mutex_; news_ is not, being a hint (see wait_for_news).
@@ -27,15 +29,15 @@ namespace fastreplay {
 
 class Prefetcher {
  public:
-  // Called on the thread after a block was filled, with the context that push() got: it may start the copy
-  // to another device. Returns 0, or an error number of its own. Null for nothing.
+  // Called after a block was filled, by the thread that did, with the context that push() got: it may start the
+  // copy to another device. Returns 0, or an error number of its own. Null for nothing.
   using Send = int (*)(void* context);
 
   enum class Outcome {
     kFilled,   // the oldest block is taken out, filled and sent
     kPending,  // patience ran out first
-    kEmpty,    // the ring held nothing when the oldest block was to be filled; the thread waits for retry()
-    kFailed,   // send() failed; the thread waits for stop()
+    kEmpty,    // the ring held nothing when a block was to be filled; nothing is filled before retry()
+    kFailed,   // send() failed; nothing is filled any more
     kStopped,  // stop() was called
   };
 
@@ -50,10 +52,11 @@ class Prefetcher {
   // `depth` blocks are in already.
   void push(const Block& block, void* context);
 
-  // Takes the oldest block out once it is filled, or says why not. Waits for `patience` at most.
+  // Takes the oldest block out once it is filled, or says why not. Fills it if the thread has not begun to, else
+  // waits for `patience` at most; without patience it does neither.
   [[nodiscard]] Outcome take(std::chrono::nanoseconds patience);
 
-  // Lets the thread try again, with the same call number, to fill the block for which the ring was empty.
+  // Lets the block for which the ring was empty be filled again, with the same call number.
   void retry();
 
   // Ends the thread: after the block that it is filling, and before the next.
@@ -63,14 +66,19 @@ class Prefetcher {
   [[nodiscard]] int error() const;
 
  private:
+  enum class State { kPushed, kBeingFilled, kFilled };
+
   struct Job {
     const Block* block;
     void* context;
     std::uint64_t call;
+    State state;
   };
 
   void run() noexcept;
-  [[nodiscard]] Outcome fill(const Job& job) noexcept;
+  [[nodiscard]] Job* next_to_fill() noexcept;
+  [[nodiscard]] std::unique_lock<std::mutex> fill(Job& job, std::unique_lock<std::mutex> lock) noexcept;
+  [[nodiscard]] Job* oldest() noexcept;
   [[nodiscard]] std::unique_lock<std::mutex> locked() const;
   [[nodiscard]] std::unique_lock<std::mutex> wait_for_news(std::unique_lock<std::mutex> lock) const;
   void tell_news() noexcept;
@@ -85,9 +93,8 @@ class Prefetcher {
   std::condition_variable done_;  // for the consumer: a block is filled or cannot be
   std::vector<Job> jobs_;         // job n lies at n % depth
   std::uint64_t num_pushed_ = 0;
-  std::uint64_t num_filled_ = 0;
   std::uint64_t num_taken_ = 0;
-  Outcome outcome_ = Outcome::kFilled;  // of the last fill; anything else halts the thread
+  Outcome outcome_ = Outcome::kFilled;  // while it is anything else, nothing is filled
   int error_ = 0;
   bool is_stopped_ = false;
 

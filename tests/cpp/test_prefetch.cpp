@@ -144,8 +144,8 @@ struct Sent {
 int send(void* context) {
   auto& sent = *static_cast<Sent*>(context);
   ++sent.num_calls;
-  sent.was_filled = holds_its_rows(*sent.ring, *sent.block);
   sent.thread = std::this_thread::get_id();
+  sent.was_filled = holds_its_rows(*sent.ring, *sent.block);
   return sent.result;
 }
 
@@ -158,7 +158,6 @@ void test_send_comes_after_each_fill() {
     CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
     CHECK_EQ(sent.num_calls, 1);
     CHECK(sent.was_filled);
-    CHECK(sent.thread != std::this_thread::get_id());
   }
 }
 
@@ -180,6 +179,64 @@ void test_a_failed_send_is_told_and_ends_the_filling() {
   prefetcher.stop();
   CHECK_EQ(sent[2].num_calls, 0);
   CHECK(prefetcher.take(kPatience) == Outcome::kStopped);
+}
+
+// The thread sleeps, and takes longer to wake than the consumer to see that nobody fills the block.
+void test_the_consumer_fills_what_the_thread_has_not_begun() {
+  Bench bench;
+  const auto expected = draws_of(bench.ring, 100);
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, &send};
+  int num_own = 0;
+  for (const auto& tickets : expected) {
+    std::this_thread::sleep_for(200us);
+    Sent sent{.ring = &bench.ring, .block = bench.block()};
+    prefetcher.push(*sent.block, &sent);
+    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK_EQ(sent.num_calls, 1);
+    CHECK(tickets_of(*sent.block) == tickets);
+    num_own += sent.thread == std::this_thread::get_id() ? 1 : 0;
+  }
+  CHECK(num_own > 0);
+}
+
+// A send that stands still until it is let go, and tells that it has begun.
+struct Gate {
+  std::atomic<int> num_begun{0};
+  std::atomic<bool> is_open{false};
+};
+
+int wait_at(void* context) {
+  auto& gate = *static_cast<Gate*>(context);
+  gate.num_begun.fetch_add(1);
+  while (!gate.is_open.load()) std::this_thread::sleep_for(10us);
+  return 0;
+}
+
+void test_what_the_thread_has_begun_is_waited_for() {
+  Bench bench;
+  Gate gate;
+  Prefetcher prefetcher{bench.ring, bench.sampler, 1, &wait_at};
+  prefetcher.push(*bench.block(), &gate);
+  while (gate.num_begun.load() == 0) std::this_thread::yield();
+  CHECK(prefetcher.take(0ns) == Outcome::kPending);
+  CHECK(prefetcher.take(1ms) == Outcome::kPending);
+  gate.is_open.store(true);
+  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK_EQ(gate.num_begun.load(), 1);
+}
+
+// Without patience there is nothing done that takes long.
+void test_no_patience_no_work() {
+  Bench bench{0};
+  Gate gate;
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, &wait_at};
+  for (int i = 0; i < 2; ++i) prefetcher.push(*bench.block(), &gate);
+  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  rows::insert(bench.ring, 0, 50);
+  prefetcher.retry();
+  for (int i = 0; i < 1000; ++i) CHECK(prefetcher.take(0ns) == Outcome::kPending);
+  gate.is_open.store(true);
+  for (int i = 0; i < 2; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
 }
 
 void test_ends_at_every_moment() {
@@ -290,6 +347,9 @@ int main() {
   test_an_empty_ring_keeps_the_order();
   test_send_comes_after_each_fill();
   test_a_failed_send_is_told_and_ends_the_filling();
+  test_the_consumer_fills_what_the_thread_has_not_begun();
+  test_what_the_thread_has_begun_is_waited_for();
+  test_no_patience_no_work();
   test_ends_at_every_moment();
   test_a_waiting_consumer_hears_of_the_end();
   test_beside_a_writer();
