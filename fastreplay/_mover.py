@@ -112,6 +112,11 @@ def torch_is_fused() -> bool:
     return torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 
 
+def _is_aligned(tensor: Tensor) -> bool:
+    """Tell whether the elements lie where the language wants them; `torch.frombuffer` puts them anywhere."""
+    return tensor.data_ptr() % (tensor.element_size() // (2 if tensor.is_complex() else 1)) == 0
+
+
 def _has_kernel(pair: Pair) -> bool:
     target, online = pair.target, pair.online
     if target.device.type == "cuda":
@@ -121,6 +126,8 @@ def _has_kernel(pair: Pair) -> bool:
         return False
     for tensor in (target, online):
         if not _is_watchable(tensor) or tensor.is_inference() or tensor.is_conj() or tensor.is_neg():
+            return False
+        if not _is_aligned(tensor):
             return False
     if target.dtype == online.dtype:
         known = pair.is_copied or target.dtype in _NAMES

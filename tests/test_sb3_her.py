@@ -449,7 +449,8 @@ def test_index_set_against_a_sorted_list() -> None:
 def test_rows_are_taken_as_numpy_takes_them() -> None:
     table = np.arange(240, dtype=np.float32).reshape(20, 4, 3)[:, 1:3]
     indices = np.random.Generator(np.random.PCG64(0)).integers(0, 20, 100)
-    for rows in (table, table[::-1], table[:, 0], table[:, 0, 0]):
+    columns = np.arange(60, dtype=np.float32).reshape(20, 3)[:, 1:2]  # an axis of length 1 and another's stride
+    for rows in (table, table[::-1], table[:, 0], table[:, 0, 0], columns, columns.reshape(20, 1, 1)):
         np.testing.assert_array_equal(_core.take_rows(rows, indices), rows[indices])
     assert _core.take_rows(table, indices[:0]).shape == (0, 2, 3)
     for outside in (-1, 20):

@@ -146,7 +146,8 @@ py::array take_rows(const py::array& table, const py::array_t<std::int64_t, py::
   std::vector<py::ssize_t> shape(table.shape(), table.shape() + table.ndim());
   py::ssize_t row_bytes = table.itemsize();
   for (py::ssize_t axis = table.ndim() - 1; axis > 0; --axis) {
-    if (table.strides(axis) != row_bytes) throw py::value_error{"expected rows without gaps"};
+    // NumPy gives an axis of length 1 any stride.
+    if (table.shape(axis) > 1 && table.strides(axis) != row_bytes) throw py::value_error{"expected rows without gaps"};
     row_bytes *= table.shape(axis);
   }
   shape[0] = indices.size();

@@ -114,7 +114,8 @@ class PolyakPairs {
       if (sizes[i] != 1 && strides[i] != expected) return false;
       expected *= sizes[i];
     }
-    return torch.get_data_ptr(tensor, &view.data) == 0;
+    if (torch.get_data_ptr(tensor, &view.data) != 0) return false;
+    return reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.dtype) == 0;  // see _is_aligned in _mover.py
   }
 
   std::vector<Pair> pairs_;
