@@ -375,10 +375,9 @@ class QueuedDraws:
         return len(self._drawn) + len(self._undrawn)
 
     def push(self, owner: Any, block: ResidentBlock, _context: int = 0) -> None:
-        """Draw into a block, if those before it are drawn."""
+        """Draw into a block, if those before it can be drawn."""
         self._undrawn.append((owner, block))
-        if len(self._undrawn) == 1:
-            self.retry()
+        self.retry()
 
     def take(self) -> Any:
         """Return the owner of the oldest block, None where it could not be drawn."""

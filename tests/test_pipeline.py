@@ -224,6 +224,23 @@ def test_a_copy_does_not_wait_for_the_step_before_it(cuda: FakeCuda) -> None:
     assert previous is not None
 
 
+def test_a_block_is_not_overwritten_before_the_work_on_it(cuda: FakeCuda) -> None:
+    """The work is queued, the minibatch gone, its page-locked block free: the next copy to it still waits."""
+    buffer, twin = gpu_buffer(1), cpu_buffer(1)
+    for _ in range(6):
+        queue_check(cuda.current, buffer.sample(16), arrays(twin.sample(16)))
+        cuda.run_all()
+    num_blocks, ran = cuda.num_blocks, []
+    for _ in range(num_blocks + 1):
+        ran.append(queue_check(cuda.current, buffer.sample(16), arrays(twin.sample(16))))
+        while cuda.side.run():
+            pass
+    assert cuda.num_blocks == num_blocks
+    assert not any(ran)
+    cuda.run_all()
+    assert all(ran)
+
+
 def test_a_slow_device_makes_the_host_wait_in_the_end(cuda: FakeCuda) -> None:
     """Blocks of 64 rows are many; what is dropped and not copied yet is not reused, and not multiplied for ever."""
     buffer, twin = gpu_buffer(1), cpu_buffer(1)
@@ -411,7 +428,7 @@ def test_minibatches_outlive_their_buffer(cuda: FakeCuda) -> None:
 def test_page_locked_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda) -> None:
     """The tensors keep the device's memory, and nothing keeps what it is copied from."""
     buffer, twin = gpu_buffer(2), cpu_buffer(2)
-    loader = buffer.loader(16, depth=1)
+    loader = buffer.loader(16, depth=1, steps=1)
     batch = next(loader)
     reward, transfer = batch.reward, slot_of(batch).transfer
     assert not transfer.is_copied()
@@ -556,6 +573,17 @@ class Interleavings(RuleBasedStateMachine):
         stream = self.cuda.side if which == "side" else self.consumers[which]
         for _ in range(count):
             stream.run()
+
+    @rule()
+    def settle(self) -> None:
+        self.cuda.run_all()
+
+    @rule(count=st.integers(1, 6), batch_size=st.sampled_from([3, 8]))
+    def sample_faster_than_is_worked(self, count: int, batch_size: int) -> None:
+        for _ in range(count):
+            self.sample(batch_size, kept=False)
+            while self.cuda.side.run():
+                pass
 
     @rule(which=st.integers(0, 1))
     def switch_stream(self, which: int) -> None:
