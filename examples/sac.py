@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-r"""Soft actor-critic (SAC) on fastreplay, in one file.
+"""Soft actor-critic (SAC) on fastreplay, in one file.
 
     python examples/sac.py --seed 1                                    # Pendulum-v1, under a minute
-    python examples/sac.py --env HalfCheetah-v5 --steps 200000 --warmup 10000 --hidden 256 \
-        --batch-size 256 --learning-rate 3e-4 --tau 0.005 --capacity 1000000 --validate-every 5000
+    python examples/sac.py --env HalfCheetah-v5 --steps 70000 --warmup 5000 --hidden 128
 
 The second needs gymnasium[mujoco]. Works on Gymnasium environments whose observations are a flat Box
 and whose actions are a flat, bounded Box. A run leaves its files in runs/<env>-sac-seed<seed>/. After

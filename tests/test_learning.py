@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""The tables of examples/learning.py: made from runs, merged with what stands there, and that of the page."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS, PAGE = ROOT / "docs" / "learning", ROOT / "docs" / "learning.md"
+sys.path.append(str(ROOT / "examples"))
+
+import learning  # noqa: E402
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_runs_become_table_curves_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of 20 steps learns nothing: it must be said to have missed its goal."""
+    task = learning.TASKS["ddpg"]._replace(seeds=(1,))
+    monkeypatch.setitem(learning.TASKS, "ddpg", task)
+    for file in ("results.csv", "curves.csv"):  # rows of others that stay, and rows of its own that go
+        (tmp_path / file).write_text((DOCS / file).read_text())
+    page = tmp_path.with_suffix(".md")
+    page.write_text(PAGE.read_text())
+    status = learning.main(["ddpg", "--steps", "20", "--out", str(tmp_path), "--runs", str(tmp_path / "runs")])
+    assert status == 1
+    assert "ddpg, seed 1: expected at least -250, got -" in capsys.readouterr().err
+    for file in ("results.csv", "curves.csv"):
+        before, after = rows(DOCS / file), rows(tmp_path / file)
+        assert [row for row in after if row["task"] != "ddpg"] == [row for row in before if row["task"] != "ddpg"]
+        (mine,) = (row for row in after if row["task"] == "ddpg")
+        assert mine["seed"] == "1"
+        assert {mine.get("steps"), mine.get("step")} == {"20", None}
+    assert "| DDPG | Pendulum-v1 | 20 |" in page.read_text()
+    around = re.compile(f"{learning.MARKS[0]}.*{learning.MARKS[1]}", re.DOTALL)
+    assert around.sub("", page.read_text()) == around.sub("", PAGE.read_text())
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_fails_ends_it_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        learning.main(["ddpg", "--steps", "-5", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)])
+    assert left.value.code == 2
+    assert "argument --steps: expected at least 1, got -5" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_ends_it_all_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    with pytest.raises(SystemExit) as left:
+        learning.main(["sac", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)])
+    assert left.value.code == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_tasks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        learning.main(["ppo"])
+    assert "task: expected one of dqn-soft, dqn-hard, ddpg, td3, sac, sac-cheetah, got 'ppo'" in capsys.readouterr().err
+
+
+def test_the_page_shows_the_tables_of_the_data() -> None:
+    _, shown, _ = re.split("|".join(map(re.escape, learning.MARKS)), PAGE.read_text())
+    assert shown.strip() == learning.tables(rows(DOCS / "results.csv")).strip()
+
+
+@pytest.mark.parametrize("name", learning.TASKS)
+def test_every_recorded_run_reached_its_goal(name: str) -> None:
+    task = learning.TASKS[name]
+    mine = [row for row in rows(DOCS / "results.csv") if row["task"] == name]
+    assert tuple(int(row["seed"]) for row in mine) == task.seeds
+    for row in mine:
+        assert float(row["best_return"]) >= task.goal > float(row["random_return"])
+        assert (row["task"], row["env"]) == (name, task.env)
+    curves = [row for row in rows(DOCS / "curves.csv") if row["task"] == name]
+    assert tuple(dict.fromkeys(int(row["seed"]) for row in curves)) == task.seeds
+    for seed in task.seeds:
+        steps = [int(row["step"]) for row in curves if int(row["seed"]) == seed]
+        assert steps == sorted(steps)
+        assert {str(steps[-1])} == {row["steps"] for row in mine}
