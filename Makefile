@@ -73,11 +73,12 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	build/cpp/tests/model/test_model --large
 	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 8 minutes, 10 GB; writes bench/results)
+bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results)
 	$(VENV)/bin/python bench/table.py
 	$(VENV)/bin/python bench/threads.py
 	$(VENV)/bin/python bench/sb3.py
 	$(VENV)/bin/python bench/loader.py
+	$(VENV)/bin/python bench/end_to_end.py
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build
