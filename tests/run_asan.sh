@@ -12,4 +12,6 @@ export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
 cd "$(dirname "$0")"  # the source folder must not shadow the instrumented package
 "$base" -c 'import fastreplay, sys; assert sys.argv[1] in fastreplay.__file__, fastreplay.__file__' "$site"
-"$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py "${@:3}"
+# One test wants freed addresses to come up again, which is what this keeps from happening. test_examples.py trains.
+"$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py \
+  --deselect=test_target_reallocation.py::test_modules_come_and_go "${@:3}"
