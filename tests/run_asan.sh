@@ -12,6 +12,8 @@ export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
 cd "$(dirname "$0")"  # the source folder must not shadow the instrumented package
 "$base" -c 'import fastreplay, sys; assert sys.argv[1] in fastreplay.__file__, fastreplay.__file__' "$site"
-# One test wants freed addresses to come up again, which is what this keeps from happening. test_examples.py trains.
-"$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py \
-  --deselect=test_target_reallocation.py::test_modules_come_and_go "${@:3}"
+# test_examples.py trains. One test wants freed addresses to come up again, which is what this keeps from happening; one
+# forks while other threads allocate, and a child of libasan 12 then hangs: the allocator's locks stay as they were.
+"$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py --ignore=test_learning.py \
+  --deselect=test_target_reallocation.py::test_modules_come_and_go \
+  --deselect=test_fork.py::test_forks_while_writers_and_samplers_run "${@:3}"
