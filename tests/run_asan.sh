@@ -12,8 +12,11 @@ export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
 cd "$(dirname "$0")"  # the source folder must not shadow the instrumented package
 "$base" -c 'import fastreplay, sys; assert sys.argv[1] in fastreplay.__file__, fastreplay.__file__' "$site"
-# test_examples.py trains. One test wants freed addresses to come up again, which is what this keeps from happening; one
-# forks while other threads allocate, and a child of libasan 12 then hangs: the allocator's locks stay as they were.
+# test_examples.py and test_learning.py train. What is left out of the rest contradicts the instruments, not the library:
+# - one test wants freed addresses to come up again, which is what AddressSanitizer keeps from happening;
+# - one forks while other threads allocate, and the child hangs in libasan 12's allocator, whose locks stay as they were;
+# - CPython before 3.14 ends daemon threads by a forced unwind, and UBSan takes pybind11's catch of it for a null reference.
 "$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py --ignore=test_learning.py \
   --deselect=test_target_reallocation.py::test_modules_come_and_go \
-  --deselect=test_fork.py::test_forks_while_writers_and_samplers_run "${@:3}"
+  --deselect=test_fork.py::test_forks_while_writers_and_samplers_run \
+  --deselect=test_threads.py::test_the_interpreter_exits_while_daemons_are_inside "${@:3}"
