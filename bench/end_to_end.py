@@ -2,7 +2,7 @@
 # ruff: noqa: NPY002  what SB3 draws from
 """Steps per second of whole Stable-Baselines3 training runs, with its own classes and with fastreplay.sb3's.
 
-python bench/end_to_end.py              all of it, into bench/results/ (about 6 minutes)
+python bench/end_to_end.py              all of it, into bench/results/ (about 5 minutes)
 python bench/end_to_end.py --only sac   runs whose name contains "sac", put beside those in today's file
 python bench/end_to_end.py --quick      few steps: does it run at all? Printed only
 """
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _PARTS = ("add", "sample", "target update")
 _SIDES = ("SB3", "fastreplay")
+_WARMUP_STEPS = 350  # learning starts after 300
+_TURN_STEPS = 40  # short, so that both sides have the machine in the same mood
 _DISTRIBUTIONS = ("fastreplay", "stable-baselines3", "torch", "numpy", "gymnasium", "mujoco")
 _NOTE = (
     "Shares are of the whole time. By the parts: SB3's steps per second with the time taken off that was saved in the "
@@ -77,7 +79,6 @@ class Run:
     algorithm: str
     make_env: Callable[[], Any]
     module: Any  # where the algorithm finds polyak_update
-    steps: int  # a turn
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,11 +88,10 @@ RUNS = {
         "DQN",
         AtariShaped,
         dqn,
-        1000,
         {"policy": "CnnPolicy", "buffer_size": 10_000},
     ),
-    "sac-cheetah": Run("SAC, HalfCheetah-v5", "SAC", lambda: gym.make("HalfCheetah-v5"), sac, 700),
-    "td3-pendulum": Run("TD3, Pendulum-v1", "TD3", lambda: gym.make("Pendulum-v1"), td3, 700),
+    "sac-cheetah": Run("SAC, HalfCheetah-v5", "SAC", lambda: gym.make("HalfCheetah-v5"), sac),
+    "td3-pendulum": Run("TD3, Pendulum-v1", "TD3", lambda: gym.make("Pendulum-v1"), td3),
 }
 
 
@@ -106,8 +106,8 @@ class Turn:
 class Agent:
     """A model of one side, trained in stretches whose buffer and update calls are timed."""
 
-    def __init__(self, run: Run, side: str, steps: int) -> None:
-        self.run, self.side, self.steps = run, side, steps
+    def __init__(self, run: Run, side: str) -> None:
+        self.run, self.side = run, side
         with ExitStack() as stack:
             if side == "fastreplay":
                 stack.enter_context(fastreplay.sb3.accelerate())
@@ -115,7 +115,7 @@ class Agent:
             kind = getattr(stable_baselines3, run.algorithm)
             self.model = kind(env=run.make_env(), **settings)
 
-    def learn(self) -> Turn:
+    def learn(self, steps: int) -> Turn:
         parts = dict.fromkeys(_PARTS, 0.0)
         buffer = self.model.replay_buffer
         with ExitStack() as stack:
@@ -128,7 +128,7 @@ class Agent:
             ):
                 stack.enter_context(patch.object(owner, name, _timed(getattr(owner, name), parts, part)))
             start = time.perf_counter()
-            self.model.learn(self.steps, reset_num_timesteps=False)
+            self.model.learn(steps, reset_num_timesteps=False)
             seconds = time.perf_counter() - start
         return Turn(seconds, parts)
 
@@ -146,16 +146,17 @@ def _timed(function: Any, parts: dict[str, float], part: str) -> Any:
     return wrapper
 
 
-def measure(run: Run, rounds: int, steps: int) -> dict[str, Any]:
+def measure(run: Run, rounds: int) -> dict[str, Any]:
     """Train both sides by turns from one seed.
 
     Returns:
-        For each side the steps per second, the median over the rounds, and the seconds a step in each part.
+        For each side medians over the rounds: steps per second, time and share of each part; and the gain, the median
+        of the rounds' ratios.
 
     Raises:
         AssertionError: The two do not end in the same parameters.
     """
-    agents = {side: Agent(run, side, steps) for side in _SIDES}
+    agents = {side: Agent(run, side) for side in _SIDES}
     turns: dict[str, list[Turn]] = {side: [] for side in _SIDES}
     for number_of_round in tqdm(range(rounds + 1), desc=run.title, disable=not sys.stderr.isatty()):
         order = _SIDES if number_of_round % 2 == 0 else _SIDES[::-1]
@@ -163,20 +164,24 @@ def measure(run: Run, rounds: int, steps: int) -> dict[str, Any]:
         for side in order:
             np.random.set_state(states[0])  # both draw the same
             torch.set_rng_state(states[1])
-            turn = agents[side].learn()
-            if number_of_round > 0:  # the first fills the buffer and warms up
+            turn = agents[side].learn(_TURN_STEPS if number_of_round else _WARMUP_STEPS)
+            if number_of_round > 0:
                 turns[side].append(turn)
     theirs, ours = (agents[side].parameters() for side in _SIDES)
     assert theirs == ours, f"{run.title}: the two do not end in the same parameters"
-    return {
+    gain = median(before.seconds / after.seconds for before, after in zip(*turns.values(), strict=True))
+    sides = {
         side: {
-            "steps_per_s": median(steps / turn.seconds for turn in turns[side]),
-            "us_per_step": {part: 1e6 * median(turn.parts[part] for turn in turns[side]) / steps for part in _PARTS},
+            "steps_per_s": _TURN_STEPS / median(turn.seconds for turn in turns[side]),
+            "us_per_step": {
+                part: 1e6 * median(turn.parts[part] for turn in turns[side]) / _TURN_STEPS for part in _PARTS
+            },
             "shares": {part: median(turn.parts[part] / turn.seconds for turn in turns[side]) for part in _PARTS},
             "turns": [asdict(turn) for turn in turns[side]],
         }
         for side in _SIDES
     }
+    return {"gain": gain, **sides}
 
 
 def _gain_by_parts(theirs: dict[str, Any], ours: dict[str, Any]) -> float:
@@ -204,7 +209,7 @@ def to_table(results: dict[str, Any]) -> str:
                 RUNS[name].title,
                 number(theirs["steps_per_s"]),
                 number(ours["steps_per_s"]),
-                ratio(ours["steps_per_s"] / theirs["steps_per_s"]),
+                ratio(sides["gain"]),
                 ratio(_gain_by_parts(theirs, ours)),
                 *(f"{before:.2%} → {after:.2%}" for before, after in shares),
             )
@@ -222,21 +227,22 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only: expected part of one of {', '.join(RUNS)}, got {options.only!r}")
     torch.set_num_threads(1)
-    rounds = 1 if options.quick else 3
+    rounds = 2 if options.quick else 60
     today = date.today().isoformat()
     stem = f"{today}-{as_file_name(cpu_name())}-end-to-end"
     earlier = options.out / f"{stem}.json"
     known = json.loads(earlier.read_text())["results"] if earlier.exists() and not options.quick else {}
     disturbance = Disturbance()
     for name, run in chosen.items():
-        known[name] = measure(run, rounds, 350 if options.quick else run.steps)
+        known[name] = measure(run, rounds)
     results = {name: known[name] for name in RUNS if name in known}
     header = {
         "date": today,
         "command": shlex.join(["python", *sys.argv]),
         **describe_machine(_DISTRIBUTIONS),
-        "method": f"one thread; medians of {rounds} stretches of training a side, taken by turns, after one that is "
-        "not counted; buffer and update timed around each call; both sides end in the same parameters, bit for bit",
+        "method": f"one thread; {rounds} stretches of {_TURN_STEPS} steps a side, by turns, after {_WARMUP_STEPS} steps "
+        "that are not counted; medians, the gain that of the rounds' ratios; buffer and update timed around each call; "
+        "both sides end in the same parameters, bit for bit",
         "disturbance": str(disturbance),
     }
     sections = "# Whole training runs, measured", bullets(header), to_table(results), _NOTE
