@@ -240,7 +240,7 @@ def main() -> None:
         "date": today,
         "command": shlex.join(["python", *sys.argv]),
         **describe_machine(_DISTRIBUTIONS),
-        "method": f"one thread; {rounds} stretches of {_TURN_STEPS} steps a side, by turns, after {_WARMUP_STEPS} steps "
+        "method": f"one thread; {rounds} turns of {_TURN_STEPS} steps a side, after {_WARMUP_STEPS} steps "
         "that are not counted; medians, the gain that of the rounds' ratios; buffer and update timed around each call; "
         "both sides end in the same parameters, bit for bit",
         "disturbance": str(disturbance),
