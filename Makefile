@@ -65,7 +65,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
 	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000)
 
-stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows; about 10 minutes)
+stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about 20 minutes, 9 GB)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields
