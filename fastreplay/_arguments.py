@@ -36,19 +36,17 @@ def checked_index(name: str, value: object) -> int:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}") from None
 
 
-def checked_batch_size(batch_size: object) -> int:
-    checked = checked_index("batch_size", batch_size)
+def checked_count(name: str, value: object) -> int:
+    checked = checked_index(name, value)
     if checked <= 0:
-        raise ValueError(f"batch_size: expected at least 1, got {checked}")
-    if checked > sys.maxsize:
-        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+        raise ValueError(f"{name}: expected at least 1, got {checked}")
     return checked
 
 
-def checked_depth(depth: object) -> int:
-    checked = checked_index("depth", depth)
-    if checked <= 0:
-        raise ValueError(f"depth: expected at least 1, got {checked}")
+def checked_batch_size(batch_size: object) -> int:
+    checked = checked_count("batch_size", batch_size)
+    if checked > sys.maxsize:
+        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
     return checked
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict, deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -56,6 +57,12 @@ class Waits:
         with self._lock:
             self.count += count
             self.seconds += seconds
+
+    def during(self, finish: Callable[[], None]) -> None:
+        """Call what waits, and note how long."""
+        start = perf_counter()
+        finish()
+        self.add(1, perf_counter() - start)
 
 
 class Prefetcher(Protocol[OwnerT]):

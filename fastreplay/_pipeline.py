@@ -15,7 +15,6 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict, deque
 from enum import Enum
-from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from fastreplay import _core
@@ -380,11 +379,8 @@ class Pipeline:
         return slot
 
     def _wait_for(self, slot: Slot) -> None:
-        if slot.transfer.is_copied():
-            return
-        start = perf_counter()
-        slot.transfer.finish()
-        self._waits.add(1, perf_counter() - start)
+        if not slot.transfer.is_copied():
+            self._waits.during(slot.transfer.finish)
 
     @staticmethod
     def _most(slot: Slot) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastreplay import _core
@@ -259,9 +258,7 @@ class Resident:
         stage = stages[self._turn % len(stages)]
         self._turn += 1
         if not stage.is_sent():
-            start = perf_counter()
-            stage.finish()
-            self._waits.add(1, perf_counter() - start)
+            self._waits.during(stage.finish)
         return stage
 
 

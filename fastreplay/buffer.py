@@ -19,7 +19,7 @@ from fastreplay._arguments import (
     check_storage,
     checked_addresses,
     checked_batch_size,
-    checked_depth,
+    checked_count,
     checked_device,
     checked_index,
     checked_steps,
@@ -374,7 +374,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             May be called from any thread.
         """
         batch_size = checked_batch_size(batch_size)
-        depth, steps = checked_depth(depth), checked_steps(steps)
+        depth, steps = checked_count("depth", depth), checked_steps(steps)
         supply = self._drawn_supply
         loader = Loader(
             supply.prefetcher(self._ring, self._sampler, depth),

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from fake_cuda import FakeCuda
 from hypothesis import HealthCheck, settings
 from reference import ReferenceBuffer
 from support import FIELDS, MakeBuffer, NativeBuffer
@@ -34,6 +35,14 @@ def make_buffer(request: pytest.FixtureRequest) -> MakeBuffer:
         return NativeBuffer(capacity, fields, seed=seed, output=kind)
 
     return make
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """Stand in for a CUDA device."""
+    fake = FakeCuda()
+    fake.install(monkeypatch)
+    return fake
 
 
 @pytest.fixture(params=["torch", "numpy"])

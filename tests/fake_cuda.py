@@ -15,19 +15,24 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
+from support import assert_same
 
 import fastreplay.buffer
 from fastreplay import _cuda, _cuda_ring
 from fastreplay._arguments import checked_device
 from fastreplay._backend import CudaSampling
+from fastreplay._blocks import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
 DEVICE = torch.device("cuda:0")
+
+# For tests of a real one.
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+cuda_device = [pytest.mark.cuda, needs_cuda]
 
 
 class Token:
@@ -250,3 +255,21 @@ def sample(sampling: _cuda_ring._Sampling) -> None:
 
 def numbers(address: int, count: int) -> Any:
     return np.ctypeslib.as_array((ctypes.c_uint64 * count).from_address(address))
+
+
+def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: dict[str, Any]) -> list[bool]:
+    """Queue work that compares a minibatch, by its memory, when it runs; tell when it did."""
+    address, num_bytes = memory.data_ptr(), memory.numel()
+    schema, batch_size, offsets = block.schema, block.batch_size, block.offsets
+    ran: list[bool] = []
+
+    def look() -> None:
+        flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
+        *fields, ticket = tensors_in(flat, schema, batch_size, offsets)
+        assert_same(
+            {**dict(zip(schema, (field.numpy() for field in fields), strict=True)), "ticket": ticket.numpy()}, expected
+        )
+        ran.append(True)
+
+    stream.do(look)
+    return ran

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,20 +21,7 @@ from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 
 import fastreplay as fr
 from fastreplay import _backend, _cuda
-from fastreplay._blocks import tensors_in
 from fastreplay._pipeline import Pipeline, Slot, State
-
-cuda_device = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    fake = FakeCuda()
-    fake.install(monkeypatch)
-    return fake
 
 
 def gpu_buffer(seed: int = 0, count: int = 150) -> Any:
@@ -67,23 +54,6 @@ def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bo
     """Queue, as a learner does, work that looks at a minibatch; it compares when it runs. It holds no reference."""
     slot = slot_of(batch)
     return queue_check_at(stream, slot, slot.transfer.target, expected)
-
-
-def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: dict[str, Any]) -> list[bool]:
-    address, num_bytes = memory.data_ptr(), memory.numel()
-    schema, batch_size, offsets = block.schema, block.batch_size, block.offsets
-    ran: list[bool] = []
-
-    def look() -> None:
-        flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
-        *fields, ticket = tensors_in(flat, schema, batch_size, offsets)
-        assert_same(
-            {**dict(zip(schema, (field.numpy() for field in fields), strict=True)), "ticket": ticket.numpy()}, expected
-        )
-        ran.append(True)
-
-    stream.do(look)
-    return ran
 
 
 # The slot's own states.

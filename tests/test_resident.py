@@ -18,29 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill, transitions
-from test_pipeline import queue_check_at
 
 from fastreplay import _backend, _cuda_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-cuda_device = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    fake = FakeCuda()
-    fake.install(monkeypatch)
-    return fake
 
 
 def resident_buffer(seed: int = 0, count: int = 150, capacity: int = 100, fields: Any = FIELDS) -> Any:

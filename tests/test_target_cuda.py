@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import cuda_device, needs_cuda
 from torch import nn
 
 import fastreplay as fr
 from fastreplay import _backend, _mover, _target
 from fastreplay._torch_abi import torch_abi
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-cuda = [pytest.mark.cuda, needs_cuda]
 
 
 class Chunk(ctypes.Structure):
@@ -164,7 +162,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore:.*stands still:UserWarning")
 class TestOnADevice:
-    pytestmark = cuda
+    pytestmark = cuda_device
 
     def test_the_kernel_does_what_lerp_does(self, dtype: torch.dtype, tau: float) -> None:
         target, online = (module.to(dtype) for module in networks())

@@ -287,8 +287,7 @@ Ticket read_records(const Ring& ring, Ticket first, std::span<std::byte> records
   const std::size_t stride = ring.layout().stride();
   compiler_barrier();
   for (std::size_t i = 0; (i + 1) * stride <= records.size(); ++i) {
-    const std::byte* record = ring.record(first + i);
-    load_rows(records.data() + i * stride, std::span{&record, 1}, 0, ring.layout().used_bytes());
+    load_row(records.data() + i * stride, ring.record(first + i), ring.layout().used_bytes());
   }
   compiler_barrier();
   return ring.oldest_whole();
