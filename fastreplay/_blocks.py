@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Minibatch memory: blocks with their fields laid out, and the pool that recycles them.
+"""Minibatch memory: blocks with their fields laid out, and the pools that they come from.
 
-What gives minibatches their memory is a `Supply`: the pool here, or the pipeline to a device.
+What gives minibatches their memory is a `Supply`: the pools here, or the pipeline to a device.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from fastreplay import _core
+from fastreplay._tensors import Generations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,16 +24,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from fastreplay._tensors import Tensors
+    from fastreplay._tensors import FieldTensors
     from fastreplay.schema import Schema
 
 # What a pool keeps: some batch sizes, and of each as many blocks as these bytes hold, within limits.
-_SIZES = 4
+SIZES = 4
 _BYTES_PER_SIZE = 8 << 20
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 64
-
-
-_making_tensors = threading.Lock()
 
 BlockT = TypeVar("BlockT")
 OwnerT = TypeVar("OwnerT")
@@ -140,172 +139,170 @@ class Supply(Protocol[BlockT]):
         """Blocks that are being filled or sent, as far as the supply knows."""
 
 
-class InMemory(Protocol):
-    """What tensor templates are made of."""
+class Layout:
+    """Where the fields and the tickets of a minibatch lie in its block.
 
-    schema: Schema
-    batch_size: int
-    offsets: tuple[int, ...]
+    Attributes:
+        offsets: Bytes from the block's start to each field, and to the tickets.
+        num_bytes: Bytes of the block.
+    """
 
-    def flat_tensor(self) -> torch.Tensor:
-        """Return the block's bytes, (num_bytes,) uint8."""
+    __slots__ = ("_native", "_parts", "batch_size", "num_bytes", "offsets", "schema")
+
+    def __init__(self, native: _core.Block, schema: Schema) -> None:
+        self.schema = schema
+        self.batch_size = native.batch_size
+        self.offsets = (*native.offsets, native.tickets_offset)
+        self.num_bytes = native.num_bytes
+        rows = [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())]
+        self._parts = [
+            (offset, dtype, (self.batch_size, *shape))
+            for offset, (dtype, shape) in zip(self.offsets, rows, strict=True)
+        ]
+        self._native = _core.Fields(self._parts)
+
+    def arrays(self, native: _core.Block) -> tuple[NDArray[Any], ...]:
+        """Return fresh arrays (B, *shape) of the fields; each owns the block through its base."""
+        return self._native.arrays(native)
+
+    def tickets(self, native: _core.Block) -> NDArray[np.int64]:
+        """Return a fresh array (B,) of the tickets, as those of the fields."""
+        return self._native.tickets(native)
+
+    def tensors(self, native: _core.Block) -> tuple[torch.Tensor, ...]:
+        """Return fresh CPU tensors of the fields and the tickets; each has a storage that owns the block."""
+        return _imported(self._native.capsules(native))
+
+    def tensors_in(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the fields and the tickets that lie in a block's bytes (num_bytes,), as views of them."""
+        import torch
+
+        views = []
+        for offset, dtype, shape in self._parts:
+            num_bytes = math.prod(shape) * dtype.itemsize
+            views.append(flat[offset : offset + num_bytes].view(getattr(torch, dtype.name)).view(shape))
+        return tuple(views)
+
+    def first_moved(self, native: _core.Block, arrays: tuple[NDArray[Any], ...]) -> int:
+        """Return the position of the first array that does not lie in the block, -1 where all do."""
+        return self._native.first_moved(native, arrays)
+
+
+def _imported(capsules: tuple[object, ...]) -> tuple[torch.Tensor, ...]:
+    """Return what DLPack capsules hold, as tensors that autograd may save."""
+    import torch
+
+    if torch.is_inference_mode_enabled():  # tensors made in it could not be saved for a backward pass later
+        with torch.inference_mode(False):
+            return tuple(map(torch._C._from_dlpack, capsules))
+    return tuple(map(torch._C._from_dlpack, capsules))
+
+
+def as_made(tensors: tuple[torch.Tensor, ...]) -> FieldTensors | PlainTensors:
+    """Return fresh tensors, the tickets last, together with what they are like now."""
+    from fastreplay._tensors import FieldTensors
+    from fastreplay._torch_abi import tensor_offsets, torch_abi
+
+    abi = torch_abi()
+    return PlainTensors(tensors) if abi is None else FieldTensors(tensors, abi, tensor_offsets())
+
+
+class PlainTensors:
+    """`FieldTensors` where torch's functions cannot be had: not to be handed out again, and Python is asked."""
+
+    __slots__ = ("_made", "_tensors")
+
+    is_reusable = False
+
+    def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
+        self._tensors = tensors
+        self._made = list(map(_place, tensors))
+
+    @property
+    def ticket(self) -> torch.Tensor:
+        """The last tensor."""
+        return self._tensors[-1]
+
+    def is_pristine(self) -> bool:
+        """Return False: it is not known."""
+        return False
+
+    def is_held(self) -> bool:
+        """Return False: it is not known, and no harm to give them up."""
+        return False
+
+    def hand_out(self) -> tuple[torch.Tensor, ...]:
+        """Return all but the last."""
+        return self._tensors[:-1]
+
+    def first_moved(self) -> int:
+        """Return the position of the first tensor that is no longer where it was made, -1 where all are."""
+        now = map(_place, self._tensors)
+        return next((i for i, (place, made) in enumerate(zip(now, self._made, strict=True)) if place != made), -1)
+
+    def count_up_versions(self) -> None:
+        """Let autograd know that the memory of the tensors that are where they were made has changed."""
+        import torch
+
+        for tensor, made in zip(self._tensors, self._made, strict=True):
+            if _place(tensor) == made:
+                torch.autograd.graph.increment_version(tensor)
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, int]:
+    return tensor._cdata, tensor.data_ptr()
 
 
 class Block:
-    """One native block and the arrays or tensors that lie in it.
+    """One minibatch's memory on the host, and the tensors that were made of it.
 
-    The templates made here are never given out; `arrays()` and `tensors` give aliases of them, and
-    `is_free()` tells whether any alias, or anything made of one, is left.
+    It is one of the owners of its memory; each tensor's storage is another, and each array, through its base. When the
+    last owner is gone, on whatever thread, the memory goes back to the pool that it came from
+    (csrc/core/block_pool.hpp), and by no other way.
     """
 
-    __slots__ = ("_bare_references", "_tensors", "batch_size", "flat", "native", "offsets", "schema", "templates")
+    __slots__ = ("__weakref__", "layout", "native", "tensors")
 
     context = 0  # for what sends blocks to a device, which the CPU has none of
     device = "cpu"
 
-    def __init__(self, native: _core.Block, schema: Schema, batch_size: int) -> None:
+    def __init__(self, native: _core.Block, layout: Layout) -> None:
         self.native = native
-        self.schema = schema
-        self.batch_size = batch_size
-        self.flat = self.native.flat
-        self.offsets = (*self.native.offsets, self.native.tickets_offset)
-        self._tensors: TensorTemplates | None = None
-        self.templates = tuple(
-            self._part(offset, field.dtype, (batch_size, *field.shape))
-            for offset, field in zip(self.offsets, schema.values(), strict=False)
-        )
-        self._bare_references = sys.getrefcount(self.flat)
+        self.layout = layout
+        self.tensors: FieldTensors | PlainTensors | None = None  # the only ones that are ever made
 
-    def _part(self, offset: int, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
-        count = int(np.prod(shape, dtype=np.int64))
-        return self.flat[offset : offset + count * dtype.itemsize].view(dtype).reshape(shape)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of memory."""
-        return self.flat.nbytes
-
-    @property
-    def tickets(self) -> NDArray[np.int64]:
-        """The tickets of the rows, (batch_size,) int64."""
-        return self._part(self.offsets[-1], np.dtype(np.int64), (self.batch_size,))  # type: ignore[return-value]
-
-    @property
-    def tensors(self) -> TensorTemplates:
-        """The same memory as torch tensors."""
-        if self._tensors is None:
-            with _making_tensors:
-                if self._tensors is None:
-                    tensors = TensorTemplates(self)
-                    self._bare_references += 1  # by the array that the templates have to themselves
-                    self._tensors = tensors
-        return self._tensors
-
-    def flat_tensor(self) -> torch.Tensor:
-        """Return the block's bytes as a tensor."""
-        import torch
-
-        return torch.from_numpy(self.flat[:])
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Return fresh arrays (B, *shape) of the fields."""
+        return self.layout.arrays(self.native)
 
     def hand_out_tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return the tensors (batch_size, *shape) of a block that is free, in schema order."""
+        """Return the tensors (B, *shape) of the fields, the same ones at each call."""
+        if self.tensors is None:
+            self.tensors = as_made(self.layout.tensors(self.native))
         return self.tensors.hand_out()
 
-    def refill(self, fill: Callable[[_core.Block], ResultT]) -> ResultT:
-        """Replace what the block's holder sees."""
-        return fill(self.native)
+    def ticket(self) -> NDArray[np.int64] | torch.Tensor:
+        """Return the tickets (B,), in the form in which the fields were handed out."""
+        return self.layout.tickets(self.native) if self.tensors is None else self.tensors.ticket
 
-    def arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """Return fresh arrays (batch_size, *shape) in schema order."""
-        return tuple([template.view() for template in self.templates])
-
-    def is_free(self) -> bool:
-        """Tell whether nothing outside refers to the block's memory.
-
-        Every array that descends from a template has `flat` at the end of its chain of bases, every
-        tensor shares the one storage; so two counts know of all views, slices, autograd graphs and
-        exports.
-        """
-        if sys.getrefcount(self.flat) > self._bare_references:
-            return False
-        return self._tensors is None or self._tensors.is_free()
-
-
-class TensorTemplates:
-    """A block's memory as torch tensors on one storage."""
-
-    __slots__ = (
-        "_address",
-        "_bare_references",
-        "_bare_uses",
-        "_handle",
-        "_kept",
-        "_storage",
-        "_templates",
-        "_use_count",
-        "flat",
-        "tickets",
-    )
-
-    def __init__(self, block: InMemory) -> None:
+    def flat_tensor(self) -> torch.Tensor:
+        """Return the block's bytes (num_bytes,) as a tensor."""
         import torch
 
-        # Tensors of inference mode could not be saved for a backward pass later.
-        with torch.inference_mode(False):
-            self.flat = block.flat_tensor()
-            *self._templates, self.tickets = tensors_in(self.flat, block.schema, block.batch_size, block.offsets)
-            self._kept = _kept_tensors(tuple(self._templates))
-        # torch keeps one Python object a storage, and counts it as one use however many refer to it.
-        self._storage = self.flat.untyped_storage()
-        self._address = self.flat.data_ptr()
-        self._handle = self._storage._cdata
-        self._use_count: Callable[[int], int] = torch._C._storage_Use_Count
-        self._bare_uses = self._use_count(self._handle)
-        self._bare_references = sys.getrefcount(self._storage)
+        return torch.from_numpy(self.native.flat)
 
-    def views(self) -> tuple[torch.Tensor, ...]:
-        """Return fresh tensors (batch_size, *shape) in schema order."""
-        # `data` makes a new tensor on the same storage, at half the cost of from_numpy or detach.
-        return tuple([template.data for template in self._templates])
+    def first_moved(self, values: tuple[Any, ...]) -> int:
+        """Return the position of the first field of a minibatch of this block that lies elsewhere now, or -1."""
+        if isinstance(values[0], np.ndarray):
+            return self.layout.first_moved(self.native, values)
+        return 0 if self.tensors is None else self.tensors.first_moved()
 
-    def hand_out(self) -> tuple[torch.Tensor, ...]:
-        """Return the tensors of a block that is free, in schema order; maybe those of the last time."""
-        return self.views() if self._kept is None else self._kept.hand_out()
-
-    def is_free(self) -> bool:
-        """Tell whether nobody else uses the storage, and it still is the block's memory.
-
-        (`share_memory_()` on a tensor of a minibatch moves it: such a block is given up.)
-        """
-        return (
-            self._use_count(self._handle) <= self._bare_uses
-            and sys.getrefcount(self._storage) <= self._bare_references
-            and (self.flat.data_ptr() == self._address if self._kept is None else self._kept.are_free())
-        )
-
-
-def _kept_tensors(templates: tuple[torch.Tensor, ...]) -> Tensors | None:
-    """Return tensors to be handed out again and again, None where torch does not tell who has them."""
-    from fastreplay._tensors import Tensors
-    from fastreplay._torch_abi import form_abi, shows_owners, torch_abi
-
-    abi, form = torch_abi(), form_abi()
-    return None if abi is None or form is None or not shows_owners() else Tensors(templates, abi, form)
-
-
-def tensors_in(flat: torch.Tensor, schema: Schema, batch_size: int, offsets: tuple[int, ...]) -> list[torch.Tensor]:
-    """Return the fields, in schema order, and the tickets that lie in a block of bytes."""
-    import torch
-
-    tensors = []
-    for offset, (dtype, shape) in zip(
-        offsets, [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())], strict=True
-    ):
-        full_shape = (batch_size, *shape)
-        num_bytes = int(np.prod(full_shape, dtype=np.int64)) * dtype.itemsize
-        torch_dtype = getattr(torch, dtype.name)
-        tensors.append(flat[offset : offset + num_bytes].view(torch_dtype).view(full_shape))
-    return tensors
+    def refill(self, fill: Callable[[_core.Block], ResultT]) -> ResultT:
+        """Replace what the block's holder sees. Where `fill` raises or returns False, nothing has changed."""
+        result = fill(self.native)
+        if result is not False and self.tensors is not None:
+            self.tensors.count_up_versions()
+        return result
 
 
 def most_blocks(num_bytes: int) -> int:
@@ -313,88 +310,79 @@ def most_blocks(num_bytes: int) -> int:
     return min(max(_BYTES_PER_SIZE // max(num_bytes, 1), _FEWEST_BLOCKS), _MOST_BLOCKS)
 
 
-class Recyclable(Protocol):
-    """What a pool keeps."""
+class HostPool:
+    """Blocks of one layout on the host, by batch size.
 
-    @property
-    def batch_size(self) -> int:
-        """Rows."""
+    Args:
+        schema: The fields of a minibatch.
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of memory."""
-
-    def is_free(self) -> bool:
-        """Tell whether nothing outside refers to the memory."""
-
-
-RecyclableT = TypeVar("RecyclableT", bound=Recyclable)
-
-
-class BlockPool(Generic[RecyclableT]):
-    """Keeps some blocks of each batch size and hands out those that nobody uses any more.
-
-    What the caller still holds is never reused: it stays the caller's, and the pool forgets it once
-    newer blocks have come.
+    Thread safety:
+        Any thread may take and keep.
     """
 
-    __slots__ = ("_by_size", "_make")
+    __slots__ = ("_by_size", "_schema")
 
-    def __init__(self, make: Callable[[int], RecyclableT]) -> None:
-        self._make = make
-        self._by_size: OrderedDict[int, deque[RecyclableT]] = OrderedDict()
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._by_size: OrderedDict[int, tuple[_core.BlockPool, Layout, Generations[Block]]] = OrderedDict()
 
-    def take(self, batch_size: int) -> RecyclableT:
-        """Return a free block of this size, an old one where there is one."""
-        blocks = self._by_size.get(batch_size)
-        if blocks is None:
-            return self._make(batch_size)
-        for _ in range(_FEWEST_BLOCKS):  # the oldest; a caller who holds more waits for their turn
-            try:
-                block = blocks.popleft()
-            except IndexError:  # none left, or other threads hold them
-                break
-            if block.is_free():
-                return block
-            blocks.append(block)
-        return self._make(batch_size)
+    def take(self, batch_size: int) -> Block:
+        """Return a block that nobody else has, with the tensors that it had if they are as they were made."""
+        native, layout, generations = self._by_size.get(batch_size) or self._new(batch_size)
+        block = generations.take()
+        return Block(native.take(), layout) if block is None else block
 
-    def keep(self, block: RecyclableT) -> None:
-        """Take a block into the pool once it was handed out."""
-        blocks = self._by_size.get(block.batch_size)
-        if blocks is None:
-            blocks = self._by_size[block.batch_size] = deque(maxlen=most_blocks(block.num_bytes))
-            while len(self._by_size) > _SIZES:
+    def keep(self, block: Block) -> None:
+        """Let a block with tensors be taken again once nobody has them."""
+        pools = self._by_size.get(block.layout.batch_size)
+        if pools is not None and pools[1] is block.layout:
+            pools[2].keep(block)
+
+    def _new(self, batch_size: int) -> tuple[_core.BlockPool, Layout, Generations[Block]]:
+        layout = Layout(_core.Block(self._schema.sizes, batch_size), self._schema)
+        most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
+        generations: Generations[Block] = Generations(most)
+        pools = _core.BlockPool(self._schema.sizes, batch_size, most), layout, generations
+        self._by_size[batch_size] = pools
+        with suppress(KeyError):  # another thread was first
+            while len(self._by_size) > SIZES:
                 self._by_size.popitem(last=False)
-        blocks.append(block)
+        return pools
 
 
-class HostSupply(BlockPool[Block]):
+class HostSupply:
     """Minibatches where they were gathered.
 
     Args:
-        make: Makes a block of a batch size.
-        fields: Gives the fields of a block that is free: tensors or arrays.
+        schema: Their fields.
+        output: "torch" or "numpy".
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_in_numpy", "_pool")
 
     pinned_bytes = 0
     num_in_flight = 0
 
-    def __init__(self, make: Callable[[int], Block], fields: Callable[[Block], tuple[Any, ...]]) -> None:
-        super().__init__(make)
-        self._fields = fields
+    def __init__(self, schema: Schema, output: str) -> None:
+        self._pool = HostPool(schema)
+        self._in_numpy = output == "numpy"
+
+    def take(self, batch_size: int) -> Block:
+        """Return a block to be filled."""
+        return self._pool.take(batch_size)
 
     def hand_out(self, block: Block) -> tuple[Any, ...]:
-        """Return the block's fields, and keep the block for later."""
-        fields = self._fields(block)
-        self.keep(block)
-        return fields
+        """Return the block's fields."""
+        if self._in_numpy:
+            return block.arrays()
+        tensors = block.hand_out_tensors()
+        self._pool.keep(block)
+        return tensors
 
     def cancel(self, block: Block) -> None:
-        """Keep a block that was not handed out."""
-        self.keep(block)
+        """Take back a block that was not handed out."""
+        if block.tensors is not None:
+            self._pool.keep(block)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block in the host's memory."""

@@ -18,7 +18,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from fastreplay import _core
-from fastreplay._blocks import TensorTemplates, most_blocks
+from fastreplay._blocks import Layout, most_blocks
+from fastreplay._device_tensors import DeviceTensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -142,25 +143,21 @@ class Slot:
     __slots__ = (
         "__weakref__",
         "_state",
-        "batch_size",
         "consumer",
         "device",
+        "layout",
         "native",
-        "offsets",
-        "schema",
         "tensors",
         "transfer",
     )
 
     def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int, device: Device) -> None:
-        self.schema = schema
-        self.batch_size = batch_size
         self.device: torch.device | str = device.device
         self.consumer = device.consumer()
         self.transfer = device.allocate(max(ring.block_bytes(batch_size), 1))
         self.native = _core.Block(ring, batch_size, self.transfer.host)
-        self.offsets = (*self.native.offsets, self.native.tickets_offset)
-        self.tensors = TensorTemplates(self)
+        self.layout = Layout(self.native, schema)
+        self.tensors = DeviceTensors(self.transfer.target, self.layout)
         self._state = State.FREE
 
     @property
@@ -176,6 +173,14 @@ class Slot:
     def flat_tensor(self) -> torch.Tensor:
         """Return the twin's bytes."""
         return self.transfer.target
+
+    def ticket(self) -> torch.Tensor:
+        """Return the tickets that were handed out with the fields."""
+        return self.tensors.ticket
+
+    def first_moved(self, _values: tuple[object, ...]) -> int:
+        """Return the position of the first field handed out that lies elsewhere now, or -1."""
+        return self.tensors.first_moved()
 
     def is_unreferenced(self) -> bool:
         """Tell whether nothing outside refers to the twin's memory."""
@@ -237,6 +242,7 @@ class Slot:
             self.transfer.release()
             self.start()
             self._make_ready()
+            self.tensors.count_up_versions()
         return result
 
     def _make_ready(self) -> None:
@@ -309,13 +315,13 @@ class Pipeline:
         if slot.state is State.FILLING:
             slot.start()
         tensors = slot.hand_out()
-        self._lane(slot.batch_size, slot.consumer).in_use.append(slot)
+        self._lane(slot.layout.batch_size, slot.consumer).in_use.append(slot)
         return tensors
 
     def cancel(self, slot: Slot) -> None:
         """Take a slot back that was taken and is not handed out."""
         slot.cancel()
-        self._lane(slot.batch_size, slot.consumer).free.append(slot)
+        self._lane(slot.layout.batch_size, slot.consumer).free.append(slot)
 
     def note_filled(self, slot: Slot) -> None:
         """Note that a prefetcher filled and sent a slot, which is to be handed out."""

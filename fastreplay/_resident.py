@@ -14,7 +14,8 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastreplay import _core
-from fastreplay._blocks import BlockPool, TensorTemplates
+from fastreplay._blocks import SIZES, Layout, most_blocks
+from fastreplay._device_tensors import DeviceTensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Streams for which minibatch memory is kept.
 _CONSUMERS = 4
+# Blocks that are looked at for a free one.
+_PROBES = 4
 # One piece of a row is copied by 32 threads, 16 bytes each: four times at most.
 _PIECE_BYTES = 2048
 # Writers may overwrite all that was sent before it is told; the next try then meets others.
@@ -115,30 +118,24 @@ class ResidentBlock:
     __slots__ = (
         "_draw",
         "_flat",
-        "batch_size",
         "consumer",
         "device",
-        "num_bytes",
-        "offsets",
+        "layout",
         "remote",
-        "schema",
         "tensors",
     )
 
     context = 0
 
     def __init__(self, remote: RemoteRing, ring: _core.Ring, schema: Schema, batch_size: int) -> None:
-        layout = _core.Block(ring, batch_size)
-        self.schema = schema
-        self.batch_size = batch_size
+        self.layout = Layout(_core.Block(ring, batch_size), schema)
         self.consumer = remote.consumer()
-        self.offsets = (*layout.offsets, layout.tickets_offset)
-        self.num_bytes = ring.block_bytes(batch_size)
-        self._flat = remote.allocate(self.num_bytes)
+        self._flat = remote.allocate(self.layout.num_bytes)
         self.device = remote.device
         self.remote = remote
-        self.tensors = TensorTemplates(self)
-        self._draw = remote.new_draw(self._flat, _pieces(ring, schema, self.offsets), self.offsets[-1], batch_size)
+        self.tensors = DeviceTensors(self._flat, self.layout)
+        offsets = self.layout.offsets
+        self._draw = remote.new_draw(self._flat, _pieces(ring, schema, offsets), offsets[-1], batch_size)
 
     @property
     def native(self) -> ResidentBlock:
@@ -153,9 +150,20 @@ class ResidentBlock:
         """Queue a draw into the block."""
         self._draw(generator)
 
+    def ticket(self) -> torch.Tensor:
+        """Return the tickets that were handed out with the fields."""
+        return self.tensors.ticket
+
+    def first_moved(self, _values: tuple[object, ...]) -> int:
+        """Return the position of the first field handed out that lies elsewhere now, or -1."""
+        return self.tensors.first_moved()
+
     def refill(self, fill: Callable[[ResidentBlock], ResultT]) -> ResultT:
         """Replace what the block's holder sees, in the order of the stream."""
-        return fill(self)
+        result = fill(self)
+        if result is not False:
+            self.tensors.count_up_versions()
+        return result
 
     def is_free(self) -> bool:
         """Tell whether nothing outside refers to the block's memory."""
@@ -297,6 +305,38 @@ class ResidentSampler:
         return self._resident.draw(block, self._generator)
 
 
+class _Pool:
+    """Blocks by batch size, of which those that nobody uses any more are taken again."""
+
+    __slots__ = ("_by_size",)
+
+    def __init__(self) -> None:
+        self._by_size: OrderedDict[int, deque[ResidentBlock]] = OrderedDict()
+
+    def take(self, batch_size: int) -> ResidentBlock | None:
+        """Return a free block of this size, None where there is none."""
+        blocks = self._by_size.get(batch_size, deque())
+        for _ in range(_PROBES):  # the oldest; a caller who holds more waits for their turn
+            try:
+                block = blocks.popleft()
+            except IndexError:  # none left, or other threads hold them
+                break
+            if block.is_free():
+                return block
+            blocks.append(block)
+        return None
+
+    def keep(self, block: ResidentBlock) -> None:
+        """Take a block in once it was handed out."""
+        size = block.layout.batch_size
+        blocks = self._by_size.get(size)
+        if blocks is None:
+            blocks = self._by_size[size] = deque(maxlen=most_blocks(block.layout.num_bytes))
+            while len(self._by_size) > SIZES:
+                self._by_size.popitem(last=False)
+        blocks.append(block)
+
+
 class ResidentSupply:
     """Memory of minibatches that are drawn on the device: one pool for each stream that asks."""
 
@@ -305,8 +345,9 @@ class ResidentSupply:
 
     def __init__(self, remote: RemoteRing, ring: _core.Ring, schema: Schema) -> None:
         self._remote = remote
-        self._make: Callable[[int], ResidentBlock] = lambda size: ResidentBlock(remote, ring, schema, size)
-        self._pools: OrderedDict[Hashable, BlockPool[ResidentBlock]] = OrderedDict()
+        self._ring = ring
+        self._schema = schema
+        self._pools: OrderedDict[Hashable, _Pool] = OrderedDict()
 
     def take(self, batch_size: int) -> ResidentBlock:
         """Return a block whose last use comes before what is queued now.
@@ -316,7 +357,8 @@ class ResidentSupply:
         """
         if self._remote.is_captured():
             raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
-        return self._pool(self._remote.consumer()).take(batch_size)
+        block = self._pool(self._remote.consumer()).take(batch_size)
+        return ResidentBlock(self._remote, self._ring, self._schema, batch_size) if block is None else block
 
     def hand_out(self, block: ResidentBlock) -> tuple[torch.Tensor, ...]:
         """Return the block's fields, and keep the block for later."""
@@ -343,10 +385,10 @@ class ResidentSupply:
     def note_filled(self, block: ResidentBlock) -> None:
         """Do nothing: it is where it is wanted."""
 
-    def _pool(self, consumer: Hashable) -> BlockPool[ResidentBlock]:
+    def _pool(self, consumer: Hashable) -> _Pool:
         pool = self._pools.get(consumer)
         if pool is None:
-            pool = self._pools[consumer] = BlockPool(self._make)
+            pool = self._pools[consumer] = _Pool()
             while len(self._pools) > _CONSUMERS:
                 self._pools.popitem(last=False)
         return pool

@@ -1,136 +1,208 @@
 # SPDX-License-Identifier: MIT
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Tensor objects that are handed out again once nobody has them any more.
+"""The tensors of a minibatch, what was done to them since, and which may be handed out again.
 
-A fresh tensor costs 0.4 us to make and to destroy, and torch gives the GIL away when it destroys one:
-beside a thread that runs Python without pause, whoever samples would wait for it at nearly every minibatch.
-So a block's tensors are kept, and reused if nobody else refers to them and nobody has left a trace on
-them. One that was changed (its shape, its class, an attribute, gradients, hooks) or that something refers
-to weakly is replaced by a fresh one.
+Each field is a tensor with a storage of its own, which owns the block that it lies in and gives it back when it
+goes. That alone makes memory safe, whatever is done to tensors. What is here is for speed: torch gives the GIL away
+whenever a tensor object is destroyed, so that beside a thread that runs Python without pause, whoever samples would
+wait for it at nearly every minibatch. So tensors that nobody has any more are not destroyed but handed out again, if
+they are, byte for byte, what they were when they were made (ARCHITECTURE.md, Minibatches are the caller's).
 """
 
-from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uintptr_t
+from libc.stdint cimport uintptr_t
+from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
-
-from weakref import getweakrefcount
 
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *object)
+    object PyObject_GenericGetDict(object owner, void *context)
+    Py_ssize_t PyDict_GET_SIZE(object dictionary)
+
+
+cdef extern from "pristine.hpp" namespace "fastreplay" nogil:
+    struct TensorOffsets:
+        size_t tensor
+        size_t storage
+        size_t counter
+        size_t shell_bytes
+        size_t compare_from
+    cppclass Snapshot:
+        cbool take(const void *shell, const TensorOffsets &offsets)
+        cbool holds()
+        const void *tensor()
 
 
 ctypedef int (*GetPointer)(void *tensor, void **found)
-ctypedef int (*GetNumber)(void *tensor, int64_t *found)
-ctypedef int (*GetCode)(void *tensor, int32_t *found)
+ctypedef void (*BumpVersion)(void *tensor) except +
+
+# Sizes and strides of more dimensions lie outside of the tensor's own bytes.
+cdef size_t kMostDimensions = 5
+# Looking at more minibatches that are held takes as long as making new tensors.
+cdef Py_ssize_t kProbes = 16
 
 
-cdef struct Form:
-    void *data
-    int32_t dtype
-    vector[int64_t] sizes
-    vector[int64_t] strides
-
-
-cdef class Tensors:
-    """The tensors of one block, (B, *shape) each.
+cdef class FieldTensors:
+    """The tensors (B, *shape) of a block's fields and their tickets, as they were when they were made.
 
     Args:
-        templates: Tensors that are never handed out, in whose likeness others are made.
+        tensors: Fresh tensors, of which nobody else has one.
         torch_abi: Addresses of torch's functions (fastreplay/_torch_abi.py).
-        form_abi: Addresses of more functions.
+        offsets: Where tensors' parts lie, None where that is not known: then they are handed out once.
+
+    Thread safety:
+        As the GIL makes it; where there is none, tensors are handed out once.
     """
 
-    cdef tuple _templates
-    cdef tuple _given
-    cdef object _class
-    cdef vector[Form] _forms
+    cdef tuple _tensors
+    cdef vector[Snapshot] _snapshots
+    cdef vector[void *] _made  # torch's tensors
+    cdef vector[void *] _data  # where they lay
     cdef size_t _handle_offset
-    cdef GetPointer _get_data, _get_sizes, _get_strides
-    cdef GetNumber _get_dim
-    cdef GetCode _get_dtype
+    cdef GetPointer _get_data
+    cdef BumpVersion _bump_version
+    cdef Py_ssize_t _weak_references  # offset in the object
+    cdef readonly bint is_reusable  # whether it can be known that they are as they were made
 
-    def __init__(self, tuple templates not None, torch_abi, form_abi):
-        self._get_data = <GetPointer><uintptr_t>torch_abi.get_data_ptr
-        self._get_dim = <GetNumber><uintptr_t>form_abi.get_dim
-        self._get_sizes = <GetPointer><uintptr_t>form_abi.get_sizes
-        self._get_strides = <GetPointer><uintptr_t>form_abi.get_strides
-        self._get_dtype = <GetCode><uintptr_t>form_abi.get_dtype
-        self._handle_offset = torch_abi.handle_offset
-        self._templates = templates
-        self._class = type(templates[0])
-        cdef Form form
-        for template in templates:
-            form.data = <void *><uintptr_t>template.data_ptr()
-            form.sizes = template.shape
-            form.strides = template.stride()
-            if self._get_dtype(self._handle(<PyObject *>template), &form.dtype) != 0:
-                raise ValueError(f"a template whose dtype torch does not tell: {template.dtype}")
-            self._forms.push_back(form)
-        self._given = tuple([template.data for template in templates])
-
-    def are_free(self):
-        """Tell whether nobody else has one of the tensors, and their memory is where it was."""
+    def __init__(self, tuple tensors not None, torch_abi not None, offsets):
+        cdef TensorOffsets where
         cdef Py_ssize_t i
-        cdef void *data = NULL
-        if Py_REFCNT(<PyObject *>self._given) != 1:
+        self._get_data = <GetPointer><uintptr_t>torch_abi.get_data_ptr
+        self._bump_version = <BumpVersion><uintptr_t>torch_abi.bump_version
+        self._handle_offset = torch_abi.handle_offset
+        self._tensors = tensors
+        self._made.resize(<size_t>len(tensors))
+        self._data.resize(<size_t>len(tensors))
+        for i in range(len(tensors)):
+            self._made[<size_t>i] = self._handle(i)[0]
+            if self._get_data(self._handle(i), &self._data[<size_t>i]) != 0:
+                raise ValueError("a tensor whose memory torch does not tell")
+        self.is_reusable = offsets is not None and all([tensor.dim() <= kMostDimensions for tensor in tensors])
+        if not self.is_reusable:
+            return
+        where = TensorOffsets(torch_abi.handle_offset, offsets.storage, offsets.counter, offsets.shell_bytes,
+                              offsets.compare_from)
+        self._weak_references = offsets.weak_references
+        self._snapshots.resize(<size_t>len(tensors))
+        for i in range(len(tensors)):
+            # Made now, a tensor's dictionary is no difference later.
+            PyObject_GenericGetDict(tensors[i], NULL)
+            self.is_reusable = self.is_reusable and self._snapshots[<size_t>i].take(
+                <const void *>PyTuple_GET_ITEM(tensors, i), where)
+
+    cpdef bint is_pristine(self) except -1:
+        """Tell whether nobody has one of the tensors or anything made of one, and none shows a trace of having been.
+
+        Nothing here runs Python or destroys an object: what was found holds to the end.
+        """
+        cdef Py_ssize_t i
+        if not self.is_reusable or self.is_held():
             return False
-        for i in range(PyTuple_GET_SIZE(self._given)):
-            if Py_REFCNT(<PyObject *>PyTuple_GET_ITEM(self._given, i)) != 1:
-                return False
-            if self._get_data(self._handle(<PyObject *>PyTuple_GET_ITEM(self._templates, i)), &data) != 0:
-                return False
-            if data != self._forms[i].data:
+        for i in range(PyTuple_GET_SIZE(self._tensors)):
+            if not self._snapshots[<size_t>i].holds() or not self._is_bare(<PyObject *>PyTuple_GET_ITEM(self._tensors, i)):
                 return False
         return True
+
+    cpdef bint is_held(self):
+        """Tell whether anybody refers to one of the tensor objects."""
+        cdef Py_ssize_t i
+        for i in range(PyTuple_GET_SIZE(self._tensors)):
+            if Py_REFCNT(<PyObject *>PyTuple_GET_ITEM(self._tensors, i)) != 1:
+                return True
+        return False
+
+    @property
+    def ticket(self):
+        """The last tensor."""
+        return self._tensors[len(self._tensors) - 1]
 
     def hand_out(self):
-        """Return the tensors, those of the last time as far as they are as they were. Only while they are free."""
+        """Return all tensors but the last, in a tuple of its own."""
+        cdef Py_ssize_t i, count = PyTuple_GET_SIZE(self._tensors) - 1
+        handed = PyTuple_New(count)
+        for i in range(count):
+            tensor = <object>PyTuple_GET_ITEM(self._tensors, i)
+            Py_INCREF(tensor)
+            PyTuple_SET_ITEM(handed, i, tensor)
+        return handed
+
+    def first_moved(self):
+        """Return the position of the first tensor that is no longer where it was made, -1 where all are."""
         cdef Py_ssize_t i
-        for i in range(PyTuple_GET_SIZE(self._given)):
-            if not self._is_untouched(i):
-                self._given = tuple([
-                    self._given[i] if self._is_untouched(i) else template.data
-                    for i, template in enumerate(self._templates)
-                ])
-                break
-        return self._given
+        for i in range(PyTuple_GET_SIZE(self._tensors)):
+            if not self._is_in_place(i):
+                return i
+        return -1
 
-    cdef void *_handle(self, PyObject *tensor) noexcept:
-        return <char *>tensor + self._handle_offset
+    def count_up_versions(self):
+        """Let autograd know that the memory of the tensors that are where they were made has changed."""
+        cdef Py_ssize_t i
+        for i in range(PyTuple_GET_SIZE(self._tensors)):
+            if self._is_in_place(i):
+                self._bump_version(self._handle(i))
 
-    cdef bint _is_untouched(self, Py_ssize_t i) except -1:
-        tensor = <object>PyTuple_GET_ITEM(self._given, i)
-        if type(tensor) is not self._class or not self._has_form(<PyObject *>tensor, self._forms[i]):
-            return False
-        return (
-            not tensor.requires_grad
-            and tensor.grad is None
-            and tensor._backward_hooks is None
-            and tensor._post_accumulate_grad_hooks is None
-            and not tensor.__dict__
-            and getweakrefcount(tensor) == 0
-        )
-
-    cdef bint _has_form(self, PyObject *tensor, const Form &form) noexcept:
-        cdef void *handle = self._handle(tensor)
+    # Whether it still is the tensor that it was, and its memory the same.
+    cdef bint _is_in_place(self, Py_ssize_t i) noexcept:
         cdef void *data = NULL
-        cdef void *sizes = NULL
-        cdef void *strides = NULL
-        cdef int64_t dim = 0
-        cdef int32_t dtype = 0
-        if self._get_data(handle, &data) != 0 or data != form.data:
-            return False
-        if self._get_dtype(handle, &dtype) != 0 or dtype != form.dtype:
-            return False
-        if self._get_dim(handle, &dim) != 0 or dim != <int64_t>form.sizes.size():
-            return False
-        if self._get_sizes(handle, &sizes) != 0 or self._get_strides(handle, &strides) != 0:
-            return False
-        cdef int64_t axis
-        for axis in range(dim):
-            if (<int64_t *>sizes)[axis] != form.sizes[axis] or (<int64_t *>strides)[axis] != form.strides[axis]:
-                return False
-        return True
+        return (self._handle(i)[0] == self._made[<size_t>i] and self._get_data(self._handle(i), &data) == 0
+                and data == self._data[<size_t>i])
+
+    # Where the object holds its tensor: what torch's functions take.
+    cdef void **_handle(self, Py_ssize_t i) noexcept:
+        return <void **>(<char *>PyTuple_GET_ITEM(self._tensors, i) + self._handle_offset)
+
+    # Whether it has no attributes and no weak references, which do not show in its own bytes in every CPython.
+    cdef bint _is_bare(self, PyObject *tensor) except -1:
+        attributes = PyObject_GenericGetDict(<object>tensor, NULL)
+        return (PyDict_GET_SIZE(attributes) == 0 and Py_REFCNT(<PyObject *>attributes) == 2
+                and (<PyObject **>(<char *>tensor + self._weak_references))[0] == NULL)
+
+
+cdef class Generations:
+    """Blocks whose tensors are handed out, the oldest first, until nobody has them.
+
+    Args:
+        most: Blocks kept at most.
+
+    Thread safety:
+        A block is in the list or belongs to one thread.
+    """
+
+    cdef list _blocks
+    cdef Py_ssize_t _most
+
+    def __init__(self, Py_ssize_t most):
+        self._blocks = []
+        self._most = most
+
+    def take(self):
+        """Return a block that nobody else has and whose tensors are as they were made; None where there is none."""
+        cdef Py_ssize_t i
+        for i in range(min(len(self._blocks), kProbes)):
+            try:
+                block = self._blocks.pop(0)
+            except IndexError:  # another thread was here meanwhile
+                return None
+            if Py_REFCNT(<PyObject *>block) != 1 or block.tensors.is_held():
+                self._blocks.append(block)
+            elif self._is_free(block):
+                return block
+            # Else something was done to its tensors: it goes, and its memory, once the last owner lets it.
+        return None
+
+    def keep(self, block):
+        """Add a block; the oldest goes where there are too many, to wherever its tensors' owners let it."""
+        if not block.tensors.is_reusable:
+            return
+        self._blocks.append(block)
+        while len(self._blocks) > self._most:
+            self._blocks.pop(0)
+
+    # Whether its memory is its tensors' alone, and they are pristine.
+    cdef bint _is_free(self, block) except -1:
+        native = block.native
+        return Py_REFCNT(<PyObject *>native) == 2 and block.tensors.is_pristine()

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay._arguments import TORCH_DTYPES
-from fastreplay._blocks import Block, BlockPool, tensors_in
+from fastreplay._blocks import HostPool
 from fastreplay._step_ring import StepRing
 from fastreplay.schema import Field, Schema
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import torch
     from numpy.typing import NDArray
+
+    from fastreplay._blocks import Block
 
 Array: TypeAlias = "NDArray[Any]"
 Observation: TypeAlias = "Array | dict[str, Array]"
@@ -135,7 +137,7 @@ class VectorRing(StepRing):
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
-        self.pool: BlockPool[Block] = BlockPool(self._new_block)
+        self.pool = HostPool(self.schema)
         views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
         self.observations = self._named(views)
         self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
@@ -149,9 +151,6 @@ class VectorRing(StepRing):
     def _named(self, views: Iterator[Array]) -> Observation:
         taken = [next(views) for _ in range(self.num_observations)]
         return taken[0] if self.keys is None else Columns(zip(self.keys, taken, strict=True))
-
-    def _new_block(self, batch_size: int) -> Block:
-        return Block(_core.Block(self.schema.sizes, batch_size), self.schema, batch_size)
 
     def gather(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Block:
         """Copy transitions into a block.
@@ -167,9 +166,8 @@ class VectorRing(StepRing):
             IndexError: A row or an environment is out of range.
         """
         block = self.pool.take(len(rows))
-        if not self.gather_into(block.flat, block.offsets, rows, envs):
+        if not self.gather_into(block.native.flat, block.layout.offsets, rows, envs):
             self._refuse(rows, envs)
-        self.pool.keep(block)
         return block
 
     def gather_n_steps(
@@ -193,9 +191,8 @@ class VectorRing(StepRing):
             np.empty((batch_size, 1), np.float32),
         )
         block = self.pool.take(batch_size)
-        if not self.gather_n_steps_into(block.flat, block.offsets, rows, envs, newest_row, *steps):
+        if not self.gather_n_steps_into(block.native.flat, block.layout.offsets, rows, envs, newest_row, *steps):
             self._refuse(rows, envs)
-        self.pool.keep(block)
         return block, steps
 
     def _refuse(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> None:
@@ -220,11 +217,12 @@ class VectorRing(StepRing):
         return dict(zip(self.keys, values[first : first + self.num_observations], strict=True))
 
     def tensors(self, block: Block, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Return a block's fields as fresh tensors: on the CPU its own memory, else moved in one transfer."""
-        if device.type == "cpu":
-            return block.tensors.views()
-        flat = block.tensors.flat.to(device)
-        return tuple(tensors_in(flat, self.schema, block.batch_size, block.offsets)[:-1])
+        """Return a block's fields as tensors: on the CPU its own memory, else moved in one transfer."""
+        if device.type != "cpu":
+            return block.layout.tensors_in(block.flat_tensor().to(device))[:-1]
+        tensors = block.hand_out_tensors()
+        self.pool.keep(block)
+        return tensors
 
     def columns(self) -> dict[str, Observation]:
         """Return the live views by name."""

@@ -27,7 +27,7 @@ from fastreplay._arguments import (
     key_of,
     readable_bytes,
 )
-from fastreplay._blocks import Block, HostSupply, Supply, Waits
+from fastreplay._blocks import Block, HostSupply, Layout, Supply, Waits
 from fastreplay._limits import check_memory
 from fastreplay._pipeline import Pipeline
 from fastreplay._resident import Resident, ResidentSampler, ResidentSupply
@@ -582,12 +582,13 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             stop = min(start + _SNAPSHOT_ROWS, end)
             block = self._new_block(stop - start)
             whole = max(whole, min(self._ring.read_run(start, block.native), stop))
-            for column, template in zip(columns, block.templates, strict=True):
-                column[start - first : stop - first] = template
+            for column, rows in zip(columns, block.arrays(), strict=True):
+                column[start - first : stop - first] = rows
         return whole, tuple(column[whole - first :] for column in columns)
 
     def _new_block(self, batch_size: int) -> Block:
-        return Block(_core.Block(self._ring, batch_size), self._schema, batch_size)
+        native = _core.Block(self._ring, batch_size)
+        return Block(native, Layout(native, self._schema))
 
     def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
         for _ in range(_SLICE_TRIES):
@@ -614,7 +615,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         """Make what gives memory to transitions that the host gathers."""
         if self._accelerator is not None:
             return Pipeline(self._accelerator, self._ring, self._schema, self._waits)
-        return HostSupply(self._new_block, Block.arrays if self._output == "numpy" else Block.hand_out_tensors)
+        return HostSupply(self._schema, self._output)
 
     def _new_drawn_supply(self) -> Supply[Any]:
         """Make what gives memory to minibatches."""
@@ -623,7 +624,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return ResidentSupply(self._resident.remote, self._ring, self._schema)
 
     def _give(self, supply: Supply[Any], block: Any) -> Minibatch[ArrayT]:
-        batch: Minibatch[ArrayT] = Minibatch(self._schema, supply.hand_out(block), block, block.batch_size)
+        batch: Minibatch[ArrayT] = Minibatch(self._schema, supply.hand_out(block), block, block.layout.batch_size)
         if self._device == "cpu" or self._accelerator is not None:
             return batch
         return cast("Minibatch[ArrayT]", batch.to(self._device))
@@ -636,10 +637,15 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             raise ValueError(f"out: expected a minibatch that sample() or gather() made on {self._device}")
         if block.device != self._device:
             raise ValueError(f"out: expected a minibatch on {self._device}, got one on {block.device}")
-        if block.schema is not self._schema and block.schema != self._schema:
-            raise ValueError(f"out: expected a minibatch of {self._schema}, got one of {block.schema}")
-        if block.batch_size != batch_size:
-            raise ValueError(f"out: expected batch size {batch_size}, got {block.batch_size}")
+        layout = block.layout
+        if layout.schema is not self._schema and layout.schema != self._schema:
+            raise ValueError(f"out: expected a minibatch of {self._schema}, got one of {layout.schema}")
+        if layout.batch_size != batch_size:
+            raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
+        moved = block.first_moved(out._values)
+        if moved >= 0:
+            name = (*self._schema, "ticket")[moved]
+            raise ValueError(f"out: expected the minibatch's own memory, got {name!r} that was moved or replaced")
         if not supply.accepts(block):
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block

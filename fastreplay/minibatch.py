@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
 
-from fastreplay._blocks import tensors_in
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
 
     from fastreplay._blocks import Block
     from fastreplay._pipeline import Slot
+    from fastreplay._resident import ResidentBlock
     from fastreplay.schema import Schema
 
 __all__ = ["Minibatch"]
@@ -56,7 +55,7 @@ class Minibatch(Generic[ArrayT]):
         self,
         schema: Schema,
         values: tuple[ArrayT, ...],
-        block: Block | Slot | None,
+        block: Block | Slot | ResidentBlock | None,
         batch_size: int | None,
         ticket: ArrayT | None = None,
     ) -> None:
@@ -81,9 +80,7 @@ class Minibatch(Generic[ArrayT]):
         """The rows' insert numbers, (batch_size,) int64; `slot = ticket % capacity`."""
         if self._ticket is None:
             assert self._block is not None  # a minibatch without a block is made with its tickets
-            in_numpy = isinstance(self._values[0], np.ndarray)
-            ticket = cast("Block", self._block).tickets if in_numpy else self._block.tensors.tickets.data
-            self._ticket = cast("ArrayT", ticket)
+            self._ticket = cast("ArrayT", self._block.ticket())
         return self._ticket
 
     def __len__(self) -> int:
@@ -157,7 +154,7 @@ class Minibatch(Generic[ArrayT]):
         """
         if isinstance(self._values[0], np.ndarray):
             return cast("Minibatch[NDArray[np.generic]]", self)
-        if self._block is not None and self._block.tensors.flat.device.type != "cpu":
+        if any(value.device.type != "cpu" for value in self._values):  # type: ignore[attr-defined]
             return self.to("cpu").numpy()
         return Minibatch(
             self._schema,
@@ -177,17 +174,14 @@ class Minibatch(Generic[ArrayT]):
         import torch
 
         target = torch.empty(0, device=device).device
-        if self._block is None or self._batch_size is None:
+        in_numpy = isinstance(self._values[0], np.ndarray)
+        if not in_numpy and all(value.device == target for value in self._values):  # type: ignore[attr-defined]
+            return cast("Minibatch[torch.Tensor]", self)
+        block = self._block
+        if block is None or self._batch_size is None or target.type == "cpu" or block.first_moved(self._values) >= 0:
             values = tuple(_to_tensor(value).to(target) for value in self._values)
-            ticket = _to_tensor(self.ticket).to(target)
-            return Minibatch(self._schema, values, self._block, self._batch_size, ticket)
-        flat = self._block.tensors.flat
-        if flat.device == target:
-            if not isinstance(self._values[0], np.ndarray):
-                return cast("Minibatch[torch.Tensor]", self)
-            return Minibatch(self._schema, self._block.tensors.views(), self._block, self._batch_size)
-        flat = flat.to(target)
-        *parts, ticket = tensors_in(flat, self._schema, self._batch_size, self._block.offsets)
+            return Minibatch(self._schema, values, None, self._batch_size, _to_tensor(self.ticket).to(target))
+        *parts, ticket = block.layout.tensors_in(block.flat_tensor().to(target))
         return Minibatch(self._schema, tuple(parts), None, self._batch_size, ticket)
 
     def __repr__(self) -> str:

@@ -23,7 +23,6 @@ import fastreplay.buffer
 from fastreplay import _cuda, _cuda_ring
 from fastreplay._arguments import checked_device
 from fastreplay._backend import CudaSampling
-from fastreplay._blocks import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,15 +259,13 @@ def numbers(address: int, count: int) -> Any:
 def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: dict[str, Any]) -> list[bool]:
     """Queue work that compares a minibatch, by its memory, when it runs; tell when it did."""
     address, num_bytes = memory.data_ptr(), memory.numel()
-    schema, batch_size, offsets = block.schema, block.batch_size, block.offsets
+    layout = block.layout
     ran: list[bool] = []
 
     def look() -> None:
         flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
-        *fields, ticket = tensors_in(flat, schema, batch_size, offsets)
-        assert_same(
-            {**dict(zip(schema, (field.numpy() for field in fields), strict=True)), "ticket": ticket.numpy()}, expected
-        )
+        *fields, ticket = (tensor.numpy() for tensor in layout.tensors_in(flat))
+        assert_same({**dict(zip(layout.schema, fields, strict=True)), "ticket": ticket}, expected)
         ran.append(True)
 
     stream.do(look)

@@ -23,15 +23,24 @@ CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
 ALLOWED_INCLUDES = {
-    "core": r"(copy|index_set|inline|lerp|memory|minibatch|prefetch|random|ring|schema|step_ring|steps|target)\.hpp",
+    "core": r"(block_pool|copy|index_set|inline|lerp|memory|minibatch|prefetch|random|ring|schema|step_ring)\.hpp"
+    r"|(steps|target)\.hpp",
     "cuda": r"(device|sampling|target|transfer)\.h|cuda_runtime(_api)?\.h"
     r"|(current_device|inline|lerp|random|sampling_kernel|target|target_kernel)\.hpp",
-    "bindings": r"(copy|index_set|memory|minibatch|prefetch|random|ring|schema|step_ring|target)\.hpp"
-    r"|(capsule|fastpath|steps|target_table)\.hpp|pybind11/\w+\.h",
+    "bindings": r"(block_pool|copy|index_set|memory|minibatch|prefetch|random|ring|schema|step_ring|target)\.hpp"
+    r"|(capsule|dlpack|fastpath|fields|pristine|steps|target_table)\.hpp|pybind11/\w+\.h",
 }
 
 # Imported only when something of them is asked for: target updates and CUDA devices are torch's.
-TORCH_SIDE = {"target.py", "_cuda.py", "_cuda_ring.py", "_mover.py", "_pairing.py", "_foreach.py", "_torch_abi.py"}
+TORCH_SIDE = {
+    "target.py",
+    "_cuda.py",
+    "_cuda_ring.py",
+    "_mover.py",
+    "_pairing.py",
+    "_foreach.py",
+    "_torch_abi.py",
+}
 # Imported only by name: what stands in for other libraries' classes returns torch's tensors, as they do.
 ADAPTERS = {"_adapter.py", "cleanrl.py"}
 
@@ -73,7 +82,7 @@ def test_the_walks_find_files() -> None:
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
 def test_native_layers(path: Path) -> None:
     layer = path.relative_to(ROOT / "csrc").parts[0]
-    standard = re.compile(r"[a-z_]+|std(int|def)\.h|sys/mman\.h")  # <vector>, and those of C
+    standard = re.compile(r"[a-z_]+|std(int|def)\.h|malloc\.h|sys/mman\.h")  # <vector>, and those of C
     for include in includes(path):
         assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
     if layer == "core":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastreplay as fr
-from fastreplay._torch_abi import form_abi
+from fastreplay._torch_abi import tensor_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,7 +164,7 @@ def test_objects_are_reused_where_torch_tells_who_has_them(buffer: fr.ReplayBuff
     buffer.sample(BATCH_SIZE)
     gc.collect()
     seen = {id(tensor) for _ in range(50) for tensor in buffer.sample(BATCH_SIZE)}
-    if form_abi() is None:
+    if tensor_offsets() is None:
         pytest.skip("torch's functions were not found, or do not tell who has a tensor")
     assert len(seen) <= 4  # of two blocks: one is held by the loop while the other is filled
 
@@ -172,7 +172,7 @@ def test_objects_are_reused_where_torch_tells_who_has_them(buffer: fr.ReplayBuff
 def test_without_torchs_functions_tensors_are_fresh(
     buffer: fr.ReplayBuffer[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastreplay._torch_abi.form_abi", lambda: None)
+    monkeypatch.setattr("fastreplay._torch_abi.torch_abi", lambda: None)
     held: Any = buffer.sample(BATCH_SIZE + 1)
     held.value.share_memory_()
     copy = held.value.clone()

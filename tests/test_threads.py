@@ -24,7 +24,6 @@ import pytest
 from stall import Stall, Thread, stalled_insert
 from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, transitions
 
-import fastreplay._blocks
 from fastreplay._arguments import key_of
 
 if TYPE_CHECKING:
@@ -716,55 +715,6 @@ def test_held_minibatches_never_change(output: str) -> None:
             stop.set()
         writer.finish()
     assert min(inserted) > 3 * 300
-
-
-def test_a_minibatch_that_two_threads_make_tensors_of_is_still_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading a minibatch is safe from any thread: its memory may not be taken for free after it."""
-    barrier = threading.Barrier(2)
-
-    class Slow(fastreplay._blocks.TensorTemplates):
-        __slots__ = ()
-
-        def __init__(self, block: Any) -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):  # the other thread is kept out, as it should be
-                barrier.wait(0.5)
-            super().__init__(block)
-
-    monkeypatch.setattr(fastreplay._blocks, "TensorTemplates", Slow)
-    buffer = fill(NativeBuffer(500, FIELDS, seed=3, output="numpy"), 500)
-    held = [buffer.sample(16)]
-    threads = [Thread(lambda: bool(held[0].to("cpu"))) for _ in range(2)]
-    assert all(thread.finish() for thread in threads)
-    reward = held[0].reward
-    before = reward.copy()
-    held.clear()
-    gc.collect()
-    for _ in range(20):
-        buffer.sample(16)
-    assert np.array_equal(reward, before)
-
-
-def test_a_view_made_while_another_thread_makes_tensors_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    views = []
-
-    class Slow(fastreplay._blocks.TensorTemplates):
-        __slots__ = ()
-
-        def __init__(self, block: Any) -> None:
-            thread = Thread(lambda: views.append(held[0].reward[2:9]))
-            thread.finish()
-            super().__init__(block)
-
-    monkeypatch.setattr(fastreplay._blocks, "TensorTemplates", Slow)
-    buffer = fill(NativeBuffer(500, FIELDS, seed=3, output="numpy"), 500)
-    held = [buffer.sample(16)]
-    held[0].to("cpu")
-    before = views[0].copy()
-    held.clear()
-    gc.collect()
-    for _ in range(20):
-        buffer.sample(16)
-    assert np.array_equal(views[0], before)
 
 
 # Ends.

@@ -13,7 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "block_pool.hpp"
 #include "capsule.hpp"
+#include "fields.hpp"
 #include "index_set.hpp"
 #include "minibatch.hpp"
 #include "prefetch.hpp"
@@ -189,12 +191,12 @@ std::vector<std::size_t> record_offsets(const fr::Ring& ring) {
 }
 
 // A block in memory of its own, or in a (n,) uint8 array of somebody else's.
-std::unique_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_size,
+std::shared_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_size,
                                      std::optional<py::array_t<std::uint8_t, py::array::c_style>> memory) {
-  if (!memory) return std::make_unique<fr::Block>(ring.layout(), batch_size);
+  if (!memory) return std::make_shared<fr::Block>(ring.layout(), batch_size);
   auto* bytes = reinterpret_cast<std::byte*>(memory->mutable_data());
   const std::span<std::byte> span{bytes, static_cast<std::size_t>(memory->size())};
-  return std::make_unique<fr::Block>(ring.layout(), batch_size, span);
+  return std::make_shared<fr::Block>(ring.layout(), batch_size, span);
 }
 
 // A prefetcher, and the Python objects that its thread uses.
@@ -291,14 +293,16 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Native core of fastreplay: the ring, the sampler, minibatch blocks.";
   m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
 
-  py::class_<fr::Block>(m, "Block")
+  py::class_<fr::Block, std::shared_ptr<fr::Block>>(m, "Block")
       .def(py::init(&new_block), py::arg("ring"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(),
            py::keep_alive<1, 4>())
       .def(py::init([](const Sizes& fields, std::size_t batch_size) {
-             return std::make_unique<fr::Block>(record_layout(fields), batch_size);
+             return std::make_shared<fr::Block>(record_layout(fields), batch_size);
            }),
            py::arg("fields"), py::arg("batch_size"))
       .def_property_readonly("flat", &flat)
+      .def_property_readonly("batch_size", &fr::Block::batch_size)
+      .def_property_readonly("num_bytes", [](const fr::Block& block) { return block.layout().num_bytes(); })
       .def_property_readonly("offsets", [](const fr::Block& block) { return block.layout().offsets(); })
       .def_property_readonly("tickets_offset", [](const fr::Block& block) { return block.layout().tickets_offset(); });
 
@@ -334,6 +338,16 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("record_offsets", &record_offsets)
       .def_property_readonly("record_bytes", [](const fr::Ring& ring) { return ring.layout().stride(); })
       .def("capsule", [](fr::Ring& ring) { return py::capsule{&ring, fr::kRingCapsule}; });
+
+  py::class_<fr::BlockPool, std::shared_ptr<fr::BlockPool>>(m, "BlockPool")
+      .def(py::init([](const Sizes& fields, std::size_t batch_size, std::size_t max_free) {
+             return fr::BlockPool::make(record_layout(fields), batch_size, max_free);
+           }),
+           py::arg("fields"), py::arg("batch_size"), py::arg("max_free"))
+      .def("take", &fr::BlockPool::take)
+      .def_property_readonly("num_free", &fr::BlockPool::num_free);
+
+  fr::register_fields(m);
 
   py::class_<Draws>(m, "Draws")
       .def(py::init<fr::Philox::Key, std::uint64_t>(), py::arg("key"), py::arg("calls") = 0)

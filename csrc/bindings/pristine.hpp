@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// Whether a tensor is, byte for byte, what it was when it was made. Must not know torch: where its objects lie in
+// each other is asked at run time (fastreplay/_torch_abi.py).
+#pragma once
+
+#include <malloc.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace fastreplay {
+
+// Offsets in bytes: of the tensor in the Python object, of its storage and its version counter in the tensor, and of
+// the version in its counter.
+struct TensorOffsets {
+  std::size_t tensor;
+  std::size_t storage;
+  std::size_t counter;
+  std::size_t shell_bytes;   // of the Python object
+  std::size_t compare_from;  // in the Python object, behind its count of references
+};
+
+// The bytes of the four objects that a tensor is made of: the Python object, torch's tensor, its storage, its version
+// counter. Counts of references from elsewhere are among them, and so is every pointer to anything that an object
+// gets only when somebody does something to it.
+class Snapshot {
+ public:
+  // False where the objects have no sizes that can be.
+  [[nodiscard]] bool take(const void* shell, const TensorOffsets& offsets) noexcept {
+    shell_ = static_cast<const std::byte*>(shell);
+    const std::byte* tensor = pointer_at(shell_ + offsets.tensor);
+    spans_[0] = {shell_ + offsets.compare_from, offsets.shell_bytes - offsets.compare_from};
+    spans_[1] = whole(tensor);
+    if (spans_[1].num_bytes < offsets.storage + sizeof(void*) || spans_[1].num_bytes < offsets.counter + sizeof(void*))
+      return false;
+    spans_[2] = whole(pointer_at(tensor + offsets.storage));
+    spans_[3] = whole(pointer_at(tensor + offsets.counter));
+    std::size_t used = 0;
+    for (const Span& span : spans_) {
+      if (span.num_bytes == 0 || span.num_bytes > bytes_.size() - used) return false;
+      std::memcpy(bytes_.data() + used, span.first, span.num_bytes);
+      used += span.num_bytes;
+    }
+    return true;
+  }
+
+  // From the outside in: each object is known to be there by the pointer to it in the one before, which is as it was.
+  [[nodiscard]] bool holds() const noexcept {
+    const std::byte* expected = bytes_.data();
+    for (const Span& span : spans_) {
+      if (std::memcmp(span.first, expected, span.num_bytes) != 0) return false;
+      expected += span.num_bytes;
+    }
+    // acquire: whoever gave up a reference on another thread is done with the tensor; pairs with the release of
+    // torch's own counts.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return true;
+  }
+
+  [[nodiscard]] const void* tensor() const noexcept { return spans_[1].first; }
+
+ private:
+  struct Span {
+    const std::byte* first;
+    std::size_t num_bytes;
+  };
+
+  static const std::byte* pointer_at(const std::byte* place) noexcept {
+    const std::byte* pointer;
+    std::memcpy(&pointer, place, sizeof pointer);
+    return pointer;
+  }
+
+  // As many bytes as the allocator gave the object: none of its own lie behind them.
+  static Span whole(const std::byte* object) noexcept {
+    return {object, object == nullptr ? 0 : malloc_usable_size(const_cast<std::byte*>(object))};
+  }
+
+  const std::byte* shell_ = nullptr;
+  std::array<Span, 4> spans_{};
+  std::array<std::byte, 640> bytes_{};
+};
+
+}  // namespace fastreplay
