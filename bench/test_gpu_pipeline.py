@@ -60,14 +60,33 @@ def test_learner_steps_are_measured_on_a_stand_in() -> None:
     assert result.seconds.keys() == expected_sources() | {"ceiling"}
 
 
-def test_a_learner_reads_what_was_loaded_and_moves() -> None:
+def learner_of(batch: dict[str, torch.Tensor]) -> SacLearner:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SacLearner(batch)
+
+
+def test_a_learner_reads_what_was_loaded() -> None:
     setting = setting_of("cheetah", 16)
-    learner = SacLearner(dict(setting.buffer.sample(16)))
+    learner = learner_of(dict(setting.buffer.sample(16)))
     batch = setting.buffer.sample(16)
     learner.load({**batch, "reward": batch.reward[:, None]})  # as SB3 has it
     assert all(torch.equal(learner.batch[name], batch[name]) for name in learner.batch)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_learner_moves_all_that_it_learns(seed: int) -> None:
+    # Values of an environment's size: those of the workloads name their row, and saturate the networks.
+    random = torch.Generator().manual_seed(seed)
+    batch = {
+        name: torch.randn(16, *shape, generator=random)
+        for name, shape in {"observation": (17,), "action": (6,), "next_observation": (17,), "reward": ()}.items()
+    }
+    learner = learner_of({**batch, "terminated": torch.zeros(16)})
     before = [parameter.clone() for parameter in (*learner.actor.parameters(), *learner.targets.parameters())]
-    learner.update()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the noise of the actions
+        learner.update()
     after = (*learner.actor.parameters(), *learner.targets.parameters())
     assert not any(map(torch.equal, before, after))
     assert all(bool(parameter.isfinite().all()) for parameter in after)
