@@ -6,7 +6,7 @@ JOBS ?= 2
 
 # What is compiled; the Python files are used where they lie.
 NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.cu' -o -name '*.h' \
-            -o -name 'CMakeLists.txt') CMakeLists.txt pyproject.toml
+            -o -name 'CMakeLists.txt' -o -name '*.cmake') CMakeLists.txt pyproject.toml
 
 ALGO ?= ddpg
 SEED ?= 0
@@ -14,11 +14,11 @@ SEED ?= 0
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test cpptest pytest mutants why lint format typecheck asan tsan stress bench package clean
+.PHONY: help train learn test cpptest pytest mutants why lint format typecheck asan tsan stress bench install-check package clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac (SEED=0 ENV=... STEPS=... ARGS="...") and show what it learned
 	$(VENV)/bin/python examples/$(ALGO).py $(strip $(TRAIN_ARGS))
@@ -79,6 +79,9 @@ bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writ
 	$(VENV)/bin/python bench/sb3.py
 	$(VENV)/bin/python bench/loader.py
 	$(VENV)/bin/python bench/end_to_end.py
+
+install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
+	$(VENV)/bin/python tests/install/check.py $(CASES)
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+from fastreplay import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,9 +108,9 @@ def _cuda_path() -> str:
 @cache
 def _cuda_facts() -> tuple[bool, int, str]:
     """Return whether there is a CUDA part, how many devices it can use, and the versions or the reason."""
-    library = _cuda_library()
+    library, reason = _load_cuda(Path(_core.__file__).parent)
     if library is None:
-        return False, 0, "built without a CUDA compiler"
+        return False, 0, reason
     count = library.fastreplay_cuda_device_count()
     runtime, driver = library.fastreplay_cuda_runtime_version(), library.fastreplay_cuda_driver_version()
     versions = f"run-time {_readable(runtime)}, driver {_readable(driver) if driver else 'not found'}"
@@ -134,16 +136,23 @@ def _readable(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
-@cache
 def _cuda_library() -> ctypes.CDLL | None:
-    """Load the CUDA part, which lies beside the native modules; None where it was not built."""
-    spec = importlib.util.find_spec("fastreplay._core")
-    if spec is None or spec.origin is None:
-        return None
-    path = spec.origin.rpartition("/")[0] + "/libfastreplay_cuda.so"
+    return _load_cuda(Path(_core.__file__).parent)[0]
+
+
+@cache
+def _load_cuda(folder: Path) -> tuple[ctypes.CDLL | None, str]:
+    """Load the CUDA part from beside the native modules, or return why there is none."""
     try:
-        library = ctypes.CDLL(path)
-    except OSError:
-        return None
-    library.fastreplay_cuda_error_string.restype = ctypes.c_char_p
-    return library
+        # csrc/cuda/compile.cmake makes the library or this file.
+        reason = (folder / "libfastreplay_cuda.txt").read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        reason = ""
+    if reason:
+        return None, f"built without CUDA: {reason.strip()}"
+    try:
+        library = ctypes.CDLL(str(folder / "libfastreplay_cuda.so"))
+        library.fastreplay_cuda_error_string.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        return None, f"the CUDA part cannot be loaded: {error}"
+    return library, ""

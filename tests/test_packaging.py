@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The sdist builds in a clean environment, and the wheel holds what it should and nothing else."""
+"""The sdist builds, the wheel holds what it should and nothing else, and no nvcc can stop a build.
+
+In environments of their own: tests/install/check.py (make install-check).
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +16,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from fastreplay import _backend, _core
 
 ROOT = Path(__file__).parents[1]
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -73,6 +79,121 @@ def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None
         "b.extend(x=[[1, 2], [3, 4]])\n"
         "print(sorted(map(tuple, b[:].x.tolist())), b.sample(3).x.shape, fr.backend_info()['cuda_status'])"
     )
-    assert (
-        run(python, "-c", code, cwd=tmp_path).strip() == "[(1.0, 2.0), (3.0, 4.0)] (3, 2) built without a CUDA compiler"
+    said = run(python, "-c", code, cwd=tmp_path).strip()
+    assert said == "[(1.0, 2.0), (3.0, 4.0)] (3, 2) built without CUDA: FASTREPLAY_CUDA=OFF"
+
+
+def nvcc(compile_command: str, release: str = "13.0", architectures: str = "compute_75 compute_90") -> str:
+    """Return a script that stands in for nvcc: right in all but one thing."""
+    return (
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        f'*--version*) echo "Cuda compilation tools, release {release}, V{release}.88" ;;\n'
+        f'*--list-gpu-arch*) printf "%s\\n" {architectures} ;;\n'
+        f"*) {compile_command} ;;\n"
+        "esac\n"
     )
+
+
+HOST_COMPILER_IS_TOO_NEW = (
+    'echo "In file included from cuda_runtime.h:82,"; '
+    'echo "host_config.h:137:2: error: #error -- unsupported GNU version! gcc versions later than 15" >&2; exit 1'
+)
+BROKEN_NVCCS = {
+    "exits": ("#!/bin/sh\nexit 1\n", "failed (1): "),
+    "says why": ("#!/bin/sh\necho 'ld.so: libfoo.so.1: not found'; echo so; exit 127\n", "libfoo.so.1: not found"),
+    "prints garbage": ("#!/bin/sh\nprintf '\\001\\377;[;\\\\]$\\n'\n", "--version names no release of CUDA"),
+    "is no program": ("garbage\n", "failed ("),
+    "is old": (nvcc(":", release="10.2"), "CUDA 10.2, which has no C++20: expected 12.0 or later"),
+    "is too new": (nvcc(":", architectures="compute_200"), "lists none of the architectures"),
+    "compiles nothing": (nvcc("echo 'a.cu(3): error: no such type'; exit 2"), "(2): a.cu(3): error: no such type"),
+    "refuses gcc": (nvcc(HOST_COMPILER_IS_TOO_NEW), "unsupported GNU version! gcc versions later than 15"),
+    "does not link": (nvcc("echo 'ld: no -lcudart'; echo 'collect2: error: ld returned 1'; exit 1"), "ld returned 1"),
+    "is killed": (nvcc("kill -9 $$"), "failed ("),
+    "makes nothing": (nvcc(":"), "reports success, but made no library"),
+}  # fmt: skip
+
+
+def compile_cuda(folder: Path, compiler: str, wanted: str) -> subprocess.CompletedProcess[str]:
+    """Run what the build runs for its CUDA part, with one file to compile."""
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    settings = {
+        "WANTED": wanted,
+        "NVCC": compiler,
+        "HOST_COMPILER": "",
+        "INCLUDE": str(folder),
+        "LIBRARY": str(folder / "libfastreplay_cuda.so"),
+        "REASON": str(folder / "libfastreplay_cuda.txt"),
+    }
+    script = [str(ROOT / "csrc" / "cuda" / "compile.cmake"), str(folder / "a.cu")]
+    command = [str(cmake), *(f"-D{name}={value}" for name, value in settings.items()), "-P", *script]
+    return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+
+
+@pytest.mark.parametrize("fault", BROKEN_NVCCS)
+def test_a_broken_nvcc_is_a_reason_not_an_end(fault: str, tmp_path: Path) -> None:
+    script, reason = BROKEN_NVCCS[fault]
+    compiler = tmp_path / "nvcc"
+    compiler.write_text(script)
+    compiler.chmod(0o755)
+    (tmp_path / "libfastreplay_cuda.so").write_text("of an earlier build")
+
+    done = compile_cuda(tmp_path, str(compiler), "AUTO")
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "libfastreplay_cuda.txt").read_text(encoding="ascii")
+    assert reason in written
+    assert written.count("\n") == 1
+    assert f"fastreplay: built without CUDA: {written.strip()}" in done.stdout
+    assert not (tmp_path / "libfastreplay_cuda.so").exists()
+    assert _backend._load_cuda(tmp_path) == (None, f"built without CUDA: {written.strip()}")
+
+    done = compile_cuda(tmp_path, str(compiler), "ON")
+    assert done.returncode != 0
+    assert "FASTREPLAY_CUDA=ON, but" in done.stderr
+    assert " ".join(reason.split()) in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("compiler", "wanted", "reason"),
+    [
+        ("", "AUTO", "no nvcc was found (CUDACXX, CUDA_HOME, CUDA_PATH, PATH)"),
+        ("/nowhere/nvcc", "AUTO", "/nowhere/nvcc failed (no such file or directory):"),
+        ("/nowhere/nvcc", "OFF", "FASTREPLAY_CUDA=OFF"),
+    ],
+)
+def test_no_nvcc_is_a_reason(compiler: str, wanted: str, reason: str, tmp_path: Path) -> None:
+    assert compile_cuda(tmp_path, compiler, wanted).returncode == 0
+    assert (tmp_path / "libfastreplay_cuda.txt").read_text().strip().lower() == reason.lower()
+    if wanted == "AUTO":
+        assert compile_cuda(tmp_path, compiler, "ON").returncode != 0
+
+
+def test_a_good_nvcc_makes_the_library(tmp_path: Path) -> None:
+    """With the architectures that it knows, PTX of the newest, and the files in the order given."""
+    compiler = tmp_path / "nvcc"
+    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so'))
+    compiler.chmod(0o755)
+    done = compile_cuda(tmp_path, str(compiler), "ON")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "libfastreplay_cuda.txt").exists()
+    arguments = (tmp_path / "arguments").read_text().split()
+    assert [word for word in arguments if word.startswith("arch=")] == [
+        "arch=compute_75,code=sm_75", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90",
+    ]  # fmt: skip
+    assert [word for word in arguments if word.endswith(".cu")] == [str(tmp_path / "a.cu")]
+
+
+@pytest.mark.parametrize("content", [b"", b"no library", None])
+def test_a_library_that_cannot_be_loaded_says_so(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "libfastreplay_cuda.so").write_bytes(content)
+    library, reason = _backend._load_cuda(tmp_path)
+    assert library is None
+    assert reason.startswith("the CUDA part cannot be loaded: ")
+
+
+def test_a_library_of_something_else_is_none(tmp_path: Path) -> None:
+    shutil.copy(_core.__file__, tmp_path / "libfastreplay_cuda.so")
+    library, reason = _backend._load_cuda(tmp_path)
+    assert library is None
+    assert "fastreplay_cuda_error_string" in reason
