@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import fastreplay as fr
 
 Array = NDArray[Any]
+# What torch's levels of instructions ask of the CPU, by Linux's names; it dies of a level that is not there.
+LEVELS: dict[str, set[str]] = {
+    "default": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"},
+}
 NativeBuffer: Any = fr.ReplayBuffer  # untyped: tests also pass what its types refuse
 
 FIELDS: dict[str, Any] = {
@@ -22,6 +31,24 @@ FIELDS: dict[str, Any] = {
     "pixels": ((2, 3), "uint8"),
     "terminated": ((), "bool"),
 }
+
+
+def cpu_flags() -> set[str]:
+    """Name the instructions that the CPU has, as Linux does on x86-64; empty elsewhere."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+def level_params(*levels: str) -> list[Any]:
+    """Return ATEN_CPU_CAPABILITY's levels as parameters of a test, those that the CPU lacks to be skipped."""
+    lacks = {level: sorted(LEVELS[level] - cpu_flags()) for level in levels}
+    return [
+        pytest.param(
+            level, marks=pytest.mark.skipif(bool(lacks[level]), reason=f"the CPU has no {', '.join(lacks[level])}")
+        )
+        for level in levels
+    ]
 
 
 class MakeBuffer(Protocol):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from stable_baselines3.common import utils
+from support import level_params
 from torch import Tensor, nn
 
 from fastreplay.sb3 import polyak
@@ -100,7 +101,7 @@ def test_a_nan_of_the_target_stays(only_native: None) -> None:
     assert target.isnan()
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", level_params("default", "avx2", "avx512"))
 def test_every_level_of_instructions(capability: str) -> None:
     """In a process of its own each, since torch decides once."""
     tests = ["test_every_length", "test_special_values", "test_general_dtypes", "test_threads_of_torch"]

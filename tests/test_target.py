@@ -18,6 +18,7 @@ import torch
 import torch.distributed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import level_params
 from target_support import (
     DTYPES,
     HALVES,
@@ -1112,7 +1113,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.complex64, tor
 """
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", level_params("default", "avx2", "avx512"))
 def test_the_bits_are_those_of_lerp_on_lesser_machines(capability: str) -> None:
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     done = subprocess.run(
