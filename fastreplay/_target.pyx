@@ -11,15 +11,19 @@ Pairing, and what is done when something changed, is fastreplay/target.py.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libcpp.vector cimport vector
+
+from collections import OrderedDict
 
 
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(PyObject *mapping, PyObject *key)  # borrowed
     bint PyDict_Next(PyObject *mapping, Py_ssize_t *position, PyObject **key, PyObject **value)
     Py_ssize_t PyDict_GET_SIZE(PyObject *mapping)
-    bint PyDict_Check(PyObject *value)
+    bint PyDict_CheckExact(PyObject *value)
+    Py_ssize_t PyList_GET_SIZE(PyObject *values)
+    PyObject *PyList_GET_ITEM(PyObject *values, Py_ssize_t i)  # borrowed
     bint PyGen_CheckExact(object value)
     object PyObject_GenericGetDict(object value, void *)
 
@@ -73,20 +77,18 @@ cdef extern from "target_table.hpp" namespace "fastreplay" nogil:
 
 cdef extern from "polyak_pairs.hpp" namespace "fastreplay" nogil:
     struct FormAbi:
-        int (*get_layout)(void *, int32_t *)
-        int (*get_device_type)(void *, int32_t *)
         int (*get_dtype)(void *, int32_t *)
         int (*get_dim)(void *, int64_t *)
         int (*get_sizes)(void *, int64_t **)
         int (*get_strides)(void *, int64_t **)
-        int32_t strided
-        int32_t cpu
         int32_t float32
         int32_t float64
+        size_t keys_offset
+        uint64_t keys
+        uint64_t inference_keys
     cppclass PolyakPairs:
         void clear()
         bint add(void *, void *, const TorchAbi &, const FormAbi &) except +
-        bint last_is_single()
         bint are_disjoint()
         size_t num_bytes()
         void cut() except +
@@ -96,11 +98,22 @@ cdef extern from "polyak_pairs.hpp" namespace "fastreplay" nogil:
 # Function pointers arrive as numbers, from ctypes.
 cdef extern from *:
     """
+    // What a type looks up by name is what it was as long as this number is; 0 where nobody knows. It changes with the
+    // types that it derives from, too.
+    static unsigned int version_of(PyObject* type) {
+      const auto* const of = reinterpret_cast<PyTypeObject*>(type);
+    #if PY_VERSION_HEX < 0x030C0000
+      if ((of->tp_flags & Py_TPFLAGS_VALID_VERSION_TAG) == 0) return 0;
+    #endif
+      return of->tp_version_tag;
+    }
+
     template <class Function>
     static void set_function(Function& function, std::uintptr_t address) {
       function = reinterpret_cast<Function>(address);
     }
     """
+    unsigned int version_of(PyObject *type)
     void set_function[Function](Function &function, uintptr_t address)
 
 
@@ -350,13 +363,27 @@ cdef enum:
     kMostSeen = 512
 
 
+# What `torch.nn.Module.parameters` asks of a module, beside its dictionaries: what a class or a module may have of
+# its own. The first it asks of every module, the others of the one it starts from.
+cdef str NAMED_MODULES = "named_modules"
+cdef str NAMED_MEMBERS = "_named_members"
+cdef str NAMED_PARAMETERS = "named_parameters"
+cdef tuple ASKED = (NAMED_MODULES, NAMED_MEMBERS, NAMED_PARAMETERS, MODULES, PARAMETERS,
+                    "__getattribute__", "__eq__", "__hash__")
+
+
+cdef list looked_up(kind):
+    return [getattr(kind, name, None) for name in ASKED]
+
+
 cdef class Walk:
     """The parameters of modules, as `torch.nn.Module.parameters` yields them."""
 
     cdef object module_type
     cdef object code  # of `parameters`
     cdef int not_started  # where the frame of a generator stands before its first step
-    cdef dict known  # module types -> whether they leave the walk to `torch.nn.Module`
+    cdef list theirs  # what ASKED is in `module_type`
+    cdef dict known  # module types that leave the walk to `torch.nn.Module` -> their versions when that was found
 
     def __init__(self, module_type):
         """Walk subclasses of `module_type`, torch.nn.Module, of which one can be made without arguments."""
@@ -364,24 +391,40 @@ cdef class Walk:
         self.module_type = module_type
         self.code = module_type.parameters.__code__
         self.not_started = generator.gi_frame.f_lasti
+        self.theirs = looked_up(module_type)
         self.known = {}
+
+    def can_list(self, values):
+        """Tell whether an iterable can be gone through ahead of its use: a list, a tuple, fresh `module.parameters()`.
+
+        Others may have an end that comes late or never, fail on the way, share what they take from, or depend on what
+        was done with the tensors before.
+        """
+        return type(values) is list or type(values) is tuple or self.is_fresh(values)
+
+    cdef bint is_fresh(self, values) except -1:
+        if not PyGen_CheckExact(values) or values.gi_code is not self.code:
+            return False
+        frame = values.gi_frame
+        return frame is not None and frame.f_lasti == self.not_started
 
     def listed(self, values):
         """List an iterable; a fresh `module.parameters()` is not run, but used up, and its module walked."""
-        if PyGen_CheckExact(values) and values.gi_code is self.code:
-            frame = values.gi_frame
-            if frame is not None and frame.f_lasti == self.not_started:
-                arguments = frame.f_locals
-                found = self.parameters(arguments["self"]) if arguments["recurse"] else None
-                if found is not None:
-                    values.close()
-                    return found
+        if type(values) is not list and type(values) is not tuple and self.is_fresh(values):
+            arguments = values.gi_frame.f_locals
+            found = self.parameters(arguments["self"]) if arguments["recurse"] else None
+            if found is not None:
+                values.close()
+                return found
         return list(values)
 
     def parameters(self, module):
         """List a module's parameters, or return None where the module walks in its own way, or is too large."""
         cdef list found = []
         cdef vector[PyObject *] modules, tensors
+        members = PyObject_GenericGetDict(module, NULL)
+        if NAMED_PARAMETERS in <dict>members or NAMED_MEMBERS in <dict>members:
+            return None
         return found if self.visit(module, found, modules, tensors) else None
 
     cdef bint visit(self, module, list found, vector[PyObject *] &modules, vector[PyObject *] &tensors) except -1:
@@ -395,9 +438,14 @@ cdef class Walk:
         if not self.is_plain(type(module)) or modules.size() > kMostSeen or tensors.size() > kMostSeen:
             return False
         members = PyObject_GenericGetDict(module, NULL)
+        if NAMED_MODULES in <dict>members:
+            return False
         parameters = PyDict_GetItemWithError(<PyObject *>members, <PyObject *>PARAMETERS)
         children = PyDict_GetItemWithError(<PyObject *>members, <PyObject *>MODULES)
-        if parameters == NULL or children == NULL or not PyDict_Check(parameters) or not PyDict_Check(children):
+        if parameters == NULL or children == NULL:
+            return False
+        # Of a class of their own, they might be gone through in another order.
+        if not PyDict_CheckExact(parameters) or not PyDict_CheckExact(children):
             return False
         while PyDict_Next(parameters, &position, &key, &value):
             if <object>value is not None and not is_seen(value, tensors):
@@ -409,14 +457,20 @@ cdef class Walk:
         return True
 
     cdef bint is_plain(self, kind) except -1:
-        cdef PyObject *answer = PyDict_GetItemWithError(<PyObject *>self.known, <PyObject *>kind)
-        if answer != NULL:
-            return <object>answer is True
-        names = ("named_parameters", "_named_members", "named_modules", "__getattribute__")
-        known = issubclass(kind, self.module_type) and all(
-            [getattr(kind, name) is getattr(self.module_type, name) for name in names])
-        self.known[kind] = known
-        return known
+        cdef PyObject *version = PyDict_GetItemWithError(<PyObject *>self.known, <PyObject *>kind)
+        if version != NULL and <unsigned int><object>version == version_of(<PyObject *>kind) != 0:
+            return True
+        if not issubclass(kind, self.module_type) or not self.is_theirs(looked_up(kind)):
+            return False
+        self.known[kind] = version_of(<PyObject *>kind)
+        return True
+
+    cdef bint is_theirs(self, list found):
+        cdef Py_ssize_t i
+        for i in range(len(found)):
+            if found[i] is not self.theirs[i]:
+                return False
+        return True
 
 
 cdef inline bint is_seen(PyObject *value, vector[PyObject *] &seen) except -1:
@@ -448,14 +502,13 @@ cdef class PolyakUpdate:
             parameter_type: torch.nn.Parameter.
         """
         set_torch(self.torch, torch_abi)
-        set_function(self.form.get_layout, form_abi.get_layout)
-        set_function(self.form.get_device_type, form_abi.get_device_type)
         set_function(self.form.get_dtype, form_abi.get_dtype)
         set_function(self.form.get_dim, form_abi.get_dim)
         set_function(self.form.get_sizes, form_abi.get_sizes)
         set_function(self.form.get_strides, form_abi.get_strides)
-        self.form.strided, self.form.cpu = form_abi.strided, form_abi.cpu
         self.form.float32, self.form.float64 = form_abi.float32, form_abi.float64
+        self.form.keys_offset = form_abi.keys_offset
+        self.form.keys, self.form.inference_keys = form_abi.keys, form_abi.inference_keys
         self.level = best_level() if fused else Level.kBaseline
         self.tensor_type, self.parameter_type = tensor_type, parameter_type
 
@@ -492,9 +545,6 @@ cdef class PolyakUpdate:
             if not (self.is_plain(onlines[i]) and self.is_plain(targets[i])):
                 return False
             if not pairs.add(<PyObject *>targets[i], <PyObject *>onlines[i], self.torch, self.form):
-                return False
-            # Views whose sign torch has not turned yet, imaginary parts of conjugates, have gaps between elements.
-            if pairs.last_is_single() and (onlines[i].is_neg() or targets[i].is_neg()):
                 return False
         return pairs.are_disjoint()
 

@@ -61,18 +61,22 @@ def torch_abi() -> TorchAbi | None:
 
 
 class FormAbi(NamedTuple):
-    """Addresses of functions that tell what a tensor is, and what they tell of those there are kernels for."""
+    """Addresses of functions that tell what a tensor is, and what they tell of those there are kernels for.
 
-    get_layout: int
-    get_device_type: int
+    The set of dispatch keys, one word of the tensor, tells more than any of torch's functions: an ordinary tensor
+    on the CPU has the keys of all such. One of another layout or device, a view whose sign torch has not turned
+    yet, a zero without memory or one within a function transform has others; one made in inference mode too.
+    """
+
     get_dtype: int
     get_dim: int
     get_sizes: int
     get_strides: int
-    strided: int
-    cpu: int
     float32: int
     float64: int
+    keys_offset: int  # bytes from the start of the tensor, at the address that its handle holds
+    keys: int
+    inference_keys: int  # of a tensor made in inference mode
 
 
 @cache
@@ -82,21 +86,21 @@ def form_abi() -> FormAbi | None:
     if abi is None:
         return None
     library = ctypes.CDLL(torch._C.__file__)
-    names = ("layout", "device_type", "dtype", "dim", "sizes", "strides")
-    addresses = [_address(library, f"aoti_torch_get_{name}") for name in names]
-    if not all(addresses):
+    addresses = [_address(library, f"aoti_torch_get_{name}") for name in ("dtype", "dim", "sizes", "strides")]
+    keys_offset = _keys_offset()
+    if not all(addresses) or keys_offset is None:
         return None
     probes = torch.zeros(2, 3), torch.zeros(3, 2, dtype=torch.float64).t()
-    single, double = [[_asked(address, probe, abi) for address in addresses[:4]] for probe in probes]
-    lists = [[_asked_list(address, probe, abi) for address in addresses[4:]] for probe in probes]
+    float32, float64 = (_asked(addresses[0], probe, abi) for probe in probes)
+    lists = [[_asked_list(address, probe, abi) for address in addresses[2:]] for probe in probes]
     if lists != [[list(probe.shape), list(probe.stride())] for probe in probes]:
         return None
-    if single[:2] != double[:2] or single[2] == double[2] or (single[3], double[3]) != (2, 2):
+    if float32 == float64 or [_asked(addresses[1], probe, abi) for probe in probes] != [2, 2]:
         return None
-    layout, device_type, float32, _ = single
-    get_layout, get_device_type, get_dtype, get_dim, get_sizes, get_strides = addresses
+    plain, inference = _probes_of_keys()[:2]
+    get_dtype, get_dim, get_sizes, get_strides = addresses
     return FormAbi(
-        get_layout, get_device_type, get_dtype, get_dim, get_sizes, get_strides, layout, device_type, float32, double[2]
+        get_dtype, get_dim, get_sizes, get_strides, float32, float64, keys_offset, _keys(plain), _keys(inference)
     )
 
 
@@ -108,6 +112,36 @@ class TensorOffsets(NamedTuple):
     shell_bytes: int  # of the Python object
     compare_from: int  # in the Python object, behind its count of references
     weak_references: int  # in the Python object
+
+
+def _probes_of_keys() -> list[torch.Tensor]:
+    """Return a plain tensor, one made in inference mode, and some more of other keys."""
+    with torch.inference_mode(False):
+        plain, weight = torch.zeros(3, device="cpu"), torch.nn.Parameter(torch.zeros(2, 2, device="cpu"))
+        others = [weight, torch._neg_view(plain), torch.zeros(3, device="meta"), torch._efficientzerotensor((3,))]
+    with torch.inference_mode():
+        inference = torch.zeros(3, device="cpu")
+    return [plain, inference, *others]
+
+
+def _keys(tensor: torch.Tensor) -> int:
+    keys: int = torch._C._dispatch_keys(tensor).raw_repr()
+    return keys
+
+
+# Words of a tensor that are looked at in search of its keys; fewer than the smallest that torch 2 has.
+_NUM_TENSOR_WORDS = 22
+
+
+def _keys_offset() -> int | None:
+    """Find the dispatch keys within a tensor: the one word that is what torch says of every kind of tensor."""
+    probes = _probes_of_keys()
+    found = [
+        i
+        for i in range(_NUM_TENSOR_WORDS)
+        if all(ctypes.c_uint64.from_address(probe._cdata + 8 * i).value == _keys(probe) for probe in probes)
+    ]
+    return 8 * found[0] if len(found) == 1 else None
 
 
 @cache

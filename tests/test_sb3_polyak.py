@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
+from itertools import chain, cycle, repeat
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -167,6 +169,61 @@ def test_what_has_no_kernel(num_general: list[int], case: str) -> None:
     assert len(num_general) == (0 if case == "as-many-elements" else 1)
 
 
+def negated(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch._neg_view(random(count, dtype, 5))
+
+
+def imaginary() -> Tensor:
+    """Give a dense view of more than one element, whose sign torch has not turned yet."""
+    return (
+        torch.randn(6, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+        .conj()
+        .imag.as_strided((4,), (1,))
+    )
+
+
+LAZY: dict[str, Callable[[], tuple[list[Tensor], list[Tensor]]]] = {
+    "online": lambda: ([negated(9)], [random(9, torch.float32, 1)]),
+    "target": lambda: ([random(9, torch.float32, 1)], [negated(9)]),
+    "both": lambda: ([negated(9)], [negated(9)]),
+    "float64": lambda: ([negated(9, torch.float64)], [random(9, torch.float64, 1)]),
+    "one element": lambda: ([negated(1)], [random(1, torch.float32, 1)]),
+    "imaginary part": lambda: ([imaginary()], [random(4, torch.float32, 1)]),
+    "a later one": lambda: ([random(9, torch.float32, 2), negated(5)], [random(9, torch.float32, 1), negated(5)]),
+    "zero without memory": lambda: ([torch._efficientzerotensor((4,))], [random(4, torch.float32, 1)]),
+}
+
+
+@pytest.mark.parametrize("case", LAZY)
+@pytest.mark.parametrize("tau", [0.005, 0.3, 1.0])
+def test_views_that_torch_has_not_resolved(num_general: list[int], case: str, tau: float) -> None:
+    (onlines, targets), (their_onlines, their_targets) = LAZY[case](), LAZY[case]()
+    their_update(their_onlines, their_targets, tau)
+    polyak_update(onlines, targets, tau)
+    assert [t.tolist() for t in targets] == [t.tolist() for t in their_targets]
+    assert [t.is_neg() for t in targets] == [t.is_neg() for t in their_targets]
+    assert len(num_general) == 1
+
+
+def test_tensors_made_in_inference_mode(only_native: None) -> None:
+    """SB3 writes them through `.data`, which torch lets it do anywhere."""
+    with torch.inference_mode():
+        target, online = random(9, torch.float32, 1), random(9, torch.float32, 2)
+        expected = target.clone()
+    their_update([online], [expected], 0.3)
+    polyak_update([online], [target], 0.3)
+    assert bits([target]) == bits([expected])
+
+
+def test_a_freed_target_is_left_to_sb3(num_general: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(polyak, "_sb3_update", lambda *arguments: seen.append(arguments))
+    target = torch.zeros(10)
+    target.untyped_storage().resize_(0)
+    polyak_update([torch.ones(10)], [target], 0.5)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("make", [overlapping, one_after_the_other])
 def test_shared_memory_in_order(num_general: list[int], make: Callable[[], Any]) -> None:
     (onlines, targets), (their_onlines, their_targets) = make(), make()
@@ -270,6 +327,219 @@ def advanced(module: nn.Module) -> Iterator[Tensor]:
     parameters = module.parameters()
     next(parameters)
     return parameters
+
+
+OWN_WAYS: dict[str, Callable[[Any], None]] = {}
+
+
+def own_way(change: Callable[[Any], None]) -> Callable[[Any], None]:
+    OWN_WAYS[change.__name__] = change
+    return change
+
+
+@own_way
+def named_parameters_of_the_root(net: Any) -> None:
+    net.named_parameters = lambda *_, **__: iter([("only", net[2].bias)])
+
+
+@own_way
+def parameters_of_the_root(net: Any) -> None:
+    net.parameters = lambda *_, **__: iter([net[2].bias])
+
+
+@own_way
+def named_members_of_the_root(net: Any) -> None:
+    net._named_members = lambda *_, **__: iter([("only", net[2].bias)])
+
+
+@own_way
+def named_modules_of_the_root(net: Any) -> None:
+    net.named_modules = lambda *_, **__: iter([("only", net[2])])
+
+
+@own_way
+def named_modules_of_a_child(net: Any) -> None:
+    net[0].named_modules = lambda *_, **__: iter(())
+
+
+@own_way
+def named_parameters_of_a_child(net: Any) -> None:
+    net[0].named_parameters = lambda *_, **__: iter(())  # which torch does not ask for
+
+
+@own_way
+def class_of_the_root(net: Any) -> None:
+    class Reversed(nn.Sequential):
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return iter(list(super().named_parameters(*args, **kwargs))[::-1])
+
+    net.__class__ = Reversed
+
+
+@own_way
+def class_of_a_child(net: Any) -> None:
+    class Silent(nn.Linear):
+        def named_modules(self, *_: Any, **__: Any) -> Iterator[Any]:
+            return iter(())
+
+    net[0].__class__ = Silent
+
+
+@own_way
+def equal_modules(net: Any) -> None:
+    class Equal(nn.Linear):
+        def __eq__(self, _: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 1
+
+    for child in (net[0], net[2]):
+        child.__class__ = Equal
+
+
+@own_way
+def order_of_a_dictionary(net: Any) -> None:
+    net._modules = OrderedDict(net._modules)
+    net._modules.move_to_end("0")
+
+
+@own_way
+def dictionary_of_its_own(net: Any) -> None:
+    class Backwards(dict[str, Any]):
+        def items(self) -> Any:
+            return list(super().items())[::-1]
+
+    net[0]._parameters = Backwards(net[0]._parameters)
+
+
+def of_one_shape(seed: int) -> Any:
+    """Make two layers whose parameters all have one shape, so that any of them can follow any other."""
+    layers = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    for i, layer in enumerate(layers):
+        layer.weight, layer.bias = (nn.Parameter(random(3, torch.float32, 10 * seed + 2 * i + j)) for j in (0, 1))
+    return nn.Sequential(layers[0], nn.ReLU(), layers[1])
+
+
+@pytest.mark.parametrize("change", OWN_WAYS)
+@pytest.mark.parametrize("side", ["target", "online", "both"])
+@pytest.mark.parametrize("used_before", [True, False])
+def test_modules_that_walk_in_their_own_way(change: str, side: str, used_before: bool) -> None:
+    found = []
+    for function in (their_update, polyak_update):
+        online, target = of_one_shape(1), of_one_shape(2)
+        tensors = [tensor for layer in (target[0], target[2]) for tensor in (layer.weight, layer.bias)]
+        if used_before:
+            function(online.parameters(), target.parameters(), 0.3)
+        for net in {"target": [target], "online": [online], "both": [target, online]}[side]:
+            OWN_WAYS[change](net)
+        raised = None
+        try:
+            function(online.parameters(), target.parameters(), 0.3)
+        except ValueError as error:
+            raised = str(error)
+        found.append((bits(tensors), raised))
+    assert found[0] == found[1]
+
+
+class Late(nn.Linear):
+    """A class that is changed while it is in use."""
+
+
+@pytest.mark.parametrize("name", ["named_parameters", "_named_members", "named_modules", "parameters"])
+@pytest.mark.parametrize("where", [Late, nn.Linear, nn.Module])
+def test_classes_that_are_changed_later(name: str, where: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    online, target, expected = (Late(3, 3) for _ in range(3))
+    expected.load_state_dict(target.state_dict())
+    for function, net in ((their_update, expected), (polyak_update, target)):
+        for _ in range(2):
+            function(online.parameters(), net.parameters(), 0.3)
+
+    def changed(self: Any, *_: Any, **__: Any) -> Iterator[Any]:
+        if name == "parameters":
+            return iter([self.bias])
+        return iter([("", self)] if name == "named_modules" else [("bias", self.bias)])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, changed)
+        for function, net in ((their_update, expected), (polyak_update, target)):
+            function(online.parameters(), net.parameters(), 0.3)
+    assert bits([target.weight, target.bias]) == bits([expected.weight, expected.bias])
+    for function, net in ((their_update, expected), (polyak_update, target)):
+        function(online.parameters(), net.parameters(), 0.3)
+    assert bits([target.weight, target.bias]) == bits([expected.weight, expected.bias])
+
+
+def fails_on_the_way(tensors: list[Tensor]) -> Iterator[Tensor]:
+    yield tensors[0]
+    raise KeyError("on the way")
+
+
+class Reiterable:
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.tensors)
+
+
+# What is made of an online and a target list.
+ITERABLES: dict[str, Callable[[list[Tensor], list[Tensor]], tuple[Any, Any]]] = {
+    "tuples": lambda o, t: (tuple(o), tuple(t)),
+    "iterators": lambda o, t: (iter(o), iter(t)),
+    "values": lambda o, t: (dict(enumerate(o)).values(), dict(enumerate(t)).values()),
+    "parameter lists": lambda o, t: (nn.ParameterList(o), nn.ParameterList(t)),
+    "own iterables": lambda o, t: (Reiterable(o), Reiterable(t)),
+    "chains": lambda o, t: (chain(o[:1], o[1:]), chain(t[:1], t[1:])),
+    "endless online": lambda o, t: (cycle(o), t),
+    "endless target": lambda o, t: (o, repeat(t[0])),
+    "one from the other": lambda o, t: ((x * 2 for x in t), t),
+    "one from those before": lambda _, t: ((t[max(i - 1, 0)].clone() for i in range(3)), t),
+    "takes of one iterator": lambda o, t: takes_of(iter([o[0], t[0], o[1], t[1]])),
+    "an iterator and what it is taken from": lambda o, t: (i := iter([o[0], t[0], o[1], t[1]]), (x for x in i)),
+    "fresh parameters and what is taken from them": lambda o, t: (
+        p := nn.ParameterList([o[0], t[0]]).parameters(),
+        (x for x in p),
+    ),
+    "failing online": lambda o, t: (fails_on_the_way(o), t),
+    "failing target": lambda o, t: (o, fails_on_the_way(t)),
+    "exhausted": lambda o, t: (iter(o[:0]), iter(t[:0])),
+    "one more online": lambda o, t: (o, iter(t[:2])),
+    "one more target": lambda o, t: (iter(o[:2]), t),
+}
+
+
+def takes_of(iterator: Any) -> tuple[Any, Any]:
+    return (x for x in iterator), (x for x in iterator)
+
+
+@pytest.mark.parametrize("case", ITERABLES)
+def test_every_kind_of_iterable(case: str) -> None:
+    found = []
+    for function in (their_update, polyak_update):
+        onlines = [random(5, torch.float32, seed) for seed in (1, 2, 3)]
+        targets = [random(5, torch.float32, seed) for seed in (4, 5, 6)]
+        raised = None
+        try:
+            function(*ITERABLES[case](onlines, targets), 0.3)
+        except (ValueError, KeyError) as error:
+            raised = type(error), str(error)
+        found.append((bits(targets), bits(onlines), raised))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("tau", [1e30, -1e30, 3e38, 1e39, -1e39, 1e300, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shares_that_are_too_large_or_none(tau: float, dtype: torch.dtype) -> None:
+    found = []
+    for function in (their_update, polyak_update):
+        target, raised = torch.tensor([1.0, 2.0, -3.0], dtype=dtype), None
+        try:
+            function([torch.ones(3, dtype=dtype)], [target], tau)
+        except RuntimeError as error:
+            raised = str(error)
+        found.append((str(target.tolist()), raised))
+    assert found[0] == found[1]
 
 
 def test_one_iterator_twice() -> None:

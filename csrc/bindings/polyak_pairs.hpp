@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -13,15 +14,16 @@
 
 namespace fastreplay {
 
-// More functions of torch's C interface, and what they answer for the tensors there are kernels for.
+// More functions of torch's C interface, and what they answer for the tensors there are kernels for: those with
+// the dispatch keys of an ordinary tensor on the CPU (fastreplay/_torch_abi.py).
 struct FormAbi {
-  int (*get_layout)(void* tensor, std::int32_t* layout);
-  int (*get_device_type)(void* tensor, std::int32_t* device_type);
   int (*get_dtype)(void* tensor, std::int32_t* dtype);
   int (*get_dim)(void* tensor, std::int64_t* dim);
   int (*get_sizes)(void* tensor, std::int64_t** sizes);
   int (*get_strides)(void* tensor, std::int64_t** strides);
-  std::int32_t strided, cpu, float32, float64;
+  std::int32_t float32, float64;
+  std::size_t keys_offset;
+  std::uint64_t keys, inference_keys;
 };
 
 class PolyakPairs {
@@ -53,9 +55,6 @@ class PolyakPairs {
     num_bytes_ += count * size_of(to.dtype);
     return true;
   }
-
-  // Whether the tensors added last have one element each.
-  [[nodiscard]] bool last_is_single() const noexcept { return !pairs_.empty() && pairs_.back().num_elements == 1; }
 
   // Whether no target shares memory with another target or with an online tensor, so that the order in
   // which elements are moved does not matter.
@@ -97,11 +96,11 @@ class PolyakPairs {
     spans_.push_back({begin, begin + static_cast<std::size_t>(view.numel) * size_of(view.dtype), is_target});
   }
 
-  // The cheap questions come first: torch prints to stderr what a question without an answer threw.
+  // The keys come first: torch prints to stderr what a question without an answer threw.
   [[nodiscard]] static bool view_of(void* tensor, const TorchAbi& torch, const FormAbi& abi, View& view) {
-    std::int32_t layout = 0, device_type = 0, dtype = 0;
-    if (abi.get_layout(tensor, &layout) != 0 || layout != abi.strided) return false;
-    if (abi.get_device_type(tensor, &device_type) != 0 || device_type != abi.cpu) return false;
+    const std::uint64_t keys = keys_of(tensor, abi);
+    if (keys != abi.keys && keys != abi.inference_keys) return false;
+    std::int32_t dtype = 0;
     if (abi.get_dtype(tensor, &dtype) != 0 || (dtype != abi.float32 && dtype != abi.float64)) return false;
     view.dtype = dtype == abi.float32 ? Dtype::kFloat32 : Dtype::kFloat64;
     std::int64_t dim = 0;
@@ -115,7 +114,18 @@ class PolyakPairs {
       expected *= sizes[i];
     }
     if (torch.get_data_ptr(tensor, &view.data) != 0) return false;
-    return reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.dtype) == 0;  // see _is_aligned in _mover.py
+    // Without an address its storage was freed; for the alignment see _is_aligned in _mover.py.
+    if (view.data == nullptr && view.numel != 0) return false;
+    return reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.dtype) == 0;
+  }
+
+  // `tensor` is the address of a pointer to the tensor itself.
+  [[nodiscard]] static std::uint64_t keys_of(void* tensor, const FormAbi& abi) {
+    const std::byte* itself = nullptr;
+    std::memcpy(&itself, tensor, sizeof(itself));
+    std::uint64_t keys = 0;
+    if (itself != nullptr) std::memcpy(&keys, itself + abi.keys_offset, sizeof(keys));
+    return keys;
   }
 
   std::vector<Pair> pairs_;

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["polyak_update"]
 
 _sb3_update = sb3.polyak_update
-_listed = Walk(nn.Module).listed
+_walk = Walk(nn.Module)
+_can_list, _listed = _walk.can_list, _walk.listed
 _is_dynamo_compiling = th.compiler.is_dynamo_compiling
 _num_dispatch_modes = th._C._len_torch_dispatch_stack
 _num_function_modes = th._C._len_torch_function_stack
+_LARGEST_TAU = 1e30
 
 
 def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau: float) -> None:
@@ -33,8 +35,9 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
     rounded first, and `tau = 1` keeps a NaN that the target holds. Pairs of contiguous float32 or float64 tensors of
     equal shape on the CPU are moved natively; where any pair is of another kind, or shares memory, and where torch
     traces or intercepts operations, all goes through SB3's own function, errors included. Nothing is kept between
-    calls: tensors are looked at where they are at each. A fresh `module.parameters()` is not run; its module is
-    walked natively, which takes a fifth of the time.
+    calls: tensors are looked at where they are at each. Lists, tuples and a fresh `module.parameters()` take the native
+    way; any other iterable may depend on what was moved before, and SB3's function goes through it. A fresh
+    `module.parameters()` is not run; its module is walked natively, which takes a fifth of the time.
 
     Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971.
 
@@ -55,10 +58,12 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
         >>> online, target = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
         >>> polyak_update(online.parameters(), target.parameters(), tau=0.005)
     """
-    # Not one iterator twice, of which SB3 takes turns; not where torch hands its operations to somebody else.
+    # Not one iterator twice, of which SB3 takes turns; not where torch hands its operations to somebody else; not a
+    # share that torch may find too large for a float32.
     if (
         _is_dynamo_compiling()
         or tau.__class__ is not float
+        or not -_LARGEST_TAU <= tau <= _LARGEST_TAU
         or params is target_params
         or _num_dispatch_modes()
         or _num_function_modes()
@@ -66,9 +71,11 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
         _sb3_update(params, target_params, tau)
         return
     update = _native_update()
-    onlines, targets = _listed(params), _listed(target_params)
-    if update is None or not update.update(onlines, targets, tau):
-        _sb3_update(onlines, targets, tau)
+    if update is not None and _can_list(params) and _can_list(target_params):
+        params, target_params = _listed(params), _listed(target_params)
+        if update.update(params, target_params, tau):
+            return
+    _sb3_update(params, target_params, tau)
 
 
 @cache
