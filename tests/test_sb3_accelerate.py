@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,68 @@ def test_updates_and_undoing() -> None:
     assert updates() == {original}
     with fr.accelerate():
         assert updates() == {fr.polyak_update}
+
+
+def test_made_a_second_time_it_is_undone_once() -> None:
+    original = utils.polyak_update
+    acceleration: Any = fr.accelerate()
+    acceleration.__init__()
+    acceleration.undo()
+    assert updates() == {original}
+    acceleration.__init__()
+    assert updates() == {fr.polyak_update}
+    acceleration.undo()
+    assert updates() == {original}
+
+
+@pytest.mark.parametrize("position", ["stable_baselines3.aaa", "stable_baselines3.zzz"])
+def test_refused_by_one_module_it_changes_none(position: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that one is changed before or after the others."""
+    original = utils.polyak_update
+
+    class Frozen(ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    frozen = Frozen(position)
+    vars(frozen)["polyak_update"] = original
+    everything = dict(sys.modules)
+    first = position.endswith("aaa")
+    monkeypatch.setattr(sys, "modules", {position: frozen, **everything} if first else {**everything, position: frozen})
+    with pytest.raises(AttributeError, match="polyak_update"):
+        fr.accelerate()
+    assert updates() == {original}
+    assert type(model().replay_buffer) is theirs.ReplayBuffer
+    monkeypatch.undo()
+    with fr.accelerate():
+        assert updates() == {fr.polyak_update}
+    assert updates() == {original}
+
+
+def test_a_finalizer_may_undo_another_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastreplay.sb3 import _accelerate
+
+    original, outer = utils.polyak_update, fr.accelerate()
+    outer.undo()
+    real = _accelerate._install
+
+    def install() -> None:
+        real()
+        outer.undo()
+        fr.accelerate().undo()
+
+    finished = threading.Thread(target=lambda: fr.accelerate().undo(), daemon=True)
+    monkeypatch.setattr(_accelerate, "_install", once(install, real))
+    finished.start()
+    finished.join(60)
+    assert not finished.is_alive()
+    assert updates() == {original}
+
+
+def once(first: Any, then: Any) -> Any:
+    """Call one function the first time, and the other from then on."""
+    functions = [first]
+    return lambda: functions.pop()() if functions else then()
 
 
 def test_an_exception_undoes_it() -> None:

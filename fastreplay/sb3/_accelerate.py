@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stable_baselines3.common import buffers as their_buffers
@@ -58,15 +58,23 @@ class _BufferClass:
 class Acceleration:
     """What `accelerate` returns: undone by `undo`, or at the end of a `with` block."""
 
-    _lock: ClassVar[Lock] = Lock()
+    # Taken again where a finalizer that runs meanwhile undoes another acceleration, or the modules imported make one.
+    _lock: ClassVar[Any] = RLock()
     _num_active: ClassVar[int] = 0
+    _is_active = False
 
     def __init__(self) -> None:
-        self._is_active = True
         with self._lock:
-            if Acceleration._num_active == 0:
-                _install()
+            if self._is_active:
+                return  # made a second time, it is still one
             Acceleration._num_active += 1
+            try:
+                if Acceleration._num_active == 1:
+                    _install()
+            except BaseException:
+                Acceleration._num_active -= 1
+                raise
+            self._is_active = True
 
     def undo(self) -> None:
         """Give SB3 its own back, once every other acceleration is undone too. A second call does nothing.
@@ -124,7 +132,11 @@ def _install() -> None:
         if find_spec(package) is not None:
             import_module(package)
     setattr(OffPolicyAlgorithm, _ATTRIBUTE, _BufferClass())
-    _replace(_sb3_update, polyak_update)
+    try:
+        _replace(_sb3_update, polyak_update)
+    except BaseException:
+        _uninstall()  # some module would not be changed: those before it get their own back
+        raise
 
 
 def _uninstall() -> None:
