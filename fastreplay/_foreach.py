@@ -51,31 +51,44 @@ class Foreach:
         return len(self.copied) + len(self.moved)
 
     def update(self, tau: float | Tensor) -> None:
-        """Move the targets by `tau`, a number or a tensor () on their device."""
+        """Move the targets by `tau`, a number or a tensor () on their device.
+
+        What needs memory of its own is computed before the first target is written: memory may run out.
+        """
         with torch.no_grad():
-            for target, online in self.copied:
-                target.copy_(online)
             if not isinstance(tau, Tensor) and tau == 1.0:
-                for target, online in (*self.masters, *self.moved):
+                for target, online in (*self.copied, *self.masters, *self.moved):
                     target.copy_(online)
                 return
-            for targets, onlines in self.same:
-                _lerp_(targets, onlines, tau)
-            for target, online in self.lazy:
-                target.lerp_(online, tau)
-            for target, online, master in self.mixed:
-                dtype = _COMPUTE.get(target.dtype, target.dtype)
-                moved = target.to(dtype) if master is None else master
-                _lerp_([moved], [online.to(dtype)], tau)
-                if moved is not target:
-                    target.copy_(moved)
+            computed = self._computed(tau)
+            for target, online in self.copied:
+                target.copy_(online)
+            if not isinstance(tau, Tensor):
+                for targets, onlines in self.same:
+                    torch._foreach_lerp_(targets, onlines, tau)
+                for target, online in self.lazy:
+                    target.lerp_(online, tau)
+            for target, values in computed:
+                target.copy_(values)
+
+    def _computed(self, tau: float | Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return the tensors that do not move in place, and what becomes of them."""
+        computed = []
+        for target, online, master in self.mixed:
+            values = _lerped(target if master is None else master, online, tau)
+            if master is not None:
+                computed.append((master, values))
+            computed.append((target, values))
+        if isinstance(tau, Tensor):
+            pairs = [pair for targets, onlines in self.same for pair in zip(targets, onlines, strict=True)]
+            computed += [(target, _lerped(target, online, tau)) for target, online in (*pairs, *self.lazy)]
+        return computed
 
 
-def _lerp_(targets: list[Tensor], onlines: list[Tensor], tau: float | Tensor) -> None:
-    if not isinstance(tau, Tensor):
-        torch._foreach_lerp_(targets, onlines, tau)
-        return
-    # torch wants the weight in the tensors' dtype, which would round it.
-    for target, online in zip(targets, onlines, strict=True):
-        dtype = _COMPUTE.get(target.dtype, target.dtype)
-        target.copy_(target.to(dtype).lerp(online.to(dtype), tau.to(dtype)))
+def _lerped(target: Tensor, online: Tensor, tau: float | Tensor) -> Tensor:
+    dtype = _COMPUTE.get(target.dtype, target.dtype)
+    if isinstance(tau, Tensor):  # torch wants the weight in the tensors' dtype, which would round it
+        return target.to(dtype).lerp(online.to(dtype), tau.to(dtype))
+    values = target.to(dtype, copy=True)
+    torch._foreach_lerp_([values], [online.to(dtype)], tau)
+    return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,13 +13,14 @@ from torch import Tensor
 from fastreplay import _target
 from fastreplay._backend import cuda_update
 from fastreplay._foreach import Foreach
-from fastreplay._pairing import HALVES, has_memory, is_dense, long_dims
+from fastreplay._memory import has_memory, is_dense, long_dims
+from fastreplay._pairing import HALVES
 from fastreplay._torch_abi import holds_handle, torch_abi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastreplay._pairing import Pair
+    from fastreplay._pairing import Pair, Places
 
 __all__ = ["Mover"]
 
@@ -43,18 +44,22 @@ class Mover:
         everything: The same update in torch's operations, for code that torch traces.
     """
 
-    def __init__(self, pairs: Sequence[Pair], dicts: list[tuple[dict[str, Any], str]]) -> None:
+    def __init__(self, pairs: Sequence[Pair], places: Places) -> None:
         groups: defaultdict[torch.device, list[Pair]] = defaultdict(list)
         rest: list[Pair] = []
         for pair in pairs:
             (groups[pair.target.device] if _has_kernel(pair) else rest).append(pair)
         self.everything = Foreach(pairs)
         self.rest = Foreach(rest)
-        # Without any native pair, an empty table still looks at the dictionaries.
-        self.tables = [_table(device, group, dicts) for device, group in groups.items()] or [_new_table(dicts)]
+        # Without any native pair, an empty table still looks at the modules.
+        self.tables = [_table(device, group, places) for device, group in groups.items()] or [_new_table(places)]
         for pair in rest:
             _watch(self.tables[0], pair)
         self.devices = list(groups)
+        self.in_order = sorted(zip(groups, self.tables, strict=False), key=lambda entry: entry[0].type == "cpu")
+        self.tau_device = _common_device(pairs)
+        # Those never have a kernel; whether torch lets them be written is another question at every step.
+        self.inference = next((pair.name for pair in rest if pair.target.is_inference()), None)
         self.modules_are_same = self.tables[0].modules_are_same
         self.move: Callable[[float | Tensor], bool] = self._move_all
         if all(device.type == "cpu" for device in self.devices) and not len(self.rest):
@@ -74,17 +79,35 @@ class Mover:
             ways.append(f"{len(self.rest)} by torch")
         return ", ".join(ways) or "nothing to move"
 
+    def check_writable(self) -> None:
+        """Refuse to write targets that torch would not let be written now.
+
+        Raises:
+            RuntimeError: A target was made in inference mode, and this is outside of it.
+        """
+        if self.inference is not None and not torch.is_inference_mode_enabled():
+            raise RuntimeError(f"{self.inference}: target was made in inference mode, and can be written only there")
+
     def _move_all(self, tau: float | Tensor) -> bool:
         # Nothing may be moved before all of it is known to be current; one table sees to that itself.
         is_one = len(self.devices) == 1 and not len(self.rest)
         if not is_one and not self.is_same():
             return False
-        for device, table in zip(self.devices, self.tables, strict=False):
-            if not (table.step(float(tau)) if device.type == "cpu" else _launch(table, device, tau)):
-                return False
+        self.check_writable()
+        if isinstance(tau, Tensor) and tau.device != self.tau_device:
+            tau = float(tau)  # waits for its device, once
+        # The last to be written are those whose writing cannot fail.
         if len(self.rest):
             self.rest.update(tau)
+        for device, table in self.in_order:
+            if not (table.step(float(tau)) if device.type == "cpu" else _launch(table, device, tau)):
+                return False
         return True
+
+
+def _common_device(pairs: Sequence[Pair]) -> torch.device | None:
+    devices = {pair.target.device for pair in pairs}
+    return devices.pop() if len(devices) == 1 else None
 
 
 def _watch(table: _target.Table, pair: Pair) -> None:
@@ -137,12 +160,12 @@ def _has_kernel(pair: Pair) -> bool:
     return known and is_dense(target) and all(long_dims(other) == long_dims(target) for other in others)
 
 
-def _new_table(dicts: list[tuple[dict[str, Any], str]]) -> _target.Table:
-    return _target.Table(dicts, torch_abi(), torch_is_fused(), torch.autograd.graph.increment_version)
+def _new_table(places: Places) -> _target.Table:
+    return _target.Table(places, torch_abi(), torch_is_fused(), torch.autograd.graph.increment_version)
 
 
-def _table(device: torch.device, pairs: Sequence[Pair], dicts: list[tuple[dict[str, Any], str]]) -> _target.Table:
-    table = _new_table(dicts)
+def _table(device: torch.device, pairs: Sequence[Pair], places: Places) -> _target.Table:
+    table = _new_table(places)
     for pair in pairs:
         target, online, count = pair.target, pair.online, pair.target.numel()
         names = _NAMES.get(target.dtype, "bytes"), _NAMES.get(online.dtype, "bytes")

@@ -9,14 +9,16 @@ from fastreplay._torch_abi import FormAbi, TorchAbi
 def cpu_level() -> str: ...
 
 @disjoint_base
-class Dicts:
-    def __init__(self, places: list[tuple[dict[str, Any], str]]) -> None: ...
+class Containers:
+    def __init__(self, places: list[tuple[dict[str, Any] | None, Any]]) -> None: ...
+
+def is_native(container: object) -> bool: ...
 
 @disjoint_base
 class Table:
     def __init__(
         self,
-        places: list[tuple[dict[str, Any], str]],
+        places: list[tuple[dict[str, Any] | None, Any]],
         torch_abi: TorchAbi | None,
         fused: bool,
         increment_version: Callable[[list[Tensor]], None],

@@ -2,9 +2,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """One target update over tensors that were paired before: see whether they are where they were, move them.
 
-A table holds addresses, and references to every tensor, storage and dictionary behind them, so that no
+A table holds addresses, and references to every tensor, storage and container behind them, so that no
 address can dangle or come to mean something else. What can change all the same it looks at on every
-step: each tensor's data pointer and element count, and the dictionaries of the modules, some at a time.
+step: each tensor's data pointer and element count, and the containers of the tensors, some at a time.
 Pairing, and what is done when something changed, is fastreplay/target.py.
 """
 
@@ -126,7 +126,7 @@ cdef int set_torch(TorchAbi &torch, abi) except -1:
     return 0
 
 
-# Dictionaries that are looked through at each step, in rotation: 12 ns each with entries, 2 ns without.
+# Dictionaries and lists that are looked through at each step, in rotation: 12 ns each with entries, 2 ns without.
 cdef enum:
     kFullPerStep = 4
     kEmptyPerStep = 2
@@ -152,74 +152,112 @@ cdef str MODULES = "_modules"
 cdef str PARAMETERS = "_parameters"
 
 
-cdef struct SeenDict:
+cdef struct SeenContainer:
     PyObject *owner  # the dictionary that holds this one as its "_modules"; null for others
-    PyObject *mapping
+    PyObject *container
+    bint is_list
     Py_ssize_t size
     size_t first  # of its entries
 
 
 cdef struct SeenEntry:
-    PyObject *key
+    PyObject *key  # null in a list
     PyObject *value
 
 
-cdef class Dicts:
-    """Dictionaries within dictionaries, and what they held at first."""
+cdef class Containers:
+    """Dictionaries and lists, and what they held at first."""
 
     cdef list kept
-    cdef vector[SeenDict] dicts
+    cdef vector[SeenContainer] containers
     cdef vector[SeenEntry] entries
     cdef size_t next
 
     def __init__(self, list places):
-        """Look at the dictionaries that others hold: (the other, the name) each."""
+        """Look at what `is_native`: (the dictionary whose "_modules" it is or None, the container) each."""
+        self.kept = [places]
+        for owner, container in places:
+            self.see(owner, container)
+
+    cdef int see(self, owner, container) except -1:
+        # Deleting from a container of torch's puts another dictionary in the place of `_modules`.
+        cdef PyObject *holder = NULL
         cdef PyObject *key
         cdef PyObject *value
-        cdef PyObject *holder
-        cdef Py_ssize_t position
-        self.kept = [places]
-        for owner, name in places:
-            mapping = owner[name]
-            self.kept.append((mapping, *mapping.keys(), *mapping.values()))
-            # Deleting from a container of torch's puts another dictionary in the place of `_modules`.
-            holder = NULL
-            if name == MODULES:
-                holder = <PyObject *>owner
-            self.dicts.push_back(SeenDict(holder, <PyObject *>mapping, len(mapping), self.entries.size()))
-            position = 0
-            while PyDict_Next(<PyObject *>mapping, &position, &key, &value):
+        cdef Py_ssize_t position = 0
+        cdef bint is_list = type(container) is list
+        if owner is not None:
+            holder = <PyObject *>owner
+        self.kept.append(tuple(container) if is_list else (*container.keys(), *container.values()))
+        self.containers.push_back(
+            SeenContainer(holder, <PyObject *>container, is_list, len(container), self.entries.size()))
+        if is_list:
+            for item in container:
+                self.entries.push_back(SeenEntry(NULL, <PyObject *>item))
+        else:
+            while PyDict_Next(<PyObject *>container, &position, &key, &value):
                 self.entries.push_back(SeenEntry(key, value))
+        return 0
 
     # Looks through up to `count` of them, and goes on from there the next time.
     cdef inline bint are_same(self, size_t count) noexcept:
         cdef size_t i, at
-        if count > self.dicts.size():
-            count = self.dicts.size()
+        if count > self.containers.size():
+            count = self.containers.size()
         for i in range(count):
             at = self.next
-            self.next = at + 1 if at + 1 < self.dicts.size() else 0
+            self.next = at + 1 if at + 1 < self.containers.size() else 0
             if not self.is_same(at):
                 return False
         return True
 
     cdef inline bint is_same(self, size_t at) noexcept:
-        cdef SeenDict *seen = &self.dicts[at]
+        cdef SeenContainer *seen = &self.containers[at]
         cdef SeenEntry *entry = self.entries.data() + seen.first
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t position = 0
-        if seen.owner != NULL and PyDict_GetItemWithError(seen.owner, <PyObject *>MODULES) != seen.mapping:
+        if seen.is_list:
+            return self.is_same_list(seen, entry)
+        if seen.owner != NULL and PyDict_GetItemWithError(seen.owner, <PyObject *>MODULES) != seen.container:
             return False
-        if PyDict_GET_SIZE(seen.mapping) != seen.size:
+        if PyDict_GET_SIZE(seen.container) != seen.size:
             return False
         if seen.size == 0:
             return True
-        while PyDict_Next(seen.mapping, &position, &key, &value):
+        while PyDict_Next(seen.container, &position, &key, &value):
             if key != entry.key or value != entry.value:
                 return False
             entry += 1
         return True
+
+    cdef bint is_same_list(self, SeenContainer *seen, SeenEntry *entry) noexcept:
+        cdef Py_ssize_t i
+        if PyList_GET_SIZE(seen.container) != seen.size:
+            return False
+        for i in range(seen.size):
+            if PyList_GET_ITEM(seen.container, i) != entry[i].value:
+                return False
+        return True
+
+
+def is_native(container):
+    """Tell whether a container is one of those that can be looked through without running any Python."""
+    return type(container) in (dict, OrderedDict, list)
+
+
+cdef list contents(container):
+    """List the entries of any other mapping or iterable."""
+    return list(container.items()) if hasattr(container, "items") else [(None, value) for value in container]
+
+
+cdef bint have_same(list some, list others) except -1:
+    if len(some) != len(others):
+        return False
+    for (a, x), (b, y) in zip(some, others):
+        if x is not y or not (a is b or a == b):
+            return False
+    return True
 
 
 cdef class Table:
@@ -229,8 +267,9 @@ cdef class Table:
     cdef TorchAbi torch
     cdef bint has_torch
     cdef Level level
-    cdef Dicts full
-    cdef Dicts empty
+    cdef Containers full
+    cdef Containers empty
+    cdef list others  # (container, what it held) of those that are not native
     cdef list kept  # tensors, their storages, masters, the table on the device
     cdef list watched  # (tensor, data pointer, element count)
     cdef list targets
@@ -243,13 +282,21 @@ cdef class Table:
         """Make an empty table.
 
         Args:
-            places: Where the modules' dictionaries are, (the module's own, the name) each.
+            places: What holds the tensors, (the dictionary whose "_modules" it is or None, the container) each.
             torch_abi: Addresses of torch's functions, or None to ask Python instead.
             fused: Whether torch multiplies and adds in one instruction here.
             increment_version: What counts up tensors' versions without `torch_abi`.
         """
-        self.full = Dicts([(owner, name) for owner, name in places if owner[name]])
-        self.empty = Dicts([(owner, name) for owner, name in places if not owner[name]])
+        native = [place for place in places if is_native(place[1])]
+        self.full = Containers([place for place in native if place[1]])
+        self.empty = Containers([place for place in native if not place[1]])
+        self.others = []
+        for _, container in places:
+            # One that makes its tensors when it is asked has none that could be replaced; nor can a tuple's be.
+            if not is_native(container) and type(container) is not tuple:
+                held = contents(container)
+                if have_same(held, contents(container)):
+                    self.others.append((container, held))
         self.level = best_level() if fused else Level.kBaseline
         self.increment_version = increment_version
         self.kept, self.watched, self.targets = [], [], []
@@ -307,6 +354,8 @@ cdef class Table:
     cdef bint is_current(self):
         if not (self.full.are_same(kFullPerStep) and self.empty.are_same(kEmptyPerStep)):
             return False
+        if self.others and not self.others_are_same():
+            return False
         if self.has_torch:
             return self.table.is_current(self.torch)
         for tensor, data, numel in self.watched:
@@ -314,12 +363,20 @@ cdef class Table:
                 return False
         return True
 
+    cdef bint others_are_same(self) except -1:
+        for container, held in self.others:
+            if not have_same(contents(container), held):
+                return False
+        return True
+
     def modules_are_same(self):
-        """Tell whether every dictionary holds what it held."""
-        return self.full.are_same(self.full.dicts.size()) and self.empty.are_same(self.empty.dicts.size())
+        """Tell whether every container holds what it held."""
+        return (self.full.are_same(self.full.containers.size())
+                and self.empty.are_same(self.empty.containers.size())
+                and self.others_are_same())
 
     def is_same(self):
-        """Tell whether every tensor and every dictionary is what it was."""
+        """Tell whether every tensor and every container is what it was."""
         return self.modules_are_same() and self.is_current()
 
     def step(self, double tau):

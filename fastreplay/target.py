@@ -6,19 +6,28 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, SupportsFloat, TypeAlias, TypedDict, TypeGuard
-from warnings import warn
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from fastreplay._foreach import Foreach
 from fastreplay._mover import Mover
-from fastreplay._pairing import HALVES, Buffers, Pair, Tensors, dictionaries, materialized, pair
+from fastreplay._pairing import HALVES, Buffers, Pair, Tensors, containers, materialized, pair
+from fastreplay._target import is_native
+from fastreplay._target_arguments import (
+    Tau,
+    check_count,
+    check_master,
+    check_options,
+    checked_state,
+    checked_tau,
+    is_schedule,
+    warn_of_halves,
+)
 
 __all__ = ["SoftUpdate", "SoftUpdateState", "Tau", "hard_update_", "soft_update_"]
 
-Tau: TypeAlias = float | Tensor | Callable[[int], float]
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -57,19 +66,26 @@ class SoftUpdate:
         count: Calls of `step` so far.
 
     Raises:
-        TypeError: Not tensors, forms or dtypes that cannot follow each other.
-        ValueError: Names, shapes, devices or counts differ, memory is shared, or an argument is out of
-            range. The message names the first tensor of which that is so.
+        TypeError: Not tensors, forms or dtypes that cannot follow each other; quantized, nested and sparse
+            tensors; modules that keep weights where only they find them (quantized ones); subclasses of
+            tensors without `lerp_`.
+        ValueError: There is nothing to update (an iterator that was used before, a module without
+            parameters); names, shapes, devices or counts differ; memory is shared; or an argument is out
+            of range. The message names the first tensor of which that is so.
 
     Warns:
         UserWarning: A parameter of the target is float16 or bfloat16, and has no master.
 
-    Re-allocation: `.to()`, `p.data = ...`, `load_state_dict(assign=True)` or a new layer are noticed, and
-    tensors are paired anew. Every step looks at each tensor's data pointer and element count, and at six
-    of the modules' dictionaries, in rotation, to see whether a parameter became another object;
-    `soft_update_` looks at all of them. A layout that changes in place (`p.t_()`), and what changes
-    within a compiled region, needs `refresh`. Memory that was left is kept until then, and so never
-    written after it was freed.
+    Re-allocation: `.to()`, `p.data = ...`, `load_state_dict(assign=True)`, a new layer, or another tensor in
+    a dictionary or a list that was given are noticed, and tensors are paired anew. Every step looks at each
+    tensor's data pointer and element count, at a dictionary or a list that was given, and at six of the
+    modules' dictionaries, in rotation, to see whether a parameter became another object; `soft_update_`
+    looks at all of them. An iterator is gone through once: where its tensors may be replaced later, give
+    the module or a list. What changes the strides or the dtype and neither address nor element count
+    (`p.t_()`) needs `refresh`; and a step that was compiled looks at nothing, whatever changed. Memory that
+    was left is kept until then, and so never written after it was freed.
+
+    A step that is refused has moved nothing and is not counted.
 
     Thread safety:
         Two threads may move different targets. One target, or one updater, belongs to one thread at a time.
@@ -85,6 +101,9 @@ class SoftUpdate:
     """
 
     count: int
+    _pairs: list[Pair]
+    _mover: Mover | None
+    _move: Callable[[float | Tensor], bool]
 
     def __init__(
         self,
@@ -96,27 +115,24 @@ class SoftUpdate:
         every: int = 1,
         master: bool = False,
     ) -> None:
-        if buffers not in ("copy", "lerp", "skip"):
-            raise ValueError(f"buffers: expected 'copy', 'lerp' or 'skip', got {buffers!r}")
-        if isinstance(every, bool) or not isinstance(every, int):
-            raise TypeError(f"every: expected an integer, got {every!r}")
-        if every < 1:
-            raise ValueError(f"every: expected at least 1, got {every}")
-        self._tau: Tau = tau
-        self._constant: float | None = None  # tau, where no step can find another
-        if not _is_schedule(tau):
-            checked = _checked(tau)
+        check_options(buffers, every)
+        constant: float | None = None  # tau, where no step can find another
+        if not is_schedule(tau):
+            checked = checked_tau(tau)
             if not isinstance(tau, Tensor):
                 assert isinstance(checked, float)
-                self._tau = self._constant = checked
-        self._target, self._online = materialized(target, "target"), materialized(online, "online")
+                tau = constant = checked
+        target, online = materialized(target, "target"), materialized(online, "online")
+        pairs, mover = _mover(target, online, buffers, {} if master else None)
+        if not master and constant != 1.0:
+            warn_of_halves(pairs, stacklevel=3)
+        # Whatever can be refused has been: a second call that is refused leaves the updater as it was.
+        self._tau: Tau = tau
+        self._constant = constant
+        self._target, self._online = target, online
         self._buffers, self._every, self._has_masters = buffers, every, bool(master)
-        self._masters: dict[str, Tensor] = {}
-        self._mover: Mover | None = None
+        self._take(pairs, mover)
         self.count = 0
-        self.refresh()
-        if not master and self._constant != 1.0:
-            _warn_of_halves(self._pairs, stacklevel=3)
 
     @property
     def tau(self) -> Tau:
@@ -140,14 +156,15 @@ class SoftUpdate:
         Raises:
             TypeError: `tau` is no number, or a tensor of another shape or dtype.
             ValueError: `tau` is not in [0, 1], or the tensors no longer fit each other.
+            RuntimeError: A target was made in inference mode, and this is outside of it.
         """
         count = self.count + 1
         if tau is not None:
-            tau = _checked(tau)
+            tau = checked_tau(tau)
         elif self._constant is not None:
             tau = self._constant
         else:
-            tau = _checked(self._tau(count) if _is_schedule(self._tau) else self._tau)
+            tau = checked_tau(self._tau(count) if is_schedule(self._tau) else self._tau)
         due = not count % self._every
         if due:
             if is_dynamo_compiling():
@@ -165,12 +182,7 @@ class SoftUpdate:
         Raises:
             TypeError, ValueError: As at construction; the updater is then as it was before.
         """
-        pairs = pair(self._target, self._online, self._buffers)
-        if self._has_masters:
-            pairs = [self._with_master(pair) for pair in pairs]
-        mover = Mover(pairs, dictionaries(self._target) + dictionaries(self._online))
-        self._pairs, self._mover, self._move = pairs, mover, mover.move
-        self._masters = {pair.name: pair.master for pair in pairs if pair.master is not None}
+        self._take(*_mover(self._target, self._online, self._buffers, self._masters if self._has_masters else None))
 
     def state_dict(self) -> SoftUpdateState:
         """Return the count and the masters, for torch.save; the tensors are the live ones."""
@@ -181,24 +193,24 @@ class SoftUpdate:
         """Take up the count and the masters that `state_dict` returned; the target is written from the masters.
 
         Raises:
-            ValueError: Other keys, names or shapes than `state_dict` gives here.
+            TypeError: A master is no plain tensor of float32, or `state` or its masters are no mappings.
+            ValueError: Other keys, names or shapes than `state_dict` gives here, or a master on "meta".
+            RuntimeError: As `step`.
         """
-        if set(state) != {"count", "masters"}:
-            raise ValueError(f"state: expected count and masters, got {sorted(map(str, state))}")
-        count, masters = state["count"], state["masters"]
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"state: count: expected a non-negative integer, got {count!r}")
-        self._paired()
+        count, masters = checked_state(state)
+        mover = self._paired()
         if set(masters) != set(self._masters):
-            raise ValueError(f"state: masters: expected {sorted(self._masters)}, got {sorted(masters)}")
+            expected, got = (sorted(map(str, names)) for names in (self._masters, masters))
+            raise ValueError(f"state: masters: expected {expected}, got {got}")
         for name, master in self._masters.items():
-            if masters[name].shape != master.shape:
-                shapes = tuple(master.shape), tuple(masters[name].shape)
-                raise ValueError(f"state: masters: {name}: expected shape {shapes[0]}, got {shapes[1]}")
+            check_master(name, masters[name], master)
+        mover.check_writable()
         with torch.no_grad():
+            # Of their own: `masters` may hold the live ones, under other names.
+            fresh = {name: masters[name].to(master.device, copy=True) for name, master in self._masters.items()}
             for this in self._pairs:
                 if this.master is not None:
-                    this.master.copy_(masters[this.name])
+                    this.master.copy_(fresh[this.name])
                     this.target.copy_(this.master)
         self.count = count
 
@@ -221,12 +233,24 @@ class SoftUpdate:
 
     def __getstate__(self) -> dict[str, Any]:
         # Addresses mean nothing elsewhere: tensors are paired anew at the first step.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_mover", "_move", "_pairs")}
+        state = {name: self.__dict__[name] for name in _STATE}
+        for role in ("_target", "_online"):  # views of dictionaries, for one, can be neither copied nor pickled
+            if not isinstance(state[role], nn.Module) and not is_native(state[role]):
+                state[role] = dict(state[role]) if isinstance(state[role], Mapping) else list(state[role])
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if set(state) != _STATE:
+            raise ValueError(f"state: expected {sorted(_STATE)}, got {sorted(map(str, state))}")
+        check_options(state["_buffers"], state["_every"])
+        check_count(state["count"])
         self.__dict__.update(state)
         # A module that holds its own updater is not whole yet.
         self._pairs, self._mover, self._move = [], None, _cannot_move
+
+    def _take(self, pairs: list[Pair], mover: Mover) -> None:
+        self._pairs, self._mover, self._move = pairs, mover, mover.move
+        self._masters: dict[str, Tensor] = {pair.name: pair.master for pair in pairs if pair.master is not None}
 
     def _paired(self) -> Mover:
         if self._mover is None or not self._mover.is_same():
@@ -245,17 +269,32 @@ class SoftUpdate:
         if not self._move(tau):
             raise RuntimeError(_CHANGING)
 
-    def _with_master(self, this: Pair) -> Pair:
-        target = this.target
-        if this.is_copied or target.dtype not in HALVES:
-            return this
-        with torch.inference_mode(False):  # a master must serve outside of it too
-            fresh = target.detach().to(torch.float32)
-            kept = self._masters.get(this.name)
-            if kept is not None and kept.shape == fresh.shape:
-                kept = kept.to(target.device)
-                fresh = torch.where(kept.to(target.dtype) == target.detach(), kept, fresh)
-        return replace(this, master=fresh)
+
+_STATE = frozenset(
+    ["_tau", "_constant", "_target", "_online", "_buffers", "_every", "_has_masters", "_masters", "count"]
+)
+
+
+def _mover(
+    target: Tensors, online: Tensors, buffers: Buffers, masters: Mapping[str, Tensor] | None
+) -> tuple[list[Pair], Mover]:
+    """Pair tensors, and make what moves them; with masters, of which `masters` are those so far, unless it is None."""
+    pairs = pair(target, online, buffers)
+    if masters is not None:
+        pairs = [_with_master(pair, masters.get(pair.name)) for pair in pairs]
+    return pairs, Mover(pairs, containers(target) + containers(online))
+
+
+def _with_master(this: Pair, kept: Tensor | None) -> Pair:
+    target = this.target
+    if this.is_copied or target.dtype not in HALVES:
+        return this
+    with torch.inference_mode(False):  # a master must serve outside of it too
+        fresh = target.detach().to(torch.float32)
+        if kept is not None and kept.shape == fresh.shape:
+            kept = kept.to(target.device)
+            fresh = torch.where(kept.to(target.dtype) == target.detach(), kept, fresh)
+    return replace(this, master=fresh)
 
 
 def _cannot_move(_: float | Tensor) -> bool:
@@ -276,7 +315,7 @@ def soft_update_(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
         tau: Share of the online value, in [0, 1]; a number, or a tensor () of float32 or float64.
 
     Raises:
-        TypeError, ValueError: As `SoftUpdate`.
+        TypeError, ValueError, RuntimeError: As `SoftUpdate` and its `step`.
 
     Warns:
         UserWarning: As `SoftUpdate`, when tensors are paired.
@@ -290,7 +329,7 @@ def soft_update_(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
         >>> fr.soft_update_(target, online, tau=0.005)
     """
     if tau.__class__ is not float or not 0.0 <= tau <= 1.0:
-        tau = _checked(tau)
+        tau = checked_tau(tau)
     if is_dynamo_compiling():
         Foreach(_traced_pairs(target, online)).update(tau)
         return
@@ -309,7 +348,7 @@ def hard_update_(target: Tensors, online: Tensors) -> None:
         online: What it becomes, in the same form; buffers too.
 
     Raises:
-        TypeError, ValueError: As `SoftUpdate`.
+        TypeError, ValueError, RuntimeError: As `SoftUpdate` and its `step`.
 
     Thread safety:
         Two threads may write different targets.
@@ -361,10 +400,9 @@ def _pairing(target: object, online: object) -> _Pairing | None:
 
 def _pair_and_move(target: Tensors, online: Tensors, tau: float | Tensor) -> None:
     target, online = materialized(target, "target"), materialized(online, "online")
-    pairs = pair(target, online, "copy")
+    pairs, mover = _mover(target, online, "copy", None)
     if isinstance(tau, Tensor) or tau != 1.0:
-        _warn_of_halves(pairs, stacklevel=4)
-    mover = Mover(pairs, dictionaries(target) + dictionaries(online))
+        warn_of_halves(pairs, stacklevel=4)
     if not mover.move(tau):
         raise RuntimeError(_CHANGING)
     if isinstance(target, nn.Module) and isinstance(online, nn.Module):
@@ -376,45 +414,6 @@ def _pair_and_move(target: Tensors, online: Tensors, tau: float | Tensor) -> Non
 def _traced_pairs(target: Tensors, online: Tensors) -> list[Pair]:
     """Pair without looking at memory, which torch cannot trace."""
     return pair(materialized(target, "target"), materialized(online, "online"), "copy", check_memory=False)
-
-
-def _is_schedule(tau: Tau) -> TypeGuard[Callable[[int], float]]:
-    return callable(tau) and not isinstance(tau, Tensor)
-
-
-def _checked(tau: object) -> float | Tensor:
-    """Return a number in [0, 1] as a float, or a tensor of one.
-
-    Raises:
-        TypeError, ValueError: It is neither.
-    """
-    if isinstance(tau, Tensor):
-        if tau.shape != () or tau.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"tau: expected shape () of float32 or float64, got {tuple(tau.shape)} of {tau.dtype}")
-        if tau.device.type != "cpu" or is_dynamo_compiling():
-            return tau  # to read it here would wait for the device, or could not be traced
-        return _check_range(float(tau))
-    if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
-        raise TypeError(f"tau: expected a number, got {tau!r}")
-    return _check_range(float(tau))
-
-
-def _check_range(tau: float) -> float:
-    if not 0.0 <= tau <= 1.0:
-        raise ValueError(f"tau: expected a number in [0, 1], got {tau}")
-    return tau
-
-
-def _warn_of_halves(pairs: list[Pair], *, stacklevel: int) -> None:
-    for this in pairs:
-        if this.target.dtype in HALVES and not this.is_copied and this.master is None:
-            warn(
-                f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
-                "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "
-                "use SoftUpdate(..., master=True)",
-                stacklevel=stacklevel,
-            )
-            return
 
 
 _CHANGING = "the tensors changed while they were paired: does another thread change the modules?"

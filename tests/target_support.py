@@ -167,6 +167,11 @@ def assert_moves(update: Callable[[], Any], target: nn.Module, online: nn.Module
     assert_holds(online, before)
 
 
+def linears() -> tuple[Any, Any]:
+    """Make two layers of equal shape and different values."""
+    return networks(lambda seed: scrambled(nn.Linear(3, 3), seed))
+
+
 @contextmanager
 def unchanged(*tensors: Tensor, versions: bool = True) -> Iterator[None]:
     """Assert that these tensors keep their bits, and their versions."""

@@ -33,13 +33,8 @@ ALLOWED_INCLUDES = {
 
 # Imported only when something of them is asked for: target updates and CUDA devices are torch's.
 TORCH_SIDE = {
-    "target.py",
-    "_cuda.py",
-    "_cuda_ring.py",
-    "_mover.py",
-    "_pairing.py",
-    "_foreach.py",
-    "_torch_abi.py",
+    *("target.py", "_target_arguments.py", "_mover.py", "_pairing.py", "_memory.py", "_foreach.py"),
+    *("_cuda.py", "_cuda_ring.py", "_torch_abi.py"),
 }
 # Imported only by name: what stands in for other libraries' classes returns torch's tensors, as they do.
 ADAPTERS = {"_adapter.py", "cleanrl.py"}

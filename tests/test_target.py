@@ -532,12 +532,12 @@ def test_lists_generators_and_state_dicts() -> None:
     assert torch.equal(to, torch.full((2,), 0.5))
 
 
-def test_nothing_to_move() -> None:
-    for target, online in (([], []), ({}, {}), (nn.ReLU(), nn.Tanh()), ([torch.zeros(0, 3)], [torch.zeros(0, 3)])):
-        update = SoftUpdate(target, online)
-        assert update.step()
-        assert update.describe() == "nothing to move"
-        soft_update_(target, online, 0.5)
+def test_tensors_without_elements() -> None:
+    target, online = [torch.zeros(0, 3)], [torch.zeros(0, 3)]
+    update = SoftUpdate(target, online)
+    assert update.step()
+    assert update.describe() == "nothing to move"
+    soft_update_(target, online, 0.5)
 
 
 def test_repr_and_describe() -> None:

@@ -42,7 +42,9 @@ def tensors_of(*forms: Any) -> list[Tensor]:
             found.append(form)
     kinds = (nn.UninitializedParameter, nn.UninitializedBuffer)
     plain = [t for t in found if isinstance(t, Tensor) and not isinstance(t, kinds)]
-    return [t for t in plain if t.device.type == "cpu" and t.layout is torch.strided]
+    return [
+        t for t in plain if t.device.type == "cpu" and t.layout is torch.strided and not (t.is_quantized or t.is_nested)
+    ]
 
 
 Pair = tuple[Any, Any]
@@ -155,6 +157,61 @@ def lazy() -> Pair:
 
 def lazy_online() -> Pair:
     return nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3)), lazy()[1]
+
+
+def used(seed: int) -> Any:
+    """Give an iterator that somebody went through."""
+    parameters = network(seed).parameters()
+    list(parameters)
+    return parameters
+
+
+def quantized(layer: str) -> Any:
+    """Make a module whose weights torch packed away, all or some of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = {
+            "all": lambda: nn.Sequential(nn.Linear(2, 2)),
+            "some": lambda: nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2)),
+            "recurrent": lambda: nn.Sequential(nn.LayerNorm(2), nn.LSTM(2, 2)),
+        }[layer]()
+        return torch.ao.quantization.quantize_dynamic(made, {nn.Linear, nn.LSTM})  # type: ignore[no-untyped-call]
+
+
+def frozen() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Linear(2, 2)).eval()))
+
+
+class Hiding(nn.Module):
+    """Keeps its layers where torch does not find them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(2, 2)]
+
+
+def integer_quantized() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(3), 0.5, 0, torch.quint8)
+
+
+def channels_quantized() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_channel(torch.ones(3), torch.ones(3), torch.zeros(3), 0, torch.qint8)
+
+
+def nested() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1)])
+
+
+def jagged() -> Tensor:
+    return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(1)], layout=torch.jagged)
 
 
 SPARSE = torch.zeros(3).to_sparse()
@@ -287,6 +344,38 @@ CASES: dict[str, Case] = {
         TypeError,
         "[1]: online has layout torch.sparse_coo, expected torch.strided",
     ),
+    "iterators used before": (lambda: (used(1), used(2)), ValueError, "nothing to update: target is an iterable"),
+    "one iterator used before": (lambda: (used(1), list(network(2).parameters())), ValueError, "target has 0 tensors"),
+    "empty lists": (lambda: ([], []), ValueError, "nothing to update: target is an iterable of tensors, without any"),
+    "empty dicts": (lambda: ({}, {}), ValueError, "nothing to update: target is a state dict, without any"),
+    "empty modules": (lambda: (nn.ReLU(), nn.Tanh()), ValueError, "nothing to update: target, of ReLU, has neither"),
+    "layers in a list": (lambda: (Hiding(), Hiding()), ValueError, "nothing to update: target, of Hiding, has neither"),
+    "frozen scripts": (lambda: (frozen(), frozen()), ValueError, "nothing to update: target, of RecursiveScriptModule"),
+    "all weights packed": (
+        lambda: (quantized("all"), quantized("all")),
+        TypeError,
+        "0._packed_params._packed_params: target keeps weights out of its parameters",
+    ),
+    "some weights packed": (
+        lambda: (quantized("some"), quantized("some")),
+        TypeError,
+        "1._packed_params._packed_params: target keeps weights out of its parameters",
+    ),
+    "recurrent weights packed": (
+        lambda: (quantized("recurrent"), quantized("recurrent")),
+        TypeError,
+        "1._all_weight_values.0.param: target keeps weights out of its parameters",
+    ),
+    "quantized": (lists(integer_quantized, integer_quantized), TypeError, "[1]: target is quantized, to torch.quint8"),
+    "by channel": (
+        lists(channels_quantized, channels_quantized),
+        TypeError,
+        "[1]: target is quantized, to torch.qint8",
+    ),
+    "quantized online": (lists(lambda: torch.ones(3), integer_quantized), TypeError, "[1]: online is quantized"),
+    "nested": (lists(nested, nested), TypeError, "[1]: target is a nested tensor"),
+    "nested online": (lists(lambda: torch.ones(3), nested), TypeError, "[1]: online is a nested tensor"),
+    "jagged": (lists(jagged, jagged), TypeError, "[1]: target has layout torch.jagged"),
     "lazy modules": (lazy, ValueError, "1.weight: target is not initialized yet"),
     "lazy online": (lazy_online, ValueError, "1.weight: online is not initialized yet"),
     "module and list": (
@@ -335,6 +424,48 @@ def test_refused(
             refuse(target, online)
         assert type(caught.value) is error
         assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("buffers", ["copy", "lerp", "skip"])
+def test_buffers_alone(buffers: str) -> None:
+    """Those that are to be left alone leave nothing to update."""
+    target, online = (scrambled(nn.BatchNorm1d(3, affine=False), seed) for seed in (1, 2))
+    for net in (target, online):
+        del net.num_batches_tracked  # an integer, which is copied in any case
+    if buffers != "skip":
+        assert SoftUpdate(target, online, 1.0, buffers=buffers).step()
+        assert torch.equal(target.running_mean, online.running_mean)
+        return
+    with pytest.raises(ValueError, match=r"^nothing to update: target has only buffers, and buffers='skip'"):
+        SoftUpdate(target, online, buffers=buffers)
+
+
+def parametrized(seed: int) -> Any:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(linear(3, 3, seed)))
+
+
+def old_weight_norm(seed: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.Sequential(nn.utils.weight_norm(linear(3, 3, seed)))
+
+
+def pruned(seed: int) -> Any:
+    from torch.nn.utils import prune
+
+    return nn.Sequential(prune.l1_unstructured(linear(3, 3, seed), "weight", amount=0.5))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("make", [parametrized, old_weight_norm, pruned])
+def test_weights_that_are_made_of_others(make: Callable[[int], Any]) -> None:
+    """Their parameters move and their masks are copied; what is made of them follows at the next call."""
+    target, online = make(1), make(2)
+    assert_moves(SoftUpdate(target, online, 0.3).step, target, online)
+    hard_update_(target, online)
+    x = torch.ones(2, 3)
+    assert torch.equal(target(x), online(x))
+    with pytest.raises(ValueError, match="is in target, but not in online"):
+        SoftUpdate(target, nn.Sequential(linear(3, 3)))
 
 
 def test_refused_through_every_form() -> None:
