@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from fastreplay._names import flatten, has_children
-
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -30,28 +28,34 @@ def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[st
     Raises:
         TypeError: A field is unknown, missing, surplus or given twice; the message names it.
     """
-    # Positional arguments are leaves, or whole parts where one of them is nested.
-    parts = list(dict.fromkeys(name.split("/")[0] for name in schema))
-    targets = list(schema) if _all_leaves(positional) else parts
+    targets = list(schema.parts) if _are_parts(schema, positional, named) else list(schema)
     if len(positional) > len(targets):
-        raise TypeError(f"expected at most {len(schema)} fields ({', '.join(schema)}), got {len(positional)}")
+        raise TypeError(f"expected at most {len(targets)} fields ({', '.join(targets)}), got {len(positional)}")
     values: dict[str, object] = {}
     for name, value in [*zip(targets, positional, strict=False), *named.items()]:
-        nested = name not in schema and has_children(schema, name)
-        for leaf, leaf_value in flatten(name, value) if nested else [(name, value)]:
-            if leaf not in schema:
-                raise TypeError(f"unknown field {leaf!r}; expected {', '.join(schema)}")
-            if leaf in values:
-                raise TypeError(f"field {leaf!r} was given twice")
-            values[leaf] = leaf_value
+        if name not in schema.parts_by_name:
+            raise TypeError(f"unknown field {name!r}; expected {', '.join(schema)}")
+        for field, field_value in schema.parts_by_name[name].unfold(value, schema.parts_by_name):
+            if field in values:
+                raise TypeError(f"field {field!r} was given twice")
+            values[field] = field_value
     for name in schema:
         if name not in values:
             raise TypeError(f"missing field {name!r}; expected {', '.join(schema)}")
     return tuple(values[name] for name in schema)
 
 
-def _all_leaves(values: Sequence[object]) -> bool:
-    return not any(isinstance(value, (Mapping, tuple)) for value in values)
+def _are_parts(schema: Schema, positional: Sequence[object], named: Mapping[str, object]) -> bool:
+    """Tell whether positional arguments are dicts and tuples of fields where those are due, or single fields."""
+    pairs = list(zip(schema.parts.values(), positional, strict=False))
+    nested = [(part, value) for part, value in pairs if not part.is_field]
+    if any(isinstance(value, Mapping) for _, value in nested):
+        return True
+    if len(positional) > len(schema.parts):
+        return False
+    # A list may stand for a tuple, or be one field's value; it is this where there are fields enough.
+    forms = (tuple, list) if len(positional) + len(named) < len(schema) else (tuple,)
+    return any(isinstance(value, forms) for _, value in nested)
 
 
 def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> NDArray[np.generic]:

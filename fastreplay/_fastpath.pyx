@@ -114,6 +114,7 @@ cdef class Inserter:
     cdef Py_ssize_t num_fields
     cdef size_t record_bytes
     cdef object schema_object
+    cdef bint is_nested     # whether a positional argument may be for several fields
     cdef double timeout_s  # infinite for none
     # The keyword names of the last call and where each goes. A call site passes the same tuple
     # object every time, so that its identity tells the order.
@@ -152,6 +153,7 @@ cdef class Inserter:
             self.record_bytes += field.row_bytes
         self.num_fields = len(schema)
         self.schema_object = schema
+        self.is_nested = any([not part.is_field for part in schema.parts.values()])
         self.last_names = None
         self.timeout_s = timeout_s
         self.ring_object = ring
@@ -164,6 +166,10 @@ cdef class Inserter:
         cdef Py_ssize_t num_named = 0 if names == NULL else PyTuple_GET_SIZE(names)
         if self.ring == NULL:
             raise RuntimeError("the buffer was not initialized: call super().__init__() first")
+        if self.is_nested:
+            for i in range(num_positional):
+                if not is_one_field(args[i]):
+                    return 1
         if num_positional == self.num_fields and num_named == 0:
             for i in range(num_positional):
                 values[i] = args[i]
@@ -310,6 +316,12 @@ cdef inline list keep(list kept, cnp.ndarray array):
         return [array]
     kept.append(array)
     return kept
+
+
+# Whether a positional argument is for one field, and sure to be no dict, tuple or list of several.
+cdef inline bint is_one_field(PyObject *value) except -1:
+    return (PyArray_CheckExact(value) or PyFloat_Check(value) or PyBool_Check(value) or PyLong_CheckExact(value)
+            or cnp.PyArray_IsAnyScalar(<object>value))
 
 
 # The casts that loops meet at every step: float64 observations and bool flags in float32 fields.

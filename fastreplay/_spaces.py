@@ -9,44 +9,64 @@ import numpy as np
 from gymnasium import __version__ as gymnasium_version
 from gymnasium import spaces
 
+from fastreplay._structure import Names, Part
 from fastreplay.schema import Field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable
 
     import gymnasium as gym
-    from numpy.typing import DTypeLike
 
 
-def fields_of_space(name: str, space: gym.Space[Any], dtype: DTypeLike | None) -> dict[str, Field]:
-    """Return the fields, in the space's own order, that hold one element of the space."""
-    children: Iterable[tuple[object, gym.Space[Any]]]
+def part_of_space(
+    name: str,
+    space: gym.Space[Any],
+    dtype: np.dtype[np.generic] | None,
+    fields: dict[str, Field],
+    names: Names | None = None,
+) -> Part:
+    """Return the part of a transition that holds one element of a space, in the space's own order.
+
+    Args:
+        name: Of the part.
+        space: The space.
+        dtype: What floating-point elements are stored in.
+        fields: The part's fields are added to these.
+        names: Which were given before.
+
+    Raises:
+        TypeError: A space has no fields: it is of another kind, or empty.
+        ValueError: An element has a side of length 0.
+    """
+    names = names or Names()
+
+    def below(key: object, child: gym.Space[Any]) -> Part:
+        return part_of_space(names.below(name, key), child, dtype, fields, names)
+
+    children: dict[Hashable, Part] | tuple[Part, ...]
     if isinstance(space, spaces.Dict):
-        children = space.spaces.items()
+        children = {key: below(key, child) for key, child in space.spaces.items()}
     elif isinstance(space, spaces.Tuple):
-        children = enumerate(space.spaces)
+        children = tuple([below(i, child) for i, child in enumerate(space.spaces)])
     else:
-        return {name: _leaf(name, space, dtype)}
-    fields: dict[str, Field] = {}
-    for key, child in children:
-        leaves = fields_of_space(f"{name}/{key}", child, dtype)
-        for leaf in leaves:
-            if leaf in fields:
-                raise ValueError(f"{leaf}: duplicate name, two parts of {space} give it")
-        fields |= leaves
-    if not fields:
+        part = Part(name, len(fields))
+        fields[name] = _field(name, space, dtype)
+        return part
+    if not children:
         raise TypeError(f"{name}: expected a space with parts, got the empty {space}")
-    return fields
+    return Part(name, children=children)
 
 
-def _leaf(name: str, space: gym.Space[Any], dtype: DTypeLike | None) -> Field:
+def _field(name: str, space: gym.Space[Any], dtype: np.dtype[np.generic] | None) -> Field:
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise TypeError(
             f"{name}: expected a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space, got {space}"
         )
     own = np.dtype(space.dtype)
-    stored = np.dtype(dtype) if dtype is not None and own.kind == "f" else own
-    return Field(tuple(int(length) for length in space.shape or ()), stored)
+    try:
+        return Field(tuple(space.shape or ()), dtype if dtype is not None and own.kind == "f" else own)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def is_discrete(space: gym.Space[Any]) -> bool:

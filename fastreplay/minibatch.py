@@ -28,8 +28,8 @@ class Minibatch(Generic[ArrayT]):
 
     `batch["reward"]` and `batch.reward` are the (batch_size, *shape) tensor or array of a field;
     `observation, action, *rest = batch` unpacks the fields in schema order; `len(batch)` is the
-    number of transitions. A name that nests others (`observation/position`) may be asked for as a
-    whole and gives a dict, or a tuple where the parts are numbered.
+    number of transitions. A part that is a dict or tuple (of a Dict or Tuple space, or of names such as
+    `observation/position`) may be asked for as a whole, and comes back as what it was, with the same keys.
 
     The memory is the holder's: it is reused only when the minibatch and everything made from it
     (slices, NumPy views, autograd graphs) is gone, or when the holder passes it as `out=`.
@@ -98,10 +98,10 @@ class Minibatch(Generic[ArrayT]):
         try:
             return self._values[self._schema.position(name)]
         except KeyError:
-            nested = self._nested(name)
-            if nested is None:
+            part = self._schema.parts_by_name.get(name)
+            if part is None:
                 raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None
-            return cast("ArrayT", nested)
+            return cast("ArrayT", part.fold(self._values))
 
     def __getattr__(self, name: str) -> ArrayT:
         if not name.startswith("_"):
@@ -110,16 +110,6 @@ class Minibatch(Generic[ArrayT]):
             except KeyError:
                 pass
         raise AttributeError(f"the minibatch has no field {name!r}")
-
-    def _nested(self, parent: str) -> dict[str, object] | tuple[object, ...] | None:
-        prefix = f"{parent}/"
-        children = dict.fromkeys(name[len(prefix) :].split("/")[0] for name in self._schema if name.startswith(prefix))
-        if not children:
-            return None
-        parts: dict[str, object] = {child: self[prefix + child] for child in children}
-        if list(parts) == [str(i) for i in range(len(parts))]:
-            return tuple(parts.values())
-        return parts
 
     def __contains__(self, name: object) -> bool:
         return name in self._schema

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastreplay import _core
+from fastreplay._arguments import checked_index
 from fastreplay._fastpath import MAX_FIELDS
-from fastreplay._names import RESERVED_NAMES
+from fastreplay._structure import RESERVED_NAMES, Part, parts_of_names, walk
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -112,15 +113,14 @@ class Schema(Mapping[str, Field]):
         32
     """
 
-    __slots__ = ("_fields", "_positions", "_record_bytes")
+    __slots__ = ("_fields", "_parts", "_parts_by_name", "_positions", "_record_bytes")
 
     def __init__(self, fields: Mapping[str, FieldLike]) -> None:
+        if isinstance(fields, Schema):
+            self._set(fields._fields, fields._parts)
+            return
         if not isinstance(fields, Mapping):
             raise TypeError(f"fields: expected a mapping of name to field, got {type(fields).__name__}")
-        if not fields:
-            raise ValueError("fields: expected at least one field, got none")
-        if len(fields) > MAX_FIELDS:
-            raise ValueError(f"fields: expected at most {MAX_FIELDS}, got {len(fields)}")
         for name in fields:
             _check_name(name)
         for name in fields:
@@ -128,7 +128,17 @@ class Schema(Mapping[str, Field]):
             for depth in range(1, len(parents) + 1):
                 if (parent := "/".join(parents[:depth])) in fields:
                     raise ValueError(f"{name}: duplicate name, {parent!r} is a field already")
-        self._fields = {name: _as_field(name, spec) for name, spec in fields.items()}
+        self._set({name: _as_field(name, spec) for name, spec in fields.items()}, parts_of_names(fields))
+
+    def _set(self, fields: dict[str, Field], parts: dict[str, Part]) -> None:
+        if not fields:
+            raise ValueError("fields: expected at least one field, got none")
+        if len(fields) > MAX_FIELDS:
+            raise ValueError(f"fields: expected at most {MAX_FIELDS}, got {len(fields)}")
+        _check_bytes(fields)
+        self._fields = fields
+        self._parts = parts
+        self._parts_by_name = {part.name: part for part in walk(parts.values())}
         self._positions = {name: i for i, name in enumerate(fields)}
         self._record_bytes = _core.record_bytes(self.sizes)
 
@@ -147,8 +157,25 @@ class Schema(Mapping[str, Field]):
         """Bytes from one packed record to the next in the ring."""
         return self._record_bytes
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What a transition is made of at the top: fields, and dicts and tuples of parts."""
+        return self._parts
+
+    @property
+    def parts_by_name(self) -> dict[str, Part]:
+        """All parts, at any depth."""
+        return self._parts_by_name
+
     def nbytes(self, capacity: int) -> int:
-        """Return the bytes that a buffer of `capacity` transitions takes."""
+        """Return the bytes that a buffer of `capacity` transitions takes.
+
+        Raises:
+            TypeError, ValueError: `capacity` is no integer, or negative.
+        """
+        capacity = checked_index("capacity", capacity)
+        if capacity < 0:
+            raise ValueError(f"capacity: expected a non-negative integer, got {capacity}")
         return capacity * (self._record_bytes + _LAP_WORD_BYTES)
 
     def position(self, name: str) -> int:
@@ -184,21 +211,36 @@ class Schema(Mapping[str, Field]):
         Raises:
             TypeError: A space is of another kind.
         """
-        from fastreplay._spaces import fields_of_space
+        from fastreplay._spaces import part_of_space
 
-        fields: dict[str, FieldLike] = {
-            **fields_of_space("observation", observation_space, dtype),
-            **fields_of_space("action", action_space, dtype),
-            "reward": Field((), np.float32),
-            **fields_of_space("next_observation", observation_space, dtype),
-            "terminated": Field((), np.bool_),
-            "truncated": Field((), np.bool_),
-        }
-        for name, spec in (extra or {}).items():
-            if name in fields:
-                raise ValueError(f"{name}: duplicate name, the spaces give this field already")
-            fields[name] = spec
-        return cls(fields)
+        stored = None if dtype is None else _checked_dtype(dtype)
+        fields: dict[str, Field] = {}
+        parts: dict[str, Part] = {}
+
+        def append(name: str, field: Field) -> None:
+            parts[name] = Part(name, len(fields))
+            fields[name] = field
+
+        parts["observation"] = part_of_space("observation", observation_space, stored, fields)
+        parts["action"] = part_of_space("action", action_space, stored, fields)
+        append("reward", Field((), np.float32))
+        parts["next_observation"] = part_of_space("next_observation", observation_space, stored, fields)
+        append("terminated", Field((), np.bool_))
+        append("truncated", Field((), np.bool_))
+        if extra:
+            further = Schema(extra)
+            for name in further:
+                if (part := name.split("/")[0]) in parts:
+                    raise ValueError(f"{name}: duplicate name, the spaces give {part!r} already")
+            parts |= {name: part.moved(len(fields)) for name, part in further.parts.items()}
+            fields |= further
+        return cls._of(fields, parts)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+        schema = cls.__new__(cls)
+        schema._set(fields, parts)
+        return schema
 
     def __getitem__(self, name: str) -> Field:
         return self._fields[name]
@@ -212,20 +254,56 @@ class Schema(Mapping[str, Field]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return list(self.items()) == list(other.items())
+        return list(self.items()) == list(other.items()) and self._parts == other._parts
 
     def __hash__(self) -> int:
         return hash(tuple(self._fields.items()))
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name!r}: {field!r}" for name, field in self._fields.items())
-        return f"Schema({{{fields}}})"
+        if self._follows_from_names():
+            return f"Schema({self._fields})"
+        fields = tuple(self._fields.values())
+        return f"Schema({ {name: part.fold(fields) for name, part in self._parts.items()} })"
 
-    def __reduce__(self) -> tuple[type[Schema], tuple[dict[str, Field]]]:
-        return Schema, (self._fields,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._follows_from_names():
+            return Schema, (self._fields,)
+        return _restore, (self._fields, self._parts)
+
+    def _follows_from_names(self) -> bool:
+        try:
+            return Schema(self._fields)._parts == self._parts
+        except ValueError:  # names that only a space gives
+            return False
+
+
+def _restore(fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+    """Make a schema whose fields nest in another way than their names say.
+
+    Raises:
+        ValueError: Some part is of no field, or some field of no part.
+    """
+    leaves = [(part.name, part.position) for part in walk(parts.values()) if part.is_field]
+    if leaves != [(name, position) for position, name in enumerate(fields)]:
+        raise ValueError(
+            f"parts: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
+        )
+    return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, parts)
 
 
 _LAP_WORD_BYTES = 4
+# The core's own limit, which leaves room to align and add in 64 bits.
+_MOST_BYTES = 2**60
+
+
+def _check_bytes(fields: Mapping[str, Field]) -> None:
+    total = 0
+    for name, field in fields.items():
+        total += field.row_bytes
+        if field.row_bytes > _MOST_BYTES:
+            raise ValueError(f"{name}: expected at most {_MOST_BYTES:,} bytes, got {field.row_bytes:,} of {field}")
+    if total > _MOST_BYTES:
+        raise ValueError(f"fields: expected at most {_MOST_BYTES:,} bytes together, got {total:,}")
 
 
 def _check_name(name: object) -> None:
