@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fastreplay._draws import Draw, numpy_draw
+from fastreplay._saving import SavedState
 from fastreplay._spaces import is_discrete
 from fastreplay._vector_ring import Columns, Part, VectorRing, overwrite
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Adapter"]
 
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+# What a saved state must have, to tell its arrays' shapes and where it goes on.
+_KINDS = {"buffer_size": int, "n_envs": int, "pos": int, "full": bool, "optimize_memory_usage": bool}
 _COUNTED_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones")
 
 
@@ -114,8 +117,12 @@ class Adapter:
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> bool:
         """Store a step natively; False, with nothing changed, where it needs the general way."""
         ring = self._ring
+        if ring.num_rows != self.buffer_size or ring.num_envs != self.n_envs:
+            return False
         timeouts = infos if self.handle_timeout_termination else None
-        if ring.num_rows != self.buffer_size or not ring.write(self.pos, obs, next_obs, action, reward, done, timeouts):
+        if timeouts is None and self.handle_timeout_termination:
+            return False  # to the ring it means that there are none to be kept
+        if not ring.write(self.pos, obs, next_obs, action, reward, done, timeouts):
             return False
         self._advance()
         return True
@@ -158,12 +165,45 @@ class Adapter:
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes, the arrays as live views under their own names."""
         state = {name: value for name, value in self.__dict__.items() if name != "_ring"}
-        return {**state, **self._ring.columns()}
+        return SavedState({**state, **self._ring.columns()}, self._ring, self._ring.save)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: value for name, value in state.items() if name not in _ARRAYS})
-        self._ring = self._new_ring()
-        self._ring.overwrite(state)
+        """Take over what a pickle holds.
+
+        Raises:
+            ValueError: The state is malformed; the buffer is as it was.
+        """
+        self.__dict__.update(self._attributes_of(state))
+
+    def _attributes_of(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes that a state means, with a ring of their own."""
+        if not isinstance(state, dict):
+            raise ValueError(f"state: expected a dict of attributes, got {type(state).__name__}")
+        for name, kind in _KINDS.items():
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"state: expected {name!r}, of type {kind.__name__}, got {state.get(name)!r}")
+        if state["buffer_size"] < 1 or state["n_envs"] < 1 or not 0 <= state["pos"] <= state["buffer_size"]:
+            raise ValueError(
+                f"state: expected at least one row and environment, and a cursor in them, got buffer_size "
+                f"{state['buffer_size']}, n_envs {state['n_envs']} and pos {state['pos']}"
+            )
+        buffer = object.__new__(type(self))
+        buffer.__dict__.update({name: value for name, value in state.items() if name not in _ARRAYS})
+        try:
+            ring = buffer._new_ring()
+        except (AttributeError, TypeError, NotImplementedError) as error:
+            raise ValueError(f"state: {error}") from error
+        loaded = state.loaded if isinstance(state, SavedState) else None
+        if loaded is not None and loaded.is_like(ring) and _are_columns_of(loaded, state):
+            ring, state.loaded = loaded, None  # type: ignore[attr-defined]
+        else:
+            ring.overwrite(state)
+        buffer._ring = ring
+        return buffer.__dict__
+
+
+def _are_columns_of(ring: VectorRing, state: dict[str, Any]) -> bool:
+    return all(state.get(name) is column for name, column in ring.columns().items())
 
 
 def part_of(space: gym.Space[Any], shape: object, name: str = "observation_space") -> Part:

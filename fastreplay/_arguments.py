@@ -25,6 +25,7 @@ TORCH_DTYPES = frozenset(
     + ["float16", "float32", "float64", "complex64", "complex128"]
 )
 _LARGEST_ADDRESS = 2**63 - 1
+_MOST_AHEAD = 2**32  # minibatches; their list alone would take 32 GB
 
 
 def checked_index(name: str, value: object) -> int:
@@ -47,6 +48,13 @@ def checked_batch_size(batch_size: object) -> int:
     checked = checked_count("batch_size", batch_size)
     if checked > sys.maxsize:
         raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+    return checked
+
+
+def checked_depth(depth: object) -> int:
+    checked = checked_count("depth", depth)
+    if checked > _MOST_AHEAD:
+        raise MemoryError(f"depth: {checked} minibatches are more than memory can hold")
     return checked
 
 

@@ -5,8 +5,34 @@ from __future__ import annotations
 
 import os
 
+from fastreplay import _core
+
 _MEMINFO = "/proc/meminfo"
 _CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
+
+
+# More than any machine addresses, and few enough that the core's sums of sizes fit into 64 bits.
+_MOST_BYTES = 2**60
+
+
+def new_ring(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Ring:
+    """Make a ring.
+
+    Args:
+        sizes: Of its fields.
+        capacity: Transitions, at least 1.
+        name: What the caller calls the capacity.
+
+    Raises:
+        MemoryError: It cannot be had; the message says how much it would take.
+    """
+    num_bytes = capacity * _core.record_bytes(sizes)
+    try:
+        if num_bytes <= _MOST_BYTES:
+            return _core.Ring(sizes, capacity)
+    except MemoryError:
+        pass
+    raise MemoryError(f"{name}: {capacity} transitions would take {num_bytes:,} bytes, which cannot be had")
 
 
 def check_memory(num_bytes: int, capacity: int) -> None:

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay._arguments import TORCH_DTYPES
+from fastreplay._arguments import TORCH_DTYPES, checked_count
 from fastreplay._blocks import HostPool
+from fastreplay._limits import new_ring
+from fastreplay._saving import Saved
 from fastreplay._step_ring import StepRing
 from fastreplay.schema import Field, Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
     from numpy.typing import NDArray
@@ -115,9 +117,9 @@ class VectorRing(StepRing):
         *,
         shares_observations: bool = False,
     ) -> None:
-        self._arguments = (num_rows, num_envs, observation, action), {"shares_observations": shares_observations}
-        self.num_rows = num_rows
-        self.num_envs = num_envs
+        self._arguments = (num_rows, num_envs, observation, action, shares_observations)
+        self.num_rows = num_rows = checked_count("buffer_size", num_rows)
+        self.num_envs = num_envs = checked_count("n_envs", num_envs)
         self.keys = tuple(observation) if isinstance(observation, dict) else None
         parts = list(observation.values()) if isinstance(observation, dict) else [observation]
         if not parts:
@@ -129,7 +131,7 @@ class VectorRing(StepRing):
         scalars = {name: Field() for name in ("reward", "done", "timeout")}
         stored = Schema({**here, "action": taken, **scalars, **({} if shares_observations else after)})
         self.schema = Schema({**here, "action": taken, **after, "reward": Field((1,)), "done": Field((1,))})
-        self._ring = _core.Ring(stored.sizes, num_rows * num_envs)
+        self._ring = new_ring(stored.sizes, num_rows * num_envs, "buffer_size")
         scalar = Part((), np.dtype(np.float32))
         staged = [*parts, action, scalar, scalar, scalar, *parts]
         fields = [(part.dtype, part.shape, part.is_reshaped) for part in staged]
@@ -229,25 +231,38 @@ class VectorRing(StepRing):
         names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
         return {name: view for name in names if (view := getattr(self, name)) is not None}
 
-    def overwrite(self, columns: dict[str, Any]) -> None:
+    def overwrite(self, columns: Mapping[str, Any]) -> None:
         """Copy whole columns in, by the names of `columns()`.
 
         Raises:
-            ValueError: A column has another shape or dtype.
+            ValueError: A column is missing, or has another shape or dtype.
         """
         for name, view in self.columns().items():
-            if isinstance(view, dict):
-                for key, part in view.items():
-                    overwrite(part, columns[name][key], f"{name}[{key!r}]")
-            else:
+            if name not in columns:
+                raise ValueError(f"{name}: missing")
+            if not isinstance(view, dict):
                 overwrite(view, columns[name], name)
+                continue
+            if not isinstance(columns[name], dict) or not view.keys() <= columns[name].keys():
+                raise ValueError(f"{name}: expected a dict of {', '.join(view)}, got {columns[name]!r:.200}")
+            for key, part in view.items():
+                overwrite(part, columns[name][key], f"{name}[{key!r}]")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arguments, options = self._arguments
-        return _restored, (arguments, options, self.columns())
+    def is_like(self, other: VectorRing) -> bool:
+        """Tell whether another ring has rows of the same form, and as many."""
+        return self._arguments == other._arguments
+
+    def save(self) -> Saved:
+        """Return what is pickled in place of a ring, in little memory."""
+        return Saved(_ring_to_fill, self._arguments, self._arrays())
+
+    def _arrays(self) -> list[Array]:
+        return [
+            part for view in self.columns().values() for part in (view.values() if isinstance(view, dict) else [view])
+        ]
 
 
-def _restored(arguments: tuple[Any, ...], options: dict[str, bool], columns: dict[str, Any]) -> VectorRing:
-    ring = VectorRing(*arguments, **cast("Any", options))
-    ring.overwrite(columns)
-    return ring
+def _ring_to_fill(*arguments: Any) -> tuple[VectorRing, list[Array]]:
+    *others, shares_observations = arguments
+    ring = VectorRing(*others, shares_observations=shares_observations)
+    return ring, ring._arrays()

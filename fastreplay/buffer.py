@@ -19,7 +19,7 @@ from fastreplay._arguments import (
     check_storage,
     checked_addresses,
     checked_batch_size,
-    checked_count,
+    checked_depth,
     checked_device,
     checked_index,
     checked_steps,
@@ -28,9 +28,10 @@ from fastreplay._arguments import (
     readable_bytes,
 )
 from fastreplay._blocks import Block, HostSupply, Layout, Supply, Waits
-from fastreplay._limits import check_memory
+from fastreplay._limits import check_memory, new_ring
 from fastreplay._pipeline import Pipeline
 from fastreplay._resident import Resident, ResidentSampler, ResidentSupply
+from fastreplay._snapshot import ReceivedTransitions, Transitions, check_contents, check_keys, checked_ticket
 from fastreplay.loader import Loader
 from fastreplay.minibatch import Minibatch
 from fastreplay.schema import Schema
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from fastreplay._arguments import Seed, Storage
     from fastreplay._pipeline import Device
+    from fastreplay._saving import Format
     from fastreplay.schema import FieldLike
 
     # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
@@ -54,8 +56,6 @@ __all__ = ["ReplayBuffer", "RngState", "Stats"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
-# Transitions copied at once into a pickle.
-_SNAPSHOT_ROWS = 4096
 # A slice has no index that could be out of range: where it meets a writer, it is read again.
 _SLICE_TRIES = 1000
 
@@ -195,7 +195,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         check_storage(storage, self._device)
         self._storage: Storage = storage
         self._accelerator = _accelerator(self._device)
-        self._ring = _core.Ring(self._schema.sizes, capacity)
+        self._ring = new_ring(self._schema.sizes, capacity, "capacity")
         self._waits = Waits()
         self._resident = self._new_resident()
         self._begin(key_of(seed))
@@ -302,18 +302,14 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
     @rng_state.setter
     def rng_state(self, state: RngState) -> None:
-        try:
-            first, second = map(operator.index, state["key"])
-            calls = operator.index(state["calls"])
-            if not all(0 <= number < 2**64 for number in (first, second, calls)):
-                raise ValueError("not 64-bit numbers")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"rng_state: expected {{'key': [int, int], 'calls': int}}, got {state!r}") from error
+        self._restart(*_checked_rng_state(state))
+
+    def _restart(self, key: tuple[int, int], calls: int) -> None:
         old = self._sampler
         if isinstance(old, ResidentSampler):
-            old.restart((first, second), calls, old.num_sampled)
+            old.restart(key, calls, old.num_sampled)
         else:
-            self._sampler = _core.Sampler((first, second), calls, old.num_sampled, old.num_redraws)
+            self._sampler = _core.Sampler(key, calls, old.num_sampled, old.num_redraws)
 
     def __len__(self) -> int:
         """Number of transitions up to the oldest unfinished insert; `sample` draws from later ones too."""
@@ -374,7 +370,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             May be called from any thread.
         """
         batch_size = checked_batch_size(batch_size)
-        depth, steps = checked_count("depth", depth), checked_steps(steps)
+        depth, steps = checked_depth(depth), checked_steps(steps)
         supply = self._drawn_supply
         loader = Loader(
             supply.prefetcher(self._ring, self._sampler, depth),
@@ -548,10 +544,9 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        first, columns = self._snapshot()
         state = {
-            "first": first,
-            "columns": columns,
+            "first": self._ring.window()[0],
+            "columns": Transitions(self),
             "rng_state": self.rng_state,
             "extra": {k: v for k, v in self.__dict__.items() if k not in _NATIVE_ATTRIBUTES},
         }
@@ -563,31 +558,47 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         }
         return _rebuild, (type(self), self.capacity, self._schema, options), state
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(cast("dict[str, object]", state["extra"]))
-        self._ring.start_at(cast("int", state["first"]))
-        self.extend(*cast("tuple[NDArray[np.generic], ...]", state["columns"]))
-        self.rng_state = cast("RngState", state["rng_state"])
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a pickle holds; no other thread may use the buffer meanwhile.
 
-    def _snapshot(self) -> tuple[int, tuple[NDArray[np.generic], ...]]:
-        """Copy the published transitions without stopping writers.
-
-        Copied in ascending order: what writers overwrite meanwhile is at the beginning, and is
-        dropped.
+        Raises:
+            ValueError: The state is malformed, or of another schema; the buffer is as it was.
         """
-        first, end = self._ring.window()
-        columns = tuple(np.empty((end - first, *field.shape), field.dtype) for field in self._schema.values())
-        whole = first
-        for start in range(first, end, _SNAPSHOT_ROWS):
-            stop = min(start + _SNAPSHOT_ROWS, end)
-            block = self._new_block(stop - start)
-            whole = max(whole, min(self._ring.read_run(start, block.native), stop))
-            for column, rows in zip(columns, block.arrays(), strict=True):
-                column[start - first : stop - first] = rows
-        return whole, tuple(column[whole - first :] for column in columns)
+        check_keys(state, ("first", "columns", "rng_state", "extra"))
+        first, columns, extra = checked_ticket("first", state["first"]), state["columns"], state["extra"]
+        key, calls = _checked_rng_state(state["rng_state"])
+        if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
+            raise ValueError(f"extra: expected attributes by name, got {extra!r}")
+        if native := _NATIVE_ATTRIBUTES & extra.keys():
+            raise ValueError(f"extra: {min(native)!r} is not to be set")
+        is_here = isinstance(columns, ReceivedTransitions) and columns.buffer is self
+        if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
+            raise ValueError(f"columns: expected whole transitions from {first} on")
+        if not is_here:
+            if isinstance(columns, Transitions):
+                if columns.buffer.schema != self._schema:
+                    raise ValueError(f"columns: expected those of {self._schema}, got {columns.buffer.schema}")
+                ticket, columns = columns.columns()
+                first = max(first, ticket)  # some may have been overwritten meanwhile
+            columns = check_contents(columns, self._schema, self.capacity)
+            checked_ticket("first", first + len(columns[0]))
+            self._ring.start_at(first)
+            ReplayBuffer.extend(self, *columns)
+        self.__dict__.update(extra)
+        self._restart(key, calls)
+
+    def _receive(self, form: Format) -> ReceivedTransitions:
+        """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
+        target = self
+        if self._ring.num_inserted or self._ring.window() != (0, 0):
+            target = _rebuild(ReplayBuffer, self.capacity, self._schema, {"output": "numpy"})
+        return ReceivedTransitions(target, partial(ReplayBuffer.extend, target), form)
 
     def _new_block(self, batch_size: int) -> Block:
-        native = _core.Block(self._ring, batch_size)
+        try:
+            native = _core.Block(self._ring, batch_size)
+        except (MemoryError, ValueError):
+            raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         return Block(native, Layout(native, self._schema))
 
     def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
@@ -680,6 +691,18 @@ def _discard_unfinished() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_discard_unfinished)
+
+
+def _checked_rng_state(state: object) -> tuple[tuple[int, int], int]:
+    try:
+        values = cast("RngState", state)
+        first, second = map(operator.index, values["key"])
+        calls = operator.index(values["calls"])
+        if not all(0 <= number < 2**64 for number in (first, second, calls)):
+            raise ValueError("not 64-bit numbers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"rng_state: expected {{'key': [int, int], 'calls': int}}, got {state!r}") from error
+    return (first, second), calls
 
 
 def _rebuild(

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+import sys
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import numpy as np
+
+from fastreplay._conversion import conversion, is_cast, pack, to_numpy, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +53,7 @@ class Minibatch(Generic[ArrayT]):
     """
 
     __slots__ = ("_batch_size", "_block", "_schema", "_ticket", "_values")
+    _torch_knows = False
 
     def __init__(
         self,
@@ -64,6 +68,8 @@ class Minibatch(Generic[ArrayT]):
         self._block = block
         self._batch_size = batch_size  # None for a single transition, whose fields have no such axis
         self._ticket = ticket
+        if not Minibatch._torch_knows and sys.modules.get("torch") is not None:
+            _tell_torch()
 
     @property
     def schema(self) -> Schema:
@@ -79,9 +85,15 @@ class Minibatch(Generic[ArrayT]):
     def ticket(self) -> ArrayT:
         """The rows' insert numbers, (batch_size,) int64; `slot = ticket % capacity`."""
         if self._ticket is None:
-            assert self._block is not None  # a minibatch without a block is made with its tickets
+            if self._block is None:
+                raise AttributeError  # which __getattr__ puts into words
             self._ticket = cast("ArrayT", self._block.ticket())
         return self._ticket
+
+    @property
+    def has_tickets(self) -> bool:
+        """Whether the rows have insert numbers; not those of fields that were put together by `tree_map`."""
+        return self._ticket is not None or self._block is not None
 
     def __len__(self) -> int:
         if self._batch_size is None:
@@ -148,58 +160,97 @@ class Minibatch(Generic[ArrayT]):
             return self.to("cpu").numpy()
         return Minibatch(
             self._schema,
-            tuple(_to_numpy(value) for value in cast("tuple[torch.Tensor, ...]", self._values)),
+            tuple(to_numpy(name, value) for name, value in cast("tuple[tuple[str, torch.Tensor], ...]", self.items())),
             self._block,
             self._batch_size,
-            _to_numpy(cast("torch.Tensor", self.ticket)),
+            to_numpy("ticket", cast("torch.Tensor", self.ticket)) if self.has_tickets else None,
         )
 
-    def to(self, device: torch.device | str | int) -> Minibatch[torch.Tensor]:
-        """Return the minibatch as torch tensors on a device, moved in one transfer.
+    @overload
+    def to(
+        self,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+        copy: bool = False,
+    ) -> Minibatch[torch.Tensor]: ...
+    @overload
+    def to(self, dtype: torch.dtype, non_blocking: bool = False, copy: bool = False) -> Minibatch[torch.Tensor]: ...
+    @overload
+    def to(self, other: torch.Tensor, non_blocking: bool = False, copy: bool = False) -> Minibatch[torch.Tensor]: ...
+    def to(self, *args: Any, **kwargs: Any) -> Minibatch[torch.Tensor]:
+        """Return the minibatch as torch tensors on a device, moved in one transfer, or of a floating-point dtype.
+
+        The arguments are those of `torch.Tensor.to`: a device, a dtype, both, or a tensor that has them. Only
+        floating-point fields are cast, as `torch.nn.Module.to` does: actions, flags and tickets stay what they are.
+
+        Args:
+            *args: `device`, `dtype`, `non_blocking`, `copy`; or all but the first; or a tensor and the last two.
+            **kwargs: The same by name, the tensor as `other`.
 
         Returns:
-            The minibatch itself where it is there already; one that shares the memory where only
-            NumPy arrays become tensors.
-        """
-        import torch
+            The minibatch itself where it is like that already and no `copy` is asked for; one that shares the memory
+            where only NumPy arrays become tensors.
 
-        target = torch.empty(0, device=device).device
-        in_numpy = isinstance(self._values[0], np.ndarray)
-        if not in_numpy and all(value.device == target for value in self._values):  # type: ignore[attr-defined]
-            return cast("Minibatch[torch.Tensor]", self)
+        Raises:
+            TypeError: An argument is of the wrong type, unknown or given twice, or the dtype is that of integers.
+            RuntimeError: The device cannot be had.
+        """
+        device, dtype, non_blocking, copy = conversion(args, kwargs)
+        moved = self._moved(device, non_blocking=non_blocking, copy=copy)
+        if dtype is None:
+            return moved
+        values = tuple([value.to(dtype) if is_cast(value, dtype) else value for value in moved._values])
+        if all(value is kept for value, kept in zip(values, moved._values, strict=True)):
+            return moved
+        return Minibatch(self._schema, values, None, self._batch_size, moved.ticket if self.has_tickets else None)
+
+    def _moved(self, device: torch.device | None, *, non_blocking: bool, copy: bool) -> Minibatch[torch.Tensor]:
         block = self._block
-        if block is None or self._batch_size is None or target.type == "cpu" or block.first_moved(self._values) >= 0:
-            values = tuple(_to_tensor(value).to(target) for value in self._values)
-            return Minibatch(self._schema, values, None, self._batch_size, _to_tensor(self.ticket).to(target))
-        *parts, ticket = block.layout.tensors_in(block.flat_tensor().to(target))
-        return Minibatch(self._schema, tuple(parts), None, self._batch_size, ticket)
+        if block is not None and self._batch_size is not None and block.first_moved(self._values) < 0:
+            flat = block.flat_tensor()
+            if device is not None and flat.device != device:
+                *parts, ticket = block.layout.tensors_in(flat.to(device, non_blocking=non_blocking))
+                return Minibatch(self._schema, tuple(parts), None, self._batch_size, ticket)
+        tensors = [_to_tensor(value) for value in (*self._values, *([self.ticket] if self.has_tickets else []))]
+        made = [tensor.to(device or tensor.device, non_blocking=non_blocking, copy=copy) for tensor in tensors]
+        if all(value is kept for value, kept in zip(made, self._values, strict=False)):
+            return cast("Minibatch[torch.Tensor]", self)
+        values = tuple(made[: len(self._values)])
+        return Minibatch(self._schema, values, None, self._batch_size, made[-1] if self.has_tickets else None)
 
     def __repr__(self) -> str:
         size = "1 transition" if self._batch_size is None else f"{self._batch_size} transitions"
-        fields = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.items())  # type: ignore[attr-defined]
-        kind = "numpy" if isinstance(self._values[0], np.ndarray) else f"torch, {self._values[0].device}"  # type: ignore[attr-defined]
+        fields = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in self.items())
+        first = self._values[0]
+        kind = "numpy" if isinstance(first, np.ndarray) else f"torch, {getattr(first, 'device', type(first).__name__)}"
         return f"Minibatch({size}: {fields}; {kind})"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        arrays = self.numpy()
+    def __reduce_ex__(self, protocol: Any) -> tuple[object, ...]:
+        ticket = pack("ticket", self.ticket, protocol) if self.has_tickets else None
+        values = tuple([pack(name, value, protocol) for name, value in self.items()])
         in_numpy = isinstance(self._values[0], np.ndarray)
-        return _restore, (self._schema, arrays.values(), arrays.ticket, self._batch_size, in_numpy)
+        return _restore, (self._schema, values, ticket, self._batch_size, in_numpy)
 
 
 def _restore(
-    schema: Schema,
-    arrays: tuple[NDArray[np.generic], ...],
-    ticket: NDArray[np.generic],
-    batch_size: int | None,
-    in_numpy: bool,
-) -> Minibatch[NDArray[np.generic]] | Minibatch[torch.Tensor]:
-    if in_numpy:
-        return Minibatch(schema, arrays, None, batch_size, ticket)
-    return Minibatch(schema, tuple(map(_to_tensor, arrays)), None, batch_size, _to_tensor(ticket))
+    schema: Schema, values: tuple[Any, ...], ticket: Any, batch_size: int | None, in_numpy: bool
+) -> Minibatch[Any]:
+    make = unpack if in_numpy else _unpack_tensor
+    if len(values) != len(schema):
+        raise ValueError(f"values: expected {len(schema)} ({', '.join(schema)}), got {len(values)}")
+    return Minibatch(schema, tuple(map(make, values)), None, batch_size, None if ticket is None else make(ticket))
 
 
-def _to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
-    return cast("NDArray[np.generic]", tensor.detach().cpu().numpy())
+def _unpack_tensor(value: Any) -> Any:
+    return _to_tensor(value) if isinstance(value := unpack(value), np.ndarray) else value
+
+
+def _tell_torch() -> None:
+    from fastreplay._pytree import register
+
+    Minibatch._torch_knows = True
+    register(Minibatch)
 
 
 def _to_tensor(value: object) -> torch.Tensor:

@@ -167,11 +167,12 @@ class Counting(io.RawIOBase):
 
 
 def test_pickles_name_lengths_in_64_bits() -> None:
-    """Of more than 4 GB nothing is built here: the format that SB3 saves in has 8-byte lengths from protocol 4 on."""
+    """Of more than 4 GB nothing is built here: frames have 8-byte lengths, and hold a small part of the data each."""
     buffer = fsb3.ReplayBuffer(2000, spaces.Box(0, 255, (64, 64), np.uint8), ACTIONS["discrete"], "cpu")
+    buffer.observations[...] = buffer.next_observations[...] = 255
     file = Counting()
     pickle.dump(buffer, file, pickle.HIGHEST_PROTOCOL)
     column = 2000 * 64 * 64
     assert file.num_bytes > 2 * column
-    assert file.largest == column  # one column at a time, each as one run of bytes
+    assert file.largest < column / 10  # and never much at once
     assert pickle.HIGHEST_PROTOCOL >= 4

@@ -129,7 +129,8 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         Thread safety:
             None.
         """
-        if not self._store(obs, next_obs, action, reward, done, infos):
+        # The ring would take an array of timeouts, which SB3 does not.
+        if type(infos) is not list or not self._store(obs, next_obs, action, reward, done, infos):
             # SB3 reshapes the parts of a dict in place; here the caller's stays as it was.
             obs, next_obs = (dict(each) if isinstance(each, dict) else each for each in (obs, next_obs))
             super().add(obs, next_obs, action, reward, done, infos)

@@ -293,17 +293,33 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         state = super().__getstate__()
         for name in ("env", "_valid", "_episodes", "_lengths"):
             del state[name]
-        return {**state, "ep_start": self.ep_start, "ep_length": self.ep_length}
+        state |= {"ep_start": self.ep_start, "ep_length": self.ep_length}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore; call `set_env` before sampling."""
-        state = dict(state)
-        starts, lengths = state.pop("ep_start"), state.pop("ep_length")
-        state.pop("env", None)
-        self.env = None
+        """Restore; call `set_env` before sampling.
+
+        Raises:
+            ValueError: The state is malformed; the buffer is as it was.
+        """
         super().__setstate__(state)
-        self._new_episodes((self.buffer_size, self.n_envs))
-        self.ep_start, self.ep_length = starts, lengths
+
+    def _attributes_of(self, state: dict[str, Any]) -> dict[str, Any]:
+        attributes = super()._attributes_of(state)
+        shape = (attributes["buffer_size"], attributes["n_envs"])
+        for name, expected in (("ep_start", shape), ("ep_length", shape), ("_current_ep_start", shape[1:])):
+            array = np.asarray(state.get(name))
+            if array.shape != expected or array.dtype.kind not in "iu":
+                raise ValueError(f"{name}: expected integers {expected}, got {array.dtype} {array.shape}")
+            if array.min(initial=0) < 0 or array.max(initial=0) > shape[0] - (name != "ep_length"):
+                raise ValueError(f"{name}: expected rows and lengths of {shape[0]} rows at most")
+        buffer = object.__new__(type(self))
+        buffer.__dict__.update(attributes, env=None)
+        for name in ("ep_start", "ep_length"):
+            del buffer.__dict__[name]
+        buffer._new_episodes(shape)
+        buffer.ep_start, buffer.ep_length = state["ep_start"], state["ep_length"]
+        return buffer.__dict__
 
     def to_sb3(self) -> ReplayBuffer:
         """Make a buffer of SB3's own class; call its `set_env` before sampling."""
