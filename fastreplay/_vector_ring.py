@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastreplay import _core
 from fastreplay._arguments import TORCH_DTYPES, checked_count
 from fastreplay._blocks import HostPool
 from fastreplay._limits import new_ring
