@@ -118,6 +118,9 @@ class Supply(Protocol[BlockT]):
     def cancel(self, block: BlockT) -> None:
         """Take a block back that was not filled, or that nobody wants."""
 
+    def replace(self, block: BlockT, fill: Callable[[Any], None]) -> None:
+        """Replace what a block's holder sees by what may fail half-way: all of it, or nothing."""
+
     def accepts(self, block: object) -> bool:
         """Tell whether a block, as a caller's `out`, can be filled as those that are taken here."""
 
@@ -383,6 +386,15 @@ class HostSupply:
         """Take back a block that was not handed out."""
         if block.tensors is not None:
             self._pool.keep(block)
+
+    def replace(self, block: Block, fill: Callable[[_core.Block], None]) -> None:
+        """Fill another block, and copy it."""
+        other = self.take(block.batch_size)
+        try:
+            fill(other.native)
+            block.refill(lambda native: native.copy_from(other.native))
+        finally:
+            self.cancel(other)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block in the host's memory."""

@@ -327,6 +327,10 @@ class Pipeline:
         """Note that a prefetcher filled and sent a slot, which is to be handed out."""
         slot.note_started()
 
+    def replace(self, slot: Slot, fill: Callable[[_core.Block], None]) -> None:
+        """Fill the page-locked block, which nobody sees, and send it."""
+        slot.refill(fill)
+
     def accepts(self, block: object) -> bool:
         """Tell whether it is a slot."""
         return isinstance(block, Slot)

@@ -270,7 +270,9 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             A buffer with the fields of `Schema.from_spaces`.
 
         Raises:
-            TypeError: A space is of a kind that has no fixed shape.
+            TypeError: A space is of a kind that has no fixed shape; or as the constructor.
+            ValueError: `extra` names a field that the spaces give; or as the constructor.
+            RuntimeError, MemoryError: As the constructor.
         """
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
@@ -297,6 +299,9 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         """The generator's state, to be saved and set again.
 
         Setting it repeats the minibatches from that point on, given the same contents.
+
+        Raises:
+            ValueError: What is set is no such state.
         """
         return {"key": list(self._sampler.key), "calls": self._sampler.calls}
 
@@ -331,6 +336,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         Raises:
             ValueError: The buffer is empty, batch_size is below 1, or `out` does not fit.
             TypeError: batch_size is no integer, or `out` no minibatch.
+            MemoryError: There is no memory for a minibatch of this size.
+            RuntimeError: The device refuses; or a graph is being captured, and there is no `out`.
 
         Thread safety:
             May be called from any thread, while others insert and sample; each needs its own `out`.
@@ -343,9 +350,12 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
                 raise ValueError("sample: the buffer is empty")
             return out
         block = self._drawn_supply.take(batch_size)
-        if not self._sampler.sample(self._ring, block.native):
+        try:
+            if not self._sampler.sample(self._ring, block.native):
+                raise ValueError("sample: the buffer is empty")
+        except BaseException:
             self._drawn_supply.cancel(block)
-            raise ValueError("sample: the buffer is empty")
+            raise
         return self._give(self._drawn_supply, block)
 
     def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
@@ -364,6 +374,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         Raises:
             TypeError: An argument is no integer.
             ValueError: batch_size or depth is below 1, or steps below 0.
+            MemoryError: There is no memory for minibatches of this size.
             RuntimeError: The minibatches are for a GPU, and this build of fastreplay has no CUDA part.
 
         Thread safety:
@@ -438,7 +449,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
         Args:
             slots: (B,) integers in [0, capacity).
-            out: A minibatch of batch size B to write into.
+            out: A minibatch of batch size B to write into; it is changed as a whole, once all was read, or not at all.
 
         Returns:
             The transitions in the order of `slots`.
@@ -455,7 +466,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         addresses = checked_addresses("slots", slots)
         if out is None:
             return self._read(addresses, by_slot=True)
-        self._block_of(out, len(addresses), self._supply).refill(partial(self._ring.read, True, addresses))
+        block = self._block_of(out, len(addresses), self._supply)
+        self._supply.replace(block, partial(self._ring.read, True, addresses))
         return out
 
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
@@ -469,6 +481,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             IndexError: Out of range.
             RuntimeError: Other threads overwrote the transitions at each of many tries.
             TypeError: No integer, slice or integers.
+            ValueError: The integers have more than one dimension, or the slice's step is 0.
 
         Thread safety:
             May be called from any thread; the transitions read are of one moment.

@@ -209,7 +209,8 @@ class Schema(Mapping[str, Field]):
             extra: Further fields, appended.
 
         Raises:
-            TypeError: A space is of another kind.
+            TypeError: A space is of another kind, or a further field malformed.
+            ValueError: `extra` names a field that the spaces give, or a further field is malformed.
         """
         from fastreplay._spaces import part_of_space
 

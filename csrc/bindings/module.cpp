@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -68,6 +69,13 @@ py::array column(const py::object& self, std::size_t field, const py::dtype& dty
 py::array flat(const py::object& self) {
   const auto& block = self.cast<const fr::Block&>();
   return py::array{py::dtype::of<std::uint8_t>(), {block.layout().num_bytes()}, {std::size_t{1}}, block.data(), self};
+}
+
+// A whole minibatch from one block to another of the same layout.
+void copy_block(const fr::Block& to, const fr::Block& from) {
+  const std::size_t num_bytes = to.layout().num_bytes();
+  if (from.layout().num_bytes() != num_bytes) throw py::value_error{"the blocks are of different layouts"};
+  without_gil(num_bytes, [&] { return std::memcpy(to.data(), from.data(), num_bytes); });
 }
 
 bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
@@ -300,6 +308,7 @@ PYBIND11_MODULE(_core, m) {
              return std::make_shared<fr::Block>(record_layout(fields), batch_size);
            }),
            py::arg("fields"), py::arg("batch_size"))
+      .def("copy_from", &copy_block, py::arg("block"))
       .def_property_readonly("flat", &flat)
       .def_property_readonly("batch_size", &fr::Block::batch_size)
       .def_property_readonly("num_bytes", [](const fr::Block& block) { return block.layout().num_bytes(); })

@@ -81,19 +81,20 @@ Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row,
   return smallest;
 }
 
-// Draws published tickets of one window.
+// Draws published tickets of one window, which holds one at the beginning.
 class Draw {
  public:
-  Draw(Ring& ring, WordStream& words, const Window& window) noexcept : ring_{ring}, words_{words} { take(window); }
-
-  // Takes the window of now. False when there is nothing to draw from.
-  [[nodiscard]] bool refresh() noexcept {
-    take(ring_.window_to_draw_from());
-    return !exhausted_;
+  Draw(Ring& ring, WordStream& words, const Window& window) noexcept
+      : ring_{ring}, words_{words}, oldest_{window.first} {
+    take(window);
   }
 
-  // True once nothing was left to draw; what was drawn since then is meaningless.
-  [[nodiscard]] bool exhausted() const noexcept { return exhausted_; }
+  // Takes the window of now; where nothing is left in it, what clear() took out since the beginning, and what came
+  // and went since.
+  void refresh() noexcept {
+    const Window window = ring_.window_to_draw_from();
+    take(window.reserved() > 0 ? window : uncleared(window));
+  }
 
   // Draws one ticket after the other.
   void fill(std::span<Ticket> tickets) noexcept {
@@ -119,29 +120,51 @@ class Draw {
     window_ = window;
     at_step(Step::kWindowTaken);
     first_slot_ = ring_.slot(window_.first);
-    exhausted_ = exhausted_ || window_.reserved() == 0;
   }
 
-  // A ticket in place of one that is being written. Should every row of the window be so (the ring is
-  // small, or has just been made), their writers get time to finish, and in the end there is nothing.
+  // The window as it would be, had nothing been cleared since the beginning. It is never empty, as that was not.
+  [[nodiscard]] Window uncleared(Window window) const noexcept {
+    window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+    return window;
+  }
+
+  // A ticket in place of one that is being written. Should every row of the window be so (the ring is small, or was
+  // cleared just now), their writers get time to finish. A draw that was begun has no other way but to its end: the
+  // rows that it overwrote are the caller's, and may not be left half-way.
   [[gnu::noinline]] Ticket another() noexcept {
-    for (int tries = 2; !exhausted_; ++tries) {
+    for (int tries = 2;; ++tries) {
       const Ticket ticket = window_.first + words_.below(window_.reserved());
       if (ring_.is_published(ticket, window_)) return ticket;
       if (tries % kTriesBeforeYield != 0) continue;
       std::this_thread::yield();
-      exhausted_ = tries >= kMaxTries * kTriesBeforeYield;
-      (void)refresh();
+      refresh();
+      if (tries < kMaxTries * kTriesBeforeYield) continue;
+      tries = 0;
+      take(uncleared(window_));
     }
-    return window_.first;
   }
 
   Ring& ring_;
   WordStream& words_;
+  Ticket oldest_;
   Window window_{};
   std::size_t first_slot_ = 0;
-  bool exhausted_ = false;
 };
+
+// The window to draw from. It is empty where no row is published, even after writers got time to finish one.
+Window window_of_published(Ring& ring) noexcept {
+  Window window = ring.window_to_draw_from();
+  if (window.published() > 0) [[likely]]
+    return window;
+  for (int tries = 0; tries < kMaxTries && window.reserved() > 0; ++tries) {
+    for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+      if (ring.is_published(ticket, window)) return window;
+    }
+    std::this_thread::yield();
+    window = ring.window_to_draw_from();
+  }
+  return {.first = window.end, .end = window.end, .committed = window.end};
+}
 
 // Draws rows [first_row, first_row + num_rows) of the block and copies them. Returns the smallest ticket.
 Ticket copy_drawn(const Ring& ring, Draw& draw, const Block& block, std::size_t first_row,
@@ -165,7 +188,7 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
     ++num_redrawn;
     Ticket ticket = 0;
     do {
-      if (!draw.refresh()) return num_redrawn;
+      draw.refresh();
       ticket = copy_drawn(ring, draw, block, row, 1);
     } while (ticket < ring.oldest_whole());
   }
@@ -204,22 +227,26 @@ std::uint64_t Sampler::take_call() noexcept {
 }
 
 bool Sampler::sample(Ring& ring, const Block& block) noexcept {
-  const Window window = ring.window_to_draw_from();
-  return window.reserved() > 0 && fill(ring, block, take_call(), window);  // a call number only where there are rows
+  const Window window = window_of_published(ring);
+  if (window.reserved() == 0) return false;
+  fill(ring, block, take_call(), window);  // a call number only where there are rows
+  return true;
 }
 
 bool Sampler::sample(Ring& ring, const Block& block, std::uint64_t call) noexcept {
-  const Window window = ring.window_to_draw_from();
-  return window.reserved() > 0 && fill(ring, block, call, window);
+  const Window window = window_of_published(ring);
+  if (window.reserved() == 0) return false;
+  fill(ring, block, call, window);
+  return true;
 }
 
-bool Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept {
+void Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept {
   WordStream words{key_, call};
   Draw draw{ring, words, window};
   std::size_t chunk_rows = kMaxChunkRows;
   std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < block.batch_size();) {
-    if (row > 0 && !draw.refresh()) return false;
+    if (row > 0) draw.refresh();
     const std::size_t num_rows = std::min(chunk_rows, block.batch_size() - row);
     const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
     const Ticket oldest_whole = ring.oldest_whole();
@@ -229,14 +256,12 @@ bool Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Win
       // Writers lap us within a chunk: check more often.
       if (2 * redrawn > num_rows) chunk_rows = std::max<std::size_t>(1, chunk_rows / 2);
     }
-    if (draw.exhausted()) return false;
     row += num_rows;
   }
   // relaxed: statistics.
   num_sampled_.fetch_add(block.batch_size(), std::memory_order_relaxed);
   // relaxed: as above.
   if (num_redraws > 0) num_redraws_.fetch_add(num_redraws, std::memory_order_relaxed);
-  return true;
 }
 
 std::uint64_t Sampler::calls() const noexcept {

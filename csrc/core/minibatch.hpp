@@ -46,7 +46,9 @@ class Sampler {
       : key_{key}, calls_{calls}, num_sampled_{num_sampled}, num_redraws_{num_redraws} {}
 
   // Fills the block with rows drawn uniformly, with replacement, from the ring's published
-  // transitions. Never waits for a writer. Returns false when nothing is published.
+  // transitions. Returns false, with nothing changed, when nothing is published. What was begun is ended: rows that
+  // are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a writer only where
+  // every row of the ring is being written.
   [[nodiscard]] bool sample(Ring& ring, const Block& block) noexcept;
 
   // The same in two steps, for draws that are made later or elsewhere and are to be those of this
@@ -60,7 +62,7 @@ class Sampler {
   [[nodiscard]] std::uint64_t num_redraws() const noexcept;
 
  private:
-  [[nodiscard]] bool fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept;
+  void fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept;
 
   Philox::Key key_;
   // Counters for samplers to add to; each only grows, none orders anything.
@@ -86,7 +88,7 @@ struct ReadResult {
 };
 
 // Fills the block with the addressed transitions, all of one moment; addresses.size() is the block's
-// batch size.
+// batch size. Where it gives up, what the block holds is undefined.
 [[nodiscard]] ReadResult read(Ring& ring, Address address, std::span<const std::int64_t> addresses,
                               const Block& block) noexcept;
 

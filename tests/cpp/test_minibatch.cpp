@@ -2,6 +2,8 @@
 // Minibatches: the rows that were drawn, whole, in their places, and nothing else written; also while
 // writers overwrite them half-way (pages.hpp stops the copy there).
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -292,6 +294,7 @@ void a_stalled_writer_hides_only_its_own_row() {
   fill_with_canaries(block);
   rows::insert_half(ring, 0, 1, [&] {
     CHECK(!sampler.sample(ring, block));  // nothing but the unfinished row
+    CHECK_EQ(sampler.calls(), 0U);
     CHECK(others.insert_each(3));
     CHECK(sampler.sample(ring, block));
     for (const Ticket ticket : block.tickets()) CHECK(ticket >= 1 && ticket <= 3);
@@ -375,21 +378,28 @@ void large_minibatches_are_whole(std::size_t num_ahead) {
   CHECK(sampler.num_redraws() > 0);
 }
 
-// The ring is overwritten and cleared while rows are copied: nothing is left to draw.
+// The ring is overwritten and cleared while rows are copied: a minibatch that was begun is ended, with what was
+// there in the meantime. The next finds nothing, and changes nothing.
 void cleared_while_sampling() {
   Ring ring{rows::page_layout(), 8};
   rows::insert(ring, 0, 8);
   rows::Writer writer{ring, 8, 8};
   const Block block{ring.layout(), 10};
+  fill_with_canaries(block);
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] {
                      CHECK(writer.insert_each(8));
                      ring.clear();
                    }};
   trap.close();
   Sampler sampler{kKey};
-  CHECK(!sampler.sample(ring, block));
+  CHECK(sampler.sample(ring, block));
   CHECK_EQ(trap.num_touches(), 1);
-  CHECK_EQ(sampler.num_sampled(), 0U);
+  check_block(ring, block);
+  CHECK(std::ranges::all_of(block.tickets(), [](Ticket ticket) { return ticket >= 8 && ticket < 16; }));
+  CHECK(!sampler.sample(ring, block));
+  check_block(ring, block);
+  CHECK_EQ(sampler.calls(), 1U);
+  CHECK_EQ(sampler.num_sampled(), 10U);
   rows::insert(ring, 16, 1);
   CHECK(sampler.sample(ring, block));
   CHECK(std::ranges::all_of(block.tickets(), [](Ticket ticket) { return ticket == 16; }));
@@ -435,6 +445,33 @@ void a_ring_of_one_being_written() {
     CHECK(read(ring, Address::kSlot, oldest, block).status == Status::kOutOfRange);
   });
   CHECK(sampler.sample(ring, block));
+  CHECK_EQ(block.tickets()[1], 5U);
+}
+
+// The only slot is overwritten while it is copied, and its writer takes its time: a minibatch that was begun is ended.
+void a_ring_of_one_overwritten_while_sampling() {
+  Ring ring{rows::page_layout(), 1};
+  rows::insert(ring, 0, 5);
+  const Block block{ring.layout(), 2};
+  fill_with_canaries(block);
+  std::thread writer;
+  pages::Trap trap{part(block, 1, pages::page_bytes()), [&] {
+                     std::atomic<bool> is_half_way{false};
+                     writer = std::thread{[&ring, &is_half_way] {
+                       rows::insert_half(ring, 5, 1, [&is_half_way] {
+                         is_half_way = true;
+                         std::this_thread::sleep_for(std::chrono::milliseconds{50});
+                       });
+                     }};
+                     while (!is_half_way) std::this_thread::yield();
+                   }};
+  trap.close();
+  Sampler sampler{kKey};
+  CHECK(sampler.sample(ring, block));
+  writer.join();
+  CHECK_EQ(trap.num_touches(), 1);
+  check_block(ring, block);
+  CHECK_EQ(block.tickets()[0], 5U);
   CHECK_EQ(block.tickets()[1], 5U);
 }
 
@@ -523,6 +560,7 @@ int main() {
   cleared_while_sampling();
   for (const std::size_t num_others : {0, 1, 5, 6}) unfinished_tickets_are_not_drawn(num_others);
   a_ring_of_one_being_written();
+  a_ring_of_one_overwritten_while_sampling();
   for (const Address address : {Address::kPosition, Address::kSlot}) {
     for (const std::size_t num_ahead : {4, 10, 33}) overwritten_reads_start_again(address, num_ahead, true);
   }
