@@ -389,7 +389,7 @@ class HostSupply:
 
     def replace(self, block: Block, fill: Callable[[_core.Block], None]) -> None:
         """Fill another block, and copy it."""
-        other = self.take(block.batch_size)
+        other = self.take(block.layout.batch_size)
         try:
             fill(other.native)
             block.refill(lambda native: native.copy_from(other.native))

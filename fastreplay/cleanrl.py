@@ -30,7 +30,7 @@ Autoreset: TypeAlias = Literal["next_step", "same_step", "disabled"]
 _TIMEOUT = "TimeLimit.truncated"
 # What infos call the last observation of an episode once the environment has been reset.
 _LAST_OBSERVATIONS = ("final_obs", "final_observation", "terminal_observation")
-# Tries to draw rows that hold a transition; every other row may be a reset.
+# Tries to draw rows that hold a transition; every other row may be a reset. Then they are listed.
 _MOST_DRAWS = 1000
 
 
@@ -129,11 +129,11 @@ class ReplayBuffer(Adapter):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.autoreset = autoreset or default_autoreset()
-        self._draw = drawer(rng)
         available = _available_memory()
         self._ring = self._new_ring()
         if available is not None:
             self._warn_of_memory(available)
+        self._draw = drawer(rng)  # last: it may take a seed from NumPy's generator, which a refusal leaves alone
         # Which environments ended in the last step, each with its last observation.
         self._ended: dict[int, Array] = {}
         # Stored steps that are no transitions, once there is one.
@@ -287,22 +287,36 @@ class ReplayBuffer(Adapter):
             Tensors on `device` that are the caller's to keep.
 
         Raises:
-            ValueError: The buffer is empty.
+            ValueError: The buffer holds no transition, or batch_size is negative.
+            TypeError: batch_size is no integer.
 
         Thread safety:
             None.
         """
+        is_reset = self._is_reset
+        if is_reset is None:
+            return self._get_samples(self._draw_rows(batch_size))
+        parts = self._drawable_rows()
+        if self.size() and all(is_reset[part].all() for part in parts):
+            raise ValueError("sample: the buffer holds no transition, only resets")  # and nothing was drawn
         rows = self._draw_rows(batch_size)
-        if self._is_reset is None:
-            return self._get_samples(rows)
         envs = self._draw(0, self.n_envs, len(rows))
         for _ in range(_MOST_DRAWS):
-            again = np.flatnonzero(self._is_reset[rows, envs])
+            again = np.flatnonzero(is_reset[rows, envs])
             if not len(again):
                 return self._samples_at(rows, envs)
             rows[again] = self._draw_rows(len(again))
             envs[again] = self._draw(0, self.n_envs, len(again))
-        raise ValueError("sample: the buffer holds no transition, only resets")
+        again = np.flatnonzero(is_reset[rows, envs])
+        places = np.concatenate([np.argwhere(~is_reset[part]) + np.array([part.start, 0]) for part in parts])
+        rows[again], envs[again] = places[self._draw(0, len(places), len(again))].T
+        return self._samples_at(rows, envs)
+
+    def _drawable_rows(self) -> tuple[slice, ...]:
+        """Return the rows from which `_draw_rows` draws."""
+        if self.optimize_memory_usage and self.full:
+            return slice(0, self.pos), slice(self.pos + 1, self.buffer_size)
+        return (slice(0, self.size()),)
 
     def _get_samples(self, batch_inds: Array) -> ReplayBufferSamples:
         rows = self._native_rows(batch_inds)

@@ -90,8 +90,12 @@ class Twins:
         return self.buffers[1]
 
     def do(self, action: Callable[[Any], Any]) -> Any:
-        """Do the same to both and compare result or error, arrays, cursor and random state; return our result."""
+        """Do the same to both and compare result or error, arrays, cursor and random state; return our result.
+
+        What is refused has changed nothing of ours. SB3 stores field after field: what it had written is put back.
+        """
         results: list[Any] = []
+        before = _arrays(self.ours)
         for i, buffer in enumerate(self.buffers):
             np.random.set_state(self._states[i])
             try:
@@ -100,6 +104,10 @@ class Twins:
                 results.append(("raised", type(error).__name__, str(error)))
             self._states[i] = np.random.get_state()
         assert_same(*results)
+        if type(results[1]) is tuple and results[1][:1] == ("raised",):
+            assert_same(before, _arrays(self.ours))
+            for name, array in before.items():
+                _overwrite(getattr(self.theirs, name), array)
         self.compare()
         return results[1]
 
@@ -123,6 +131,17 @@ class Twins:
                 assert_same(getattr(theirs, name), _plain(getattr(ours, name)))
         for mine, yours in zip(self._states[0], self._states[1], strict=True):
             assert np.array_equal(mine, yours)
+
+
+def _arrays(buffer: Any) -> dict[str, Any]:
+    return {name: copy.deepcopy(_plain(getattr(buffer, name))) for name in ARRAYS if hasattr(buffer, name)}
+
+
+def _overwrite(arrays: Any, values: Any) -> None:
+    for part, value in (
+        zip(arrays.values(), values.values(), strict=True) if isinstance(arrays, dict) else [(arrays, values)]
+    ):
+        part[...] = value
 
 
 def _plain(arrays: Any) -> Any:

@@ -362,6 +362,28 @@ def test_what_tells_an_end(told_by: str) -> None:
         assert buffer.size() == expected
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("most_draws", [0, 1, 2])
+def test_the_few_transitions_among_resets_are_found(
+    shared: bool, most_draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where drawing again does not find them they are listed, each as likely as the others."""
+    monkeypatch.setattr("fastreplay.cleanrl._MOST_DRAWS", most_draws)
+    buffer = ReplayBuffer(40, BOX, ACTIONS["box"], "cpu", 2, shared, not shared, autoreset="same_step")
+    for number in range(25):
+        obs = np.full((2, 5), number, np.float32)
+        buffer.add(obs, obs + 1, np.zeros((2, 2)), np.array([number, number + 0.5]), np.zeros(2), [{}, {}])
+    buffer._is_reset = np.ones((20, 2), bool)
+    buffer._is_reset[[2, 7, 19], [0, 1, 0]] = False
+    if shared:
+        buffer._is_reset[buffer.pos] = False  # the row that is never drawn
+    np.random.seed(0)
+    rewards = buffer.sample(3000).rewards.numpy()
+    values, counts = np.unique(rewards, return_counts=True)
+    assert values.tolist() == [7.5, 19, 22]
+    assert counts.min() > 850
+
+
 def test_only_resets_cannot_be_sampled() -> None:
     buffer = ReplayBuffer(1, BOX, ACTIONS["box"], "cpu", 1, True, False, autoreset="next_step")
     obs = np.zeros((1, 5), np.float32)

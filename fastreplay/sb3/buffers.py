@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -15,6 +16,8 @@ from fastreplay._adapter import Adapter, part_of
 from fastreplay._draws import drawer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stable_baselines3.common.vec_env import VecNormalize
     from typing_extensions import Self
 
@@ -87,13 +90,13 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         self._check(optimize_memory_usage, handle_timeout_termination)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self._draw = drawer(rng)
         # Where SB3 can tell how much memory there is, it does so before it allocates.
         psutil: Any = vars(sb3)["psutil"]
         available = None if psutil is None else psutil.virtual_memory().available
         self._ring = self._new_ring()
         if available is not None:
             self._warn_of_memory(available)
+        self._draw = drawer(rng)  # last: it may take a seed from NumPy's generator, which a refusal leaves alone
 
     def _check(self, optimize_memory_usage: bool, handle_timeout_termination: bool) -> None:
         if optimize_memory_usage and handle_timeout_termination:
@@ -124,16 +127,39 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             infos: A dict an environment.
 
         Raises:
-            Exception: What SB3's class raises.
+            Exception: What SB3's class raises; here nothing was stored then.
 
         Thread safety:
             None.
         """
         # The ring would take an array of timeouts, which SB3 does not.
-        if type(infos) is not list or not self._store(obs, next_obs, action, reward, done, infos):
-            # SB3 reshapes the parts of a dict in place; here the caller's stays as it was.
-            obs, next_obs = (dict(each) if isinstance(each, dict) else each for each in (obs, next_obs))
-            super().add(obs, next_obs, action, reward, done, infos)
+        if type(infos) is list and self._store(obs, next_obs, action, reward, done, infos):
+            return
+        # SB3 reshapes the parts of a dict in place; here the caller's stays as it was.
+        obs, next_obs = (dict(each) if isinstance(each, dict) else each for each in (obs, next_obs))
+        # With shared observations it writes two rows.
+        with self._kept_on_error(self.pos, (self.pos + 1) % self.buffer_size):
+            self._add_by_sb3(obs, next_obs, action, reward, done, infos)
+
+    def _add_by_sb3(self, *step: Any) -> None:
+        super().add(*step)
+
+    @contextmanager
+    def _kept_on_error(self, *rows: int) -> Iterator[None]:
+        """Put rows back that SB3 had written when something was refused: it stores field after field."""
+        views = [
+            part
+            for view in self._ring.columns().values()
+            for part in (view.values() if isinstance(view, dict) else [view])
+        ]
+        places = np.array(rows) % self._ring.num_rows
+        kept = [view[places] for view in views]
+        try:
+            yield
+        except BaseException:
+            for view, values in zip(views, kept, strict=True):
+                view[places] = values
+            raise
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """Draw a minibatch uniformly, with replacement.
@@ -146,7 +172,8 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             Tensors (B, ...) on `device` that are the caller's to keep.
 
         Raises:
-            ValueError: The buffer is empty.
+            ValueError: The buffer is empty, or batch_size negative.
+            TypeError: batch_size is no integer.
 
         Thread safety:
             None.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from stable_baselines3 import her as sb3
+from stable_baselines3.common.buffers import DictReplayBuffer as TheirDictReplayBuffer
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 
 from fastreplay import _core
@@ -87,6 +88,11 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         *,
         rng: Rng = "numpy",
     ) -> None:
+        if isinstance(goal_selection_strategy, str):
+            goal_selection_strategy = KEY_TO_GOAL_STRATEGY[goal_selection_strategy.lower()]
+        assert isinstance(goal_selection_strategy, GoalSelectionStrategy), (
+            f"goal_selection_strategy: expected one of {list(GoalSelectionStrategy)}, got {goal_selection_strategy!r}"
+        )
         # Not SB3's own class's, which would fill an array of dicts.
         DictReplayBuffer.__init__(
             self,
@@ -101,11 +107,6 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         )
         self.env = env
         self.copy_info_dict = copy_info_dict
-        if isinstance(goal_selection_strategy, str):
-            goal_selection_strategy = KEY_TO_GOAL_STRATEGY[goal_selection_strategy.lower()]
-        assert isinstance(goal_selection_strategy, GoalSelectionStrategy), (
-            f"goal_selection_strategy: expected one of {list(GoalSelectionStrategy)}, got {goal_selection_strategy!r}"
-        )
         self.goal_selection_strategy = goal_selection_strategy
         self.n_sampled_goal = n_sampled_goal
         self.her_ratio = 1 - (1.0 / (n_sampled_goal + 1))
@@ -170,23 +171,31 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             infos: A dict an environment.
 
         Raises:
-            Exception: What SB3's class raises.
+            Exception: What SB3's class raises; here nothing was stored then.
 
         Thread safety:
             None.
         """
         pos = self.pos
+        ends = np.flatnonzero(done).tolist()
+        row_infos = new_infos = np.empty(self.n_envs, object)
+        if self.copy_info_dict:
+            row_infos = self.infos[pos]
+            new_infos[...] = infos
+        DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
+        # Nothing is refused from here on.
         lengths = self._lengths[pos].tolist()
         if any(lengths):
             for env, length in enumerate(lengths):
                 if length > 0:
                     self._set_length(env, pos, int(self._episodes[pos, env, 0]) + length, 0)
         self._episodes[pos, :, 0] = self._current_ep_start
-        if self.copy_info_dict:
-            self.infos[pos] = infos
-        DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
-        for env in np.flatnonzero(done).tolist():
+        row_infos[...] = new_infos
+        for env in ends:
             self._compute_episode_length(env)
+
+    def _add_by_sb3(self, *step: Any) -> None:
+        TheirDictReplayBuffer.add(self, *step)  # not what their HerReplayBuffer does beside it
 
     def _compute_episode_length(self, env_idx: int) -> None:
         start, end = int(self._current_ep_start[env_idx]), self.pos
@@ -216,6 +225,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
         Raises:
             RuntimeError: No episode is complete.
+            ValueError, TypeError: batch_size is negative, or no integer.
 
         Thread safety:
             None.

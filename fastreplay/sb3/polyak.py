@@ -48,6 +48,7 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
 
     Raises:
         ValueError: There are not as many of one as of the other. As in SB3, those before the end have been moved.
+        TypeError: One is no iterable.
 
     Thread safety:
         Two threads may move different targets.
