@@ -321,15 +321,19 @@ class ReplayBuffer(Adapter):
     def _get_samples(self, batch_inds: Array) -> ReplayBufferSamples:
         rows = self._native_rows(batch_inds)
         if rows is None:
-            return self._samples_by_numpy(batch_inds)
+            return self._samples_by_numpy(batch_inds, self._draw(0, self.n_envs, len(batch_inds)))
         return self._samples_at(rows, self._draw(0, self.n_envs, len(rows)))
 
     def _samples_at(self, rows: Array, envs: Array) -> ReplayBufferSamples:
+        if type(self).to_torch is not _to_torch or "to_torch" in self.__dict__:
+            return self._samples_by_numpy(rows, envs)
         return ReplayBufferSamples(*self._fresh_tensors(self._ring.gather(rows, envs)))
 
-    def _samples_by_numpy(self, rows: Array) -> ReplayBufferSamples:
-        """Make the minibatch where the native gather cannot: of no rows, or of a dtype that torch may refuse."""
-        envs = self._draw(0, self.n_envs, len(rows))
+    def _samples_by_numpy(self, rows: Array, envs: Array) -> ReplayBufferSamples:
+        """Make the minibatch where the native gather cannot.
+
+        Of no rows, of a dtype that torch may refuse, and where a subclass makes its tensors in its own way.
+        """
         if self.optimize_memory_usage:
             next_obs = self.observations[(rows + 1) % self.buffer_size, envs, :]
         else:
@@ -347,6 +351,9 @@ class ReplayBuffer(Adapter):
     def to_torch(self, array: Array, copy: bool = True) -> torch.Tensor:
         """Return an array as a tensor on `device`; without `copy` it may share the array's memory."""
         return torch.tensor(array, device=self.device) if copy else torch.as_tensor(array, device=self.device)
+
+
+_to_torch = ReplayBuffer.to_torch
 
 
 def _vector_timeouts(infos: Mapping[str, Any], n_envs: int) -> Array:

@@ -11,14 +11,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
 from fastreplay._adapter import Adapter, part_of
-from fastreplay._draws import drawer
+from fastreplay._draws import drawer, numpy_draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stable_baselines3.common.vec_env import VecNormalize
     from typing_extensions import Self
 
     from fastreplay._blocks import Block
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DictReplayBuffer", "ReplayBuffer"]
 
-_HOOKS = ("to_torch", "_normalize_obs", "_normalize_reward")
+# What SB3 hands the arrays of a minibatch to. In a subclass it may do anything, sample included.
+_HOOKS = {name: getattr(sb3.BaseBuffer, name) for name in ("to_torch", "_normalize_obs", "_normalize_reward")}
+
+_NORMALIZERS = {"normalize_obs", "normalize_reward"}
 
 
 class ReplayBuffer(Adapter, sb3.ReplayBuffer):
@@ -66,11 +69,6 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     """
 
     _sample_type: ClassVar[Any] = ReplayBufferSamples
-    _has_hooks: ClassVar[bool] = False  # whether a subclass makes its tensors in its own way
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._has_hooks = any(getattr(cls, name) is not getattr(sb3.BaseBuffer, name) for name in _HOOKS)
 
     def __init__(
         self,
@@ -182,9 +180,19 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> Any:
         rows = self._native_rows(batch_inds)
-        if rows is None:
+        if rows is None or self._is_left_to_sb3(env):
             return super()._get_samples(batch_inds, env=env)
         return self._samples_at(rows, self._draw(0, self.n_envs, len(rows)), env)
+
+    def _has_hooks(self) -> bool:
+        """Tell whether anything but SB3's own code is to see the arrays of a minibatch on their way to tensors."""
+        cls, own = type(self), self.__dict__
+        return any(name in own or getattr(cls, name) is not theirs for name, theirs in _HOOKS.items())
+
+    def _is_left_to_sb3(self, env: VecNormalize | None) -> bool:
+        """Tell whether SB3's own methods make the minibatch: then hooks get what they get there, in the same order."""
+        is_plain = env is None or (type(env) is VecNormalize and not _NORMALIZERS & env.__dict__.keys())
+        return self._draw is numpy_draw and (not is_plain or self._has_hooks())
 
     def _samples_at(self, rows: Array, envs: Array, env: VecNormalize | None) -> Any:
         """Gather the transitions at (B,) int64 rows and environments."""
@@ -196,7 +204,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         Fresh tensors of the block's own memory, or what SB3's hooks make of its arrays. `rewards`, a fresh array
         (B, 1) that needs no normalization, stands for the block's.
         """
-        if env is None and not self._has_hooks:
+        if env is None and not self._has_hooks():
             *others, reward = self._fresh_tensors(block)
             return (*others, reward if rewards is None else self._fresh(rewards))
         ring = self._ring
@@ -220,7 +228,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
 
     def _fresh(self, array: Array) -> th.Tensor:
         """Return a tensor of an array that nobody else holds."""
-        if self._has_hooks or self._torch_device().type != "cpu":
+        if self._has_hooks() or self._torch_device().type != "cpu":
             return self.to_torch(array)
         return th.from_numpy(array)
 

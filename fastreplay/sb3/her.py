@@ -236,7 +236,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
                 "Unable to sample before the end of the first episode: let learning_starts be greater than the "
                 "time limit of the environment"
             )
-        if not self._is_sampled_natively() or batch_size < 1:
+        if not self._is_sampled_natively() or self._is_left_to_sb3(env) or batch_size < 1:
             return sb3.HerReplayBuffer.sample(self, batch_size, env)
         members = self._valid.select(self._draw(0, num_valid, batch_size))
         num_virtual = int(self.her_ratio * batch_size)
@@ -269,9 +269,10 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         goals = self._sample_goals(virtual_rows, virtual_envs)
         assert self.env is not None, "env: expected a VecEnv to compute rewards with; call set_env"
         # All environments are taken to be alike.
-        (rewards,) = self.env.env_method(
-            "compute_reward", next_obs["achieved_goal"][num_real:], goals, infos, indices=[0]
-        )
+        # Arrays that it may change, as with SB3, and keep: those of the block become the minibatch's tensors.
+        achieved = next_obs["achieved_goal"][num_real:].copy()
+        (rewards,) = self.env.env_method("compute_reward", achieved, goals, infos, indices=[0])
+        next_obs["achieved_goal"][num_real:] = achieved
         obs["desired_goal"][num_real:] = goals
         next_obs["desired_goal"][num_real:] = goals
         arrays[-2][num_real:] = rewards.astype(np.float32).reshape(-1, 1)

@@ -53,7 +53,7 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         rows = self._native_rows(batch_inds)
-        if rows is None or self.n_steps < 1 or not 0 <= self.pos <= self.buffer_size:
+        if rows is None or self._is_left_to_sb3(env) or self.n_steps < 1 or not 0 <= self.pos <= self.buffer_size:
             with self._kept_on_error(self.pos - 1):  # whose timeouts SB3 changes while it samples
                 return sb3.NStepReplayBuffer._get_samples(self, batch_inds, env)
         envs = self._draw(0, self.n_envs, len(rows))
