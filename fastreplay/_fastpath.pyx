@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """The per-step insert path: from Python arguments to pointers to one call of the core.
 
 Everything that can fail (names, shapes, dtypes, conversion) happens before the core is called, so
@@ -16,6 +16,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cimport numpy as cnp
 
+from sys import intern
 from time import monotonic
 
 from fastreplay._convert import as_rows, bind_by_name, wrong_shape
@@ -35,6 +36,7 @@ cdef extern from "Python.h":
     object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
     bint PyFloat_Check(PyObject *value)
     double PyFloat_AS_DOUBLE(PyObject *value)
+    PyObject *PyDict_GetItemWithError(PyObject *mapping, object key) except? NULL  # borrowed
     bint PyBool_Check(PyObject *value)
     bint PyLong_CheckExact(PyObject *value)
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
@@ -75,6 +77,7 @@ cdef extern from *:
 cdef enum:
     kMaxFields = 256
     kScratchBytes = 8192  # 512 long doubles
+    kNearPlaces = 8  # beyond these a dictionary is faster
 
 # How long a gated insert waits in the core before it looks for signals, in milliseconds.
 cdef int64_t kSignalPeriodMs = 50
@@ -116,11 +119,9 @@ cdef class Inserter:
     cdef object schema_object
     cdef bint is_nested     # whether a positional argument may be for several fields
     cdef double timeout_s  # infinite for none
-    # The keyword names of the last call and where each goes. A call site passes the same tuple
-    # object every time, so that its identity tells the order.
-    cdef object last_names
-    cdef Py_ssize_t last_num_positional
-    cdef int last_order[kMaxFields]
+    # Of the fields, in order. Interned, as those that calls are compiled with: nearly always their identity tells.
+    cdef tuple names
+    cdef dict places  # by name
 
     def __cinit__(self):
         self.ring = NULL
@@ -154,12 +155,14 @@ cdef class Inserter:
         self.num_fields = len(schema)
         self.schema_object = schema
         self.is_nested = any([not part.is_field for part in schema.parts.values()])
-        self.last_names = None
+        self.names = tuple([intern(str.__str__(name)) for name in schema])
+        self.places = {name: i for i, name in enumerate(self.names)}
         self.timeout_s = timeout_s
         self.ring_object = ring
         self.ring = <Ring *>PyCapsule_GetPointer(ring.capsule(), kRingCapsule)
 
-    # Puts the arguments of a call into schema order.
+    # Puts the arguments of a call into schema order; 1 where they need a closer look. Keeps nothing from one call
+    # to the next: threads that insert share no memory but the ring.
     cdef int bind(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                   PyObject **values) except -1:
         cdef Py_ssize_t i
@@ -170,42 +173,44 @@ cdef class Inserter:
             for i in range(num_positional):
                 if not is_one_field(args[i]):
                     return 1
-        if num_positional == self.num_fields and num_named == 0:
-            for i in range(num_positional):
-                values[i] = args[i]
-            return 0
-        if (names == NULL or names != <PyObject *>self.last_names
-                or num_positional != self.last_num_positional):
-            if not self.learn_names(num_positional, names):
-                return 1
-        for i in range(num_positional):
-            values[i] = args[i]
+        if num_positional + num_named != self.num_fields:
+            return 1
         for i in range(num_named):
-            values[self.last_order[i]] = args[num_positional + i]
+            if PyTuple_GET_ITEM(names, i) != PyTuple_GET_ITEM(<PyObject *>self.names, num_positional + i):
+                return self.bind_out_of_order(args, num_positional, names, values)
+        for i in range(self.num_fields):
+            values[i] = args[i]
         return 0
 
-    # Finds and keeps the order of these keyword names; False, with nothing changed, where they are
-    # not exactly the rest of the schema.
-    cdef bint learn_names(self, Py_ssize_t num_positional, PyObject *names) except -1:
-        cdef int order[kMaxFields]
-        cdef Py_ssize_t i, place
-        if names == NULL:
-            return False
-        cdef tuple given = <tuple>names
-        if num_positional + len(given) != self.num_fields:
-            return False
-        for i in range(len(given)):
-            if given[i] not in self.schema_object:
-                return False
-            place = self.schema_object.position(given[i])
-            if place < num_positional:
-                return False
-            order[i] = <int>place
-        for i in range(len(given)):
-            self.last_order[i] = order[i]
-        self.last_names = given
-        self.last_num_positional = num_positional
-        return True
+    # As bind(), where the names are not in schema order.
+    cdef int bind_out_of_order(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                               PyObject **values) except -1:
+        cdef Py_ssize_t i
+        cdef Py_ssize_t place = num_positional
+        for i in range(self.num_fields):
+            values[i] = args[i] if i < num_positional else NULL
+        for i in range(self.num_fields - num_positional):
+            place = self.place_of(PyTuple_GET_ITEM(names, i), place)
+            if place < 0 or values[place] != NULL:  # no field, or given before
+                return 1
+            values[place] = args[num_positional + i]
+            place += 1
+        return 0
+
+    # The field of this name, -1 where there is none. Looks from `start` on, and then at the first ones: names that
+    # are not in order often lie near where they would.
+    cdef Py_ssize_t place_of(self, PyObject *name, Py_ssize_t start) except -2:
+        cdef Py_ssize_t i
+        cdef Py_ssize_t place = start
+        cdef PyObject *found
+        for i in range(kNearPlaces):
+            if place >= self.num_fields:
+                place = 0
+            if PyTuple_GET_ITEM(<PyObject *>self.names, place) == name:
+                return place
+            place += 1
+        found = PyDict_GetItemWithError(<PyObject *>self.places, <object>name)
+        return -1 if found == NULL else <Py_ssize_t><object>found
 
     # As bind(), for arguments that need a closer look: nested values, or an error to be named.
     cdef tuple bind_slowly(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
