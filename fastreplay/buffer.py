@@ -6,7 +6,6 @@ from __future__ import annotations
 import operator
 import os
 import sys
-import weakref
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDict, TypeVar, cast, overload
@@ -29,6 +28,7 @@ from fastreplay._arguments import (
 )
 from fastreplay._blocks import Block, HostSupply, Layout, Supply, Waits
 from fastreplay._limits import check_memory, new_ring
+from fastreplay._living import Living
 from fastreplay._pipeline import Pipeline
 from fastreplay._resident import Resident, ResidentSampler, ResidentSupply
 from fastreplay._snapshot import ReceivedTransitions, Transitions, check_contents, check_keys, checked_ticket
@@ -135,8 +135,6 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         ReplayBuffer(10 of 1000 transitions, 36 kB: observation (3,) float32, action () int64; torch, cpu)
     """
 
-    _num_spawned = 0
-
     if TYPE_CHECKING:
         # What type checkers and editors see; the docstrings stand in _fastpath.pyx.
         def add(self, *values: TransitionValue, **fields: TransitionValue) -> None:
@@ -202,7 +200,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
     def _begin(self, key: tuple[int, int]) -> None:
         self._sampler = _core.Sampler(key) if self._resident is None else ResidentSampler(self._resident, key)
-        self._loaders: weakref.WeakSet[Loader[ArrayT]] = weakref.WeakSet()
+        self._loaders: Living[Loader[ArrayT]] = Living()
+        self._num_spawned = _core.Counter()
         self._supply = self._new_supply()
         self._drawn_supply = self._new_drawn_supply()
         super().__init__(self._ring, self._schema, self._timeout)
@@ -430,14 +429,12 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         n = checked_index("n", n)
         if n < 0:
             raise ValueError(f"n: expected a non-negative integer, got {n}")
-        first = self._num_spawned
-        self._num_spawned += n
+        first = self._num_spawned.add(n)
         return [self._face(np.random.SeedSequence(self._sampler.key, spawn_key=(first + i,))) for i in range(n)]
 
     def _face(self, seed: np.random.SeedSequence) -> Self:
         face = type(self).__new__(type(self))
         face.__dict__.update(self.__dict__)
-        face._num_spawned = 0
         face._waits = Waits()
         face._begin(key_of(seed))
         return face
@@ -535,7 +532,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         }
 
     def _transfer_stats(self) -> _TransferStats:
-        loaders = list(self._loaders)
+        loaders = self._loaders.list()
         waits = [(self._waits.count, self._waits.seconds), *(loader.waits for loader in loaders)]
         # A pipeline knows of its own.
         ahead = 0 if isinstance(self._drawn_supply, Pipeline) else sum(loader.num_ahead for loader in loaders)
@@ -561,6 +558,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             "first": self._ring.window()[0],
             "columns": Transitions(self),
             "rng_state": self.rng_state,
+            "num_spawned": self._num_spawned.value,
             "extra": {k: v for k, v in self.__dict__.items() if k not in _NATIVE_ATTRIBUTES},
         }
         options = {
@@ -577,9 +575,10 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         Raises:
             ValueError: The state is malformed, or of another schema; the buffer is as it was.
         """
-        check_keys(state, ("first", "columns", "rng_state", "extra"))
+        check_keys(state, ("first", "columns", "rng_state", "num_spawned", "extra"))
         first, columns, extra = checked_ticket("first", state["first"]), state["columns"], state["extra"]
         key, calls = _checked_rng_state(state["rng_state"])
+        num_spawned = checked_ticket("num_spawned", state["num_spawned"])
         if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
             raise ValueError(f"extra: expected attributes by name, got {extra!r}")
         if native := _NATIVE_ATTRIBUTES & extra.keys():
@@ -598,6 +597,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             self._ring.start_at(first)
             ReplayBuffer.extend(self, *columns)
         self.__dict__.update(extra)
+        self._num_spawned = _core.Counter(num_spawned)
         self._restart(key, calls)
 
     def _receive(self, form: Format) -> ReceivedTransitions:
@@ -688,16 +688,16 @@ _NATIVE_ATTRIBUTES = frozenset(
     f"_{name}"
     for name in (
         *("schema", "output", "timeout", "device", "storage", "accelerator", "resident"),
-        *("ring", "sampler", "supply", "drawn_supply", "waits", "loaders"),
+        *("ring", "sampler", "supply", "drawn_supply", "waits", "loaders", "num_spawned"),
     )
 )
 
-_living: weakref.WeakSet[ReplayBuffer[Any]] = weakref.WeakSet()
+_living: Living[ReplayBuffer[Any]] = Living()
 
 
 def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
-    for buffer in list(_living):
+    for buffer in _living.list():
         buffer._ring.discard_unfinished()
         buffer._waits.begin_again()
 

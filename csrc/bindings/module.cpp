@@ -2,10 +2,12 @@
 // The module fastreplay._core: construction, sampling, prefetching, reading and statistics for Python. Each
 // function validates, borrows pointers, releases the GIL where copies are long, and calls the core.
 // The per-step insert path is fastreplay/_fastpath.pyx.
+#include <pybind11/critical_section.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -104,6 +106,26 @@ void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const f
   }
 }
 
+// A number that any thread adds to. Without a lock, which a fork would copy locked and a signal handler meet.
+class Counter {
+ public:
+  explicit Counter(std::uint64_t value) noexcept : value_{value} {}
+
+  // Returns the value before.
+  std::uint64_t add(std::uint64_t count) noexcept {
+    // relaxed: only that no two calls get the same numbers.
+    return value_.fetch_add(count, std::memory_order_relaxed);
+  }
+
+  [[nodiscard]] std::uint64_t value() const noexcept {
+    // relaxed: a count that orders nothing.
+    return value_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<std::uint64_t> value_;
+};
+
 // Uniform integers; call k uses the words that sample call k of a Sampler of this key would.
 class Draws {
  public:
@@ -112,22 +134,30 @@ class Draws {
   py::array_t<std::int64_t> below(std::uint64_t bound, std::size_t count) {
     if (bound == 0) throw py::value_error{"nothing to draw from"};
     py::array_t<std::int64_t> drawn(static_cast<py::ssize_t>(count));
-    fr::WordStream words{key_, calls_++};
+    fr::WordStream words{key_, calls_.add(1)};
     std::int64_t* values = drawn.mutable_data();
     for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::int64_t>(words.below(bound));
     return drawn;
   }
 
   [[nodiscard]] fr::Philox::Key key() const noexcept { return key_; }
-  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_; }
+  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_.value(); }
 
  private:
   fr::Philox::Key key_;
-  std::uint64_t calls_;
+  Counter calls_;
 };
 
+// An index set is for one thread at a time: the lock of its object, which there is only without the GIL, sees to that.
+std::size_t set_size(const py::object& self) {
+  const py::scoped_critical_section lock{self};
+  return self.cast<const fr::IndexSet&>().size();
+}
+
 // Makes first, first + stride, ... members of a set, or no members.
-void fill_set(fr::IndexSet& set, std::size_t first, std::size_t count, std::size_t stride, bool is_member) {
+void fill_set(const py::object& self, std::size_t first, std::size_t count, std::size_t stride, bool is_member) {
+  const py::scoped_critical_section lock{self};
+  auto& set = self.cast<fr::IndexSet&>();
   if (count == 0) return;
   if (stride == 0 || first >= set.bound() || (count - 1) > (set.bound() - 1 - first) / stride) {
     throw py::index_error{"expected indices below " + std::to_string(set.bound())};
@@ -135,9 +165,11 @@ void fill_set(fr::IndexSet& set, std::size_t first, std::size_t count, std::size
   set.fill(first, count, stride, is_member);
 }
 
-py::array_t<std::int64_t> select_members(const fr::IndexSet& set,
+py::array_t<std::int64_t> select_members(const py::object& self,
                                          const py::array_t<std::int64_t, py::array::c_style>& ranks) {
   py::array_t<std::int64_t> members(ranks.size());
+  const py::scoped_critical_section lock{self};
+  const auto& set = self.cast<const fr::IndexSet&>();
   const std::int64_t* from = ranks.data();
   std::int64_t* to = members.mutable_data();
   for (py::ssize_t i = 0; i < ranks.size(); ++i) {
@@ -297,7 +329,7 @@ class Prefetcher {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Native core of fastreplay: the ring, the sampler, minibatch blocks.";
   m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
 
@@ -358,6 +390,11 @@ PYBIND11_MODULE(_core, m) {
 
   fr::register_fields(m);
 
+  py::class_<Counter>(m, "Counter")
+      .def(py::init<std::uint64_t>(), py::arg("value") = 0)
+      .def("add", &Counter::add, py::arg("count"))
+      .def_property_readonly("value", &Counter::value);
+
   py::class_<Draws>(m, "Draws")
       .def(py::init<fr::Philox::Key, std::uint64_t>(), py::arg("key"), py::arg("calls") = 0)
       .def("below", &Draws::below, py::arg("bound"), py::arg("count"))
@@ -368,7 +405,7 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<fr::IndexSet>(m, "IndexSet")
       .def(py::init<std::size_t>(), py::arg("bound"))
-      .def("__len__", &fr::IndexSet::size)
+      .def("__len__", &set_size)
       .def("fill", &fill_set, py::arg("first"), py::arg("count"), py::arg("stride"), py::arg("is_member"))
       .def("select", &select_members, py::arg("ranks"));
 
