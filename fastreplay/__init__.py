@@ -15,6 +15,7 @@ except ImportError as error:
 from typing import TYPE_CHECKING, Any
 
 from fastreplay._backend import BackendInfo, backend_info
+from fastreplay._workers import worker_init_fn
 from fastreplay.buffer import ReplayBuffer, RngState, Stats
 from fastreplay.loader import Loader
 from fastreplay.minibatch import Minibatch
@@ -36,6 +37,7 @@ __all__ = [
     "backend_info",
     "hard_update_",
     "soft_update_",
+    "worker_init_fn",
 ]
 __version__ = "0.1.0"
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 Rng: TypeAlias = Literal["numpy", "native"]
 
-__all__ = ["Draw", "NativeDraw", "Rng", "drawer", "numpy_draw"]
+__all__ = ["Draw", "NativeDraw", "Rng", "drawer", "living_draws", "numpy_draw"]
 
 
 class Draw(Protocol):
@@ -37,6 +38,7 @@ class NativeDraw:
 
     def __init__(self, key: tuple[int, int], calls: int = 0) -> None:
         self._draws = _core.Draws(key, calls)
+        _living.add(self)
 
     def __call__(self, low: int, high: int, count: int) -> NDArray[np.int64]:
         """Draw `count` integers, (count,) int64."""
@@ -45,9 +47,26 @@ class NativeDraw:
         drawn = self._draws.below(high - low, count)
         return drawn + low if low else drawn
 
-    def __reduce__(self) -> tuple[type[NativeDraw], tuple[tuple[int, int], int]]:
+    @property
+    def key(self) -> tuple[int, int]:
+        """The generator's key."""
         first, second = self._draws.key
-        return NativeDraw, ((first, second), self._draws.calls)
+        return first, second
+
+    def restart(self, key: tuple[int, int]) -> None:
+        """Draw under another key from now on."""
+        self._draws = _core.Draws(key, 0)
+
+    def __reduce__(self) -> tuple[type[NativeDraw], tuple[tuple[int, int], int]]:
+        return NativeDraw, (self.key, self._draws.calls)
+
+
+_living: weakref.WeakSet[NativeDraw] = weakref.WeakSet()
+
+
+def living_draws() -> list[NativeDraw]:
+    """Return the generators that there are."""
+    return list(_living)
 
 
 def drawer(rng: Rng) -> Draw:

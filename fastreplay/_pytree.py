@@ -62,11 +62,13 @@ def register(minibatch: type[Minibatch[Any]]) -> None:
 
 def _batch_size(leaves: tuple[Any, ...], context: _Context) -> int | None:
     """Return how many transitions the leaves are of; where they do not tell, as many as before."""
-    shapes = [tuple(getattr(leaf, "shape", ())) for leaf in leaves]
+    shapes = [getattr(leaf, "shape", None) for leaf in leaves]
     fields = [field.shape for field in context.schema.values()]
-    if shapes == fields and all(hasattr(leaf, "shape") for leaf in leaves):
+    if shapes == fields:
         return None
-    lengths = {shape[0] for shape, field in zip(shapes, fields, strict=True) if shape and shape[1:] == field}
-    if len(lengths) == 1 and all(shape[1:] == field and shape for shape, field in zip(shapes, fields, strict=True)):
-        return int(lengths.pop())
-    return context.batch_size
+    lengths = {
+        shape[0] if isinstance(shape, tuple) and shape and shape[1:] == field else None
+        for shape, field in zip(shapes, fields, strict=True)
+    }
+    length = lengths.pop()
+    return context.batch_size if lengths or length is None else int(length)

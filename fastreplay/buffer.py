@@ -695,6 +695,11 @@ _NATIVE_ATTRIBUTES = frozenset(
 _living: Living[ReplayBuffer[Any]] = Living()
 
 
+def living_buffers() -> list[ReplayBuffer[Any]]:
+    """Return the buffers and faces that there are in this process."""
+    return list(_living)
+
+
 def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
     for buffer in _living.list():

@@ -221,9 +221,9 @@ class Minibatch(Generic[ArrayT]):
 
     def __repr__(self) -> str:
         size = "1 transition" if self._batch_size is None else f"{self._batch_size} transitions"
-        fields = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in self.items())
-        first = self._values[0]
-        kind = "numpy" if isinstance(first, np.ndarray) else f"torch, {getattr(first, 'device', type(first).__name__)}"
+        fields = ", ".join(f"{name} {_form_of(value)}" for name, value in self.items())
+        first: Any = self._values[0]
+        kind = "numpy" if isinstance(first, np.ndarray) else f"torch, {getattr(first, 'device', 'none')}"
         return f"Minibatch({size}: {fields}; {kind})"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[object, ...]:
@@ -244,6 +244,12 @@ def _restore(
 
 def _unpack_tensor(value: Any) -> Any:
     return _to_tensor(value) if isinstance(value := unpack(value), np.ndarray) else value
+
+
+def _form_of(value: object) -> str:
+    """Return a field's shape, or the type of what `tree_map` put in its place."""
+    shape = getattr(value, "shape", None)
+    return str(tuple(shape)) if isinstance(shape, tuple) else type(value).__name__
 
 
 def _tell_torch() -> None:

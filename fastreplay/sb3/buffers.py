@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["DictReplayBuffer", "ReplayBuffer"]
 
 # What SB3 hands the arrays of a minibatch to. In a subclass it may do anything, sample included.
-_HOOKS = {name: getattr(sb3.BaseBuffer, name) for name in ("to_torch", "_normalize_obs", "_normalize_reward")}
+_to_torch, _normalize_obs = sb3.BaseBuffer.to_torch, sb3.BaseBuffer._normalize_obs
+_normalize_reward = sb3.BaseBuffer._normalize_reward
 
 _NORMALIZERS = {"normalize_obs", "normalize_reward"}
 
@@ -187,7 +188,14 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     def _has_hooks(self) -> bool:
         """Tell whether anything but SB3's own code is to see the arrays of a minibatch on their way to tensors."""
         cls, own = type(self), self.__dict__
-        return any(name in own or getattr(cls, name) is not theirs for name, theirs in _HOOKS.items())
+        return (
+            cls.to_torch is not _to_torch
+            or cls._normalize_obs is not _normalize_obs
+            or cls._normalize_reward is not _normalize_reward
+            or "to_torch" in own
+            or "_normalize_obs" in own
+            or "_normalize_reward" in own
+        )
 
     def _is_left_to_sb3(self, env: VecNormalize | None) -> bool:
         """Tell whether SB3's own methods make the minibatch: then hooks get what they get there, in the same order."""
