@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Vector steps in and out of a ring: from the arrays of one step to row pointers to one call of the core.
 
 Takes what training loops pass at every step. For anything else a method says False, and has changed
@@ -14,16 +14,29 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from cython cimport boundscheck
+
 cimport numpy as cnp
 
 cnp.import_array()
 
 
-cdef extern from "Python.h":
-    PyObject *PyDict_GetItemWithError(PyObject *values, object key) except? NULL
-    PyObject *PyList_GET_ITEM(PyObject *values, Py_ssize_t index)
-    PyObject *Py_True
-    PyObject *Py_False
+cdef extern from *:
+    """
+    /* The value of a key, or `missing`. An own reference: other threads may replace the value meanwhile. */
+    static PyObject *get_item(PyObject *dict, PyObject *key, PyObject *missing) {
+      PyObject *value;
+    #if PY_VERSION_HEX >= 0x030D0000
+      if (PyDict_GetItemRef(dict, key, &value) < 0) return NULL;
+      return value != NULL ? value : Py_NewRef(missing);
+    #else
+      value = PyDict_GetItemWithError(dict, key);
+      if (value == NULL && PyErr_Occurred()) return NULL;
+      return Py_NewRef(value != NULL ? value : missing);
+    #endif
+    }
+    """
+    object get_item(object dict, object key, object missing)
 
 
 cdef extern from "numpy/arrayobject.h":
@@ -159,12 +172,14 @@ cdef class StepRing:
             no plain NumPy arrays of the stored shape and dtype (float64 and bool are taken for float32).
         """
         cdef Rows rows[kMaxFields]
+        # The parts of Dict observations, which other threads may take out of their dicts meanwhile.
+        cdef list kept = None if self.keys is None else []
         cdef Py_ssize_t first_next = self.num_observations + kNumScalars
         cdef Py_ssize_t first_scalar = self.num_observations
         if row < 0 or <size_t>row >= self.core.num_rows():
             return False
-        if not (self.stage_observation(<PyObject *>obs, 0, rows)
-                and self.stage_observation(<PyObject *>next_obs, first_next, rows)
+        if not (self.stage_observation(<PyObject *>obs, 0, rows, kept)
+                and self.stage_observation(<PyObject *>next_obs, first_next, rows, kept)
                 and self.stage(<PyObject *>action, first_scalar, rows)
                 and self.stage(<PyObject *>reward, first_scalar + 1, rows)
                 and self.stage(<PyObject *>done, first_scalar + 2, rows)):
@@ -177,16 +192,16 @@ cdef class StepRing:
         store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
         return True
 
-    cdef bint stage_observation(self, PyObject *value, Py_ssize_t first, Rows *rows) except -1:
+    cdef bint stage_observation(self, PyObject *value, Py_ssize_t first, Rows *rows, list kept) except -1:
         cdef Py_ssize_t i
-        cdef PyObject *part
         if self.keys is None:
             return self.stage(value, first, rows)
         if not PyDict_Check(<object>value):
             return False
         for i in range(self.num_observations):
-            part = PyDict_GetItemWithError(value, self.keys[i])
-            if part == NULL or not self.stage(part, first + i, rows):
+            part = get_item(<object>value, self.keys[i], None)
+            kept.append(part)
+            if not self.stage(<PyObject *>part, first + i, rows):
                 return False
         return True
 
@@ -231,21 +246,20 @@ cdef class StepRing:
                 return False
         return True
 
+    @boundscheck(True)  # another thread may shorten the list meanwhile
     cdef bint stage_timeouts(self, PyObject *infos, Py_ssize_t i, Rows *rows) except -1:
         cdef float *timeouts = <float *>(self.scratch + self.fields[i].scratch_offset)
         cdef size_t env
-        cdef PyObject *info
-        cdef PyObject *value
         if not PyList_CheckExact(<object>infos) or <size_t>PyList_GET_SIZE(<object>infos) != self.num_envs:
             return False
         for env in range(self.num_envs):
-            info = PyList_GET_ITEM(infos, <Py_ssize_t>env)
-            if not PyDict_CheckExact(<object>info):
+            info = (<list>infos)[<Py_ssize_t>env]
+            if not PyDict_CheckExact(info):
                 return False
-            value = PyDict_GetItemWithError(info, TIMEOUT_KEY)
-            if value != NULL and value != Py_True and value != Py_False:
+            is_timeout = get_item(info, TIMEOUT_KEY, False)
+            if is_timeout is not True and is_timeout is not False:
                 return False
-            timeouts[env] = value == Py_True
+            timeouts[env] = is_timeout is True
         rows[i] = make_rows(timeouts, sizeof(float))
         return True
 

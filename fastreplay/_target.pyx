@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """One target update over tensors that were paired before: see whether they are where they were, move them.
 
 A table holds addresses, and references to every tensor, storage and container behind them, so that no
 address can dangle or come to mean something else. What can change all the same it looks at on every
 step: each tensor's data pointer and element count, and the containers of the tensors, some at a time.
 Pairing, and what is done when something changed, is fastreplay/target.py.
+
+Without the GIL a critical section does for one object what the GIL does for all: one thread at a time is inside,
+and it is given up while the thread waits or moves much. With the GIL it is nothing.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -13,6 +16,8 @@ from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libcpp.vector cimport vector
+
+from cython cimport critical_section
 
 from collections import OrderedDict
 
@@ -182,21 +187,20 @@ cdef class Containers:
     cdef int see(self, owner, container) except -1:
         # Deleting from a container of torch's puts another dictionary in the place of `_modules`.
         cdef PyObject *holder = NULL
-        cdef PyObject *key
-        cdef PyObject *value
-        cdef Py_ssize_t position = 0
         cdef bint is_list = type(container) is list
+        # In one step, and in a dictionary's own order, which is not that of an OrderedDict.
+        cdef list held = list(container) if is_list else list(dict.items(container))
         if owner is not None:
             holder = <PyObject *>owner
-        self.kept.append(tuple(container) if is_list else (*container.keys(), *container.values()))
+        self.kept.append(held)
         self.containers.push_back(
-            SeenContainer(holder, <PyObject *>container, is_list, len(container), self.entries.size()))
+            SeenContainer(holder, <PyObject *>container, is_list, len(held), self.entries.size()))
         if is_list:
-            for item in container:
-                self.entries.push_back(SeenEntry(NULL, <PyObject *>item))
+            for value in held:
+                self.entries.push_back(SeenEntry(NULL, <PyObject *>value))
         else:
-            while PyDict_Next(<PyObject *>container, &position, &key, &value):
-                self.entries.push_back(SeenEntry(key, value))
+            for key, value in held:
+                self.entries.push_back(SeenEntry(<PyObject *>key, <PyObject *>value))
         return 0
 
     # Looks through up to `count` of them, and goes on from there the next time.
@@ -213,14 +217,17 @@ cdef class Containers:
 
     cdef inline bint is_same(self, size_t at) noexcept:
         cdef SeenContainer *seen = &self.containers[at]
-        cdef SeenEntry *entry = self.entries.data() + seen.first
+        if seen.owner != NULL and PyDict_GetItemWithError(seen.owner, <PyObject *>MODULES) != seen.container:
+            return False
+        with critical_section(<object>seen.container):
+            return self.holds_the_same(seen, self.entries.data() + seen.first)
+
+    cdef inline bint holds_the_same(self, SeenContainer *seen, SeenEntry *entry) noexcept:
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t position = 0
         if seen.is_list:
             return self.is_same_list(seen, entry)
-        if seen.owner != NULL and PyDict_GetItemWithError(seen.owner, <PyObject *>MODULES) != seen.container:
-            return False
         if PyDict_GET_SIZE(seen.container) != seen.size:
             return False
         if seen.size == 0:
@@ -369,15 +376,20 @@ cdef class Table:
                 return False
         return True
 
-    def modules_are_same(self):
-        """Tell whether every container holds what it held."""
+    cdef bint all_are_same(self) except -1:
         return (self.full.are_same(self.full.containers.size())
                 and self.empty.are_same(self.empty.containers.size())
                 and self.others_are_same())
 
+    def modules_are_same(self):
+        """Tell whether every container holds what it held."""
+        with critical_section(self):
+            return self.all_are_same()
+
     def is_same(self):
         """Tell whether every tensor and every container is what it was."""
-        return self.modules_are_same() and self.is_current()
+        with critical_section(self):
+            return self.all_are_same() and self.is_current()
 
     def step(self, double tau):
         """Move the tensors of a CPU table.
@@ -385,27 +397,29 @@ cdef class Table:
         Returns:
             Whether it was done. Otherwise something changed, nothing was moved, and a new table is needed.
         """
-        if not self.is_current():
-            return False
-        if self.table.num_bytes() >= kReleaseUpdateBytes:
-            with nogil:
+        with critical_section(self):
+            if not self.is_current():
+                return False
+            if self.table.num_bytes() >= kReleaseUpdateBytes:
+                with nogil:
+                    self.table.update(tau, self.level, self.torch)
+            else:
                 self.table.update(tau, self.level, self.torch)
-        else:
-            self.table.update(tau, self.level, self.torch)
-        self.bump_versions()
-        return True
+            self.bump_versions()
+            return True
 
     def step_on_device(self, double tau, uintptr_t stream, uintptr_t tau_on_device, bint tau_is_double):
         """As `step`, with one launch on a stream; tau is read from the device where an address is given."""
         cdef int error
-        if not self.is_current():
-            return False
-        error = self.launch(self.device, <void *>stream, self.device_chunks,
-                            <int64_t>self.table.chunks().size(), tau, <const void *>tau_on_device, tau_is_double)
-        if error != 0:
-            raise RuntimeError(f"target update: CUDA error {error} at the launch on device {self.device}")
-        self.bump_versions()
-        return True
+        with critical_section(self):
+            if not self.is_current():
+                return False
+            error = self.launch(self.device, <void *>stream, self.device_chunks,
+                                <int64_t>self.table.chunks().size(), tau, <const void *>tau_on_device, tau_is_double)
+            if error != 0:
+                raise RuntimeError(f"target update: CUDA error {error} at the launch on device {self.device}")
+            self.bump_versions()
+            return True
 
     cdef int bump_versions(self) except -1:
         if self.has_torch:
@@ -504,13 +518,15 @@ cdef class Walk:
         # Of a class of their own, they might be gone through in another order.
         if not PyDict_CheckExact(parameters) or not PyDict_CheckExact(children):
             return False
-        while PyDict_Next(parameters, &position, &key, &value):
-            if <object>value is not None and not is_seen(value, tensors):
-                found.append(<object>value)
+        with critical_section(<object>parameters):
+            while PyDict_Next(parameters, &position, &key, &value):
+                if <object>value is not None and not is_seen(value, tensors):
+                    found.append(<object>value)
         position = 0
-        while PyDict_Next(children, &position, &key, &value):
-            if <object>value is not None and not self.visit(<object>value, found, modules, tensors):
-                return False
+        with critical_section(<object>children):
+            while PyDict_Next(children, &position, &key, &value):
+                if <object>value is not None and not self.visit(<object>value, found, modules, tensors):
+                    return False
         return True
 
     cdef bint is_plain(self, kind) except -1:
