@@ -8,13 +8,19 @@ JOBS ?= 2
 NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.cu' -o -name '*.h' \
             -o -name 'CMakeLists.txt' -o -name '*.cmake') CMakeLists.txt pyproject.toml
 
+# The same for an interpreter without GIL. PYTHON_GIL is not set: an import that turns the GIL on is to be seen.
+FT := build/freethreaded
+PYTHON_FT ?= $(FT)/python/bin/python3.13t
+FT_PIP := $(FT)/venv/bin/python -m pip --disable-pip-version-check
+FT_PYTEST := env -u PYTHON_GIL PYTHONPATH=tests/freethreaded $(FT)/venv/bin/python -m pytest -p stand_ins
+
 ALGO ?= ddpg
 SEED ?= 0
 # ENV counts on the command line only: some shells keep one of their own in the environment.
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test cpptest pytest mutants why lint format typecheck asan tsan stress bench install-check package clean
+.PHONY: help train learn test cpptest pytest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -65,6 +71,10 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
 	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000)
 
+freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
+	$(FT_PYTEST) tests
+	$(FT_PYTEST) tests --parallel-threads=4
+
 stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about 20 minutes, 9 GB)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
@@ -113,6 +123,21 @@ $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
 	@echo "Building fastreplay"
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(FT)/python/bin/python3.13t: tests/freethreaded/interpreter.sh
+	@echo "Building a Python without GIL (once, about six minutes; log in $(FT)/build.log)"
+	nice bash $< $(FT)
+	@touch $@
+
+$(FT)/.tools: $(PYTHON_FT) pyproject.toml constraints.txt
+	$(PYTHON_FT) -m venv --clear $(FT)/venv
+	$(FT_PIP) install --quiet --upgrade "pip>=25.1"
+	$(FT_PIP) install --quiet --constraint constraints.txt --group freethreaded
+	@touch $@
+
+$(FT)/.built: $(FT)/.tools $(NATIVE)
+	FASTREPLAY_CUDA=OFF $(FT_PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.built

@@ -811,7 +811,7 @@ time.sleep(0.1)
 
 def test_the_interpreter_exits_while_a_daemon_waits_at_the_gate() -> None:
     code = f"""
-import sys
+import ctypes, sys
 sys.path[:0] = {sys.path!r}
 from test_threads import *
 context = stalled(room=0, timeout=None)
@@ -819,6 +819,7 @@ buffer, insert = context.__enter__()
 thread = Thread(buffer.extend, **wide_rows(168, 1))
 time.sleep(0.2)
 assert thread.is_alive() and insert.thread.is_alive()
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))  # not to be ended when the modules are gone already
 """
     with stalled():  # skips where it cannot be had
         pass

@@ -1,0 +1,574 @@
+# SPDX-License-Identifier: MIT
+"""Eight threads call every public method on the same objects; rows say what they must be.
+
+The public names are walked, so that a new one without an action here fails. FASTREPLAY_THREADS_S seconds of stress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from stall import Thread
+from support import NativeBuffer
+from test_threads import WRITER, assert_whole, certified, switching
+
+import fastreplay as fr
+from fastreplay import _core
+from fastreplay._vector_ring import Part, VectorRing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Action = Callable[["Actor"], None]
+
+STRESS_S = float(os.environ.get("FASTREPLAY_THREADS_S", "4"))
+THREADS = 8
+CAPACITY = 500
+MOST_TICKETS = 1 << 24
+FIELDS: dict[str, Any] = {
+    "id": ((), "int64"),
+    "pose/position": ((3,), "float64"),
+    "pose/grid": ((2, 3), "uint8"),
+    "check": ((), "int64"),
+    "flag": ((), "bool"),
+}
+NAMES = list(FIELDS)
+has_gymnasium = importlib.util.find_spec("gymnasium") is not None
+has_torch = importlib.util.find_spec("torch") is not None
+
+# What a class statement makes of itself, and what only tells types.
+MADE_BY_PYTHON = {
+    *("__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__", "__annotate_func__"),
+    *("__orig_bases__", "__parameters__", "__abstractmethods__", "__firstlineno__", "__static_attributes__"),
+    *("__annotations_cache__", "__classdictcell__"),
+}
+
+
+def public_names(cls: type) -> set[str]:
+    """Names without an underscore, inherited ones too, and the special methods that the class itself defines."""
+    special = {name for name in vars(cls) if name.startswith("__") and name.endswith("__")}
+    return {name for name in dir(cls) if not name.startswith("_")} | (special - MADE_BY_PYTHON)
+
+
+class World:
+    """What the threads share, and what they learnt together."""
+
+    def __init__(self) -> None:
+        self.schema = fr.Schema(FIELDS)
+        self.buffer = NativeBuffer(CAPACITY, self.schema, seed=0, output="numpy")
+        self.buffer.extend(**certified(FIELDS, [1]))
+        self.batch = self.buffer.sample(8)
+        self.loader = self.buffer.loader(16, depth=3)
+        self.id_of = np.zeros(MOST_TICKETS, dtype=np.int64)  # by ticket; 0: not seen
+        self.keys: list[tuple[int, ...]] = []  # of the faces
+
+    def check(self, batch: Any) -> int:
+        """Check every row; a ticket has one row for all."""
+        tickets, ids = assert_whole(FIELDS, batch)
+        known = self.id_of[tickets]
+        assert ((known == 0) | (known == ids)).all(), "a ticket had two rows"
+        self.id_of[tickets] = ids
+        return len(ids)
+
+
+class Actor:
+    """One thread's own things."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.buffer: Any = world.buffer
+        self.number = number
+        self.rng = np.random.default_rng(number)
+        self.out = world.buffer.sample(32)
+        self.gathered = world.buffer.gather([0] * 3)
+        self.held: list[tuple[Any, bytes]] = []
+        self.done: Counter[str] = Counter()
+        self.inserted = self.read = 0
+
+    def rows(self, count: int) -> dict[str, Any]:
+        """Give this thread's next rows."""
+        first = self.number * WRITER + 1 + self.inserted
+        self.inserted += count
+        return certified(FIELDS, np.arange(first, first + count))
+
+    def check(self, batch: Any) -> None:
+        """Check a minibatch's rows."""
+        self.read += self.world.check(batch)
+
+    def hold(self, batch: Any) -> None:
+        """Keep a minibatch for a while, in which it must not change."""
+        self.held.append((batch, b"".join(value.tobytes() for value in batch)))
+        if len(self.held) > 6:
+            old, content = self.held.pop(int(self.rng.integers(6)))
+            assert b"".join(value.tobytes() for value in old) == content, "a held minibatch changed"
+
+    def sample(self, size: int) -> Any:
+        """Sample from the shared buffer, which another thread may have emptied."""
+        while True:
+            with contextlib.suppress(ValueError):
+                return self.buffer.sample(size)
+            self.buffer.extend(**self.rows(1))
+
+    def do(self, name: str, action: Action) -> None:
+        """Do it; what another thread may make impossible at the moment is no fault."""
+        try:
+            action(self)
+        except (IndexError, ValueError, RuntimeError) as error:
+            if not any(text in str(error) for text in ("is empty", "holds no transition", "were overwritten at each")):
+                raise
+        self.done[name] += 1
+
+
+def add(actor: Actor) -> None:
+    row = {name: value[0] for name, value in actor.rows(1).items()}
+    way = int(actor.rng.integers(5))
+    if way == 0:
+        actor.buffer.add(*row.values())
+    elif way == 1:  # in an order of its own
+        actor.buffer.add(**{NAMES[i]: row[NAMES[i]] for i in actor.rng.permutation(len(NAMES))})
+    elif way == 2:
+        values = list(row.values())
+        actor.buffer.add(*values[:2], **dict(reversed(list(row.items())[2:])))
+    elif way == 3:  # nested, by names that are no literals
+        pose = {"".join(["posi", "tion"]): row["pose/position"], "grid": row["pose/grid"]}
+        actor.buffer.add(pose=pose, id=row["id"], check=int(row["check"]), flag=bool(row["flag"]))
+    else:
+        actor.buffer.add(**row)
+
+
+def extend(actor: Actor) -> None:
+    rows = actor.rows(int(actor.rng.integers(1, 40)))
+    if actor.rng.integers(2):
+        actor.buffer.extend(*rows.values())
+    else:
+        actor.buffer.extend(**{NAMES[i]: rows[NAMES[i]] for i in actor.rng.permutation(len(NAMES))})
+
+
+def sample(actor: Actor) -> None:
+    batch = actor.buffer.sample(int(actor.rng.choice([1, 3, 8, 16, 32, 64, 200])))
+    actor.check(batch)
+    actor.hold(batch)
+    actor.check(actor.buffer.sample(32, out=actor.out))
+    if actor.rng.integers(4) == 0:
+        actor.world.batch = batch
+
+
+def gather(actor: Actor) -> None:
+    slots = actor.rng.integers(CAPACITY, size=3)
+    actor.check(actor.buffer.gather(slots))
+    actor.check(actor.buffer.gather(slots, out=actor.gathered))
+
+
+def get_item(actor: Actor) -> None:
+    actor.check(_Single(actor.buffer[-1]))
+    actor.check(actor.buffer[[0, -1]])
+    actor.check(actor.buffer[2:40:3])
+
+
+class _Single:
+    """A single transition as a minibatch of one."""
+
+    def __init__(self, one: Any) -> None:
+        self._one = one
+        self.ticket = one.ticket[None]
+
+    def numpy(self) -> _Single:
+        return self
+
+    def __getitem__(self, name: str) -> Any:
+        return self._one[name][None]
+
+
+def length(actor: Actor) -> None:
+    assert 0 <= len(actor.buffer) <= CAPACITY
+
+
+def spawn(actor: Actor) -> None:
+    faces = actor.buffer.spawn(2)
+    actor.world.keys.extend(tuple(face.rng_state["key"]) for face in faces)
+    actor.check(faces[0].sample(5))
+    faces[1].rng_state = faces[0].rng_state
+    faces[1].add(**{name: value[0] for name, value in actor.rows(1).items()})
+
+
+def rng_state(actor: Actor) -> None:
+    state = actor.buffer.rng_state
+    actor.buffer.rng_state = state
+    assert actor.buffer.rng_state["key"] == state["key"]
+
+
+def view(actor: Actor) -> None:
+    column = actor.buffer.view("pose/grid")
+    assert column.shape == (CAPACITY, 2, 3)
+    int(column[:, 0, 0].sum())
+
+
+def stats(actor: Actor) -> None:
+    before, after = actor.buffer.stats(), actor.buffer.stats()
+    assert after["inserted"] >= before["inserted"] > 0
+    assert 0 <= before["overwritten"] <= before["inserted"]
+
+
+def clear(actor: Actor) -> None:
+    actor.buffer.clear()
+
+
+def loader(actor: Actor) -> None:
+    with actor.buffer.loader(8, depth=2, steps=3) as batches:
+        for batch in batches:
+            actor.check(batch)
+            actor.hold(batch)
+
+
+def reduce_buffer(actor: Actor) -> None:
+    for copied in (pickle.loads(pickle.dumps(actor.buffer)), copy.deepcopy(actor.buffer)):
+        actor.check(copied[:])
+
+
+def from_env(actor: Actor) -> None:
+    if not has_gymnasium:
+        return
+    import gymnasium as gym
+
+    class Env:
+        observation_space = gym.spaces.Box(-1, 1, (3,))
+        action_space = gym.spaces.Discrete(2)
+
+    buffer: Any = fr.ReplayBuffer.from_env(Env(), 5, output="numpy")  # type: ignore[call-overload]
+    buffer.add(np.ones(3), 1, 0.5, np.ones(3), False, False)
+    assert buffer.sample(2).action.tolist() == [1, 1]
+
+
+def initialize(actor: Actor) -> None:
+    buffer = NativeBuffer(3, FIELDS, seed=actor.number, output="numpy")
+    buffer.extend(**certified(FIELDS, [7, 8, 9, 10]))
+    assert set(assert_whole(FIELDS, buffer.sample(9))[1]) <= {8, 9, 10}
+
+
+BUFFER: dict[str, Action] = {
+    "add": add,
+    "extend": extend,
+    "sample": sample,
+    "gather": gather,
+    "loader": loader,
+    "spawn": spawn,
+    "rng_state": rng_state,
+    "view": view,
+    "stats": stats,
+    "clear": clear,
+    "flush": lambda actor: actor.buffer.flush(),
+    "from_env": from_env,
+    "capacity": lambda actor: _equal(actor.buffer.capacity, CAPACITY),
+    "nbytes": lambda actor: _equal(actor.buffer.nbytes, actor.world.schema.nbytes(CAPACITY)),
+    "schema": lambda actor: _equal(actor.buffer.schema, actor.world.schema),
+    "__init__": initialize,
+    "__len__": length,
+    "__getitem__": get_item,
+    "__repr__": lambda actor: _contains(repr(actor.buffer), f"of {CAPACITY} transitions"),
+    "__reduce__": reduce_buffer,
+    "__setstate__": reduce_buffer,
+}
+
+
+def _equal(got: object, expected: object) -> None:
+    assert got == expected
+
+
+def _contains(text: str, part: str) -> None:
+    assert part in text
+
+
+def schema_from_spaces(actor: Actor) -> None:
+    if not has_gymnasium:
+        return
+    import gymnasium as gym
+
+    schema = fr.Schema.from_spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2))
+    assert schema["observation"].shape == (3,)
+
+
+SCHEMA: dict[str, Action] = {
+    "names": lambda actor: _equal(list(actor.world.schema.names), NAMES),
+    "sizes": lambda actor: _equal(len(actor.world.schema.sizes), len(NAMES)),
+    "record_bytes": lambda actor: _equal(actor.world.schema.record_bytes, fr.Schema(FIELDS).record_bytes),
+    "nbytes": lambda actor: _equal(actor.world.schema.nbytes(7), 7 * (actor.world.schema.record_bytes + 4)),
+    "position": lambda actor: _equal([actor.world.schema.position(name) for name in NAMES], list(range(len(NAMES)))),
+    "from_spaces": schema_from_spaces,
+    "keys": lambda actor: _equal(list(actor.world.schema.keys()), NAMES),
+    "values": lambda actor: _equal(len(list(actor.world.schema.values())), len(NAMES)),
+    "items": lambda actor: _equal([name for name, _ in actor.world.schema.items()], NAMES),
+    "get": lambda actor: _equal(actor.world.schema.get("pose"), None),
+    "__init__": lambda actor: _equal(fr.Schema(FIELDS), actor.world.schema),
+    "__getitem__": lambda actor: _equal(actor.world.schema["pose/grid"].shape, (2, 3)),
+    "__iter__": lambda actor: _equal(list(actor.world.schema), NAMES),
+    "__len__": lambda actor: _equal(len(actor.world.schema), len(NAMES)),
+    "__eq__": lambda actor: _equal(actor.world.schema == fr.Schema({"id": ()}), False),
+    "__hash__": lambda actor: _equal(hash(actor.world.schema), hash(fr.Schema(FIELDS))),
+    "__repr__": lambda actor: _contains(repr(actor.world.schema), "pose/grid"),
+    "__reduce__": lambda actor: _equal(pickle.loads(pickle.dumps(actor.world.schema)), actor.world.schema),
+}
+
+
+def to(actor: Actor) -> None:
+    batch = actor.world.batch
+    if has_torch:
+        assert batch.to("cpu")["id"].tolist() == batch["id"].tolist()
+
+
+def reduce_batch(actor: Actor) -> None:
+    actor.check(pickle.loads(pickle.dumps(actor.world.batch)))
+
+
+def with_batch(check: Callable[[Any], object]) -> Action:
+    """Check something of the minibatch that all threads share, which nobody writes into."""
+
+    def action(actor: Actor) -> None:
+        batch = actor.world.batch
+        actor.check(batch)
+        assert check(batch)
+
+    return action
+
+
+MINIBATCH: dict[str, Action] = {
+    "schema": with_batch(lambda batch: batch.schema == fr.Schema(FIELDS)),
+    "batch_size": with_batch(lambda batch: batch.batch_size == len(batch["id"])),
+    "ticket": with_batch(lambda batch: batch.ticket.tolist() == batch.ticket.tolist()),
+    "keys": with_batch(lambda batch: list(batch.keys()) == NAMES),
+    "values": with_batch(lambda batch: batch.values()[0] is batch["id"]),
+    "items": with_batch(lambda batch: dict(batch.items())["id"] is batch["id"]),
+    "get": with_batch(lambda batch: batch.get("id") is batch["id"] and batch.get("none") is None),
+    "numpy": with_batch(lambda batch: batch.numpy()["id"].tolist() == batch["id"].tolist()),
+    "to": to,
+    "__init__": sample,
+    "__len__": with_batch(lambda batch: len(batch) == len(batch["id"])),
+    "__bool__": with_batch(bool),
+    "__iter__": with_batch(lambda batch: next(iter(batch)) is batch["id"]),
+    "__getitem__": with_batch(lambda batch: batch["pose"]["grid"] is batch["pose/grid"]),
+    "__getattr__": with_batch(lambda batch: batch.check is batch["check"]),
+    "__contains__": with_batch(lambda batch: "id" in batch and "none" not in batch),
+    "__dir__": with_batch(lambda batch: "id" in dir(batch)),
+    "__repr__": with_batch(lambda batch: "pose/grid" in repr(batch)),
+    "__reduce__": reduce_batch,
+}
+
+
+def take_next(actor: Actor) -> None:
+    try:
+        batch = next(actor.world.loader)
+    except StopIteration:  # closed by another
+        renew(actor)
+        return
+    actor.check(batch)
+    actor.hold(batch)
+
+
+def renew(actor: Actor) -> None:
+    actor.world.loader = actor.buffer.loader(int(actor.rng.integers(1, 40)), depth=int(actor.rng.integers(1, 5)))
+
+
+def close(actor: Actor) -> None:
+    actor.world.loader.close()
+    renew(actor)
+
+
+def use_in_a_block(actor: Actor) -> None:
+    with actor.world.loader as batches:
+        assert iter(batches) is batches
+    renew(actor)
+
+
+LOADER: dict[str, Action] = {
+    "batch_size": lambda actor: _equal(actor.world.loader.batch_size in range(1, 40), True),
+    "depth": lambda actor: _equal(actor.world.loader.depth in range(1, 5), True),
+    "num_ahead": lambda actor: _equal(actor.world.loader.num_ahead in range(5), True),
+    "waits": lambda actor: _equal(len(actor.world.loader.waits), 2),
+    "close": close,
+    "__init__": renew,
+    "__iter__": take_next,
+    "__next__": take_next,
+    "__enter__": use_in_a_block,
+    "__exit__": use_in_a_block,
+    "__repr__": lambda actor: _contains(repr(actor.world.loader), "Loader(batch_size="),
+}
+
+ACTIONS: dict[type, dict[str, Action]] = {
+    fr.ReplayBuffer: BUFFER,
+    fr.Schema: SCHEMA,
+    fr.Minibatch: MINIBATCH,
+    fr.Loader: LOADER,
+}
+
+
+@pytest.mark.parametrize("cls", ACTIONS, ids=lambda cls: cls.__name__)
+def test_every_public_name_has_an_action(cls: type) -> None:
+    assert public_names(cls) == set(ACTIONS[cls])
+
+
+def run(work: Callable[[Actor], None], seconds: float) -> World:
+    """Have eight threads work on one world; check what they learnt together."""
+    world = World()
+    actors = [Actor(world, number) for number in range(1, THREADS + 1)]
+    with switching(5e-4):
+        threads = [Thread(work, actor) for actor in actors]
+        for thread in threads:
+            thread.finish(120 + 10 * seconds)
+    for actor in actors:
+        for batch, content in actor.held:
+            assert b"".join(value.tobytes() for value in batch) == content
+    world.loader.close()
+    inserted = 1 + sum(actor.inserted for actor in actors)
+    assert world.buffer.stats()["inserted"] == inserted
+    world.buffer.extend(**certified(FIELDS, [2]))
+    world.check(world.buffer[:])
+    assert len(set(world.keys)) == len(world.keys), "two faces have one generator"
+    done = sum((actor.done for actor in actors), Counter())
+    print(f"{inserted} rows inserted, {sum(actor.read for actor in actors)} read and checked, {done.total()} calls")
+    return world
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(cls, name) for cls, actions in ACTIONS.items() for name in actions],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_eight_threads_call_one_method_at_once(cls: type, name: str) -> None:
+    action = ACTIONS[cls][name]
+    together = threading.Barrier(THREADS)
+
+    def work(actor: Actor) -> None:
+        together.wait()
+        for _ in range(12):
+            actor.do(name, action)
+
+    run(work, 0)
+
+
+def test_eight_threads_call_every_method_at_once() -> None:
+    actions = [(f"{cls.__name__}.{name}", action) for cls, named in ACTIONS.items() for name, action in named.items()]
+    often = [(name, action) for name, action in actions if action in {add, extend, sample, gather, get_item, take_next}]
+    deadline = time.monotonic() + STRESS_S
+
+    def work(actor: Actor) -> None:
+        everything = iter(actor.rng.permutation(len(actions)).tolist())
+        while True:
+            for name, action in [often[i] for i in actor.rng.integers(len(often), size=4)]:
+                actor.do(name, action)
+            if (i := next(everything, None)) is not None:
+                actor.do(*actions[i])
+            elif time.monotonic() >= deadline:
+                break
+            else:
+                everything = iter(actor.rng.permutation(len(actions)).tolist())
+        assert len(actor.done) == len(actions)
+
+    run(work, STRESS_S)
+
+
+# What is for one thread at a time holds no promise of values beside others, but stays in its memory.
+
+
+def test_draws_of_threads_are_those_of_one() -> None:
+    draws = _core.Draws((1, 2))
+    expected = {tuple(_core.Draws((1, 2), call).below(1 << 40, 3).tolist()) for call in range(THREADS * 200)}
+    together = threading.Barrier(THREADS)
+
+    def work() -> list[tuple[int, ...]]:
+        together.wait()
+        return [tuple(draws.below(1 << 40, 3).tolist()) for _ in range(200)]
+
+    threads = [Thread(work) for _ in range(THREADS)]
+    drawn = [values for thread in threads for values in thread.finish(60)]
+    assert set(drawn) == expected
+    assert draws.calls == THREADS * 200
+
+
+def test_an_index_set_used_by_threads_stays_whole() -> None:
+    members = _core.IndexSet(5000)
+    members.fill(0, 1000, 1, True)
+    together = threading.Barrier(THREADS)
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(number)
+        together.wait()
+        for _ in range(300):
+            first = 1000 + 500 * number
+            members.fill(first, 500, 1, bool(rng.integers(2)))
+            with contextlib.suppress(IndexError):  # a rank that was one before another thread's fill
+                chosen = members.select(rng.integers(len(members), size=50))
+                assert ((chosen >= 0) & (chosen < 5000)).all()
+        members.fill(1000 + 500 * number, 500, 1, False)
+
+    for thread in [Thread(work, number) for number in range(THREADS)]:
+        thread.finish(60)
+    assert len(members) == 1000
+    assert members.select(np.arange(1000)).tolist() == list(range(1000))
+
+
+def test_counts_of_threads_add_up() -> None:
+    counter = _core.Counter(5)
+    together = threading.Barrier(THREADS)
+
+    def work() -> list[int]:
+        together.wait()
+        return [counter.add(3) for _ in range(500)]
+
+    threads = [Thread(work) for _ in range(THREADS)]
+    before = sorted(value for thread in threads for value in thread.finish(60))
+    assert before == list(range(5, 5 + 3 * 500 * THREADS, 3))
+    assert counter.value == 5 + 3 * 500 * THREADS
+
+
+def test_a_ring_of_steps_stays_in_its_memory() -> None:
+    parts = {"a": Part((3,), np.dtype(np.float32)), "b": Part((2,), np.dtype(np.float32))}
+    ring = VectorRing(50, 2, parts, Part((1,), np.dtype(np.float32), is_reshaped=True))
+    infos: list[Any] = [{"TimeLimit.truncated": True}, {}]
+    shared = {"a": np.ones((2, 3)), "b": np.ones((2, 2))}
+    together = threading.Barrier(THREADS)
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(number)
+        together.wait()
+        for i in range(300):
+            # Others replace what this one has just looked at.
+            value = float(number)
+            shared["a"], shared["b"] = np.full((2, 3), value), np.full((2, 2), value)
+            infos[i % 2] = {"TimeLimit.truncated": bool(i % 3)}
+            flags = np.array([False, True])
+            assert ring.write(int(rng.integers(50)), shared, shared, np.full((2, 1), value), np.ones(2), flags, infos)
+            block = ring.gather(rng.integers(50, size=20), rng.integers(2, size=20))
+            for part in block.arrays():
+                assert np.isin(part, np.arange(THREADS + 1)).all()
+
+    for thread in [Thread(work, number) for number in range(THREADS)]:
+        thread.finish(60)
+
+
+MODULES = ("", "._core", "._fastpath", "._step_ring", "._target", "._tensors", "._vector_ring")
+
+
+@pytest.mark.skipif(not hasattr(sys, "_is_gil_enabled"), reason="this Python has no build without the GIL")
+@pytest.mark.parametrize("module", MODULES)
+def test_an_import_leaves_the_gil_off(module: str) -> None:
+    import subprocess
+    import sysconfig
+
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        pytest.skip("this Python has the GIL")
+    code = f"import sys, fastreplay{module}; sys.exit(sys._is_gil_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
