@@ -73,7 +73,7 @@ tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests
-	$(FT_PYTEST) tests --parallel-threads=4
+	$(FT_PYTEST) tests --parallel-threads=4 -o thread_unsafe_fixtures=buffer  # which tests of indexing write into
 
 stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about 20 minutes, 9 GB)
 	$(call cmake_tests,build/cpp,,)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
-from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from fastreplay import _core
+from fastreplay._latest import Latest
 from fastreplay._tensors import Generations
 
 if TYPE_CHECKING:
@@ -327,7 +326,7 @@ class HostPool:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._by_size: OrderedDict[int, tuple[_core.BlockPool, Layout, Generations[Block]]] = OrderedDict()
+        self._by_size: Latest[int, tuple[_core.BlockPool, Layout, Generations[Block]]] = Latest(SIZES)
 
     def take(self, batch_size: int) -> Block:
         """Return a block that nobody else has, with the tensors that it had if they are as they were made."""
@@ -346,10 +345,7 @@ class HostPool:
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[Block] = Generations(most)
         pools = _core.BlockPool(self._schema.sizes, batch_size, most), layout, generations
-        self._by_size[batch_size] = pools
-        with suppress(KeyError):  # another thread was first
-            while len(self._by_size) > SIZES:
-                self._by_size.popitem(last=False)
+        self._by_size.put(batch_size, pools)
         return pools
 
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -16,7 +19,7 @@ class Living(Generic[T]):
     holds.
 
     Thread safety:
-        Any thread may add and list at any time: each is one operation of a dictionary.
+        Any thread may add and iterate at any time: each is one operation of a dictionary.
     """
 
     __slots__ = ("__weakref__", "_references")
@@ -35,6 +38,15 @@ class Living(Generic[T]):
         reference = weakref.ref(item, forget)
         self._references[id(reference)] = reference
 
-    def list(self) -> list[T]:
-        """Return those that are alive."""
-        return [item for reference in list(self._references.values()) if (item := reference()) is not None]
+    def discard(self, item: T) -> None:
+        """Forget an object before it is gone."""
+        for key, reference in list(self._references.items()):
+            if reference() is item:
+                self._references.pop(key, None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield those that are alive now."""
+        return iter([item for reference in list(self._references.values()) if (item := reference()) is not None])

@@ -12,14 +12,15 @@ queued on it is done. The host itself waits for neither. Must not know CUDA: a d
 
 from __future__ import annotations
 
-import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from fastreplay import _core
 from fastreplay._blocks import Layout, most_blocks
 from fastreplay._device_tensors import DeviceTensors
+from fastreplay._latest import Latest
+from fastreplay._living import Living
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -281,18 +282,18 @@ class Pipeline:
         self._ring = ring
         self._schema = schema
         self._waits = waits
-        self._lanes: OrderedDict[tuple[int, Hashable], _Lane] = OrderedDict()
-        self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()
+        self._lanes: Latest[tuple[int, Hashable], _Lane] = Latest(_LANES)
+        self._slots: Living[Slot] = Living()
 
     @property
     def pinned_bytes(self) -> int:
         """Bytes of page-locked memory."""
-        return sum(slot.transfer.host.nbytes for slot in list(self._slots))
+        return sum(slot.transfer.host.nbytes for slot in self._slots)
 
     @property
     def num_in_flight(self) -> int:
         """Blocks that are being filled or copied."""
-        return sum(slot.is_in_flight() for slot in list(self._slots))
+        return sum(slot.is_in_flight() for slot in self._slots)
 
     def take(self, batch_size: int) -> Slot:
         """Return a slot to be filled: to be handed out or cancelled afterwards."""
@@ -346,9 +347,8 @@ class Pipeline:
     def _lane(self, batch_size: int, consumer: Hashable) -> _Lane:
         lane = self._lanes.get((batch_size, consumer))
         if lane is None:
-            lane = self._lanes[batch_size, consumer] = _Lane()
-            while len(self._lanes) > _LANES:
-                _, old = self._lanes.popitem(last=False)
+            lane = _Lane()
+            for old in self._lanes.put((batch_size, consumer), lane):
                 for slot in (*old.free, *old.in_use):
                     self._wait_for(slot)
         return lane

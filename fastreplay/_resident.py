@@ -10,12 +10,13 @@ caller's stream. Must not know CUDA: a ring on a device is a `RemoteRing`.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fastreplay import _core
 from fastreplay._blocks import SIZES, Layout, most_blocks
 from fastreplay._device_tensors import DeviceTensors
+from fastreplay._latest import Latest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -311,7 +312,7 @@ class _Pool:
     __slots__ = ("_by_size",)
 
     def __init__(self) -> None:
-        self._by_size: OrderedDict[int, deque[ResidentBlock]] = OrderedDict()
+        self._by_size: Latest[int, deque[ResidentBlock]] = Latest(SIZES)
 
     def take(self, batch_size: int) -> ResidentBlock | None:
         """Return a free block of this size, None where there is none."""
@@ -331,9 +332,8 @@ class _Pool:
         size = block.layout.batch_size
         blocks = self._by_size.get(size)
         if blocks is None:
-            blocks = self._by_size[size] = deque(maxlen=most_blocks(block.layout.num_bytes))
-            while len(self._by_size) > SIZES:
-                self._by_size.popitem(last=False)
+            blocks = deque(maxlen=most_blocks(block.layout.num_bytes))
+            self._by_size.put(size, blocks)
         blocks.append(block)
 
 
@@ -347,7 +347,7 @@ class ResidentSupply:
         self._remote = remote
         self._ring = ring
         self._schema = schema
-        self._pools: OrderedDict[Hashable, _Pool] = OrderedDict()
+        self._pools: Latest[Hashable, _Pool] = Latest(_CONSUMERS)
 
     def take(self, batch_size: int) -> ResidentBlock:
         """Return a block whose last use comes before what is queued now.
@@ -392,9 +392,8 @@ class ResidentSupply:
     def _pool(self, consumer: Hashable) -> _Pool:
         pool = self._pools.get(consumer)
         if pool is None:
-            pool = self._pools[consumer] = _Pool()
-            while len(self._pools) > _CONSUMERS:
-                self._pools.popitem(last=False)
+            pool = _Pool()
+            self._pools.put(consumer, pool)
         return pool
 
 

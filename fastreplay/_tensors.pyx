@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """The tensors of a minibatch, what was done to them since, and which may be handed out again.
 
 Each field is a tensor with a storage of its own, which owns the block that it lies in and gives it back when it

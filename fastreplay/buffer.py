@@ -532,7 +532,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         }
 
     def _transfer_stats(self) -> _TransferStats:
-        loaders = self._loaders.list()
+        loaders = list(self._loaders)
         waits = [(self._waits.count, self._waits.seconds), *(loader.waits for loader in loaders)]
         # A pipeline knows of its own.
         ahead = 0 if isinstance(self._drawn_supply, Pipeline) else sum(loader.num_ahead for loader in loaders)
@@ -702,7 +702,7 @@ def living_buffers() -> list[ReplayBuffer[Any]]:
 
 def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
-    for buffer in _living.list():
+    for buffer in _living:
         buffer._ring.discard_unfinished()
         buffer._waits.begin_again()
 
