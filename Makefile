@@ -125,14 +125,15 @@ $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(FT)/python/bin/python3.13t: tests/freethreaded/interpreter.sh
+$(FT)/python/bin/python3.13t:
 	@echo "Building a Python without GIL (once, about six minutes; log in $(FT)/build.log)"
-	nice bash $< $(FT)
-	@touch $@
+	JOBS=$(JOBS) nice bash tests/freethreaded/interpreter.sh $(FT)
 
-$(FT)/.tools: $(PYTHON_FT) pyproject.toml constraints.txt
-	$(PYTHON_FT) -m venv --clear $(FT)/venv
+$(FT)/venv/bin/python: | $(PYTHON_FT)
+	$(PYTHON_FT) -m venv $(FT)/venv
 	$(FT_PIP) install --quiet --upgrade "pip>=25.1"
+
+$(FT)/.tools: $(FT)/venv/bin/python pyproject.toml constraints.txt
 	$(FT_PIP) install --quiet --constraint constraints.txt --group freethreaded
 	@touch $@
 
