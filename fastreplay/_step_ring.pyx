@@ -21,21 +21,7 @@ cimport numpy as cnp
 cnp.import_array()
 
 
-cdef extern from *:
-    """
-    /* The value of a key, or `missing`. An own reference: other threads may replace the value meanwhile. */
-    static PyObject *get_item(PyObject *dict, PyObject *key, PyObject *missing) {
-      PyObject *value;
-    #if PY_VERSION_HEX >= 0x030D0000
-      if (PyDict_GetItemRef(dict, key, &value) < 0) return NULL;
-      return value != NULL ? value : Py_NewRef(missing);
-    #else
-      value = PyDict_GetItemWithError(dict, key);
-      if (value == NULL && PyErr_Occurred()) return NULL;
-      return Py_NewRef(value != NULL ? value : missing);
-    #endif
-    }
-    """
+cdef extern from "owned.hpp" namespace "fastreplay":
     object get_item(object dict, object key, object missing)
 
 

@@ -33,6 +33,10 @@ cdef extern from "Python.h":
     object PyObject_GenericGetDict(object value, void *)
 
 
+cdef extern from "owned.hpp" namespace "fastreplay":
+    object get_item(object dict, object key, object missing)
+
+
 cdef extern from "capsule.hpp" namespace "fastreplay" nogil:
     const size_t kReleaseUpdateBytes
 
@@ -530,8 +534,8 @@ cdef class Walk:
         return True
 
     cdef bint is_plain(self, kind) except -1:
-        cdef PyObject *version = PyDict_GetItemWithError(<PyObject *>self.known, <PyObject *>kind)
-        if version != NULL and <unsigned int><object>version == version_of(<PyObject *>kind) != 0:
+        cdef unsigned int version = get_item(self.known, kind, 0)
+        if version != 0 and version == version_of(<PyObject *>kind):
             return True
         if not issubclass(kind, self.module_type) or not self.is_theirs(looked_up(kind)):
             return False
