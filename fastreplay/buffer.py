@@ -422,6 +422,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
         Raises:
             TypeError, ValueError: `n` is no integer, or negative.
+            MemoryError: There is not memory for as many.
 
         Thread safety:
             May be called from any thread; what each call gets depends on their order.
@@ -429,6 +430,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         n = checked_index("n", n)
         if n < 0:
             raise ValueError(f"n: expected a non-negative integer, got {n}")
+        if n > sys.maxsize:
+            raise MemoryError(f"n: {n} faces are more than memory can hold")
         first = self._num_spawned.add(n)
         return [self._face(np.random.SeedSequence(self._sampler.key, spawn_key=(first + i,))) for i in range(n)]
 
@@ -578,7 +581,9 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         check_keys(state, ("first", "columns", "rng_state", "num_spawned", "extra"))
         first, columns, extra = checked_ticket("first", state["first"]), state["columns"], state["extra"]
         key, calls = _checked_rng_state(state["rng_state"])
-        num_spawned = checked_ticket("num_spawned", state["num_spawned"])
+        num_spawned = state["num_spawned"]
+        if type(num_spawned) is not int or not 0 <= num_spawned <= sys.maxsize:
+            raise ValueError(f"num_spawned: expected a count, got {num_spawned!r}")
         if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
             raise ValueError(f"extra: expected attributes by name, got {extra!r}")
         if native := _NATIVE_ATTRIBUTES & extra.keys():
