@@ -38,8 +38,6 @@ class Mover:
     """Moves pairs, and notices when they are no longer what they were.
 
     Attributes:
-        move: `move(tau) -> bool`: one update. False: something changed, nothing was moved, and a new
-            mover is needed.
         modules_are_same: Looks at all the modules, of which `move` looks at some.
         everything: The same update in torch's operations, for code that torch traces.
     """
@@ -61,9 +59,16 @@ class Mover:
         # Those never have a kernel; whether torch lets them be written is another question at every step.
         self.inference = next((pair.name for pair in rest if pair.target.is_inference()), None)
         self.modules_are_same = self.tables[0].modules_are_same
-        self.move: Callable[[float | Tensor], bool] = self._move_all
+
+    @property
+    def move(self) -> Callable[[float | Tensor], bool]:
+        """`move(tau) -> bool`: one update. False: something changed, nothing was moved, and a new mover is needed.
+
+        Not an attribute, in which a mover would keep itself, and so the tensors, until the collector comes.
+        """
         if all(device.type == "cpu" for device in self.devices) and not len(self.rest):
-            self.move = self.tables[0].step
+            return self.tables[0].step
+        return self._move_all
 
     def is_same(self) -> bool:
         """Tell whether every tensor and every module is what it was."""

@@ -382,12 +382,13 @@ class _Pairing:
 
         self.target, self.online = weakref.ref(target), weakref.ref(online, forget)
         self.mover = mover
+        self.move_pairs = mover.move
 
     def move(self, target: nn.Module, online: object, tau: float | Tensor) -> bool:
         """Move them if they are the two, and what they were."""
         if self.target() is not target or self.online() is not online or not self.mover.modules_are_same():
             return False
-        return self.mover.move(tau)
+        return self.move_pairs(tau)
 
 
 _PAIRINGS = "_fastreplay_pairings"
