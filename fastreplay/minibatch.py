@@ -156,7 +156,8 @@ class Minibatch(Generic[ArrayT]):
         """
         if isinstance(self._values[0], np.ndarray):
             return cast("Minibatch[NDArray[np.generic]]", self)
-        if any(value.device.type != "cpu" for value in self._values):  # type: ignore[attr-defined]
+        devices = {value.device.type for value in self._values}  # type: ignore[attr-defined]
+        if devices != {"cpu"} and "meta" not in devices:
             return self.to("cpu").numpy()
         return Minibatch(
             self._schema,
