@@ -225,6 +225,35 @@ def assigning(name: str, column: str) -> dict[str, Any]:
     }
 
 
+def restoring(name: str) -> dict[str, Any]:
+    """Give states that are malformed, most of them at their end."""
+
+    def restore(change: Callable[[dict[str, Any]], Any]) -> Callable[[Scene], Call[Any]]:
+        def make(scene: Scene) -> Call[Any]:
+            other = filled(name, 3).b
+            other.dones[0] = 7
+            return Call(scene.b.__setstate__, change(dict(other.__getstate__())))
+
+        return make
+
+    kinds = {
+        "no state": (ValueError, restore(lambda _: 3)),
+        "no cursor": (ValueError, restore(lambda state: {**state, "pos": None})),
+        "a cursor beyond the rows": (ValueError, restore(lambda state: {**state, "pos": 99})),
+        "fewer rows than arrays": (ValueError, restore(lambda state: {**state, "buffer_size": 4})),
+        "no dones": (ValueError, restore(lambda state: {k: v for k, v in state.items() if k != "dones"})),
+        "timeouts of another shape": (ValueError, restore(lambda state: {**state, "timeouts": np.zeros(3)})),
+        "timeouts of another dtype": (
+            ValueError,
+            restore(lambda state: {**state, "timeouts": np.zeros((NUM_ROWS, NUM_ENVS), np.int64)}),
+        ),
+    }
+    if name == "sb3.HerReplayBuffer":
+        kinds["lengths of another shape"] = (ValueError, restore(lambda state: {**state, "ep_length": np.zeros(3)}))
+        kinds["no starts"] = (ValueError, restore(lambda state: {k: v for k, v in state.items() if k != "ep_start"}))
+    return kinds
+
+
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -239,6 +268,7 @@ def of_class(name: str) -> list[Case]:
     made = [
         *here(f"{name}.__init__", full, kinds=constructing(name)),
         *here(f"{name}.add", full, kinds=adding(name)),
+        *here(f"{name}.__setstate__", full, kinds=restoring(name)),
         *here(f"{name}.extend", full, kinds={"a first step": (ValueError, lambda s: Call(s.b.extend, *_wrong(name)))}),
         *here(f"{name}.sample", empty, kinds={"empty": (none_stored, lambda s: Call(s.b.sample, 4))}),
         *here(f"{name}.sample", full, kinds=sampling),

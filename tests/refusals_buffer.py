@@ -134,6 +134,38 @@ VIEW: dict[str, Any] = {
 }
 
 
+def state(**changes: Any) -> dict[str, Any]:
+    """Give a saved state, some of it changed."""
+    saved = {"first": 40, "columns": tuple(transitions(40, 5).values()), "rng_state": {"key": [1, 2], "calls": 3}}
+    return {**saved, "extra": {"more": 1}, **changes}
+
+
+def columns(count: int = 5, **changes: Any) -> tuple[Any, ...]:
+    return tuple({**transitions(40, count), **changes}.values())
+
+
+def restoring(saved: Any) -> tuple[type[BaseException], Callable[[Scene], Call[Any]]]:
+    return ValueError, lambda s: Call(s.b.__setstate__, saved)
+
+
+SETSTATE: dict[str, Any] = {
+    "no state": restoring(3),
+    "no rng_state": restoring(less(state(), "rng_state")),
+    "a negative ticket": restoring(state(first=-1)),
+    "a ticket that is a float": restoring(state(first=4.0)),
+    "a ticket too large": restoring(state(first=2**64 - 2)),
+    "no columns": restoring(state(columns=3)),
+    "a column less": restoring(state(columns=columns()[:-1])),
+    "a shape, last": restoring(state(columns=columns(terminated=np.zeros((5, 1), bool)))),
+    "a dtype, last": restoring(state(columns=columns(terminated=np.zeros(5)))),
+    "fewer rows, last": restoring(state(columns=columns(terminated=np.zeros(4, bool)))),
+    "more than fit": restoring(state(columns=columns(CAPACITY + 1))),
+    "a malformed generator": restoring(state(rng_state={"key": [1], "calls": 0})),
+    "attributes that are none": restoring(state(extra=[1])),
+    "attributes of the buffer's own": restoring(state(extra={"_ring": None})),
+}
+
+
 # ---- Constructors ----
 
 
@@ -251,6 +283,10 @@ ITEMS: dict[str, Any] = {
     "no name": (KeyError, lambda s: Call(operator.getitem, Native.Schema(s.fields), 3)),
 }
 POSITION: dict[str, Any] = {"unknown": (KeyError, lambda s: Call(Native.Schema(s.fields).position, "rewrd"))}
+NBYTES: dict[str, Any] = {
+    "half a transition": (TypeError, lambda s: Call(Native.Schema(s.fields).nbytes, 0.5)),
+    "negative": (ValueError, lambda s: Call(Native.Schema(s.fields).nbytes, -1)),
+}
 FROZEN: dict[str, Any] = {
     "its shape": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "shape", (4,))),
     "anything": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "more", 1)),
@@ -264,6 +300,7 @@ BUFFERS: list[Case] = [
     *cases("fr.ReplayBuffer.extend", crowded, go_on_crowded, WAITING_LONG),
     *cases("fr.ReplayBuffer.rng_state", on("torch"), run_on, RNG_STATE),
     *cases("fr.ReplayBuffer.spawn", on("numpy"), run_on, SPAWN),
+    *cases("fr.ReplayBuffer.__setstate__", on("torch"), run_on, SETSTATE),
     *cases("fr.ReplayBuffer.view", on("numpy"), run_on, VIEW),
     *cases("fr.ReplayBuffer.__init__", seeds, build_with, INIT),
     *cases("fr.ReplayBuffer.from_env", seeds, build_with, FROM_ENV),
@@ -273,5 +310,6 @@ BUFFERS: list[Case] = [
     *cases("fr.Schema.__init__", seeds, build_with, SCHEMA),
     *cases("fr.Schema.from_spaces", seeds, build_with, SPACES),
     *cases("fr.Schema.__getitem__", seeds, build_with, ITEMS),
+    *cases("fr.Schema.nbytes", seeds, build_with, NBYTES),
     *cases("fr.Schema.position", seeds, build_with, POSITION),
 ]

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import operator
+import pickle
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from refusals import Call, Case, PlantedError, Scene, attempt, cases
 from refusals_scenes import Array, Number, begun, crowded, go_on_crowded, on, run_on, stored
 from support import fill
@@ -146,7 +148,16 @@ UNHASHABLE: dict[str, Any] = {"no name": (TypeError, lambda s: Call(s.out.get, [
 CONTAINS: dict[str, Any] = {"no name": (TypeError, lambda s: Call(operator.contains, s.out, ["reward"]))}
 LENGTH: dict[str, Any] = {"a single transition": (TypeError, lambda s: Call(len, s.one))}
 NUMPY: dict[str, Any] = {"out of reach": (TypeError, lambda s: Call(s.far.numpy))}
-TO: dict[str, Any] = {"no such device": (RuntimeError, lambda s: Call(s.out.to, "nonsense"))}
+TO: dict[str, Any] = {
+    "no such device": (RuntimeError, lambda s: Call(s.out.to, "nonsense")),
+    "integers": (TypeError, lambda s: Call(s.out.to, torch.int64)),
+    "too many": (TypeError, lambda s: Call(s.out.to, "cpu", torch.float32, False, False, 1)),
+    "unknown": (TypeError, lambda s: Call(s.out.to, "cpu", more=True)),
+}
+PICKLE: dict[str, Any] = {
+    "out of reach": (TypeError, lambda s: Call(pickle.dumps, s.far)),
+    "out of reach, copied": (TypeError, lambda s: Call(s.far.__reduce_ex__, 4)),
+}
 
 
 # ---- A device: tests/fake_cuda.py stands for it ----
@@ -293,6 +304,7 @@ READING: list[Case] = [
     *cases("fr.Minibatch.__contains__", stored, looking, CONTAINS),
     *cases("fr.Minibatch.__len__", one_transition, looking, LENGTH),
     *cases("fr.Minibatch.numpy", on_meta, looking, NUMPY),
+    *cases("fr.Minibatch.__reduce_ex__", on_meta, looking, PICKLE),
     *cases("fr.Minibatch.to", stored, looking, TO),
     *cases(_SAMPLE, partial(on_device, "host"), go_on_device, HOST_ONLY, is_on_device=True),
     *cases(_SAMPLE, partial(on_device, "host", 0), go_on_device, DEVICE_EMPTY, is_on_device=True),

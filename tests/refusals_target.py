@@ -7,6 +7,7 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from refusals import Call, Case, PlantedError, Scene, attempt, cases
 from target_support import SoftUpdate, hard_update_, network, random_tensor, scrambled, soft_update_
@@ -90,6 +91,32 @@ def misfits_with_masters() -> Scene:
     scene = halves()
     scene.online[1].bias = None
     return scene
+
+
+def inferred() -> Scene:
+    """Make an updater whose last target was made in inference mode, outside of which it cannot be written."""
+    target, online = network(1), network(2)
+    with torch.inference_mode():
+        target.register_buffer("late", torch.zeros(3))
+    online.register_buffer("late", torch.ones(3))
+    return Scene(target=target, online=online, update=SoftUpdate(target, online, 0.3))
+
+
+def inferred_halves() -> Scene:
+    """Make an updater with masters, the last of whose targets was made in inference mode."""
+    scene = halves()
+    with torch.inference_mode():
+        scene.target[1].bias = nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))
+    scene.update = SoftUpdate(scene.target, scene.online, 0.3, master=True)
+    return scene
+
+
+def go_on_within(scene: Scene) -> Iterator[Any]:
+    """Go on in inference mode."""
+    with torch.inference_mode():
+        yield [attempt(partial(scene.update.step, 0.5)), scene.update.count]
+        yield [attempt(partial(hard_update_, scene.target, scene.online))]
+    yield {name: tensor.clone() for name, tensor in scene.target.state_dict().items()}
 
 
 def lists() -> Scene:
@@ -228,6 +255,20 @@ LOAD: dict[str, Any] = {
     "a negative count": (ValueError, lambda s: Call(s.update.load_state_dict, state_of(s, count=-1))),
     "a count that is a float": (ValueError, lambda s: Call(s.update.load_state_dict, state_of(s, count=1.0))),
     "no masters": (ValueError, lambda s: Call(s.update.load_state_dict, state_of(s, masters={}))),
+    "no state": (TypeError, lambda s: Call(s.update.load_state_dict, 3)),
+    "masters that are none": (TypeError, lambda s: Call(s.update.load_state_dict, state_of(s, masters=3))),
+    "a last master on meta": (
+        ValueError,
+        lambda s: Call(s.update.load_state_dict, masters_of(s, torch.ones(2, device="meta"))),
+    ),
+    "a last master that is sparse": (
+        TypeError,
+        lambda s: Call(s.update.load_state_dict, masters_of(s, torch.ones(2).to_sparse())),
+    ),
+    "a last master that is an array": (
+        TypeError,
+        lambda s: Call(s.update.load_state_dict, masters_of(s, np.ones(2, np.float32))),
+    ),
     "a last master of another shape": (
         ValueError,
         lambda s: Call(s.update.load_state_dict, masters_of(s, torch.ones(3))),
@@ -267,10 +308,39 @@ TARGETS: list[Case] = [
         go_on,
         {"a schedule that returns nothing": (TypeError, lambda s: Call(s.update.step))},
     ),
+    *cases(
+        "fr.SoftUpdate.step",
+        inferred,
+        go_on_within,
+        {"a target of inference mode": (RuntimeError, lambda s: Call(s.update.step))},
+    ),
+    *cases(
+        "fr.soft_update_",
+        inferred,
+        go_on_within,
+        {"a target of inference mode": (RuntimeError, lambda s: Call(soft_update_, s.target, s.online, 0.3))},
+    ),
+    *cases(
+        "fr.hard_update_",
+        inferred,
+        go_on_within,
+        {"a target of inference mode": (RuntimeError, lambda s: Call(hard_update_, s.target, s.online))},
+    ),
     *cases("fr.SoftUpdate.refresh", misfits, go_on, REFRESH),
     *cases("fr.SoftUpdate.refresh", misfits_with_masters, go_on, LAST),
     *cases("fr.SoftUpdate.refresh", of_types, go_on, REFRESH_TYPES),
     *cases("fr.SoftUpdate.load_state_dict", halves, go_on, LOAD),
+    *cases(
+        "fr.SoftUpdate.load_state_dict",
+        inferred_halves,
+        go_on_within,
+        {
+            "a last target of inference mode": (
+                RuntimeError,
+                lambda s: Call(s.update.load_state_dict, masters_of(s, torch.ones(2))),
+            ),
+        },
+    ),
     *cases(
         "fr.SoftUpdate.state_dict",
         misfits,
@@ -295,6 +365,7 @@ TARGETS: list[Case] = [
         go_on,
         {
             "no state": (TypeError, lambda s: Call(s.update.__setstate__, 3)),
+            "half a state": (ValueError, lambda s: Call(s.update.__setstate__, {"count": 9})),
         },
     ),
 ]
