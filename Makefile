@@ -83,12 +83,8 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	build/cpp/tests/model/test_model --large
 	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results)
-	$(VENV)/bin/python bench/table.py
-	$(VENV)/bin/python bench/threads.py
-	$(VENV)/bin/python bench/sb3.py
-	$(VENV)/bin/python bench/loader.py
-	$(VENV)/bin/python bench/end_to_end.py
+bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)
+	$(VENV)/bin/python bench/everything.py $(ARGS)
 
 install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
 	$(VENV)/bin/python tests/install/check.py $(CASES)

@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from absence import AbsentError
 from conftest import timed
 from nets import NETS, Net, flattened
-from peers import AbsentError
 from updates import UPDATERS, check_exact
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from absence import AbsentError
 from checks import check_insert, check_sample
-from peers import PEERS, AbsentError, Call, Peer
+from peers import PEERS, Call, Peer
 from timing import keep_heap, loops_for
 from works import WORKS, Kind, Work
 

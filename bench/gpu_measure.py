@@ -112,8 +112,11 @@ def measure(net: Net, online_dtype: str, device: Device, *, num_rounds: int, rou
     if net is LARGEST and online_dtype == "float32":
         rounds[COPY] = device_round(device, _copy(result.num_bytes, device), round_s=round_s)
     before = {name: is_equal() for name, is_equal in checks.items()}
-    result.seconds = take_turns(rounds, num_rounds, lambda: None)
-    result.host_seconds = take_turns(host_rounds, num_rounds, lambda: None)
+    absent: dict[str, str] = {}
+    result.seconds = take_turns(rounds, num_rounds, lambda: None, absent)
+    result.host_seconds = take_turns(host_rounds, num_rounds, lambda: None, absent)
+    for name, reason in absent.items():
+        sys.stderr.write(f"{name}: not measured, {reason}\n")
     result.is_equal = {name: is_equal() and before[name] for name, is_equal in checks.items()}
     return result
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from absence import AbsentError, excused
 from gpu_clock import CUDA, Device, device_round, ready_round
 from gpu_measure import describe_card, missing
 from gpu_pipeline_report import LearnerResult, PipelineResult, to_json, to_markdown
@@ -22,7 +23,6 @@ from gpu_sac import SacLearner
 from gpu_sources import SOURCES, Setting, Source, check
 from machine import ROOT, as_file_name, describe_machine
 from output import write
-from peers import AbsentError
 from timing import keep_heap, take_turns
 from workloads import WORKLOADS
 
@@ -78,10 +78,10 @@ def measure(setting: Setting, device: Device, num_rounds: int, round_s: float) -
     try:
         calls = {name: source.call for name, source in sources.items()}
         ready = {name: ready_round(device, call, round_s=round_s) for name, call in calls.items()}
-        result.ready = take_turns(ready, num_rounds, lambda: None)
+        result.ready = take_turns(ready, num_rounds, lambda: None, result.absent)
         calls["link"] = _link(result.num_bytes, device)
         rate = {name: device_round(device, _holding(call), round_s=round_s) for name, call in calls.items()}
-        result.rate = take_turns(rate, num_rounds, lambda: None)
+        result.rate = take_turns(rate, num_rounds, lambda: None, result.absent)
     finally:
         for source in sources.values():
             source.close()
@@ -96,13 +96,14 @@ def measure_learner(setting: Setting, device: Device, num_rounds: int, round_s: 
     turns: dict[str, Call] = {"ceiling": step}
     with suppress(AbsentError):
         turns["captured"] = _captured_whole(setting, device)
-    sources = _sources(setting, device, {})  # after the captures, which a loader's thread might disturb
+    absent: dict[str, str] = {}
+    sources = _sources(setting, device, absent)  # after the captures, which a loader's thread might disturb
     for name, source in sources.items():
         turns[name] = _turn(source, learner, step)
     turns["out"] = _filling(setting, out, step)
     try:
         rounds: dict[str, Round] = {name: device_round(device, call, round_s=round_s) for name, call in turns.items()}
-        seconds = take_turns(rounds, num_rounds, lambda: None)
+        seconds = take_turns(rounds, num_rounds, lambda: None, absent)
     finally:
         for source in sources.values():
             source.close()
@@ -118,12 +119,10 @@ def _setting(name: str, batch_size: int, device: str, is_quick: bool) -> Setting
 def _sources(setting: Setting, device: Device, absent: dict[str, str]) -> dict[str, Source]:
     sources = {}
     for name, prepare in SOURCES.items():
-        try:
-            sources[name] = prepare(setting)
-        except AbsentError as error:
-            absent[name] = str(error)
-            continue
-        check(sources[name], setting, device.finish)
+        with excused(name, absent):
+            source = prepare(setting)
+            check(source, setting, device.finish)
+            sources[name] = source
     return sources
 
 

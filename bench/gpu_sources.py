@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from peers import AbsentError, NumpyRing, StableBaselines3, require
+from absence import AbsentError
+from peers import NumpyRing, StableBaselines3, require
 from workloads import FIELD_NAMES, chunks, contents, decode
 
 import fastreplay as fr

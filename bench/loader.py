@@ -5,7 +5,7 @@ The learner's step is native work that leaves the minibatch's memory alone and t
 that drawing ahead can win at most half of the loop.
 
 python bench/loader.py                 all of it, into bench/results/ (about a minute)
-python bench/loader.py --quick         small and short: does it run at all? Printed only
+python bench/loader.py --quick         small and short: does it run at all? Printed only, unless --out
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ _DEPTH = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="small and short, printed only")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="where the files go")
+    parser.add_argument("--quick", action="store_true", help="small and short; no files, unless --out")
+    parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
     options = parser.parse_args()
+    if options.out is None and not options.quick:
+        options.out = ROOT / "bench" / "results"
     torch.set_num_threads(1)
     keep_heap()
     shrink, rounds, round_s = (100, 5, 0.02) if options.quick else (1, 61, 0.1)
@@ -56,7 +58,7 @@ def main() -> None:
     ]
     markdown = f"# Loader on the CPU, measured\n\n{bullets(header)}\n\n{_table(found)}\n"
     sys.stdout.write(markdown)
-    if not options.quick:
+    if options.out is not None:
         write(
             options.out,
             f"{header['date']}-{as_file_name(cpu_name())}-loader",

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from absence import AbsentError
 from workloads import FIELD_NAMES, Columns, Transition, Workload, chunks
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 Call = Callable[[], Any]
-
-
-class AbsentError(Exception):
-    """Says why a peer cannot be measured: it is not installed, or cannot hold the workload."""
 
 
 def require(module: str) -> ModuleType:
@@ -406,7 +403,11 @@ class TorchRL(Peer):
         self.buffer = data.ReplayBuffer(storage=data.LazyTensorStorage(capacity))
 
     def _as_tensordict(self, columns: Mapping[str, Any], batch_shape: list[int]) -> Any:
-        return self.tensordict({name: torch.as_tensor(value) for name, value in columns.items()}, batch_shape)
+        # Its storage has the dtypes of the first insert, and refuses others: a caller gives flags as there.
+        dtypes = {name: getattr(torch, spec.dtype) for name, spec in self.workload.fields.items()}
+        return self.tensordict(
+            {name: torch.as_tensor(value, dtype=dtypes[name]) for name, value in columns.items()}, batch_shape
+        )
 
     def fill(self) -> None:
         for _, columns in chunks(self.workload, self.capacity):

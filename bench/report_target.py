@@ -181,5 +181,10 @@ def _throughput(results: Iterable[UpdateResult]) -> str:
 
 
 def _absences(results: Iterable[UpdateResult]) -> str:
-    lines = {f"- {UPDATERS[name].label}: {reason}" for result in results for name, reason in result.absent.items()}
+    lines = {f"- {_label(name)}: {reason}" for result in results for name, reason in result.absent.items()}
     return f"{NONE}: not measured.\n\n" + "\n".join(sorted(lines)) if lines else ""
+
+
+def _label(name: str) -> str:
+    one, many, _ = name.partition(with_threads(""))
+    return UPDATERS[one].label + (f" on {THREADS} threads" if many else "")

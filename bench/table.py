@@ -4,7 +4,7 @@
 python bench/table.py                    all of it, into bench/results/
 python bench/table.py --only cheetah     works whose name contains "cheetah", printed only
 python bench/table.py --only target      target updates; add --out bench/results to write them
-python bench/table.py --quick            small rings and few rounds: does it run at all?
+python bench/table.py --quick            small rings and few rounds: does it run at all? Printed only, unless --out
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import report_target
 import torch
+from absence import excused
 from checks import check_contents, check_insert, check_sample
 from floor import cold_copy, gather_us
 from machine import ROOT, as_file_name, cpu_name, describe_machine
 from output import write
-from peers import PEERS, AbsentError, Call, Fastreplay, Peer
+from peers import PEERS, Call, Fastreplay, Peer
 from report import COPY, DISTRIBUTIONS, FLOOR, KERNEL, Result, to_json, to_markdown
 from table_target import UPDATE_WORKS, measure
 from timing import Round, keep_heap, take_turns, timed_round
@@ -87,14 +88,16 @@ def _publish(folder: Path | None, stem: str, markdown: str, content: Mapping[str
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="small rings, few rounds; no files")
+    parser.add_argument("--quick", action="store_true", help="small rings, few rounds; no files, unless --out")
     parser.add_argument("--only", action="append", default=[], help="part of a work's name; no files, unless --out")
-    parser.add_argument("--rounds", type=int, help="rounds a peer (201; 11 with --quick)")
-    parser.add_argument("--round-ms", type=float, default=5.0, help="length of a round")
+    parser.add_argument("--rounds", type=int, help="rounds a peer (201; 3 with --quick)")
+    parser.add_argument("--round-ms", type=float, help="length of a round (5; 1 with --quick)")
     parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 11 if options.quick else 201
+        options.rounds = 3 if options.quick else 201
+    if options.round_ms is None:
+        options.round_ms = 1.0 if options.quick else 5.0
     if options.out is None and not options.quick and not options.only:
         options.out = ROOT / "bench" / "results"
     return options
@@ -107,21 +110,23 @@ def _measure(work: Work, options: argparse.Namespace, bar: tqdm[NoReturn]) -> Re
     for name, peer_type in PEERS.items():
         if work.kind in peer_type.kinds:
             bar.set_description(f"{work.key}: filling {name}")
-            try:
+            with excused(name, result.absent):
                 peers[name] = _filled(peer_type, work, capacity)
-            except AbsentError as reason:
-                result.absent[name] = str(reason)
     bar.set_description(work.key)
     round_s = options.round_ms * 1e-3
     rounds: dict[str, Round] = {}
     for name, peer in peers.items():
-        call, calls_each = _call(peer, work)
-        rounds[name] = timed_round(call, round_s=round_s, calls_each=calls_each)
+        with excused(name, result.absent):
+            call, calls_each = _call(peer, work)
+            rounds[name] = timed_round(call, round_s=round_s, calls_each=calls_each)
     if work.kind == "sample":
         rounds.update(_ceilings(peers, work, round_s))
-    result.seconds = take_turns(rounds, options.rounds, bar.update)
-    for peer in peers.values():
-        check_contents(peer, work.workload, max(work.num_rows, 32), range(capacity))
+    seconds = take_turns(rounds, options.rounds, bar.update, result.absent)
+    for name, peer in peers.items():
+        if name in seconds:
+            with excused(name, result.absent):
+                check_contents(peer, work.workload, max(work.num_rows, 32), range(capacity))
+    result.seconds = {name: taken for name, taken in seconds.items() if name not in result.absent}
     rounds.clear()
     peers.clear()
     gc.collect()  # gigabytes, before the next work's rings are made

@@ -7,9 +7,9 @@ import gc
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
+from absence import excused
 from judging import Target
 from nets import NETS, flattened
-from peers import AbsentError
 from report_target import THREADED, THREADS, ThreadsTarget, UpdateResult, UpdateWork, with_threads
 from timing import Round, take_turns, timed_round
 from updates import UPDATERS, check_exact
@@ -50,24 +50,26 @@ def measure(work: UpdateWork, *, num_rounds: int, round_s: float, bar: tqdm[NoRe
     ready: list[tuple[Updater, Call, tuple[nn.Module, nn.Module]]] = []
     for updater in UPDATERS.values():
         pair = flat if updater.is_flat else networks
-        try:
+        with excused(updater.name, result.absent):
             ready.append((updater, updater.prepare(*pair), pair))
-        except AbsentError as reason:
-            result.absent[updater.name] = str(reason)
     num_threads = torch.get_num_threads()
     try:
         rounds: dict[str, Round] = {}
         for updater, call, pair in ready:
             for threads in (1, THREADS) if work.is_threaded and updater.name in THREADED else (1,):
-                torch.set_num_threads(threads)
-                check_exact(updater, call, *pair)
                 name = updater.name if threads == 1 else with_threads(updater.name)
-                rounds[name] = _on_threads(threads, timed_round(call, round_s=round_s))
-        result.seconds = take_turns(rounds, num_rounds, bar.update)
+                with excused(name, result.absent):
+                    torch.set_num_threads(threads)
+                    check_exact(updater, call, *pair)
+                    rounds[name] = _on_threads(threads, timed_round(call, round_s=round_s))
+        seconds = take_turns(rounds, num_rounds, bar.update, result.absent)
     finally:
         torch.set_num_threads(num_threads)
     for updater, call, pair in ready:
-        check_exact(updater, call, *pair)
+        if updater.name in seconds:
+            with excused(updater.name, result.absent):
+                check_exact(updater, call, *pair)
+    result.seconds = {name: taken for name, taken in seconds.items() if name not in result.absent}
     gc.collect()  # hundreds of megabytes, before the next net is made
     return result
 

@@ -3,14 +3,13 @@
 """What threads do to inserting and sampling; writes a table.
 
 python bench/threads.py                 all of it, into bench/results/ (about 2 minutes)
-python bench/threads.py --quick         small and short: does it run at all? Printed only
+python bench/threads.py --quick         small and short: does it run at all? Printed only, unless --out
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import shlex
 import sys
 import threading
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from absence import AbsentError, excused
 from machine import ROOT, Disturbance, as_file_name, cpu_name, describe_machine
 from output import NONE, bullets, number, ratio, si, table, write
-from peers import PEERS, AbsentError, Call, Peer
+from peers import PEERS, Call, Peer, require
 from workloads import WORKLOADS
 from works import add_rows
 
@@ -35,14 +35,17 @@ if TYPE_CHECKING:
 _PEERS = ("fastreplay", "sb3", "cpprb", "torchrl", "numpy")
 _HAVE_LOCKS = ("fastreplay", "torchrl")  # or need none; the others get one
 _BATCH_SIZE = 256
+_SIZES, _QUICK_SIZES = (16, 165, 256, 1024), (165,)  # bytes of a row
 _DISTRIBUTIONS = ("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "torchrl")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="small and short, printed only")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="where the files go")
+    parser.add_argument("--quick", action="store_true", help="small and short; no files, unless --out")
+    parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
     options = parser.parse_args()
+    if options.out is None and not options.quick:
+        options.out = ROOT / "bench" / "results"
     torch.set_num_threads(1)
     capacity, rounds, round_s = (10_000, 3, 0.1) if options.quick else (1_000_000, 15, 0.5)
     header = {
@@ -52,7 +55,8 @@ def main() -> None:
         "method": f"medians; native parts: 101 rounds by turns; Python parts: {rounds} rounds of {round_s} s by turns",
     }
     disturbance = Disturbance()
-    native, python = _native(capacity), _python(capacity, rounds, round_s)
+    native = _native(capacity, _QUICK_SIZES if options.quick else _SIZES)
+    python = _python(capacity, rounds, round_s)
     latency = _latency(capacity, 20 * round_s)
     header["disturbance"] = str(disturbance)
     sections = {
@@ -63,7 +67,7 @@ def main() -> None:
     }
     markdown = "\n\n".join(f"{title}\n\n{text}" for title, text in sections.items())
     sys.stdout.write(markdown + "\n")
-    if not options.quick:
+    if options.out is not None:
         stem = f"{header['date']}-{as_file_name(cpu_name())}-threads"
         write(
             options.out,
@@ -73,21 +77,25 @@ def main() -> None:
         )
 
 
-def _native(capacity: int) -> dict[str, Any]:
-    """Run bench/native/protocol_timer.cpp on rows of 16, 165 (cheetah) and 1024 bytes."""
-    timer = importlib.import_module("_protocol_timer")
+def _native(capacity: int, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Run bench/native/protocol_timer.cpp on rows of so many bytes; 165 are cheetah's."""
+    try:
+        timer: Any = require("_protocol_timer")
+    except AbsentError:
+        return {"absent": "the native timer is not built (make .venv/.bench)"}
+    single = [size for size in sizes if size != 256]
     return {
-        "insert_ns": {size: timer.insert_ns(size, capacity) for size in (16, 165, 1024)},
-        "sample_ns": {size: timer.sample_ns(size, capacity, _BATCH_SIZE) for size in (16, 165, 1024)},
+        "insert_ns": {size: timer.insert_ns(size, capacity) for size in single},
+        "sample_ns": {size: timer.sample_ns(size, capacity, _BATCH_SIZE) for size in single},
         "sample_rates": {165: timer.sample_rates(165, capacity, _BATCH_SIZE)},
-        "insert_rates": {
-            rows: {size: timer.insert_rates(size, capacity, rows) for size in (16, 165, 256, 1024)} for rows in (1, 64)
-        },
-        "count_rates": {size: timer.count_rates(size, capacity) for size in (256, 1024)},
+        "insert_rates": {rows: {size: timer.insert_rates(size, capacity, rows) for size in sizes} for rows in (1, 64)},
+        "count_rates": {size: timer.count_rates(size, capacity) for size in sizes if size >= 256},
     }
 
 
 def _native_table(found: dict[str, Any]) -> str:
+    if "absent" in found:
+        return f"{NONE}: {found['absent']}."
     rows = []
     for size, (ours, bare) in found["insert_ns"].items():
         verdict = _verdict(ours - bare <= 12)
@@ -147,24 +155,24 @@ def _python(capacity: int, rounds: int, round_s: float) -> dict[str, Any]:
     absent: dict[str, str] = {}
     contestants: dict[str, tuple[Peer, AbstractContextManager[Any]]] = {}
     for name in _PEERS:
-        try:
+        with excused(name, absent):
             peer = PEERS[name](workload, capacity)
-        except AbsentError as reason:
-            absent[name] = str(reason)
-            continue
-        peer.fill()
-        contestants[name] = (peer, nullcontext() if name in _HAVE_LOCKS else threading.Lock())
-        rates[name] = []
+            peer.fill()
+            contestants[name] = (peer, nullcontext() if name in _HAVE_LOCKS else threading.Lock())
+            rates[name] = []
     rows = add_rows(workload)
     for _ in range(rounds):
         for name, (peer, lock) in contestants.items():
-            add = _locked([peer.adder([row]) for row in rows], lock)
-            sample = _locked([peer.sampler(_BATCH_SIZE)], lock)
-            added, sampled = _beside(add, sample, round_s)
-            rates[name].append((added / round_s, sampled * _BATCH_SIZE / round_s))
+            if name in absent:
+                continue
+            with excused(name, absent):
+                add = _locked([peer.adder([row]) for row in rows], lock)
+                sample = _locked([peer.sampler(_BATCH_SIZE)], lock)
+                added, sampled = _beside(add, sample, round_s)
+                rates[name].append((added / round_s, sampled * _BATCH_SIZE / round_s))
     contestants.clear()
     gc.collect()
-    return {"rows_per_s": rates, "absent": absent}
+    return {"rows_per_s": {name: taken for name, taken in rates.items() if name not in absent}, "absent": absent}
 
 
 def _locked(calls: list[Call], lock: AbstractContextManager[Any]) -> Callable[[], None]:
@@ -182,21 +190,30 @@ def _locked(calls: list[Call], lock: AbstractContextManager[Any]) -> Callable[[]
 def _beside(first: Callable[[], None], second: Callable[[], None], seconds: float) -> tuple[int, int]:
     """Return how often each was called by a thread of its own."""
     counts, stop = [0, 0], threading.Event()
+    errors: list[BaseException] = []
 
     def repeat(which: int, call: Callable[[], None]) -> None:
         count = 0
-        while not stop.is_set():
-            call()
-            count += 1
+        try:
+            while True:
+                call()
+                count += 1
+                if stop.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001  raised below, in the main thread
+            errors.append(error)
         counts[which] = count
 
-    threads = [threading.Thread(target=repeat, args=args) for args in ((0, first), (1, second))]
+    # Daemons: one that hangs is left behind.
+    threads = [threading.Thread(target=repeat, args=args, daemon=True) for args in ((0, first), (1, second))]
     for thread in threads:
         thread.start()
     time.sleep(seconds)
     stop.set()
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]
     return counts[0], counts[1]
 
 
@@ -215,6 +232,9 @@ def _python_table(found: dict[str, Any]) -> str:
         over_best = totals["fastreplay"] / totals[best]
         aim = "Target: at least 8× the best of SB3, cpprb and TorchRL under their locks"
         text += f"\n\n{aim}; measured {over_best:.2f}×: {_verdict(over_best >= 8)}."
+    if found["absent"]:
+        reasons = "\n".join(f"- {PEERS[name].label}: {reason}" for name, reason in found["absent"].items())
+        text += f"\n\n{NONE}: not measured.\n\n{reasons}"
     return text
 
 

@@ -15,6 +15,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+from absence import excused
 
 Round = Callable[[], float]  # measures once; seconds a call
 
@@ -85,16 +86,19 @@ def timed_round(call: Callable[[], Any], *, round_s: float, calls_each: int = 1)
     return lambda: elapsed_s(call, loops) / (loops * calls_each)
 
 
-def take_turns(rounds: Mapping[str, Round], num_rounds: int, on_cycle: Callable[[], object]) -> dict[str, list[float]]:
+def take_turns(
+    rounds: Mapping[str, Round], num_rounds: int, on_cycle: Callable[[], object], absent: dict[str, str]
+) -> dict[str, list[float]]:
     """Measure every contestant once a cycle, in an order that is drawn anew for each cycle.
 
     Args:
         rounds: The contestants.
         num_rounds: How many cycles.
         on_cycle: Called after each cycle, outside the clock.
+        absent: Where the reason goes of a rival that fails.
 
     Returns:
-        The seconds a call of each contestant, one number a cycle.
+        The seconds a call of each contestant that did not fail, one number a cycle.
     """
     order = np.random.default_rng(0)
     names = list(rounds)
@@ -102,6 +106,9 @@ def take_turns(rounds: Mapping[str, Round], num_rounds: int, on_cycle: Callable[
     with no_garbage_collection():
         for _ in range(num_rounds):
             for i in order.permutation(len(names)):
-                seconds[names[i]].append(rounds[names[i]]())
+                name = names[i]
+                if name not in absent:
+                    with excused(name, absent):
+                        seconds[name].append(rounds[name]())
             on_cycle()
-    return seconds
+    return {name: taken for name, taken in seconds.items() if name not in absent}

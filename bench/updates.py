@@ -13,14 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from absence import AbsentError
 from nets import randomize
-from peers import AbsentError, Call
 from torch import Tensor, nn
 
 import fastreplay as fr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from peers import Call
 
 TAU = 0.005
 
