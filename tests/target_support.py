@@ -60,8 +60,12 @@ def lerped(target: Tensor, online: Tensor, tau: float) -> Tensor:
 def lerped_whole(target: Tensor, online: Tensor, tau: float) -> Tensor:
     """As `lerped`, with every element in torch's vector loop.
 
-    torch gives some zeros of complex tensors another sign in the last few elements than before those.
+    torch gives some zeros of complex tensors another sign in the last few elements than before those, and in all
+    of them where it has no vector instructions: there the loop's formula is written out.
     """
+    weight = torch.tensor(tau, dtype=real(target).dtype)
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT" and abs(weight) >= 0.5 and tau != 1:
+        return online.detach() + (online.detach() - target.detach()) * (weight - 1)
     parts = [
         torch.cat([t.detach().flatten(), torch.zeros(64 - t.numel() % 64, dtype=t.dtype)]) for t in (target, online)
     ]

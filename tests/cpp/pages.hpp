@@ -92,6 +92,9 @@ class Trap {
     sigaction(SIGBUS, &action, nullptr);  // macOS
   }
 
+#if defined(__x86_64__)
+  [[gnu::force_align_arg_pointer]]  // qemu-user 7 calls handlers with a stack that is not aligned
+#endif
   static void handle(int signal_number, siginfo_t* info, void* /*context*/) {
     const auto* address = static_cast<const std::byte*>(info->si_addr);
     for (Trap* trap : traps()) {
