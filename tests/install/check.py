@@ -25,7 +25,7 @@ import numpy as np
 import fastreplay as fr
 buffer = fr.ReplayBuffer(1000, {"x": (2,), "flag": ((), "bool")}, seed=0, output="numpy")
 for i in range(1500):
-    buffer.add(x=[i, -i], flag=i % 2)
+    buffer.add(x=[i, -i], flag=bool(i % 2))
 batch = buffer.sample(256)
 assert (batch.x[:, 0] == -batch.x[:, 1]).all() and (batch.flag == batch.x[:, 0] % 2).all()
 assert batch.x[:, 0].min() >= 500
