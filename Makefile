@@ -102,7 +102,7 @@ define cmake_tests
 	$(VENV)/bin/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DCMAKE_BUILD_TYPE=Release \
 	  -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
 	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS)
-	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure
+	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure --parallel $(JOBS)
 endef
 
 # One stamp a dependency group (pyproject.toml), so that training does not wait for what testing needs.
