@@ -125,6 +125,7 @@ SPAWN: dict[str, Any] = {
     "a float": (TypeError, lambda s: Call(s.b.spawn, 2.0)),
     "a bool": (TypeError, lambda s: Call(s.b.spawn, True)),
     "negative": (ValueError, lambda s: Call(s.b.spawn, -1)),
+    "more than memory can hold": (MemoryError, lambda s: Call(s.b.spawn, 2**70)),
     "their number": (PlantedError, lambda s: Call(s.b.spawn, Number())),
 }
 
@@ -287,6 +288,12 @@ NBYTES: dict[str, Any] = {
     "half a transition": (TypeError, lambda s: Call(Native.Schema(s.fields).nbytes, 0.5)),
     "negative": (ValueError, lambda s: Call(Native.Schema(s.fields).nbytes, -1)),
 }
+WORKER: dict[str, Any] = {
+    "a float": (TypeError, lambda _: Call(Native.worker_init_fn, 1.0)),
+    "a bool": (TypeError, lambda _: Call(Native.worker_init_fn, True)),
+    "negative": (ValueError, lambda _: Call(Native.worker_init_fn, -1)),
+    "their number": (PlantedError, lambda _: Call(Native.worker_init_fn, Number())),
+}
 FROZEN: dict[str, Any] = {
     "its shape": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "shape", (4,))),
     "anything": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "more", 1)),
@@ -300,6 +307,7 @@ BUFFERS: list[Case] = [
     *cases("fr.ReplayBuffer.extend", crowded, go_on_crowded, WAITING_LONG),
     *cases("fr.ReplayBuffer.rng_state", on("torch"), run_on, RNG_STATE),
     *cases("fr.ReplayBuffer.spawn", on("numpy"), run_on, SPAWN),
+    *cases("fr.worker_init_fn", on("torch"), run_on, WORKER),
     *cases("fr.ReplayBuffer.__setstate__", on("torch"), run_on, SETSTATE),
     *cases("fr.ReplayBuffer.view", on("numpy"), run_on, VIEW),
     *cases("fr.ReplayBuffer.__init__", seeds, build_with, INIT),

@@ -49,7 +49,6 @@ _OF_ADAPTERS = {
     "to_sb3": "it copies what there is",
     "swap_and_flatten": "Stable-Baselines3's, a function of one array",
     "__getstate__": "it hands out what there is",
-    "__init_subclass__": "it looks at the class",
 }
 for _name in ("ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer", "HerReplayBuffer"):
     HARMLESS |= {f"sb3.{_name}.{method}": reason for method, reason in _OF_ADAPTERS.items()}
