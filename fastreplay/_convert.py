@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,19 +20,29 @@ if TYPE_CHECKING:
 
 # A cast may climb this ladder and never descend it.
 _KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+_NUMBERS = frozenset([bool, int, float, complex, *np.sctypeDict.values()])
+_BUILTIN = frozenset([bool, int, float, complex, list, tuple])
 
 
 def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[str, object]) -> tuple[object, ...]:
-    """Put arguments into schema order, unfolding nested ones.
+    """Put arguments into schema order, unfolding nested ones, or one mapping that has them all.
 
     Raises:
         TypeError: A field is unknown, missing, surplus or given twice; the message names it.
     """
+    if len(positional) == 1 and has_fields(positional[0]):
+        fields = _items(positional[0])
+        if not _is_part(schema, fields):
+            return _bind(schema, [*fields.items(), *named.items()])
     targets = list(schema.parts) if _are_parts(schema, positional, named) else list(schema)
     if len(positional) > len(targets):
         raise TypeError(f"expected at most {len(targets)} fields ({', '.join(targets)}), got {len(positional)}")
+    return _bind(schema, [*zip(targets, positional, strict=False), *named.items()])
+
+
+def _bind(schema: Schema, arguments: Sequence[tuple[str, object]]) -> tuple[object, ...]:
     values: dict[str, object] = {}
-    for name, value in [*zip(targets, positional, strict=False), *named.items()]:
+    for name, value in arguments:
         if name not in schema.parts_by_name:
             raise TypeError(f"unknown field {name!r}; expected {', '.join(schema)}")
         for field, field_value in schema.parts_by_name[name].unfold(value, schema.parts_by_name):
@@ -43,6 +53,27 @@ def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[st
         if name not in values:
             raise TypeError(f"missing field {name!r}; expected {', '.join(schema)}")
     return tuple(values[name] for name in schema)
+
+
+def has_fields(value: object) -> bool:
+    """Tell whether a value has parts by name: a Mapping, a minibatch, what else has `keys`."""
+    return isinstance(value, Mapping) or (hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"))
+
+
+def _items(value: Any) -> dict[str, object]:
+    return {name: value[name] for name in value.keys()}  # noqa: SIM118 - iterating a minibatch gives its values
+
+
+def _is_part(schema: Schema, values: Mapping[str, object]) -> bool:
+    """Tell whether the one mapping that was given is the first part of a transition, a dict, and not all of it."""
+    first = next(iter(schema.parts.values()))
+    if first.is_field:  # which is an array, and no mapping
+        return False
+    try:
+        list(first.unfold(values, schema.parts_by_name))
+    except TypeError:
+        return not any(name in schema.parts_by_name for name in values)
+    return True
 
 
 def _are_parts(schema: Schema, positional: Sequence[object], named: Mapping[str, object]) -> bool:
@@ -59,7 +90,7 @@ def _are_parts(schema: Schema, positional: Sequence[object], named: Mapping[str,
 
 
 def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> NDArray[np.generic]:
-    """Return `value` as a C-contiguous array of the field's dtype, ready to be copied.
+    """Return a copy of `value` that nobody else has, as a C-contiguous array of the field's dtype.
 
     Args:
         schema: Where the field is described.
@@ -78,8 +109,9 @@ def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> 
     if array.shape != expected_shape(field, array.shape, num_rows):
         raise wrong_shape(schema, index, array.shape, num_rows)
     if array.dtype != field.dtype:
-        array = _cast(name, array, field.dtype)
-    return np.require(array, requirements=["C", "A"])
+        return np.ascontiguousarray(_cast(name, array, field.dtype)).reshape(array.shape)
+    # What NumPy made of these just now is a copy already.
+    return array if type(value) in _BUILTIN else np.array(array, order="C")
 
 
 def expected_shape(field: Field, given: tuple[int, ...], num_rows: int | None) -> tuple[int | str, ...]:
@@ -99,17 +131,33 @@ def wrong_shape(schema: Schema, index: int, given: tuple[int, ...], num_rows: in
 
 
 def _as_array(name: str, value: object, field: Field) -> NDArray[np.generic]:
-    torch_module = sys.modules.get("torch")
-    if torch_module is not None and isinstance(value, torch_module.Tensor):
-        return _from_torch(name, value, field)
+    value = _in_numpy(name, value, field)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: expected shape {field.shape} of {field.dtype}, got {value!r}: {error}") from None
+    except Exception as error:  # of the value's own code
+        if hasattr(error, "add_note"):
+            error.add_note(f"{name}: this came of its conversion to {field.dtype} {field.shape}")
+        raise
     if array.dtype == object and field.dtype.kind in "iufc" and all(isinstance(item, int) for item in array.flat):
         return _from_large_integers(name, array, field)
     # A list of nothing has no dtype of its own.
     return array.astype(field.dtype) if array.size == 0 and not isinstance(value, np.ndarray) else array
+
+
+def _in_numpy(name: str, value: object, field: Field) -> object:
+    """Return the value with arrays in the place of tensors, also those in lists; refuse masked entries."""
+    if isinstance(value, (list, tuple)):
+        if _NUMBERS.issuperset(map(type, value)):
+            return value
+        return [_in_numpy(name, item, field) for item in value]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _from_torch(name, value, field)
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected every entry, got masked ones in {value!r}")
+    return value
 
 
 def _from_large_integers(name: str, array: NDArray[np.generic], field: Field) -> NDArray[np.generic]:

@@ -17,6 +17,7 @@ class StepRing:
         num_observations: int,
         keys: tuple[str, ...] | None,
     ) -> None: ...
+    def _refuse_second_init(self) -> None: ...
     def write(
         self,
         row: int,

@@ -13,16 +13,22 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
 
 from cython cimport boundscheck
 
 cimport numpy as cnp
+
+from fastreplay._core import Ring as NativeRing
 
 cnp.import_array()
 
 
 cdef extern from "owned.hpp" namespace "fastreplay":
     object get_item(object dict, object key, object missing)
+
+cdef extern from "Python.h":
+    PyObject *PyTuple_GET_ITEM(object values, Py_ssize_t index)
 
 
 cdef extern from "numpy/arrayobject.h":
@@ -39,10 +45,14 @@ cdef extern from "steps.hpp" namespace "fastreplay" nogil:
     cppclass CoreRing "fastreplay::StepRing":
         CoreRing(Ring &ring, size_t num_envs, size_t num_observations) except +
         size_t num_rows()
+        size_t num_fields()
+        size_t row_bytes(size_t field)
     cppclass Outputs:
         void put(char *place)
     const char *kRingCapsule
     const size_t kReleaseReadBytes
+    const char *records_begin(Ring &ring)
+    const char *records_end(Ring &ring)
     bint locate(const CoreRing &ring, const int64_t *rows, const int64_t *envs, size_t count, uint64_t *slots)
     void gather(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs, uint64_t *ends)
     void gather_n_steps(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs,
@@ -70,6 +80,8 @@ cdef enum:
     kMaxFields = 256
     kNumScalars = 4  # action, reward, done, timeout
     kScratchAlignment = 16
+    kMaxDimensions = 32
+    kFewEnvs = 64
 
 cdef str TIMEOUT_KEY = "TimeLimit.truncated"
 
@@ -77,11 +89,34 @@ cdef str TIMEOUT_KEY = "TimeLimit.truncated"
 cdef struct Field:
     int type_num
     int ndim                # of one row
-    cnp.npy_intp dims[32]
+    cnp.npy_intp dims[kMaxDimensions]
     size_t num_items
     size_t row_bytes
     bint is_reshaped        # any shape of num_envs * num_items will do
     size_t scratch_offset
+
+
+# Copies what a field's description says; refuses what the ring's own field does not hold.
+cdef int describe(Field *field, tuple description, size_t row_bytes) except -1:
+    cdef cnp.dtype dtype = description[0]
+    cdef tuple shape = description[1]
+    cdef cnp.npy_intp length
+    if len(shape) > kMaxDimensions or dtype.kind not in b"biufc":
+        raise ValueError(f"expected a number of at most {kMaxDimensions} dimensions, got {description}")
+    field.type_num = dtype.type_num
+    field.is_reshaped = description[2]
+    field.ndim = 0
+    field.num_items = 1
+    for length in shape:
+        if length <= 0 or <size_t>length > row_bytes // field.num_items:
+            raise ValueError(f"expected a field of {row_bytes} bytes, got {description}")
+        field.dims[field.ndim] = length
+        field.num_items *= <size_t>length
+        field.ndim += 1
+    field.row_bytes = field.num_items * <size_t>dtype.itemsize
+    if field.row_bytes != row_bytes:
+        raise ValueError(f"expected a field of {row_bytes} bytes, got {description}")
+    return 0
 
 
 cdef class StepRing:
@@ -89,6 +124,8 @@ cdef class StepRing:
 
     cdef CoreRing *core
     cdef object ring_object   # keeps the ring alive
+    cdef const char *begin    # of its records
+    cdef const char *end
     cdef Field *fields        # in the order of the core: observation, action, reward, done, timeout, next observation
     cdef Py_ssize_t num_fields
     cdef Py_ssize_t num_observations
@@ -106,39 +143,60 @@ cdef class StepRing:
         PyMem_Free(self.fields)
         PyMem_Free(self.scratch)
 
-    def __init__(self, ring, list fields, size_t num_envs, size_t num_observations, keys):
+    def __init__(self, ring, list fields not None, size_t num_envs, size_t num_observations, tuple keys):
         """Take a ring of the core's and its fields: (dtype, shape, is_reshaped) each, the shared ones twice."""
-        cdef Py_ssize_t i, axis
-        cdef Field *field
+        cdef Py_ssize_t i
         cdef size_t scratch_bytes = 0
-        if self.core != NULL:
-            raise RuntimeError("StepRing is initialized once")
-        if len(fields) > kMaxFields:
+        cdef list described = [(dtype, tuple(shape), bool(is_reshaped)) for dtype, shape, is_reshaped in fields]
+        self._refuse_second_init()
+        if len(described) > kMaxFields:
             raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
-        self.fields = <Field *>PyMem_Malloc(len(fields) * sizeof(Field))
-        if self.fields == NULL:
-            raise MemoryError()
-        for i, (dtype, shape, is_reshaped) in enumerate(fields):
-            field = &self.fields[i]
-            field.type_num = dtype.num
-            field.ndim = <int>len(shape)
-            field.num_items = 1
-            for axis in range(field.ndim):
-                field.dims[axis] = shape[axis]
-                field.num_items *= <size_t>field.dims[axis]
-            field.row_bytes = field.num_items * <size_t>dtype.itemsize
-            field.is_reshaped = is_reshaped
-            field.scratch_offset = scratch_bytes
-            scratch_bytes += (num_envs * field.row_bytes + kScratchAlignment - 1) // kScratchAlignment * kScratchAlignment
-        self.scratch = <char *>PyMem_Malloc(scratch_bytes)
-        if self.scratch == NULL:
-            raise MemoryError()
-        self.num_fields = len(fields)
+        if keys is not None and <size_t>len(keys) != num_observations:
+            raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
+        # What is made here is the ring's own until all is checked, since the arguments may run Python code.
+        cdef Ring *ring_pointer = <Ring *>PyCapsule_GetPointer(NativeRing.capsule(ring), kRingCapsule)
+        cdef CoreRing *core = new CoreRing(ring_pointer[0], num_envs, num_observations)
+        cdef Field *staged = <Field *>PyMem_Malloc(len(described) * sizeof(Field))
+        cdef char *scratch = NULL
+        try:
+            if staged == NULL:
+                raise MemoryError()
+            if <size_t>len(described) != core.num_fields():
+                raise ValueError(f"expected {core.num_fields()} fields, got {len(described)}")
+            for i in range(len(described)):
+                describe(&staged[i], described[i], core.row_bytes(i))
+                staged[i].scratch_offset = scratch_bytes
+                scratch_bytes += ((num_envs * staged[i].row_bytes + kScratchAlignment - 1) // kScratchAlignment
+                                  * kScratchAlignment)
+            scratch = <char *>PyMem_Malloc(scratch_bytes)
+            if scratch == NULL:
+                raise MemoryError()
+            self._refuse_second_init()
+        except BaseException:
+            del core
+            PyMem_Free(staged)
+            PyMem_Free(scratch)
+            raise
+        self.scratch = scratch
+        self.fields = staged
+        self.num_fields = len(described)
         self.num_observations = <Py_ssize_t>num_observations
         self.num_envs = num_envs
         self.keys = keys
         self.ring_object = ring
-        self.core = new CoreRing((<Ring *>PyCapsule_GetPointer(ring.capsule(), kRingCapsule))[0], num_envs, num_observations)
+        self.begin = records_begin(ring_pointer[0])
+        self.end = records_end(ring_pointer[0])
+        self.core = core
+
+    def _refuse_second_init(self):
+        """Refuse to make a ring of one that is in use."""
+        if self.core != NULL:
+            raise RuntimeError(f"{type(self).__name__}: __init__ was called before; make another")
+
+    cdef int check_initialized(self) except -1:
+        if self.core == NULL:
+            raise RuntimeError(f"{type(self).__name__}: __init__ was not called")
+        return 0
 
     def write(self, Py_ssize_t row, obs, next_obs, action, reward, done, infos):
         """Store one step of all environments as a row.
@@ -158,60 +216,95 @@ cdef class StepRing:
             no plain NumPy arrays of the stored shape and dtype (float64 and bool are taken for float32).
         """
         cdef Rows rows[kMaxFields]
-        # The parts of Dict observations, which other threads may take out of their dicts meanwhile.
-        cdef list kept = None if self.keys is None else []
         cdef Py_ssize_t first_next = self.num_observations + kNumScalars
         cdef Py_ssize_t first_scalar = self.num_observations
+        cdef tuple parts = None, next_parts = None
+        cdef float few[kFewEnvs]
+        cdef float *timeouts = NULL
+        self.check_initialized()
         if row < 0 or <size_t>row >= self.core.num_rows():
             return False
-        if not (self.stage_observation(<PyObject *>obs, 0, rows, kept)
-                and self.stage_observation(<PyObject *>next_obs, first_next, rows, kept)
-                and self.stage(<PyObject *>action, first_scalar, rows)
-                and self.stage(<PyObject *>reward, first_scalar + 1, rows)
-                and self.stage(<PyObject *>done, first_scalar + 2, rows)):
-            return False
-        if infos is None:
-            rows[first_scalar + 3] = make_rows(NULL, 0)
-        elif not (self.stage_timeouts(<PyObject *>infos, first_scalar + 3, rows)
-                  or self.stage(<PyObject *>infos, first_scalar + 3, rows)):
-            return False
-        store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
-        return True
+        # Dictionaries may have keys whose comparison runs Python code, which may do anything to the arguments. So
+        # they are looked up first, what they hold is kept, and where arrays lie is asked afterwards.
+        if self.keys is not None:
+            parts, next_parts = self.parts_of(obs), self.parts_of(next_obs)
+            if parts is None or next_parts is None:
+                return False
+        try:
+            if PyList_CheckExact(infos):
+                timeouts = &few[0]
+                if self.num_envs > kFewEnvs:
+                    timeouts = <float *>PyMem_Malloc(self.num_envs * sizeof(float))
+                if timeouts == NULL:
+                    raise MemoryError()
+                if not self.read_timeouts(infos, timeouts):
+                    return False
+            if not (self.stage_observation(obs, parts, 0, rows)
+                    and self.stage_observation(next_obs, next_parts, first_next, rows)
+                    and self.stage(<PyObject *>action, first_scalar, rows)
+                    and self.stage(<PyObject *>reward, first_scalar + 1, rows)
+                    and self.stage(<PyObject *>done, first_scalar + 2, rows)):
+                return False
+            if timeouts != NULL:
+                rows[first_scalar + 3] = make_rows(timeouts, sizeof(float))
+            elif infos is None:
+                rows[first_scalar + 3] = make_rows(NULL, 0)
+            elif not self.stage(<PyObject *>infos, first_scalar + 3, rows):
+                return False
+            store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
+            return True
+        finally:
+            if timeouts != &few[0]:
+                PyMem_Free(timeouts)
 
-    cdef bint stage_observation(self, PyObject *value, Py_ssize_t first, Rows *rows, list kept) except -1:
+    # The parts of a Dict observation, in order; None where it has not all of them.
+    cdef tuple parts_of(self, value):
+        cdef list parts = []
+        if not PyDict_Check(value):
+            return None
+        for key in self.keys:
+            part = get_item(value, key, None)
+            if part is None:
+                return None
+            parts.append(part)
+        return tuple(parts)
+
+    cdef bint stage_observation(self, value, tuple parts, Py_ssize_t first, Rows *rows) noexcept:
         cdef Py_ssize_t i
-        if self.keys is None:
-            return self.stage(value, first, rows)
-        if not PyDict_Check(<object>value):
-            return False
+        if parts is None:
+            return self.stage(<PyObject *>value, first, rows)
         for i in range(self.num_observations):
-            part = get_item(<object>value, self.keys[i], None)
-            kept.append(part)
-            if not self.stage(<PyObject *>part, first + i, rows):
+            if not self.stage(PyTuple_GET_ITEM(parts, i), first + i, rows):
                 return False
         return True
 
-    # Takes an array's rows from its own memory where they fit as they are, from scratch where converted.
+    # Takes an array's rows from its own memory where they fit as they are, from scratch where they are converted,
+    # or lie in the ring, where the step might overwrite them before it has read them.
     cdef bint stage(self, PyObject *value, Py_ssize_t i, Rows *rows) noexcept:
         cdef Field *field = &self.fields[i]
         cdef cnp.PyArrayObject *array = <cnp.PyArrayObject *>value
         cdef size_t num_items = self.num_envs * field.num_items
-        cdef float *converted
+        cdef size_t num_bytes = self.num_envs * field.row_bytes
+        cdef char *scratch = self.scratch + field.scratch_offset
+        cdef char *data
         cdef int given
         if not PyArray_CheckExact(value) or not PyArray_ISCARRAY_RO(array) or not self.fits(<cnp.ndarray>array, field):
             return False
         given = cnp.PyArray_TYPE(<cnp.ndarray>array)
+        data = <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
         if given == field.type_num:
-            rows[i] = make_rows(cnp.PyArray_DATA(<cnp.ndarray>array), field.row_bytes)
+            if data < self.end and data + num_bytes > self.begin:
+                memcpy(scratch, data, num_bytes)
+                data = scratch
+            rows[i] = make_rows(data, field.row_bytes)
             return True
         if field.type_num != cnp.NPY_FLOAT:
             return False
-        converted = <float *>(self.scratch + field.scratch_offset)
         if given == cnp.NPY_BOOL:
-            from_flags(cnp.PyArray_DATA(<cnp.ndarray>array), converted, num_items)
-        elif given != cnp.NPY_DOUBLE or not narrow(cnp.PyArray_DATA(<cnp.ndarray>array), converted, num_items):
+            from_flags(data, <float *>scratch, num_items)
+        elif given != cnp.NPY_DOUBLE or not narrow(data, <float *>scratch, num_items):
             return False
-        rows[i] = make_rows(converted, field.row_bytes)
+        rows[i] = make_rows(scratch, field.row_bytes)
         return True
 
     # (num_envs, *shape); for a single environment *shape alone, too, which NumPy broadcasts to it.
@@ -232,24 +325,23 @@ cdef class StepRing:
                 return False
         return True
 
+    # The timeouts that a list of num_envs dicts tells; False where it is no such list.
     @boundscheck(True)  # another thread may shorten the list meanwhile
-    cdef bint stage_timeouts(self, PyObject *infos, Py_ssize_t i, Rows *rows) except -1:
-        cdef float *timeouts = <float *>(self.scratch + self.fields[i].scratch_offset)
+    cdef bint read_timeouts(self, list infos, float *timeouts) except -1:
         cdef size_t env
-        if not PyList_CheckExact(<object>infos) or <size_t>PyList_GET_SIZE(<object>infos) != self.num_envs:
-            return False
         for env in range(self.num_envs):
-            info = (<list>infos)[<Py_ssize_t>env]
+            if <size_t>PyList_GET_SIZE(infos) != self.num_envs:
+                return False
+            info = infos[<Py_ssize_t>env]
             if not PyDict_CheckExact(info):
                 return False
             is_timeout = get_item(info, TIMEOUT_KEY, False)
             if is_timeout is not True and is_timeout is not False:
                 return False
             timeouts[env] = is_timeout is True
-        rows[i] = make_rows(timeouts, sizeof(float))
-        return True
+        return <size_t>PyList_GET_SIZE(infos) == self.num_envs
 
-    def gather_into(self, cnp.ndarray flat, tuple offsets, rows, envs):
+    def gather_into(self, cnp.ndarray flat not None, tuple offsets not None, rows, envs):
         """Copy transitions into a minibatch's block.
 
         Args:
@@ -279,8 +371,9 @@ cdef class StepRing:
         PyMem_Free(ends)
         return True
 
-    def gather_n_steps_into(self, cnp.ndarray flat, tuple offsets, rows, envs, size_t newest_row, cnp.ndarray rewards,
-                            cnp.ndarray is_counted, cnp.ndarray counts):
+    def gather_n_steps_into(self, cnp.ndarray flat not None, tuple offsets not None, rows, envs, size_t newest_row,
+                            cnp.ndarray rewards not None, cnp.ndarray is_counted not None,
+                            cnp.ndarray counts not None):
         """Copy n-step transitions into a minibatch's block, all but their reward.
 
         Args:
@@ -321,25 +414,48 @@ cdef class StepRing:
     # The slots of the rows, in the block's last part; NULL where the arguments do not fit.
     cdef uint64_t *locate(self, cnp.ndarray flat, tuple offsets, PyObject *rows, PyObject *envs, Py_ssize_t *count,
                           Outputs *outputs) except? NULL:
-        cdef char *block = <char *>cnp.PyArray_DATA(flat)
+        cdef Py_ssize_t starts[2 * kMaxFields]
         cdef Py_ssize_t i
-        cdef Py_ssize_t num_outputs = 2 * self.num_observations + 3
+        cdef char *block
         cdef uint64_t *slots
+        self.check_initialized()
+        cdef Py_ssize_t num_outputs = 2 * self.num_observations + 3
+        if len(offsets) != num_outputs + 1:
+            raise ValueError("the block is of another layout or batch size")
+        for i in range(num_outputs + 1):
+            starts[i] = offsets[i]
+        # From here on nothing of Python's runs but to refuse.
         if not is_indices(rows) or not is_indices(envs):
             return NULL
         count[0] = cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]
         if cnp.PyArray_DIMS(<cnp.ndarray>envs)[0] != count[0]:
             return NULL
-        if len(offsets) != num_outputs + 1 or (
-                <Py_ssize_t>offsets[num_outputs] + count[0] * <Py_ssize_t>sizeof(uint64_t) > cnp.PyArray_SIZE(flat)):
-            raise ValueError("the block is of another layout or batch size")
-        slots = <uint64_t *>(block + <Py_ssize_t>offsets[num_outputs])
+        if not is_output(flat, cnp.NPY_UINT8, 1, cnp.PyArray_SIZE(flat)):
+            raise ValueError("expected a block (num_bytes,) uint8 that can be written")
+        for i in range(num_outputs + 1):
+            if not is_part(starts[i], <size_t>count[0], self.output_bytes(i, num_outputs), cnp.PyArray_SIZE(flat)):
+                raise ValueError("the block is of another layout or batch size")
+        block = <char *>cnp.PyArray_DATA(flat)
+        slots = <uint64_t *>(block + starts[num_outputs])
         if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
                       <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), <size_t>count[0], slots):
             return NULL
         for i in range(num_outputs):
-            put(outputs[0], block + <Py_ssize_t>offsets[i])
+            put(outputs[0], block + starts[i])
         return slots
+
+    # Bytes of a row of a block's part: observation, action, next observation, reward, done, slots.
+    cdef inline size_t output_bytes(self, Py_ssize_t i, Py_ssize_t num_outputs) noexcept:
+        if i == num_outputs:
+            return sizeof(uint64_t)
+        if i >= num_outputs - 2:
+            return sizeof(float)
+        return self.fields[i if i <= self.num_observations else i - self.num_observations - 1].row_bytes
+
+
+cdef inline bint is_part(Py_ssize_t start, size_t num_rows, size_t row_bytes, Py_ssize_t num_bytes) noexcept:
+    return (0 <= start <= num_bytes and start % <Py_ssize_t>sizeof(uint64_t) == 0
+            and num_rows <= (<size_t>num_bytes - <size_t>start) // row_bytes)
 
 
 cdef inline bint is_indices(PyObject *value) noexcept:
@@ -353,7 +469,7 @@ cdef inline bint is_output(cnp.ndarray array, int type_num, int ndim, Py_ssize_t
             and cnp.PyArray_NDIM(array) == ndim and cnp.PyArray_DIMS(array)[0] == length)
 
 
-def discounted_sums(rewards, discounts, is_counted, cnp.ndarray sums):
+def discounted_sums(rewards, discounts, is_counted, cnp.ndarray sums not None):
     """Sum discounted rewards, step after step, each product and sum rounded to float32.
 
     Args:

@@ -67,8 +67,11 @@ class Columns(dict[str, Array]):
 
     def update(self, *others: Any, **parts: Array) -> None:
         """Overwrite several parts."""
-        for key, value in dict(*others, **parts).items():
-            self[key] = value
+        values = dict(*others, **parts)
+        for key in values:
+            if key not in self:
+                raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
+        overwrite_all([(self[key], value, key) for key, value in values.items()])
 
     def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
         return dict, (dict(self.items()),)
@@ -80,10 +83,29 @@ def overwrite(column: Array, value: object, name: str) -> None:
     Raises:
         ValueError: It has another shape or dtype.
     """
-    array = np.asarray(value)
-    if array.shape != column.shape or array.dtype != column.dtype:
-        raise ValueError(f"{name}: expected {column.dtype} {column.shape}, got {array.dtype} {array.shape}")
-    column[...] = array
+    overwrite_all([(column, value, name)])
+
+
+def overwrite_all(assignments: list[tuple[Array, object, str]]) -> None:
+    """Copy arrays over columns, (column, array, name) each; all of them or none.
+
+    Raises:
+        ValueError: One has another shape or dtype.
+    """
+    arrays = []
+    for column, value, name in assignments:
+        array = np.asarray(value)
+        if array.shape != column.shape or array.dtype != column.dtype:
+            raise ValueError(f"{name}: expected {column.dtype} {column.shape}, got {array.dtype} {array.shape}")
+        arrays.append(array)
+    # What lies in one of the others' columns is copied before that is written.
+    columns = [column for column, _, _ in assignments]
+    apart = [
+        array.copy() if any(np.may_share_memory(array, other) for other in columns if other is not column) else array
+        for column, array in zip(columns, arrays, strict=True)
+    ]
+    for column, array in zip(columns, apart, strict=True):
+        column[...] = array
 
 
 class VectorRing(StepRing):
@@ -116,6 +138,7 @@ class VectorRing(StepRing):
         *,
         shares_observations: bool = False,
     ) -> None:
+        self._refuse_second_init()
         self._arguments = (num_rows, num_envs, observation, action, shares_observations)
         self.num_rows = num_rows = checked_count("buffer_size", num_rows)
         self.num_envs = num_envs = checked_count("n_envs", num_envs)
@@ -236,16 +259,17 @@ class VectorRing(StepRing):
         Raises:
             ValueError: A column is missing, or has another shape or dtype.
         """
+        assignments: list[tuple[Array, object, str]] = []
         for name, view in self.columns().items():
             if name not in columns:
                 raise ValueError(f"{name}: missing")
             if not isinstance(view, dict):
-                overwrite(view, columns[name], name)
+                assignments.append((view, columns[name], name))
                 continue
             if not isinstance(columns[name], dict) or not view.keys() <= columns[name].keys():
                 raise ValueError(f"{name}: expected a dict of {', '.join(view)}, got {columns[name]!r:.200}")
-            for key, part in view.items():
-                overwrite(part, columns[name][key], f"{name}[{key!r}]")
+            assignments += [(part, columns[name][key], f"{name}[{key!r}]") for key, part in view.items()]
+        overwrite_all(assignments)
 
     def is_like(self, other: VectorRing) -> bool:
         """Tell whether another ring has rows of the same form, and as many."""

@@ -113,7 +113,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         ValueError: Capacity below 1, a malformed schema, an unknown output, a device without torch, a
             negative timeout.
         RuntimeError: The device, or page-locked memory for it, cannot be had; with storage="cuda", fastreplay's CUDA
-            part neither.
+            part neither. Or `__init__` was called before.
         MemoryError: The buffer would not fit into this machine's memory.
 
     Thread safety:
@@ -181,6 +181,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
     ) -> None:
+        self._refuse_second_init()
         capacity = checked_index("capacity", capacity)
         if capacity <= 0:
             raise ValueError(f"capacity: expected at least 1, got {capacity}")

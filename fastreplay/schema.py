@@ -116,6 +116,8 @@ class Schema(Mapping[str, Field]):
     __slots__ = ("_fields", "_parts", "_parts_by_name", "_positions", "_record_bytes")
 
     def __init__(self, fields: Mapping[str, FieldLike]) -> None:
+        if hasattr(self, "_record_bytes"):
+            raise RuntimeError(f"{type(self).__name__}: __init__ was called before, and a schema does not change")
         if isinstance(fields, Schema):
             self._set(fields._fields, fields._parts)
             return

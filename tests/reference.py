@@ -192,6 +192,11 @@ class ReferenceBuffer:
 
     def _bind(self, values: tuple[Any, ...], fields: Mapping[str, Any]) -> dict[str, Any]:
         """Give every field of the schema, in its order, the value that was passed for it."""
+        if len(values) == 1 and hasattr(values[0], "items"):  # a mapping of all, or a minibatch
+            given = dict(values[0].items())
+            if twice := given.keys() & fields.keys():
+                raise TypeError(f"expected one value, got two for {', '.join(map(repr, sorted(twice)))}")
+            values, fields = (), {**given, **fields}
         if len(values) > len(self.fields):
             raise TypeError(f"expected {len(self.fields)} values, got {len(values)}")
         bound = dict(zip(self.fields, values, strict=False))
@@ -220,7 +225,7 @@ class ReferenceBuffer:
         """Convert to the field's dtype; a cast may round, but loses neither kind nor an integer."""
         dtype = self.fields[name].dtype
         try:
-            array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+            array = np.asarray(self._plain(name, value))
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: expected {dtype}, got {error}") from error
         kind = array.dtype.kind
@@ -235,6 +240,14 @@ class ReferenceBuffer:
                     raise ValueError(f"{name}: expected a value that fits {dtype}, got {extreme}")
         with np.errstate(all="ignore"):
             return array.astype(dtype)
+
+    def _plain(self, name: str, value: Any) -> Any:
+        """Give tensors as arrays, also within lists; refuse masked entries."""
+        if isinstance(value, (list, tuple)):
+            return [self._plain(name, item) for item in value]
+        if np.ma.is_masked(value):
+            raise ValueError(f"{name}: expected no masked entries")
+        return value.detach().resolve_conj().numpy() if hasattr(value, "detach") else value
 
     @staticmethod
     def _check_shape(name: str, row: Array, shape: tuple[Any, ...]) -> None:

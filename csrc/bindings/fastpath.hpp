@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "capsule.hpp"
+#include "records.hpp"
 #include "ring.hpp"
 
 namespace fastreplay {
@@ -23,6 +24,12 @@ inline std::size_t insert_rows(Ring& ring, const Rows* fields, std::size_t num_f
     done += chunk_rows;
   }
   return done;
+}
+
+inline std::size_t num_columns(const Ring& ring) noexcept { return ring.layout().columns().size(); }
+
+inline std::size_t column_bytes(const Ring& ring, std::size_t column) noexcept {
+  return ring.layout().columns()[column].row_bytes;
 }
 
 // To float32 as NumPy does: rounding to nearest, out of range becomes infinite; true is 1.

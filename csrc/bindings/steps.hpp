@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "capsule.hpp"
+#include "records.hpp"
 #include "step_ring.hpp"
 
 namespace fastreplay {

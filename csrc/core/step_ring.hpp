@@ -27,6 +27,9 @@ class StepRing {
   StepRing(Ring& ring, std::size_t num_envs, std::size_t num_observations);
 
   [[nodiscard]] std::size_t num_rows() const noexcept { return num_rows_; }
+  // Of what store() takes.
+  [[nodiscard]] std::size_t num_fields() const noexcept { return columns_.size(); }
+  [[nodiscard]] std::size_t row_bytes(std::size_t field) const noexcept { return columns_[field].row_bytes; }
   [[nodiscard]] std::size_t num_envs() const noexcept { return num_envs_; }
   [[nodiscard]] bool shares_observations() const noexcept { return shares_; }
 
