@@ -7,7 +7,6 @@ What gives minibatches their memory is a `Supply`: the pools here, or the pipeli
 from __future__ import annotations
 
 import math
-import threading
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay._tensors import FieldTensors
+    from fastreplay.minibatch import Minibatch
     from fastreplay.schema import Schema
 
 # What a pool keeps: some batch sizes, and of each as many blocks as these bytes hold, within limits.
@@ -31,78 +31,72 @@ SIZES = 4
 _BYTES_PER_SIZE = 8 << 20
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 64
 
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 BlockT = TypeVar("BlockT")
-OwnerT = TypeVar("OwnerT")
 ResultT = TypeVar("ResultT")
 
 
-class Waits:
-    """How often the host waited, and how long in all."""
-
-    __slots__ = ("_lock", "count", "seconds")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.seconds = 0.0
-        self._lock = threading.Lock()
-
-    def begin_again(self) -> None:
-        """In the child after a fork: whoever held the lock is not there to give it back."""
-        self._lock = threading.Lock()
-
-    def add(self, count: int, seconds: float) -> None:
-        """Note some waits."""
-        with self._lock:
-            self.count += count
-            self.seconds += seconds
+class Waits(_core.Waits):
+    """How often the host waited, and how long in all. Has no lock, so that a finalizer may add to it."""
 
     def during(self, finish: Callable[[], None]) -> None:
         """Call what waits, and note how long."""
         start = perf_counter()
         finish()
-        self.add(1, perf_counter() - start)
+        self.add(perf_counter() - start)
 
 
-class Prefetcher(Protocol[OwnerT]):
-    """Fills blocks in the order in which they are pushed, ahead of who takes them; `_core.Prefetcher` for one."""
+class Prefetcher(Protocol[ArrayT]):
+    """Fills minibatches in the order of their turns, ahead of who takes them: `_core.Prefetcher`, or made of one."""
 
     @property
-    def num_pushed(self) -> int:
-        """Blocks that were pushed and not taken."""
+    def num_first(self) -> int:
+        """How many `start` takes."""
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether `put` would keep a minibatch."""
+
+    @property
+    def minibatches(self) -> list[Minibatch[ArrayT]]:
+        """All in it, in order, the spare one last."""
+
+    @property
+    def num_ahead(self) -> int:
+        """How many have got their turns and were not taken."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
 
     @property
     def error(self) -> int:
-        """Why the oldest block cannot be taken, 0 where that is because the ring is empty."""
+        """Why the oldest cannot be taken, 0 where that is because the ring is empty."""
 
-    @property
-    def num_waits(self) -> int:
-        """How often `take` waited."""
+    def start(self, first: list[tuple[Minibatch[ArrayT], Any, int]]) -> None:
+        """Give the first minibatches their turns: (minibatch, native block, context) each."""
 
-    @property
-    def waited_s(self) -> float:
-        """The seconds in all."""
+    def put(self, minibatch: Minibatch[ArrayT], block: Any, context: int) -> bool:
+        """Keep a spare minibatch, which gets its turn when the oldest is taken; False where that is not wanted."""
 
-    def push(self, owner: OwnerT, block: Any, context: int) -> None:
-        """Give a block to be filled; `owner` keeps it."""
-
-    def take(self) -> OwnerT | None:
-        """Return the owner of the oldest block once it is filled, None where it cannot be.
+    def oldest(self) -> tuple[int, Minibatch[ArrayT]] | None:
+        """Return the oldest and its number once it is filled, None where it cannot be.
 
         Raises:
-            StopIteration: Nothing was pushed, or `stop` was called.
+            StopIteration: Nothing is left, or `stop` was called.
         """
 
+    def take(self, number: int) -> bool:
+        """Take the oldest out, if it still has this number."""
+
     def retry(self) -> None:
-        """Try again to fill the block for which the ring was empty."""
+        """Try again to fill the minibatch for which the ring was empty."""
 
     def stop(self) -> None:
         """Fill no more."""
 
-    def drain(self) -> list[OwnerT]:
-        """Take out what nobody is to have, after `stop`."""
-
-    def abandon(self) -> None:
-        """Forget, in the child after a fork, what is left in the parent."""
+    def drop(self) -> None:
+        """Forget what nobody is to have, after `stop`."""
 
 
 class Supply(Protocol[BlockT]):
@@ -123,14 +117,22 @@ class Supply(Protocol[BlockT]):
     def accepts(self, block: object) -> bool:
         """Tell whether a block, as a caller's `out`, can be filled as those that are taken here."""
 
-    def prefetcher(self, ring: _core.Ring, sampler: Any, depth: int) -> Prefetcher[BlockT]:
-        """Make what fills `depth` blocks ahead."""
+    def prefetcher(
+        self, ring: _core.Ring, sampler: Any, depth: int, steps: int | None, waits: Waits
+    ) -> Prefetcher[Any]:
+        """Make what fills `depth` blocks ahead, `steps` in all."""
 
     def describe(self, error: int) -> str:
         """Return a prefetcher's error in words."""
 
-    def note_filled(self, block: BlockT) -> None:
-        """Note that the prefetcher filled a block, which is to be handed out."""
+    def hand_out_ahead(self, block: BlockT) -> tuple[Any, ...]:
+        """Return the fields of a block that a prefetcher is to fill."""
+
+    def make_ready(self, block: BlockT) -> None:
+        """Make what a prefetcher filled fit to be read from here; as often, and from as many threads, as you like."""
+
+    def cancel_ahead(self, block: BlockT) -> None:
+        """Finish what a prefetcher, stopped by now, did with a block that nobody is to have; as often as you like."""
 
     @property
     def pinned_bytes(self) -> int:
@@ -396,13 +398,22 @@ class HostSupply:
         """Tell whether it is a block in the host's memory."""
         return isinstance(block, Block)
 
-    def prefetcher(self, ring: _core.Ring, sampler: _core.Sampler, depth: int) -> Prefetcher[Block]:
+    def prefetcher(
+        self, ring: _core.Ring, sampler: _core.Sampler, depth: int, steps: int | None, waits: Waits
+    ) -> Prefetcher[Any]:
         """Make what fills blocks on a thread."""
-        return _core.Prefetcher(ring, sampler, depth)
+        return _core.Prefetcher(ring, sampler, depth, steps, waits)
 
     def describe(self, error: int) -> str:
         """Return the error's number: there is none to come."""
         return str(error)
 
-    def note_filled(self, block: Block) -> None:
+    def hand_out_ahead(self, block: Block) -> tuple[Any, ...]:
+        """Return the block's fields: whoever has them sees what is filled in."""
+        return self.hand_out(block)
+
+    def make_ready(self, block: Block) -> None:
         """Do nothing: it is where it is wanted."""
+
+    def cancel_ahead(self, block: Block) -> None:
+        """Do nothing: it is free when its fields are gone."""

@@ -66,8 +66,8 @@ def _items(value: Any) -> dict[str, object]:
 
 def _is_part(schema: Schema, values: Mapping[str, object]) -> bool:
     """Tell whether the one mapping that was given is the first part of a transition, a dict, and not all of it."""
-    first = next(iter(schema.parts.values()))
-    if first.is_field:  # which is an array, and no mapping
+    first = next(iter(schema.parts.values()), None)
+    if first is None or first.is_field:  # which is an array, and no mapping
         return False
     try:
         list(first.unfold(values, schema.parts_by_name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -160,7 +161,7 @@ class CudaRing:
 
     def new_draw(
         self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
-    ) -> Callable[[Generator], None]:
+    ) -> Callable[[Generator, list[int]], None]:
         """Return what queues that a minibatch is drawn and gathered into a block."""
         table = self.allocate(len(pieces) * 4 * 8)
         self.upload(table, np.array(pieces, np.uint64))
@@ -177,11 +178,14 @@ class CudaRing:
             batch_size,
         )
 
-        def draw(generator: Generator, _table: torch.Tensor = table) -> None:  # which the launch reads
+        def draw(generator: Generator, drawn: list[int], _table: torch.Tensor = table) -> None:  # the launch reads it
             assert isinstance(generator, CudaGenerator)
             sampling.generator = generator.memory.data_ptr()
             stream = torch.cuda.current_stream(self.device).cuda_stream
-            self._check(self._functions.sample(self.device.index, stream, ctypes.byref(sampling)))
+            launch = partial(self._functions.sample, self.device.index, stream)
+            # Without an instruction of Python's between the launch and the note of it, where a signal could be heard.
+            drawn.extend(map(launch, [ctypes.byref(sampling)]))
+            self._check(drawn[-1])
 
         return draw
 

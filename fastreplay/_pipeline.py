@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from fastreplay import _core
 from fastreplay._blocks import Layout, most_blocks
@@ -146,6 +146,7 @@ class Slot:
         "_state",
         "consumer",
         "device",
+        "is_ahead",
         "layout",
         "native",
         "tensors",
@@ -159,6 +160,7 @@ class Slot:
         self.native = _core.Block(ring, batch_size, self.transfer.host)
         self.layout = Layout(self.native, schema)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)
+        self.is_ahead = False  # a prefetcher has its minibatch
         self._state = State.FREE
 
     @property
@@ -188,8 +190,8 @@ class Slot:
         return self.tensors.is_free()
 
     def is_in_flight(self) -> bool:
-        """Tell whether it is being filled or copied."""
-        return self._state is State.FILLING or not self.transfer.is_copied()
+        """Tell whether it is being filled or copied, or is a prefetcher's."""
+        return self.is_ahead or self._state is State.FILLING or not self.transfer.is_copied()
 
     def begin(self) -> None:
         """Free -> filling: the host may write into the block."""
@@ -202,9 +204,23 @@ class Slot:
         self._enter(State.FILLING, State.COPYING)
         self.transfer.start()
 
-    def note_started(self) -> None:
-        """Filling -> copying: another thread filled it, and has started the copy."""
-        self._enter(State.FILLING, State.COPYING)
+    def hand_out_ahead(self) -> tuple[torch.Tensor, ...]:
+        """Filling -> in use: return tensors that a prefetcher keeps until it has filled and sent the block."""
+        tensors = self.tensors.hand_out()
+        self._enter(State.FILLING, State.IN_USE)
+        self.is_ahead = True
+        return tensors
+
+    def make_ready(self) -> None:
+        """Let what is queued from now on come after the copy that a prefetcher has started."""
+        self.transfer.make_consumer_wait()
+        self.is_ahead = False
+
+    def cancel_ahead(self) -> None:
+        """Wait for the copy, if a prefetcher has started it, of what nobody is to have."""
+        self.transfer.finish()
+        self.transfer.make_consumer_wait()
+        self.is_ahead = False
 
     def hand_out(self) -> tuple[torch.Tensor, ...]:
         """Copying -> ready -> in use: return tensors that are right for what is queued from now on."""
@@ -312,9 +328,8 @@ class Pipeline:
         return slot
 
     def hand_out(self, slot: Slot) -> tuple[torch.Tensor, ...]:
-        """Send a filled slot, unless that was done, and return its fields as tensors on the device."""
-        if slot.state is State.FILLING:
-            slot.start()
+        """Send a filled slot, and return its fields as tensors on the device."""
+        slot.start()
         tensors = slot.hand_out()
         self._lane(slot.layout.batch_size, slot.consumer).in_use.append(slot)
         return tensors
@@ -324,9 +339,19 @@ class Pipeline:
         slot.cancel()
         self._lane(slot.layout.batch_size, slot.consumer).free.append(slot)
 
-    def note_filled(self, slot: Slot) -> None:
-        """Note that a prefetcher filled and sent a slot, which is to be handed out."""
-        slot.note_started()
+    def hand_out_ahead(self, slot: Slot) -> tuple[torch.Tensor, ...]:
+        """Return the fields of a slot that a prefetcher is to fill and send."""
+        tensors = slot.hand_out_ahead()
+        self._lane(slot.layout.batch_size, slot.consumer).in_use.append(slot)
+        return tensors
+
+    def make_ready(self, slot: Slot) -> None:
+        """Let the calling thread's stream wait for what a prefetcher sent."""
+        slot.make_ready()
+
+    def cancel_ahead(self, slot: Slot) -> None:
+        """Finish what a prefetcher sent and nobody is to have."""
+        slot.cancel_ahead()
 
     def replace(self, slot: Slot, fill: Callable[[_core.Block], None]) -> None:
         """Fill the page-locked block, which nobody sees, and send it."""
@@ -336,9 +361,11 @@ class Pipeline:
         """Tell whether it is a slot."""
         return isinstance(block, Slot)
 
-    def prefetcher(self, ring: _core.Ring, sampler: _core.Sampler, depth: int) -> Prefetcher[Slot]:
+    def prefetcher(
+        self, ring: _core.Ring, sampler: _core.Sampler, depth: int, steps: int | None, waits: Waits
+    ) -> Prefetcher[Any]:
         """Make what fills and sends slots on a native thread."""
-        return _core.Prefetcher(ring, sampler, depth, self._device.sender().address)
+        return _core.Prefetcher(ring, sampler, depth, steps, waits, self._device.sender().address)
 
     def describe(self, error: int) -> str:
         """Return a sender's error in words."""

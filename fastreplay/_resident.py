@@ -9,9 +9,9 @@ caller's stream. Must not know CUDA: a ring on a device is a `RemoteRing`.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from fastreplay import _core
 from fastreplay._blocks import SIZES, Layout, most_blocks
@@ -19,7 +19,7 @@ from fastreplay._device_tensors import DeviceTensors
 from fastreplay._latest import Latest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     import numpy as np
     import torch
@@ -101,8 +101,11 @@ class RemoteRing(Protocol):
 
     def new_draw(
         self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
-    ) -> Callable[[Generator], None]:
+    ) -> Callable[[Generator, list[int]], None]:
         """Return what queues that a minibatch is drawn and gathered into a block.
+
+        It appends 0 to a list once that is queued, in one step with it: no exception of a signal handler can come
+        between the two.
 
         Args:
             block: Memory of a minibatch.
@@ -118,6 +121,7 @@ class ResidentBlock:
 
     __slots__ = (
         "_draw",
+        "_drawn",
         "_flat",
         "consumer",
         "device",
@@ -135,6 +139,7 @@ class ResidentBlock:
         self.device = remote.device
         self.remote = remote
         self.tensors = DeviceTensors(self._flat, self.layout)
+        self._drawn: list[int] = []
         offsets = self.layout.offsets
         self._draw = remote.new_draw(self._flat, _pieces(ring, schema, offsets), offsets[-1], batch_size)
 
@@ -149,7 +154,21 @@ class ResidentBlock:
 
     def draw(self, generator: Generator) -> None:
         """Queue a draw into the block."""
-        self._draw(generator)
+        self._draw(generator, [])
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether `draw_once` has queued a draw."""
+        return 0 in self._drawn
+
+    def draw_once(self, generator: Generator) -> None:
+        """Queue a draw into a block of a loader, if that was not done."""
+        if not self.is_drawn:
+            self._draw(generator, self._drawn)
+
+    def begin_again(self) -> None:
+        """Let the next `draw_once` queue a draw."""
+        self._drawn = []
 
     def ticket(self) -> torch.Tensor:
         """Return the tickets that were handed out with the fields."""
@@ -184,17 +203,22 @@ class Resident:
     """A native ring's twin on a device.
 
     Thread safety:
-        One lock is held while work is queued, so that what one call queues is not torn apart by another.
+        Calls that queue work take turns, so that none is torn apart by another: by one of another thread, which waits;
+        by one of a signal handler or a finalizer that interrupts it, which is refused.
     """
 
     def __init__(self, remote: RemoteRing, ring: _core.Ring, waits: Waits) -> None:
         self._remote = remote
         self._ring = ring
         self._waits = waits
-        self._lock = threading.RLock()
+        self.begin_again()
         self._end = 0  # tickets below it were sent, or are gone
         self._window = (0, 0)
-        self._turn = 0
+        self._next = 0
+
+    def begin_again(self) -> None:
+        """In the child after a fork: whoever had the turn is not there to give it back."""
+        self._turn = _core.Turn()
 
     @property
     def remote(self) -> RemoteRing:
@@ -212,30 +236,36 @@ class Resident:
         return sum(not stage.is_sent() for stage in self._remote.stages)
 
     def flush(self) -> None:
-        """Queue that the device gets what was inserted and finished before this call."""
-        with self._lock:
-            self._remote.begin()
-            self._flush()
-            self._remote.end()
+        """Queue that the device gets what was inserted and finished before this call.
 
-    def draw(self, block: ResidentBlock, generator: Generator) -> bool:
-        """Queue a draw into a block; False where there is nothing to draw from.
+        Raises:
+            RuntimeError: Another call of this thread is in the middle of queueing.
+        """
+        _core.call_in_turn(self._turn, partial(self._queue, None, None))
+
+    def draw(self, draw: Callable[[Generator], None], generator: Generator) -> bool:
+        """Queue a draw; False where there is nothing to draw from.
 
         Within the capture of a graph nothing is sent: the graph draws from what was flushed before each replay.
+
+        Raises:
+            RuntimeError: As `flush`.
         """
-        with self._lock:
-            if self._remote.is_captured():
-                if self._window[1]:
-                    block.draw(generator)
-                return self._window[1] > 0
-            self._remote.begin()
-            try:
-                self._flush()
-                if self._window[1]:
-                    block.draw(generator)
-            finally:
-                self._remote.end()
+        return _core.call_in_turn(self._turn, partial(self._queue, draw, generator))
+
+    def _queue(self, draw: Callable[[Generator], None] | None, generator: Generator | None) -> bool:
+        if draw is not None and self._remote.is_captured():
+            if self._window[1]:
+                draw(cast("Generator", generator))
             return self._window[1] > 0
+        self._remote.begin()
+        try:
+            self._flush()
+            if draw is not None and self._window[1]:
+                draw(cast("Generator", generator))
+        finally:
+            self._remote.end()
+        return self._window[1] > 0
 
     def _flush(self) -> None:
         for _ in range(_TRIES):
@@ -264,8 +294,8 @@ class Resident:
 
     def _next_stage(self) -> Stage:
         stages = self._remote.stages
-        stage = stages[self._turn % len(stages)]
-        self._turn += 1
+        stage = stages[self._next % len(stages)]
+        self._next += 1
         if not stage.is_sent():
             self._waits.during(stage.finish)
         return stage
@@ -303,7 +333,11 @@ class ResidentSampler:
 
     def sample(self, _ring: _core.Ring, block: ResidentBlock) -> bool:
         """Queue a draw into a block; False where there is nothing to draw from."""
-        return self._resident.draw(block, self._generator)
+        return self._resident.draw(block.draw, self._generator)
+
+    def sample_once(self, block: ResidentBlock) -> bool:
+        """Queue a draw into a block of a loader, if that was not done; False where there is nothing to draw from."""
+        return block.is_drawn or self._resident.draw(block.draw_once, self._generator)
 
 
 class _Pool:
@@ -378,16 +412,31 @@ class ResidentSupply:
         """Tell whether it is a block into which this ring's twin is drawn."""
         return isinstance(block, ResidentBlock) and block.remote is self._remote
 
-    def prefetcher(self, ring: _core.Ring, sampler: ResidentSampler, depth: int) -> Prefetcher[ResidentBlock]:  # noqa: ARG002
+    def prefetcher(
+        self,
+        ring: _core.Ring,  # noqa: ARG002
+        sampler: ResidentSampler,
+        depth: int,
+        steps: int | None,
+        waits: Waits,
+    ) -> Prefetcher[Any]:
         """Make what draws at once: the device has the draws ahead in its queue."""
-        return QueuedDraws(ring, sampler)
+        return QueuedDraws(sampler, depth, steps, waits)
 
     def describe(self, error: int) -> str:
         """Return the error's number: a failed launch is told at once."""
         return str(error)
 
-    def note_filled(self, block: ResidentBlock) -> None:
+    def hand_out_ahead(self, block: ResidentBlock) -> tuple[torch.Tensor, ...]:
+        """Return the block's fields: work that is queued later sees what is drawn."""
+        block.begin_again()
+        return self.hand_out(block)
+
+    def make_ready(self, block: ResidentBlock) -> None:
         """Do nothing: it is where it is wanted."""
+
+    def cancel_ahead(self, block: ResidentBlock) -> None:
+        """Do nothing: it is free when its fields are gone."""
 
     def _pool(self, consumer: Hashable) -> _Pool:
         pool = self._pools.get(consumer)
@@ -397,51 +446,33 @@ class ResidentSupply:
         return pool
 
 
-class QueuedDraws:
-    """A prefetcher without a thread: a draw on the device costs the host a launch."""
+class QueuedDraws(_core.Prefetcher):
+    """A prefetcher without a thread: a draw on the device costs the host a launch.
 
-    error = 0
-    num_waits = 0
-    waited_s = 0.0
+    Each minibatch is drawn once, the spare one too, in the order of their turns; who is interrupted in between goes
+    on where it stopped.
+    """
 
-    def __init__(self, ring: _core.Ring, sampler: ResidentSampler) -> None:
-        self._ring = ring
+    def __init__(self, sampler: ResidentSampler, depth: int, steps: int | None, waits: Waits) -> None:
+        super().__init__(None, None, depth, steps, waits)
         self._sampler = sampler
-        self._drawn: deque[Any] = deque()
-        self._undrawn: deque[tuple[Any, ResidentBlock]] = deque()  # since the ring was empty; later than all drawn
-        self._is_stopped = False
 
-    @property
-    def num_pushed(self) -> int:
-        """Blocks that were pushed and not taken."""
-        return len(self._drawn) + len(self._undrawn)
+    def start(self, first: Sequence[tuple[Any, Any, int]]) -> None:
+        """Draw the first minibatches, if there is something to draw from."""
+        super().start([(minibatch, None, 0) for minibatch, _, _ in first])
+        self._draw()
 
-    def push(self, owner: Any, block: ResidentBlock, _context: int = 0) -> None:
-        """Draw into a block, if those before it can be drawn."""
-        self._undrawn.append((owner, block))
-        self.retry()
+    def put(self, minibatch: Any, _block: Any, _context: int = 0) -> bool:
+        """Keep a spare minibatch."""
+        return super().put(minibatch, None)
 
-    def take(self) -> Any:
-        """Return the owner of the oldest block, None where it could not be drawn."""
-        if self._is_stopped or not self.num_pushed:
-            raise StopIteration
-        return self._drawn.popleft() if self._drawn else None
+    def oldest(self) -> tuple[int, Any] | None:
+        """Return the oldest minibatch and its number, None where it could not be drawn."""
+        self._draw()
+        oldest = super().oldest()
+        return oldest if oldest is not None and oldest[1]._block.is_drawn else None
 
-    def retry(self) -> None:
-        """Draw what could not be drawn."""
-        while self._undrawn and self._sampler.sample(self._ring, self._undrawn[0][1]):
-            self._drawn.append(self._undrawn.popleft()[0])
-
-    def stop(self) -> None:
-        """End."""
-        self._is_stopped = True
-
-    def drain(self) -> list[Any]:
-        """Take out what nobody is to have."""
-        owners = [*self._drawn, *(owner for owner, _ in self._undrawn)]
-        self._drawn.clear()
-        self._undrawn.clear()
-        return owners
-
-    def abandon(self) -> None:
-        """Do nothing: there is no thread."""
+    def _draw(self) -> None:
+        for minibatch in self.minibatches:
+            if not self._sampler.sample_once(minibatch._block):
+                return

@@ -182,8 +182,13 @@ cdef class Containers:
     cdef vector[SeenEntry] entries
     cdef size_t next
 
+    def __cinit__(self):
+        self.kept = []
+
     def __init__(self, list places):
         """Look at what `is_native`: (the dictionary whose "_modules" it is or None, the container) each."""
+        if self.kept:
+            raise RuntimeError("Containers: __init__ was called before; make another")
         self.kept = [places]
         for owner, container in places:
             self.see(owner, container)
@@ -274,6 +279,7 @@ cdef bint have_same(list some, list others) except -1:
 cdef class Table:
     """Tensors that are moved together, on one device."""
 
+    cdef bint is_made
     cdef TargetTable table
     cdef TorchAbi torch
     cdef bint has_torch
@@ -289,6 +295,10 @@ cdef class Table:
     cdef int device
     cdef const void *device_chunks
 
+    def __cinit__(self):
+        self.full, self.empty = Containers([]), Containers([])
+        self.others, self.kept, self.watched, self.targets = [], [], [], []
+
     def __init__(self, list places, torch_abi, bint fused, increment_version):
         """Make an empty table.
 
@@ -298,6 +308,9 @@ cdef class Table:
             fused: Whether torch multiplies and adds in one instruction here.
             increment_version: What counts up tensors' versions without `torch_abi`.
         """
+        if self.is_made:
+            raise RuntimeError("Table: __init__ was called before, and addresses are kept; make another")
+        self.is_made = True
         native = [place for place in places if is_native(place[1])]
         self.full = Containers([place for place in native if place[1]])
         self.empty = Containers([place for place in native if not place[1]])
@@ -415,6 +428,8 @@ cdef class Table:
     def step_on_device(self, double tau, uintptr_t stream, uintptr_t tau_on_device, bint tau_is_double):
         """As `step`, with one launch on a stream; tau is read from the device where an address is given."""
         cdef int error
+        if self.launch == NULL:
+            raise RuntimeError("target update: this table has no device")
         with critical_section(self):
             if not self.is_current():
                 return False
@@ -459,6 +474,9 @@ cdef class Walk:
     cdef int not_started  # where the frame of a generator stands before its first step
     cdef list theirs  # what ASKED is in `module_type`
     cdef dict known  # module types that leave the walk to `torch.nn.Module` -> their versions when that was found
+
+    def __cinit__(self):
+        self.theirs, self.known = [], {}
 
     def __init__(self, module_type):
         """Walk subclasses of `module_type`, torch.nn.Module, of which one can be made without arguments."""

@@ -68,9 +68,14 @@ cdef class FieldTensors:
     cdef Py_ssize_t _weak_references  # offset in the object
     cdef readonly bint is_reusable  # whether it can be known that they are as they were made
 
+    def __cinit__(self):
+        self._tensors = ()
+
     def __init__(self, tuple tensors not None, torch_abi not None, offsets):
         cdef TensorOffsets where
         cdef Py_ssize_t i
+        if self._tensors:
+            raise RuntimeError("FieldTensors: __init__ was called before, and addresses are kept; make another")
         self._get_data = <GetPointer><uintptr_t>torch_abi.get_data_ptr
         self._bump_version = <BumpVersion><uintptr_t>torch_abi.bump_version
         self._handle_offset = torch_abi.handle_offset
@@ -118,11 +123,15 @@ cdef class FieldTensors:
     @property
     def ticket(self):
         """The last tensor."""
+        if not self._tensors:
+            raise RuntimeError("FieldTensors: __init__ was not called")
         return self._tensors[len(self._tensors) - 1]
 
     def hand_out(self):
         """Return all tensors but the last, in a tuple of its own."""
         cdef Py_ssize_t i, count = PyTuple_GET_SIZE(self._tensors) - 1
+        if count < 0:
+            raise RuntimeError("FieldTensors: __init__ was not called")
         handed = PyTuple_New(count)
         for i in range(count):
             tensor = <object>PyTuple_GET_ITEM(self._tensors, i)
@@ -175,8 +184,10 @@ cdef class Generations:
     cdef list _blocks
     cdef Py_ssize_t _most
 
-    def __init__(self, Py_ssize_t most):
+    def __cinit__(self):
         self._blocks = []
+
+    def __init__(self, Py_ssize_t most):
         self._most = most
 
     def take(self):

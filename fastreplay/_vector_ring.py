@@ -271,6 +271,13 @@ class VectorRing(StepRing):
             assignments += [(part, columns[name][key], f"{name}[{key!r}]") for key, part in view.items()]
         overwrite_all(assignments)
 
+    def apart(self, value: Any) -> Any:
+        """Return a copy of an array that lies in the ring; of a dict, one with such copies; else what was given."""
+        if isinstance(value, dict):
+            return {key: self.apart(part) for key, part in value.items()}
+        is_own = isinstance(value, np.ndarray) and any(np.may_share_memory(value, column) for column in self._arrays())
+        return value.copy() if is_own else value
+
     def is_like(self, other: VectorRing) -> bool:
         """Tell whether another ring has rows of the same form, and as many."""
         return self._arguments == other._arguments

@@ -383,17 +383,16 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         batch_size = checked_batch_size(batch_size)
         depth, steps = checked_depth(depth), checked_steps(steps)
         supply = self._drawn_supply
-        loader = Loader(
-            supply.prefetcher(self._ring, self._sampler, depth),
+        loader: Loader[ArrayT] = Loader(
+            supply.prefetcher(self._ring, self._sampler, depth, steps, self._waits),
+            partial(self._take_ahead, supply, batch_size),
+            partial(self._give_ahead, supply),
             supply,
-            partial(self._give, supply),
-            self._waits,
             batch_size=batch_size,
             depth=depth,
-            steps=steps,
         )
         self._loaders.add(loader)
-        return loader
+        return loader._begin()
 
     def flush(self) -> None:
         """With storage="cuda", queue that the device gets what was inserted up to now; else do nothing.
@@ -537,7 +536,6 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
 
     def _transfer_stats(self) -> _TransferStats:
         loaders = list(self._loaders)
-        waits = [(self._waits.count, self._waits.seconds), *(loader.waits for loader in loaders)]
         # A pipeline knows of its own.
         ahead = 0 if isinstance(self._drawn_supply, Pipeline) else sum(loader.num_ahead for loader in loaders)
         movers: list[Supply[Any] | Resident] = (
@@ -546,8 +544,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return {
             "pinned_bytes": sum(mover.pinned_bytes for mover in movers),
             "blocks_in_flight": sum(mover.num_in_flight for mover in movers) + ahead,
-            "waits": sum(count for count, _ in waits),
-            "wait_s": sum(seconds for _, seconds in waits),
+            "waits": self._waits.count,
+            "wait_s": self._waits.seconds,
         }
 
     def __repr__(self) -> str:
@@ -654,7 +652,19 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return ResidentSupply(self._resident.remote, self._ring, self._schema)
 
     def _give(self, supply: Supply[Any], block: Any) -> Minibatch[ArrayT]:
-        batch: Minibatch[ArrayT] = Minibatch(self._schema, supply.hand_out(block), block, block.layout.batch_size)
+        return self._on_device(Minibatch(self._schema, supply.hand_out(block), block, block.layout.batch_size))
+
+    def _take_ahead(self, supply: Supply[Any], batch_size: int) -> Minibatch[ArrayT]:
+        """Make a minibatch that a prefetcher is to fill."""
+        block = supply.take(batch_size)
+        return Minibatch(self._schema, supply.hand_out_ahead(block), block, batch_size)
+
+    def _give_ahead(self, supply: Supply[Any], batch: Minibatch[ArrayT]) -> Minibatch[ArrayT]:
+        """Return a minibatch that a prefetcher has filled, as the consumer is to have it."""
+        supply.make_ready(batch._block)
+        return self._on_device(batch)
+
+    def _on_device(self, batch: Minibatch[ArrayT]) -> Minibatch[ArrayT]:
         if self._device == "cpu" or self._accelerator is not None:
             return batch
         return cast("Minibatch[ArrayT]", batch.to(self._device))
@@ -710,7 +720,8 @@ def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
     for buffer in _living:
         buffer._ring.discard_unfinished()
-        buffer._waits.begin_again()
+        if buffer._resident is not None:
+            buffer._resident.begin_again()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from fastreplay import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from fastreplay._blocks import Prefetcher, Supply, Waits
+    from fastreplay._blocks import Prefetcher, Supply
     from fastreplay.minibatch import Minibatch
 
 __all__ = ["Loader"]
@@ -41,7 +41,9 @@ class Loader(Generic[ArrayT]):
 
     Thread safety:
         Any thread may iterate and close; each minibatch goes to one of them. Inserts and `clear` may go on meanwhile.
-        A child after a fork has no thread: it gets a RuntimeError, and makes a loader of its own.
+        So may signal handlers and finalizers that interrupt a `next`. An exception that they raise within it loses no
+        minibatch: the next `next` gives the one that this would have. A child after a fork has no thread: it gets a
+        RuntimeError, and makes a loader of its own.
 
     Example:
         >>> import fastreplay as fr
@@ -54,25 +56,29 @@ class Loader(Generic[ArrayT]):
 
     def __init__(
         self,
-        prefetcher: Prefetcher[Any],
+        prefetcher: Prefetcher[ArrayT],
+        take: Callable[[], Minibatch[ArrayT]],
+        give: Callable[[Minibatch[ArrayT]], Minibatch[ArrayT]],
         supply: Supply[Any],
-        give: Callable[[Any], Minibatch[ArrayT]],
-        waits: Waits,
         *,
         batch_size: int,
         depth: int,
-        steps: int | None,
     ) -> None:
-        self._supply = supply
+        if hasattr(self, "_prefetcher"):
+            raise RuntimeError("Loader: __init__ was called before; make another")
+        self._take = take
         self._give = give
+        self._supply = supply
         self._batch_size = batch_size
         self._depth = depth
-        self._num_undrawn = steps  # None for no end
-        self._lock = threading.RLock()  # close() is called within it, too
-        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _end, prefetcher, supply)
         self._prefetcher = prefetcher
-        self._end = weakref.finalize(self, _end, prefetcher, self._pid, self._lock, supply, waits)
-        self._draw_ahead()
+
+    def _begin(self) -> Self:
+        """Give the first minibatches their turns, all at once, as the last of construction."""
+        first = [_entry(self._take()) for _ in range(self._prefetcher.num_first)]
+        self._prefetcher.start(first)
+        return self
 
     @property
     def batch_size(self) -> int:
@@ -87,33 +93,24 @@ class Loader(Generic[ArrayT]):
     @property
     def num_ahead(self) -> int:
         """Minibatches drawn, or about to be, and not handed out."""
-        return self._prefetcher.num_pushed
-
-    @property
-    def waits(self) -> tuple[int, float]:
-        """How often `next` waited for the thread while it ran, and the seconds in all."""
-        return (self._prefetcher.num_waits, self._prefetcher.waited_s) if self._end.alive else (0, 0.0)
+        return self._prefetcher.num_ahead
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Minibatch[ArrayT]:
-        """Return the next minibatch; wait for it, without the GIL, where the thread has not got so far.
+    if TYPE_CHECKING:
 
-        Raises:
-            StopIteration: `steps` are over, or the loader is closed.
-            ValueError: The buffer is empty. The loader goes on once it no longer is.
-            RuntimeError: This is a child after a fork, or a copy to the device could not be started.
-        """
-        if os.getpid() != self._pid:
-            raise RuntimeError("loader: its thread is in the process that made it; make another after the fork")
-        with self._lock:
-            if not self._prefetcher.num_pushed:
-                self.close()
-                raise StopIteration
-            batch = self._give(self._filled())
-            self._draw_ahead()
-        return batch
+        def __next__(self) -> Minibatch[ArrayT]:
+            """Return the next minibatch; wait for it, without the GIL, where the thread has not got so far.
+
+            Raises:
+                StopIteration: `steps` are over, or the loader is closed.
+                ValueError: The buffer is empty. The loader goes on once it no longer is.
+                RuntimeError: This is a child after a fork, or a copy to the device could not be started.
+            """
+    else:
+        # Calls _prepare, then hands out what that made ready in a step that nothing can interrupt.
+        __next__ = _core.hand_out
 
     def close(self) -> None:
         """End the thread; the loader then yields nothing more.
@@ -121,7 +118,7 @@ class Loader(Generic[ArrayT]):
         Thread safety:
             May be called from any thread, any number of times.
         """
-        self._end()
+        _end(self._prefetcher, self._supply)
 
     def __enter__(self) -> Self:
         return self
@@ -132,36 +129,44 @@ class Loader(Generic[ArrayT]):
         self.close()
 
     def __repr__(self) -> str:
-        state = f"{self.num_ahead} ahead" if self._end.alive else "closed"
+        state = "closed" if self._prefetcher.is_stopped else f"{self.num_ahead} ahead"
         return f"{type(self).__name__}(batch_size={self._batch_size}, depth={self._depth}: {state})"
 
-    def _draw_ahead(self) -> None:
-        while self._prefetcher.num_pushed < self._depth and self._num_undrawn != 0:
-            block = self._supply.take(self._batch_size)
-            self._prefetcher.push(block, block.native, block.context)
-            if self._num_undrawn is not None:
-                self._num_undrawn -= 1
+    def _prepare(self) -> tuple[Prefetcher[ArrayT], int, Minibatch[ArrayT]]:
+        """Make the oldest minibatch ready to be handed out, and another to take its place.
 
-    def _filled(self) -> Any:
-        block = self._prefetcher.take()
-        if block is None and not self._prefetcher.error:
-            self._prefetcher.retry()  # the buffer was empty when the thread looked, which may be long ago
-            block = self._prefetcher.take()
-        if block is not None:
-            self._supply.note_filled(block)
-            return block
-        if error := self._prefetcher.error:
+        Leaves everything as it was but for the place of the other, and may so be interrupted and called again
+        at any moment, from anywhere.
+        """
+        prefetcher = self._prefetcher
+        if prefetcher.wants_spare:
+            prefetcher.put(*_entry(self._take()))
+        try:
+            oldest = prefetcher.oldest()
+            if oldest is None and not prefetcher.error:
+                prefetcher.retry()  # the buffer was empty when the thread looked, which may be long ago
+                oldest = prefetcher.oldest()
+        except StopIteration:
+            self.close()
+            raise
+        if oldest is not None:
+            number, minibatch = oldest
+            return prefetcher, number, self._give(minibatch)
+        if error := prefetcher.error:
             self.close()
             raise RuntimeError(f"loader: the copy to the device could not be started: {self._supply.describe(error)}")
         raise ValueError("sample: the buffer is empty")
 
 
-def _end(prefetcher: Prefetcher[Any], pid: int, lock: threading.RLock, supply: Supply[Any], waits: Waits) -> None:
-    if os.getpid() != pid:
-        prefetcher.abandon()
-        return
+def _entry(minibatch: Minibatch[Any]) -> tuple[Minibatch[Any], Any, int]:
+    """Return what a prefetcher takes of a minibatch that is to be filled."""
+    block: Any = minibatch._block
+    return minibatch, block.native, block.context
+
+
+def _end(prefetcher: Prefetcher[Any], supply: Supply[Any]) -> None:
+    """End the thread, and give back what was not handed out. If it is interrupted, it may be called again."""
     prefetcher.stop()
-    with lock:  # who was in the middle of taking a minibatch has it now, or never will
-        for block in prefetcher.drain():
-            supply.cancel(block)
-    waits.add(prefetcher.num_waits, prefetcher.waited_s)
+    for minibatch in prefetcher.minibatches:
+        supply.cancel_ahead(minibatch._block)
+    prefetcher.drop()

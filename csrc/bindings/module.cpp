@@ -8,20 +8,19 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "bindings.hpp"
 #include "block_pool.hpp"
 #include "capsule.hpp"
 #include "fields.hpp"
 #include "index_set.hpp"
 #include "minibatch.hpp"
-#include "prefetch.hpp"
 #include "ring.hpp"
 
 namespace py = pybind11;
@@ -50,17 +49,28 @@ fr::RecordLayout record_layout(const Sizes& fields) {
   return fr::RecordLayout{sizes};
 }
 
+// Bytes taken for Python objects would be taken for addresses.
+void check_is_number(const py::dtype& dtype) {
+  if (std::string_view{"biufc"}.find(dtype.kind()) == std::string_view::npos) {
+    throw py::type_error{"expected a dtype of numbers"};
+  }
+}
+
 // A live (capacity, *shape) view of one field; `self` keeps the ring alive.
 py::array column(const py::object& self, std::size_t field, const py::dtype& dtype,
                  const std::vector<py::ssize_t>& shape) {
   auto& ring = self.cast<fr::Ring&>();
   const fr::Column& place = ring.layout().columns().at(field);
+  check_is_number(dtype);
   std::vector<py::ssize_t> dims{static_cast<py::ssize_t>(ring.capacity())};
   dims.insert(dims.end(), shape.begin(), shape.end());
   std::vector<py::ssize_t> strides(dims.size(), static_cast<py::ssize_t>(ring.layout().stride()));
   py::ssize_t step = dtype.itemsize();
   for (std::size_t axis = dims.size() - 1; axis > 0; --axis) {
     strides[axis] = step;
+    if (dims[axis] <= 0 || dims[axis] > static_cast<py::ssize_t>(place.row_bytes) / step) {
+      throw py::value_error{"dtype and shape do not fit the field"};
+    }
     step *= dims[axis];
   }
   if (step != static_cast<py::ssize_t>(place.row_bytes)) throw py::value_error{"dtype and shape do not fit the field"};
@@ -81,6 +91,7 @@ void copy_block(const fr::Block& to, const fr::Block& from) {
 }
 
 bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
+  fr::check_fits(block, ring);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
@@ -90,6 +101,7 @@ void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const f
   if (static_cast<std::size_t>(addresses.size()) != block.batch_size()) {
     throw py::value_error{"one address for each row of the block"};
   }
+  fr::check_fits(block, ring);
   const std::span<const std::int64_t> span{addresses.data(), block.batch_size()};
   const fr::Address address = by_slot ? fr::Address::kSlot : fr::Address::kPosition;
   const fr::ReadResult result =
@@ -185,6 +197,7 @@ py::array_t<std::int64_t> select_members(const py::object& self,
 // table[indices] along the first axis. Rows lie anywhere in memory, so that each is asked for well before its copy.
 py::array take_rows(const py::array& table, const py::array_t<std::int64_t, py::array::c_style>& indices) {
   if (table.ndim() == 0) throw py::type_error{"expected an array of at least one dimension"};
+  check_is_number(table.dtype());
   std::vector<py::ssize_t> shape(table.shape(), table.shape() + table.ndim());
   py::ssize_t row_bytes = table.itemsize();
   for (py::ssize_t axis = table.ndim() - 1; axis > 0; --axis) {
@@ -213,6 +226,7 @@ py::array take_rows(const py::array& table, const py::array_t<std::int64_t, py::
 }
 
 fr::Ticket read_run_into(const fr::Ring& ring, fr::Ticket first, const fr::Block& block) {
+  fr::check_fits(block, ring);
   return without_gil(block.layout().num_bytes(), [&] { return fr::read_run(ring, first, block); });
 }
 
@@ -239,93 +253,19 @@ std::shared_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_siz
   return std::make_shared<fr::Block>(ring.layout(), batch_size, span);
 }
 
-// A prefetcher, and the Python objects that its thread uses.
-class Prefetcher {
- public:
-  Prefetcher(py::object ring, py::object sampler, std::size_t depth, std::uintptr_t send)
-      : ring_{std::move(ring)},
-        sampler_{std::move(sampler)},
-        native_{std::make_unique<fr::Prefetcher>(ring_.cast<fr::Ring&>(), sampler_.cast<fr::Sampler&>(), depth,
-                                                 reinterpret_cast<fr::Prefetcher::Send>(send))} {}
-
-  // `owner` keeps the block and the context, and is what take() returns.
-  void push(const py::object& owner, const fr::Block& block, std::uintptr_t context) {
-    native().push(block, reinterpret_cast<void*>(context));
-    owners_.push_back(owner);
-  }
-
-  // The owner of the oldest block, which is filled; None where it cannot be, because the ring is empty or by
-  // error(). The end of iteration: the thread was stopped, or nothing was pushed.
-  py::object take() {
-    if (owners_.empty()) throw py::stop_iteration{};
-    const Outcome outcome = wait();
-    if (outcome == Outcome::kStopped) throw py::stop_iteration{};
-    return outcome == Outcome::kFilled ? pop() : py::none{};
-  }
-
-  // Takes the owners out whose blocks nobody is to have, after stop().
-  std::vector<py::object> drain() {
-    std::vector<py::object> owners;
-    while (!owners_.empty()) owners.push_back(pop());
-    return owners;
-  }
-
-  std::size_t num_pushed() const noexcept { return owners_.size(); }
-
-  void retry() { native().retry(); }
-  int error() { return native().error(); }
-  std::uint64_t num_waits() const noexcept { return num_waits_; }
-  double waited_s() const noexcept { return waited_.count(); }
-
-  void stop() {
-    if (!native_) return;
-    PyThreadState* state = PyEval_SaveThread();  // not by a guard: see without_gil()
-    native_->stop();
-    PyEval_RestoreThread(state);
-  }
-
-  // In the child after a fork, where the thread is not and the mutex is as it was: there is nothing to end.
-  void abandon() noexcept { (void)native_.release(); }
-
- private:
-  using Outcome = fr::Prefetcher::Outcome;
-  using Clock = std::chrono::steady_clock;
-
-  py::object pop() {
-    py::object owner = std::move(owners_.front());
-    owners_.pop_front();
-    return owner;
-  }
-
-  fr::Prefetcher& native() {
-    if (!native_) throw std::runtime_error{"the prefetcher's thread is in another process"};
-    return *native_;
-  }
-
-  // Without the GIL, where there is something to wait for; looks for signals meanwhile.
-  Outcome wait() {
-    constexpr std::chrono::milliseconds kSignalPeriod{50};
-    Outcome outcome = native().take(std::chrono::nanoseconds{0});
-    if (outcome != Outcome::kPending) return outcome;
-    const auto start = Clock::now();
-    while (outcome == Outcome::kPending) {
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set{};
-      PyThreadState* state = PyEval_SaveThread();
-      outcome = native_->take(kSignalPeriod);
-      PyEval_RestoreThread(state);
+// Refuses to pickle or copy what a module's classes make. Python's own way of older protocols makes an object of
+// pybind11's base class, which ends the process.
+void refuse_pickling(const py::module_& m) {
+  for (const auto& [name, value] : m.attr("__dict__").cast<py::dict>()) {
+    if (PyType_Check(value.ptr()) == 0) continue;
+    const auto refuse = [](const py::handle& self, const py::args&) -> py::object {
+      throw py::type_error{"cannot pickle " + py::cast<std::string>(py::type::handle_of(self).attr("__name__"))};
+    };
+    for (const char* method : {"__reduce__", "__reduce_ex__"}) {
+      py::setattr(value, method, py::cpp_function{refuse, py::name(method), py::is_method(value)});
     }
-    ++num_waits_;
-    waited_ += Clock::now() - start;
-    return outcome;
   }
-
-  py::object ring_;
-  py::object sampler_;
-  std::deque<py::object> owners_;  // of the blocks that were pushed and not taken
-  std::uint64_t num_waits_ = 0;
-  std::chrono::duration<double> waited_{0};
-  std::unique_ptr<fr::Prefetcher> native_;  // the last member: its thread ends before what it uses
-};
+}
 
 }  // namespace
 
@@ -420,17 +360,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("num_sampled", &fr::Sampler::num_sampled)
       .def_property_readonly("num_redraws", &fr::Sampler::num_redraws);
 
-  py::class_<Prefetcher>(m, "Prefetcher")
-      .def(py::init<py::object, py::object, std::size_t, std::uintptr_t>(), py::arg("ring"), py::arg("sampler"),
-           py::arg("depth"), py::arg("send") = 0)
-      .def("push", &Prefetcher::push, py::arg("owner"), py::arg("block"), py::arg("context") = 0)
-      .def("take", &Prefetcher::take)
-      .def("retry", &Prefetcher::retry)
-      .def("stop", &Prefetcher::stop)
-      .def("drain", &Prefetcher::drain)
-      .def("abandon", &Prefetcher::abandon)
-      .def_property_readonly("num_pushed", &Prefetcher::num_pushed)
-      .def_property_readonly("error", &Prefetcher::error)
-      .def_property_readonly("num_waits", &Prefetcher::num_waits)
-      .def_property_readonly("waited_s", &Prefetcher::waited_s);
+  fr::bind_prefetcher(m);
+  fr::bind_turn(m);
+  refuse_pickling(m);
 }

@@ -61,7 +61,7 @@ void Prefetcher::push(const Block& block, void* context) {
   work_.notify_one();
 }
 
-Prefetcher::Outcome Prefetcher::take(std::chrono::nanoseconds patience) {
+Prefetcher::Oldest Prefetcher::await(std::chrono::nanoseconds patience) {
   const auto is_decided = [this] {
     const Job* job = oldest();
     return is_stopped_ || (job != nullptr && (job->state == State::kFilled || outcome_ != Outcome::kFilled));
@@ -71,18 +71,24 @@ Prefetcher::Outcome Prefetcher::take(std::chrono::nanoseconds patience) {
     Job* job = oldest();
     if (job != nullptr && job->state == State::kPushed) {
       lock = fill(*job, std::move(lock));
+      done_.notify_all();
     } else {
       lock = wait_for_news(std::move(lock));
       done_.wait_for(lock, patience, is_decided);
     }
   }
   const Job* job = oldest();
-  if (is_stopped_) return Outcome::kStopped;
-  if (job != nullptr && job->state == State::kFilled) {
-    ++num_taken_;
-    return Outcome::kFilled;
-  }
-  return outcome_ == Outcome::kFilled ? Outcome::kPending : outcome_;
+  if (is_stopped_) return {Outcome::kStopped, num_taken_};
+  if (job != nullptr && job->state == State::kFilled) return {Outcome::kFilled, num_taken_};
+  return {outcome_ == Outcome::kFilled ? Outcome::kPending : outcome_, num_taken_};
+}
+
+bool Prefetcher::take(std::uint64_t number) {
+  const auto lock = locked();
+  const Job* job = oldest();
+  if (is_stopped_ || job == nullptr || number != num_taken_ || job->state != State::kFilled) return false;
+  ++num_taken_;
+  return true;
 }
 
 void Prefetcher::retry() {
@@ -123,7 +129,7 @@ void Prefetcher::run() noexcept {
     lock = fill(*next_to_fill(), std::move(lock));
     lock.unlock();
     tell_news();
-    done_.notify_one();
+    done_.notify_all();
     lock = locked();
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A thread that fills minibatch blocks ahead of the one who takes them. Must not know Python, torch or
+// A thread that fills minibatch blocks ahead of those who take them. Must not know Python, torch or
 // CUDA: what is to happen to a block once it is filled is a function pointer.
 //
 //   push: a free block and its draw's number -> [pushed] -> [being filled] -> [filled] -> take
@@ -9,8 +9,11 @@
 // of the consumer; a consumer who comes before the thread has begun fills the block itself: it would wait for
 // a gather in any case, and where no core is free for the thread, for much longer.
 //
-// Ownership: one thread at a time may push, take and retry (the consumer); stop() may come from any. All
-// counts and the outcome are guarded by mutex_; news_ is not, being a hint (see wait_for_news).
+// To wait for the oldest block and to take it are two calls, and only the second changes anything for the
+// consumer: one that is interrupted between them finds the block where it was.
+//
+// Ownership: any thread may call anything at any time (consumers); a block that several wait for goes to the one
+// that takes it. All counts and the outcome are guarded by mutex_; news_ is not, being a hint (see wait_for_news).
 #pragma once
 
 #include <atomic>
@@ -34,7 +37,7 @@ class Prefetcher {
   using Send = int (*)(void* context);
 
   enum class Outcome {
-    kFilled,   // the oldest block is taken out, filled and sent
+    kFilled,   // the oldest block is filled and sent
     kPending,  // patience ran out first
     kEmpty,    // the ring held nothing when a block was to be filled; nothing is filled before retry()
     kFailed,   // send() failed; nothing is filled any more
@@ -52,9 +55,18 @@ class Prefetcher {
   // `depth` blocks are in already.
   void push(const Block& block, void* context);
 
-  // Takes the oldest block out once it is filled, or says why not. Fills it if the thread has not begun to, else
+  struct Oldest {
+    Outcome outcome;
+    std::uint64_t number;  // of the block, counting from the first that was pushed
+  };
+
+  // Waits until the oldest block is filled, or says why it cannot be. Fills it if the thread has not begun to, else
   // waits for `patience` at most; without patience it does neither.
-  [[nodiscard]] Outcome take(std::chrono::nanoseconds patience);
+  [[nodiscard]] Oldest await(std::chrono::nanoseconds patience);
+
+  // Takes block `number` out if it is the oldest and filled. False, with nothing changed, where it is not (any more),
+  // and after stop().
+  [[nodiscard]] bool take(std::uint64_t number);
 
   // Lets the block for which the ring was empty be filled again, with the same call number.
   void retry();
@@ -90,7 +102,7 @@ class Prefetcher {
 
   mutable std::mutex mutex_;
   std::condition_variable work_;  // for the thread: a push, a retry, the end
-  std::condition_variable done_;  // for the consumer: a block is filled or cannot be
+  std::condition_variable done_;  // for consumers: a block is filled or cannot be
   std::vector<Job> jobs_;         // job n lies at n % depth
   std::uint64_t num_pushed_ = 0;
   std::uint64_t num_taken_ = 0;

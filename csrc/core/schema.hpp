@@ -46,6 +46,8 @@ class BlockLayout {
 
   BlockLayout(const RecordLayout& record, std::size_t batch_size);  // throws std::invalid_argument
 
+  // Whether it was made for records with rows of these sizes.
+  [[nodiscard]] bool fits(const RecordLayout& record) const noexcept;
   [[nodiscard]] std::size_t batch_size() const noexcept { return batch_size_; }
   [[nodiscard]] const std::vector<std::size_t>& offsets() const noexcept { return offsets_; }
   [[nodiscard]] std::size_t tickets_offset() const noexcept { return tickets_offset_; }
@@ -53,7 +55,8 @@ class BlockLayout {
 
  private:
   std::size_t batch_size_;
-  std::vector<std::size_t> offsets_;  // of each field, bytes from the start of the block
+  std::vector<std::size_t> offsets_;    // of each field, bytes from the start of the block
+  std::vector<std::size_t> row_bytes_;  // of each field
   std::size_t tickets_offset_ = 0;
   std::size_t num_bytes_ = 0;
 };

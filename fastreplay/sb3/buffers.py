@@ -134,8 +134,9 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         # The ring would take an array of timeouts, which SB3 does not.
         if type(infos) is list and self._store(obs, next_obs, action, reward, done, infos):
             return
-        # SB3 reshapes the parts of a dict in place; here the caller's stays as it was.
-        obs, next_obs = (dict(each) if isinstance(each, dict) else each for each in (obs, next_obs))
+        # SB3 reshapes the parts of a dict in place; here the caller's stays as it was. It stores field after field;
+        # here none is overwritten that is stored later.
+        obs, next_obs, action, reward, done = map(self._ring.apart, (obs, next_obs, action, reward, done))
         # With shared observations it writes two rows.
         with self._kept_on_error(self.pos, (self.pos + 1) % self.buffer_size):
             self._add_by_sb3(obs, next_obs, action, reward, done, infos)

@@ -42,6 +42,13 @@ bool holds_its_rows(const Ring& ring, const Block& block) {
   return true;
 }
 
+// Waits for the oldest block and takes it.
+Outcome take(Prefetcher& prefetcher, std::chrono::nanoseconds patience) {
+  const auto [outcome, number] = prefetcher.await(patience);
+  if (outcome == Outcome::kFilled) CHECK(prefetcher.take(number));
+  return outcome;
+}
+
 // A ring that holds transitions 0 to 99, its sampler, and blocks of 16 rows.
 struct Bench {
   explicit Bench(std::size_t num_rows = 100) { rows::insert(ring, 0, num_rows); }
@@ -72,12 +79,12 @@ void test_order_and_number_of_draws(std::size_t depth) {
   Bench bench;
   const auto expected = draws_of(bench.ring, 200);
   Prefetcher prefetcher{bench.ring, bench.sampler, depth, nullptr};
-  CHECK(prefetcher.take(0ns) == Outcome::kPending);
+  CHECK(take(prefetcher, 0ns) == Outcome::kPending);
   std::deque<Block*> in;
   for (std::size_t i = 0; i < depth; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
   for (std::size_t i = 0; i + depth < 200; ++i) {
     CHECK_EQ(bench.sampler.calls(), i + depth);
-    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
     Block* block = in.front();
     in.pop_front();
     CHECK(tickets_of(*block) == expected[i]);
@@ -95,12 +102,12 @@ void test_limits() {
   for (int i = 0; i < 2; ++i) prefetcher.push(*bench.block(), nullptr);
   CHECK(check::throws<std::logic_error>([&] { prefetcher.push(*bench.block(), nullptr); }));
   CHECK_EQ(bench.sampler.calls(), 2U);  // a refused push draws nothing
-  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
   last = bench.block();
   prefetcher.push(*last, nullptr);
-  for (int i = 0; i < 2; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  for (int i = 0; i < 2; ++i) CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
   CHECK(holds_its_rows(bench.ring, *last));
-  CHECK(prefetcher.take(1ms) == Outcome::kPending);
+  CHECK(take(prefetcher, 1ms) == Outcome::kPending);
 }
 
 void test_an_empty_ring_keeps_the_order() {
@@ -109,25 +116,25 @@ void test_an_empty_ring_keeps_the_order() {
   std::vector<Block*> in;
   for (int i = 0; i < 3; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
   for (int i = 0; i < 3; ++i) {
-    CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+    CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
     prefetcher.retry();
   }
-  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
   rows::insert(bench.ring, 0, 50);
-  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);  // what the thread saw, until it is told to look again
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);  // what the thread saw, until it is told to look again
   prefetcher.retry();
   const auto expected = draws_of(bench.ring, 3);
   for (std::size_t i = 0; i < 3; ++i) {
-    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
     CHECK(tickets_of(*in[i]) == expected[i]);
   }
   // A ring that is emptied later: the block after it takes up where it stopped.
   bench.ring.clear();
   prefetcher.push(*in[0], nullptr);
-  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
   rows::insert(bench.ring, 50, 20);
   prefetcher.retry();
-  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
   CHECK(tickets_of(*in[0]) == draws_of(bench.ring, 1, 3)[0]);
 }
 
@@ -155,7 +162,7 @@ void test_send_comes_after_each_fill() {
   for (int i = 0; i < 50; ++i) {
     Sent sent{.ring = &bench.ring, .block = bench.block()};
     prefetcher.push(*sent.block, &sent);
-    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
     CHECK_EQ(sent.num_calls, 1);
     CHECK(sent.was_filled);
   }
@@ -170,15 +177,15 @@ void test_a_failed_send_is_told_and_ends_the_filling() {
     each.block = bench.block();
     prefetcher.push(*each.block, &each);
   }
-  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
   for (int i = 0; i < 3; ++i) {
-    CHECK(prefetcher.take(kPatience) == Outcome::kFailed);
+    CHECK(take(prefetcher, kPatience) == Outcome::kFailed);
     CHECK_EQ(prefetcher.error(), 700);
     prefetcher.retry();  // for empty rings only
   }
   prefetcher.stop();
   CHECK_EQ(sent[2].num_calls, 0);
-  CHECK(prefetcher.take(kPatience) == Outcome::kStopped);
+  CHECK(take(prefetcher, kPatience) == Outcome::kStopped);
 }
 
 // The thread sleeps, and takes longer to wake than the consumer to see that nobody fills the block.
@@ -191,7 +198,7 @@ void test_the_consumer_fills_what_the_thread_has_not_begun() {
     std::this_thread::sleep_for(200us);
     Sent sent{.ring = &bench.ring, .block = bench.block()};
     prefetcher.push(*sent.block, &sent);
-    CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+    CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
     CHECK_EQ(sent.num_calls, 1);
     CHECK(tickets_of(*sent.block) == tickets);
     num_own += sent.thread == std::this_thread::get_id() ? 1 : 0;
@@ -218,10 +225,10 @@ void test_what_the_thread_has_begun_is_waited_for() {
   Prefetcher prefetcher{bench.ring, bench.sampler, 1, &wait_at};
   prefetcher.push(*bench.block(), &gate);
   while (gate.num_begun.load() == 0) std::this_thread::yield();
-  CHECK(prefetcher.take(0ns) == Outcome::kPending);
-  CHECK(prefetcher.take(1ms) == Outcome::kPending);
+  CHECK(take(prefetcher, 0ns) == Outcome::kPending);
+  CHECK(take(prefetcher, 1ms) == Outcome::kPending);
   gate.is_open.store(true);
-  CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
   CHECK_EQ(gate.num_begun.load(), 1);
 }
 
@@ -231,12 +238,12 @@ void test_no_patience_no_work() {
   Gate gate;
   Prefetcher prefetcher{bench.ring, bench.sampler, 2, &wait_at};
   for (int i = 0; i < 2; ++i) prefetcher.push(*bench.block(), &gate);
-  CHECK(prefetcher.take(kPatience) == Outcome::kEmpty);
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
   rows::insert(bench.ring, 0, 50);
   prefetcher.retry();
-  for (int i = 0; i < 1000; ++i) CHECK(prefetcher.take(0ns) == Outcome::kPending);
+  for (int i = 0; i < 1000; ++i) CHECK(take(prefetcher, 0ns) == Outcome::kPending);
   gate.is_open.store(true);
-  for (int i = 0; i < 2; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+  for (int i = 0; i < 2; ++i) CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
 }
 
 void test_ends_at_every_moment() {
@@ -246,10 +253,10 @@ void test_ends_at_every_moment() {
       for (int wait = 0; wait < 3; ++wait) {
         Prefetcher prefetcher{bench.ring, bench.sampler, 3, nullptr};
         for (int i = 0; i < pushed; ++i) prefetcher.push(*bench.block(), nullptr);
-        for (int i = 0; i < taken; ++i) CHECK(prefetcher.take(kPatience) == Outcome::kFilled);
+        for (int i = 0; i < taken; ++i) CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
         if (wait > 0) std::this_thread::sleep_for(wait * 100us);  // it spins, or sleeps
         if (taken % 2 == 0) prefetcher.stop();
-        if (taken % 4 == 0) CHECK(prefetcher.take(kPatience) == Outcome::kStopped);
+        if (taken % 4 == 0) CHECK(take(prefetcher, kPatience) == Outcome::kStopped);
       }
     }
   }
@@ -260,7 +267,7 @@ void test_a_waiting_consumer_hears_of_the_end() {
   for (int round = 0; round < 50; ++round) {
     Prefetcher prefetcher{bench.ring, bench.sampler, 1, nullptr};
     Outcome outcome = Outcome::kFilled;
-    std::thread consumer{[&] { outcome = prefetcher.take(kPatience); }};
+    std::thread consumer{[&] { outcome = take(prefetcher, kPatience); }};
     if (round % 2 == 0) std::this_thread::sleep_for(round * 10us);
     std::thread other{[&] { prefetcher.stop(); }};
     prefetcher.stop();
@@ -289,8 +296,8 @@ void test_beside_a_writer() {
   std::uint64_t num_wrong = 0;
   for (int i = 0; i < 3000; ++i) {
     if (i % 500 == 499) bench.ring.clear();
-    Outcome outcome = prefetcher.take(kPatience);
-    for (; outcome == Outcome::kEmpty; outcome = prefetcher.take(kPatience)) prefetcher.retry();
+    Outcome outcome = take(prefetcher, kPatience);
+    for (; outcome == Outcome::kEmpty; outcome = take(prefetcher, kPatience)) prefetcher.retry();
     CHECK(outcome == Outcome::kFilled);
     Block* block = in.front();
     in.pop_front();
@@ -306,6 +313,58 @@ void test_beside_a_writer() {
   CHECK_EQ(bench.sampler.calls(), 3002U);
 }
 
+// To have waited for a block changes nothing; it is taken once.
+void test_a_block_stays_until_it_is_taken() {
+  Bench bench;
+  const auto expected = draws_of(bench.ring, 30);
+  Prefetcher prefetcher{bench.ring, bench.sampler, 2, nullptr};
+  std::deque<Block*> in;
+  for (int i = 0; i < 2; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
+  for (std::uint64_t i = 0; i < 28; ++i) {
+    for (int again = 0; again < 3; ++again) {
+      const auto [outcome, number] = prefetcher.await(kPatience);
+      CHECK(outcome == Outcome::kFilled);
+      CHECK_EQ(number, i);
+      CHECK(tickets_of(*in.front()) == expected[i]);
+    }
+    CHECK(!prefetcher.take(i + 1));
+    CHECK(prefetcher.take(i));
+    CHECK(!prefetcher.take(i));
+    in.pop_front();
+    prefetcher.push(*in.emplace_back(bench.block()), nullptr);
+  }
+  CHECK_EQ(prefetcher.await(kPatience).number, 28U);
+  prefetcher.stop();
+  CHECK(!prefetcher.take(28));
+}
+
+// Consumers that wait for the same block: each goes to one of them, and none is left waiting.
+void test_several_consumers() {
+  Bench bench;
+  constexpr std::uint64_t kNumBlocks = 400;
+  Prefetcher prefetcher{bench.ring, bench.sampler, kNumBlocks, nullptr};
+  std::vector<std::atomic<int>> taken(kNumBlocks);
+  std::atomic<std::uint64_t> num_taken{0};
+  std::vector<std::thread> consumers;
+  for (int i = 0; i < 4; ++i) {
+    consumers.emplace_back([&] {
+      while (num_taken.load() < kNumBlocks) {
+        const auto [outcome, number] = prefetcher.await(1ms);
+        if (outcome == Outcome::kFilled && prefetcher.take(number)) {
+          taken[number].fetch_add(1);
+          num_taken.fetch_add(1);
+        }
+      }
+    });
+  }
+  for (std::uint64_t i = 0; i < kNumBlocks; ++i) {
+    prefetcher.push(*bench.block(), nullptr);
+    if (i % 50 == 0) std::this_thread::sleep_for(200us);
+  }
+  for (auto& consumer : consumers) consumer.join();
+  for (const auto& times : taken) CHECK_EQ(times.load(), 1);
+}
+
 void test_two_on_one_sampler() {
   Bench bench;
   const auto expected = draws_of(bench.ring, 40);
@@ -315,8 +374,8 @@ void test_two_on_one_sampler() {
     Block *one = bench.block(), *two = bench.block();
     first.push(*one, nullptr);
     second.push(*two, nullptr);
-    CHECK(second.take(kPatience) == Outcome::kFilled);
-    CHECK(first.take(kPatience) == Outcome::kFilled);
+    CHECK(take(second, kPatience) == Outcome::kFilled);
+    CHECK(take(first, kPatience) == Outcome::kFilled);
     CHECK(tickets_of(*one) == expected[i]);
     CHECK(tickets_of(*two) == expected[i + 1]);
   }
@@ -353,6 +412,8 @@ int main() {
   test_ends_at_every_moment();
   test_a_waiting_consumer_hears_of_the_end();
   test_beside_a_writer();
+  test_a_block_stays_until_it_is_taken();
+  test_several_consumers();
   test_two_on_one_sampler();
   test_blocks_in_borrowed_memory();
   return check::result();

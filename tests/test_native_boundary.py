@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: MIT
+"""What native code is given by Python: objects that were never initialized, or twice; counts and shapes that lie."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from support import FIELDS, NativeBuffer, arrays, assert_holds, fill, transitions
+
+import fastreplay as fr
+import fastreplay.cleanrl
+import fastreplay.sb3
+from fastreplay import _core, _fastpath, _step_ring, _target, _tensors
+from fastreplay._vector_ring import Part, VectorRing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MODULES = (_core, _fastpath, _step_ring, _target, _tensors)
+
+
+def in_process(code: str) -> None:
+    """Run code that may crash; it must come to its end."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["done"]), done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def test_there_are_classes_to_be_walked() -> None:
+    names = {name for module in MODULES for name, value in vars(module).items() if isinstance(value, type)}
+    assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "StepRing", "Table", "FieldTensors"} <= names
+
+
+@pytest.mark.parametrize("argument", ["None", "0", "'x'", "()", "[]", "{}", "object()", "np.zeros(3)", "fresh(kind)"])
+def test_objects_that_were_never_initialized_are_refused(argument: str) -> None:
+    """Every method and attribute of every native class, and of every public class above one, with any argument.
+
+    Each call returns or raises; and then the object is initialized as it may, and asked again.
+    """
+    in_process(
+        f"""
+        import sys, numpy as np, torch, fastreplay as fr, fastreplay.sb3, fastreplay.cleanrl
+        from fastreplay import _core, _fastpath, _step_ring, _target, _tensors, _vector_ring
+        modules = (_core, _fastpath, _step_ring, _target, _tensors, _vector_ring, fr, fr.sb3, fr.cleanrl)
+        kinds = [value for module in modules for value in vars(module).values()
+                 if isinstance(value, type) and value.__module__.startswith("fastreplay")]
+        def fresh(kind):
+            return kind.__new__(kind)
+        # Addresses of functions are taken for what they are.
+        by_address = {{"set_device"}}
+        num_calls = 0
+        for kind in dict.fromkeys(kinds):
+            for name in sorted({{*dir(kind)}} - {{"__class__", "__init_subclass__", "__subclasshook__", "__new__"}}):
+                for count in range(9):
+                    if name in by_address and count:
+                        continue
+                    print(kind.__name__, name, count, file=sys.stderr, flush=True)
+                    try:
+                        value = getattr(fresh(kind), name)
+                        if callable(value):
+                            num_calls += 1
+                            value(*[{argument}] * count)
+                    except Exception:
+                        pass
+        for module in (_core, _fastpath, _step_ring, _target, _tensors):
+            for name, value in vars(module).items():
+                if callable(value) and not isinstance(value, type) and value.__class__.__name__ != "module":
+                    for count in range(7):
+                        print(module.__name__, name, count, file=sys.stderr, flush=True)
+                        kind = _core.Ring
+                        try:
+                            value(*[{argument}] * count)
+                        except Exception:
+                            pass
+        assert num_calls > 1000
+        print("done")
+        """
+    )
+
+
+def sb3_buffer() -> Any:
+    box = spaces.Box(-1, 1, (3,), np.float32)
+    return fr.sb3.ReplayBuffer(8, box, box, device="cpu")
+
+
+SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "ReplayBuffer": (lambda: fill(NativeBuffer(10, FIELDS), 5), lambda b: b.__init__(10, FIELDS)),
+    "ReplayBuffer of another schema": (lambda: fill(NativeBuffer(10, FIELDS), 5), lambda b: b.__init__(1, {"x": ()})),
+    "face": (lambda: fill(NativeBuffer(10, FIELDS), 5).spawn(1)[0], lambda b: b.__init__(10, FIELDS)),
+    "Schema": (lambda: fr.Schema({"x": ()}), lambda s: s.__init__({"y": (5,)})),
+    "Loader": (
+        lambda: fill(NativeBuffer(10, FIELDS), 5).loader(2),
+        lambda loader: loader.__init__(None, None, None, None, batch_size=1, depth=1),
+    ),
+    "VectorRing": (
+        lambda: VectorRing(4, 1, Part((2,), np.dtype("f4")), Part((1,), np.dtype("f4"))),
+        lambda ring: ring.__init__(400, 3, Part((5,), np.dtype("f4")), Part((1,), np.dtype("f4"))),
+    ),
+    "Inserter": (
+        lambda: fill(NativeBuffer(10, FIELDS), 5),
+        lambda b: _fastpath.Inserter.__init__(b, b._ring, b.schema, 1),
+    ),
+    "StepRing": (
+        lambda: sb3_buffer()._ring,
+        lambda ring: _step_ring.StepRing.__init__(ring, ring._ring, [], 1, 1, None),
+    ),
+    "Table": (lambda: _target.Table([], None, True, print), lambda table: table.__init__([], None, True, print)),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_init_is_refused_and_changes_nothing(name: str) -> None:
+    make, init_again = SECOND[name]
+    it = make()
+    before = repr(it) if name != "VectorRing" else it.schema
+    with pytest.raises(RuntimeError, match="__init__ was called before"):
+        init_again(it)
+    assert (repr(it) if name != "VectorRing" else it.schema) == before
+    if isinstance(it, fr.ReplayBuffer):
+        assert_holds(it[:], range(5))
+        it.extend(**transitions(5, 2))
+        assert_holds(it[:], range(7))
+    if isinstance(it, fr.Loader):
+        it.close()
+
+
+def test_init_again_beside_threads_that_use_the_object() -> None:
+    """No thread sees half a buffer: on a buffer it is refused, on an adapter the old ring lives while it is used."""
+    buffer = NativeBuffer(64, {"x": (4096,), "y": ()}, output="numpy")
+    rows = np.ones((64, 4096), np.float32), np.ones(64, np.float32)
+    adapter = sb3_buffer()
+    box = spaces.Box(-1, 1, (3,), np.float32)
+    one = np.ones((1, 3), np.float32)
+    stop = False
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            while not stop:
+                buffer.extend(*rows)
+                assert (buffer.sample(8).x == 1).all()
+                adapter.add(one, one, one, np.ones(1, np.float32), np.zeros(1, np.float32), [{}])
+        except BaseException as error:  # noqa: BLE001, looked at below
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        with pytest.raises(RuntimeError):
+            buffer.__init__(7, {"x": ()})  # type: ignore[misc]
+        adapter.__init__(8, box, box, device="cpu")
+    stop = True
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_failed_init_may_be_tried_again() -> None:
+    buffer: Any = NativeBuffer.__new__(NativeBuffer)
+    with pytest.raises(ValueError, match="capacity"):
+        buffer.__init__(0, FIELDS)
+    with pytest.raises(RuntimeError, match="not initialized"):
+        buffer.add(**{name: value[0] for name, value in transitions(0, 1).items()})
+    buffer.__init__(10, FIELDS, output="numpy")
+    fill(buffer, 3)
+    assert_holds(buffer[:], range(3))
+
+
+def lies(**methods: Any) -> type[fr.Schema]:
+    """Make a class of schemas that say something else about themselves."""
+    return type("Lies", (fr.Schema,), {"__slots__": (), **methods})
+
+
+MANY = {f"f{i}": ((3,), "float64") for i in range(200)}
+LIES: dict[str, dict[str, Any]] = {
+    "fewer": {"__len__": lambda _: 1},
+    "more": {"__len__": lambda _: 10_000},
+    "the first name": {"__iter__": lambda schema: iter(list(schema._fields)[:1])},
+    "names twice": {"__iter__": lambda schema: iter([*schema._fields, *schema._fields])},
+    "another order": {"__iter__": lambda schema: iter(reversed(schema._fields)), "position": lambda *_: 199},
+    "smaller fields": {"__getitem__": lambda *_: fr.Field((1,), "uint8")},
+    "larger fields": {"__getitem__": lambda *_: fr.Field((1 << 20,), "float64")},
+    "no values": {"values": lambda _: iter([])},
+    "no items": {"items": lambda _: iter([])},
+    "one of the names": {"names": property(lambda _: ("f0",))},
+    "one size": {"sizes": property(lambda _: [(1, 1)])},
+    "small sizes": {"sizes": property(lambda _: [(1, 1)] * 200)},
+    "a far position": {"position": lambda *_: 10_000},
+    "a position before the first": {"position": lambda *_: -5},
+    "no parts": {"parts": property(lambda _: {}), "parts_by_name": property(lambda _: {})},
+}
+
+
+def use_a_lying_schema(name: str) -> None:
+    """Make buffers of it, and use them in every way; what is refused is refused."""
+    row = {field: np.full(3, i, float) for i, field in enumerate(MANY)}
+    refusals = (ValueError, TypeError, RuntimeError, IndexError, KeyError, MemoryError, AttributeError, AssertionError)
+    try:
+        buffer = NativeBuffer(16, lies(**LIES[name])(MANY), output="numpy")
+    except refusals:
+        return
+    for call in (
+        lambda: buffer.add(**row),
+        lambda: buffer.add(*row.values()),
+        lambda: buffer.add(row),
+        lambda: buffer.add(**{field: value.tolist() for field, value in row.items()}),
+        lambda: buffer.extend(**{field: np.stack([value] * 5) for field, value in row.items()}),
+        lambda: buffer.extend(**{field: [value] * 5 for field, value in row.items()}),
+        lambda: buffer.sample(64),
+        lambda: buffer.view("f7").sum(),
+        lambda: buffer[:],
+        lambda: buffer.gather([1]),
+        lambda: repr(buffer),
+        lambda: next(buffer.loader(4)),
+    ):
+        for _ in range(20):
+            with suppress(*refusals):
+                call()
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_schemas_that_lie_are_refused_or_do_no_harm(name: str) -> None:
+    in_process(
+        f"""
+        import test_native_boundary
+        test_native_boundary.use_a_lying_schema({name!r})
+        print("done")
+        """
+    )
+
+
+def test_a_count_that_is_too_small_is_refused() -> None:
+    with pytest.raises(ValueError, match="schema: expected the ring's 200 fields"):
+        NativeBuffer(4, lies(**LIES["fewer"])(MANY))
+
+
+def test_a_schema_that_changes_later_is_refused_by_what_was_made_of_it() -> None:
+    buffer = NativeBuffer(4, {"x": (3,), "y": ()}, output="numpy")
+    schema = buffer.schema
+    schema._fields["x"] = fr.Field((300,), "float64")
+    for value in (np.ones(300), [1.0] * 300):
+        with pytest.raises(ValueError, match="x: the schema says another shape or dtype"):
+            buffer.add(x=value, y=1.0)
+    schema._fields["x"] = fr.Field((3,))
+    buffer.add(x=[1, 2, 3], y=1.0)
+    assert buffer[0].x.tolist() == [1, 2, 3]
+
+
+# Blocks and rings of different layouts.
+
+
+def native(fields: dict[str, Any], capacity: int = 10) -> Any:
+    buffer = NativeBuffer(capacity, fields, output="numpy")
+    buffer.extend(**{name: np.zeros((5, *shape), np.float32) for name, shape in fields.items()})
+    return buffer._ring
+
+
+SMALL, LARGE = {"x": (1,)}, {"x": (1000,), "y": (1000,)}
+
+
+@pytest.mark.parametrize(("ring", "block"), [(LARGE, SMALL), (SMALL, LARGE)])
+def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[str, Any]) -> None:
+    ours, theirs = native(ring), native(block)
+    target = _core.Block(theirs, 4)
+    for fill_block in (
+        lambda: _core.Sampler((1, 2)).sample(ours, target),
+        lambda: ours.read(False, np.arange(4), target),
+        lambda: ours.read_run(0, target),
+    ):
+        with pytest.raises(ValueError, match="another layout"):
+            fill_block()
+    prefetcher = _core.Prefetcher(ours, _core.Sampler((1, 2)), 1, None, _core.Waits())
+    with pytest.raises(ValueError, match="another layout"):
+        prefetcher.start([("minibatch", target, 0)])
+    prefetcher.stop()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("O", [1]), ("f8", [1]), ("f4", [-1]), ("f4", [0]), ("f4", [1 << 62, 4]), ("V4", [1]), ("U1", [1])],
+)
+def test_columns_of_another_form_are_refused(dtype: str, shape: list[int]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        native(SMALL).column(0, np.dtype(dtype), shape)
+
+
+def test_rows_of_objects_are_not_copied_as_bytes() -> None:
+    with pytest.raises(TypeError):
+        _core.take_rows(np.array([object()] * 4), np.arange(2))
+
+
+# Steps of vector environments.
+
+
+def vector_ring(keys: tuple[str, ...] | None = None) -> VectorRing:
+    part = Part((3,), np.dtype("f4"))
+    return VectorRing(4, 1, part if keys is None else dict.fromkeys(keys, part), Part((1,), np.dtype("f4")))
+
+
+def test_blocks_that_are_none_are_refused() -> None:
+    ring = vector_ring()
+    rows = np.zeros(2, np.int64)
+    block = ring.gather(rows, rows)
+    flat, offsets = block.native.flat, tuple(block.layout.offsets)
+    assert ring.gather_into(flat, offsets, rows, rows)
+    wrong: list[tuple[Any, Any]] = [
+        (None, offsets),
+        (flat, None),
+        (flat[:-600], offsets),
+        (flat.view(np.float32), offsets),
+        (flat, offsets[:-1]),
+        (flat, (*offsets[:-1], -8)),
+        (flat, (-8, *offsets[1:])),
+        (flat, (flat.size, *offsets[1:])),
+        (flat, (1 << 62, *offsets[1:])),
+        (flat, (4, *offsets[1:])),
+        (np.zeros(flat.size, np.uint8)[::-1], offsets),
+    ]
+    for flat_given, offsets_given in wrong:
+        with pytest.raises((ValueError, TypeError)):
+            ring.gather_into(flat_given, offsets_given, rows, rows)
+
+
+class Key(str):
+    """A key that does something when it is compared."""
+
+    __slots__ = ("meddle",)
+    meddle: Any
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        self.meddle()
+        return str(self) == other
+
+
+def test_keys_that_free_what_was_looked_at() -> None:
+    """The parts of a dict and the infos are asked for first; where the arrays lie, afterwards."""
+    for _ in range(20):
+        ring = vector_ring(("a", "b"))
+        first = np.ones((1, 3), np.float32)
+        obs: dict[Any, Any] = {"a": first}
+
+        def meddle(first: Any = first, obs: Any = obs) -> None:
+            obs.pop("a", None)
+            first.resize(0, refcheck=False)
+            np.full(12, 0xAB, np.uint8)
+
+        key = Key("b")
+        key.meddle = meddle
+        obs[key] = np.ones((1, 3), np.float32)
+        infos: list[Any] = [{}]
+        info_key = Key("TimeLimit.truncated")
+        info_key.meddle = infos.clear
+        one = np.ones((1, 1), np.float32)
+        assert not ring.write(0, obs, {"a": one, "b": one}, one, one[0], one[0], None)  # it changed: the general way
+        infos.append({info_key: True})
+        good = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
+        assert not ring.write(0, good, good, one, one[0], one[0], infos)
+
+
+def test_steps_of_the_ring_itself() -> None:
+    """Observations that are views of the ring, the next for this one: what was given is stored."""
+    for row in range(4):
+        ring = vector_ring()
+        numbers = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+        ring.observations[...] = numbers  # type: ignore[index]
+        ring.next_observations[...] = numbers + 100  # type: ignore[index]
+        one = np.ones((1, 1), np.float32)
+        obs, next_obs = ring.next_observations[row], ring.observations[row]  # type: ignore[index]
+        expected = obs.copy(), next_obs.copy()
+        assert ring.write(row, obs, next_obs, one, one[0], one[0], None)
+        assert (ring.observations[row] == expected[0]).all()  # type: ignore[index]
+        assert (ring.next_observations[row] == expected[1]).all()  # type: ignore[index]
+
+
+def test_columns_that_change_places() -> None:
+    ring = vector_ring(("a", "b"))
+    ring.observations["a"][...] = 1  # type: ignore[index, call-overload]
+    ring.observations["b"][...] = 2  # type: ignore[index, call-overload]
+    ring.next_observations["a"][...] = 3  # type: ignore[index, call-overload]
+    observations: Any = ring.observations
+    observations.update({"a": observations["b"], "b": observations["a"]})
+    assert (observations["a"] == 2).all()
+    assert (observations["b"] == 1).all()
+    with pytest.raises(KeyError):
+        observations.update({"a": observations["b"], "c": observations["a"]})
+    assert (observations["a"] == 2).all()
+    columns = ring.columns()
+    columns["observations"], columns["next_observations"] = columns["next_observations"], columns["observations"]
+    ring.overwrite(columns)
+    assert (observations["a"] == 3).all()
+    assert (ring.next_observations["a"] == 2).all()  # type: ignore[index, call-overload]
+
+
+def test_adapters_add_their_own_rows() -> None:
+    for n_envs in (1, 2):
+        box = spaces.Box(-1, 1, (3,), np.float32)
+        buffer = fr.sb3.ReplayBuffer(8, box, box, device="cpu", n_envs=n_envs, handle_timeout_termination=False)
+        one = np.ones((n_envs, 3), np.float32)
+        for i in range(buffer.buffer_size):
+            buffer.add(one * i, one * i + 0.5, one, np.ones(n_envs), np.zeros(n_envs), [{}] * n_envs)
+        obs, next_obs = buffer.next_observations[0], buffer.observations[0]
+        expected = obs.copy(), next_obs.copy()
+        buffer.add(obs, next_obs, one, np.ones(n_envs), np.zeros(n_envs), [{}] * n_envs)
+        assert (buffer.observations[0] == expected[0]).all()
+        assert (buffer.next_observations[0] == expected[1]).all()
+
+
+def test_a_tensor_of_a_view_is_the_buffers_own() -> None:
+    buffer = NativeBuffer(4, {"x": (8,), "y": (8,)}, output="numpy")
+    buffer.extend(x=np.arange(32.0).reshape(4, 8), y=-np.arange(32.0).reshape(4, 8))
+    before = arrays(buffer[0])
+    buffer.add(x=torch.from_numpy(buffer.view("y")[0]), y=buffer.view("x")[0])
+    got = arrays(buffer[-1])
+    assert (got["x"] == before["y"]).all()
+    assert (got["y"] == before["x"]).all()
