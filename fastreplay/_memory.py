@@ -42,6 +42,8 @@ def long_dims(tensor: Tensor) -> list[tuple[int, int]]:
 
 def is_dense(tensor: Tensor) -> bool:
     """Tell whether the elements fill one piece of memory, in whatever order."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for size, stride in sorted(long_dims(tensor), key=lambda dim: dim[1]):
         if stride != expected:
@@ -54,18 +56,23 @@ def place(tensor: Tensor) -> Hashable:
     """Return what two tensors have in common only if they are the same elements in the same order."""
     if not has_memory(tensor):
         return id(tensor)
-    return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tuple(long_dims(tensor)))
+    strides = None if tensor.is_contiguous() else tuple(long_dims(tensor))  # the shape says them
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, strides)
 
 
 def span(tensor: Tensor) -> tuple[int, int]:
     """Return the address of the first byte, and that after the last."""
-    last = sum((size - 1) * stride for size, stride in long_dims(tensor))
     start: int = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    last = sum((size - 1) * stride for size, stride in long_dims(tensor))
     return start, start + (last + 1) * tensor.element_size()
 
 
 def overlaps_itself(tensor: Tensor) -> bool | None:
     """Tell whether two elements lie in one place; None where that would take too long to find out."""
+    if tensor.is_contiguous():
+        return False
     dims = sorted(long_dims(tensor), key=lambda dim: dim[1])
     if any(stride == 0 for _, stride in dims):
         return True

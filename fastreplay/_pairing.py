@@ -246,14 +246,16 @@ def _check_memory(pairs: list[Pair]) -> list[Pair]:
     for i, this in enumerate(kept):
         if this.target is this.online:
             raise ValueError(f"{this.name}: target and online share memory")
-        for role, tensor in (("target", this.target), ("online", this.online)):
+        for tensor, role in ((this.target, "target"), (this.online, "online")):
             if has_memory(tensor):
-                spans.append((*span(tensor), i, role == "target"))
-                _check_storage(this.name, role, tensor, spans[-1][1])
+                start, end = span(tensor)
+                spans.append((start, end, i, role == "target"))
+                _check_storage(this.name, role, tensor, end)
+                if role == "target":
+                    fault = overlaps_itself(tensor)
+                    _refuse(fault, this.name, "several elements of target share one place in memory")
             elif is_plain(tensor):
                 _check_absent(this.name, role, tensor)
-        if has_memory(this.target):
-            _refuse(overlaps_itself(this.target), this.name, "several elements of target share one place in memory")
         if not (is_plain(this.target) and is_plain(this.online)):
             _try(this)
     _refuse_overlaps(kept, sorted(spans))

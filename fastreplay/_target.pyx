@@ -462,6 +462,10 @@ cdef tuple ASKED = (NAMED_MODULES, NAMED_MEMBERS, NAMED_PARAMETERS, MODULES, PAR
                     "__getattribute__", "__eq__", "__hash__")
 
 
+cdef inline bint is_sequence(values):
+    return type(values) is list or type(values) is tuple
+
+
 cdef list looked_up(kind):
     return [getattr(kind, name, None) for name in ASKED]
 
@@ -487,24 +491,39 @@ cdef class Walk:
         self.theirs = looked_up(module_type)
         self.known = {}
 
-    def can_list(self, values):
-        """Tell whether an iterable can be gone through ahead of its use: a list, a tuple, fresh `module.parameters()`.
+    def both_listed(self, some, others):
+        """List two iterables that can be gone through ahead of their use, and give None of any others.
 
-        Others may have an end that comes late or never, fail on the way, share what they take from, or depend on what
-        was done with the tensors before.
+        Those are lists, tuples and fresh `module.parameters()`. Others may have an end that comes late or never, fail
+        on the way, share what they take from, or depend on what was done with the tensors before.
         """
-        return type(values) is list or type(values) is tuple or self.is_fresh(values)
-
-    cdef bint is_fresh(self, values) except -1:
-        if not PyGen_CheckExact(values) or values.gi_code is not self.code:
-            return False
-        frame = values.gi_frame
-        return frame is not None and frame.f_lasti == self.not_started
+        cdef object frame = None
+        cdef object other_frame = None
+        if not is_sequence(some):
+            frame = self.fresh_frame(some)
+            if frame is None:
+                return None
+        if not is_sequence(others):
+            other_frame = self.fresh_frame(others)
+            if other_frame is None:
+                return None
+        return self.list_of(some, frame), self.list_of(others, other_frame)
 
     def listed(self, values):
         """List an iterable; a fresh `module.parameters()` is not run, but used up, and its module walked."""
-        if type(values) is not list and type(values) is not tuple and self.is_fresh(values):
-            arguments = values.gi_frame.f_locals
+        return self.list_of(values, self.fresh_frame(values))
+
+    # None for all but a generator of `parameters` before its first step.
+    cdef object fresh_frame(self, values):
+        if PyGen_CheckExact(values) and values.gi_code is self.code:
+            frame = values.gi_frame
+            if frame is not None and frame.f_lasti == self.not_started:
+                return frame
+        return None
+
+    cdef list list_of(self, values, frame):
+        if frame is not None:
+            arguments = frame.f_locals
             found = self.parameters(arguments["self"]) if arguments["recurse"] else None
             if found is not None:
                 values.close()

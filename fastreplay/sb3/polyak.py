@@ -21,7 +21,7 @@ __all__ = ["polyak_update"]
 
 _sb3_update = sb3.polyak_update
 _walk = Walk(nn.Module)
-_can_list, _listed = _walk.can_list, _walk.listed
+_both_listed, _listed = _walk.both_listed, _walk.listed
 _is_dynamo_compiling = th.compiler.is_dynamo_compiling
 _num_dispatch_modes = th._C._len_torch_dispatch_stack
 _num_function_modes = th._C._len_torch_function_stack
@@ -71,10 +71,10 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
     ):
         _sb3_update(params, target_params, tau)
         return
-    update = _native_update()
-    if update is not None and _can_list(params) and _can_list(target_params):
-        params, target_params = _listed(params), _listed(target_params)
-        if update.update(params, target_params, tau):
+    update, listed = _native_update(), _both_listed(params, target_params)
+    if listed is not None:
+        params, target_params = listed
+        if update is not None and update.update(params, target_params, tau):
             return
     _sb3_update(params, target_params, tau)
 
