@@ -343,7 +343,10 @@ class HostPool:
             pools[2].keep(block)
 
     def _new(self, batch_size: int) -> tuple[_core.BlockPool, Layout, Generations[Block]]:
-        layout = Layout(_core.Block(self._schema.sizes, batch_size), self._schema)
+        try:
+            layout = Layout(_core.Block(self._schema.sizes, batch_size), self._schema)
+        except (MemoryError, ValueError):
+            raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[Block] = Generations(most)
         pools = _core.BlockPool(self._schema.sizes, batch_size, most), layout, generations

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from fastreplay import _core
 from fastreplay._arguments import key_of
+from fastreplay._living import Living
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class NativeDraw:
         return NativeDraw, (self.key, self._draws.calls)
 
 
-_living: weakref.WeakSet[NativeDraw] = weakref.WeakSet()
+_living: Living[NativeDraw] = Living()
 
 
 def living_draws() -> list[NativeDraw]:

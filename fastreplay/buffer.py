@@ -26,7 +26,7 @@ from fastreplay._arguments import (
     key_of,
     readable_bytes,
 )
-from fastreplay._blocks import Block, HostSupply, Layout, Supply, Waits
+from fastreplay._blocks import HostSupply, Supply, Waits
 from fastreplay._limits import check_memory, new_ring
 from fastreplay._living import Living
 from fastreplay._pipeline import Pipeline
@@ -610,13 +610,6 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         if self._ring.num_inserted or self._ring.window() != (0, 0):
             target = _rebuild(ReplayBuffer, self.capacity, self._schema, {"output": "numpy"})
         return ReceivedTransitions(target, partial(ReplayBuffer.extend, target), form)
-
-    def _new_block(self, batch_size: int) -> Block:
-        try:
-            native = _core.Block(self._ring, batch_size)
-        except (MemoryError, ValueError):
-            raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
-        return Block(native, Layout(native, self._schema))
 
     def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
         for _ in range(_SLICE_TRIES):

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import math
 import re
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from support import FIELDS, MakeBuffer, NativeBuffer, assert_holds, fill, unchanged
+
+import fastreplay as fr
 
 
 @pytest.mark.parametrize("capacity", [0, -1, -(2**40)])
@@ -158,3 +162,42 @@ def test_from_env_takes_a_timeout() -> None:
     assert NativeBuffer.from_env(env, 10, timeout=0.5)._timeout == 0.5
     with pytest.raises(ValueError, match="timeout"):
         NativeBuffer.from_env(env, 10, timeout=-2)
+
+
+@pytest.mark.parametrize("size", [2**40, 2**50, 2**58, 2**60, 2**62, 2**63, 2**64, 2**70])
+def test_sizes_that_cannot_be_had_are_told_in_our_own_words(
+    size: int, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = NativeBuffer(10, {"x": (300,)}, output=output)
+    buffer.add(np.zeros(300, np.float32))
+    for call in (buffer.sample, buffer.loader):
+        with pytest.raises(MemoryError, match=f"batch_size: {size} transitions are more than memory can hold"):
+            call(size)
+    with pytest.raises(MemoryError, match=f"depth: {size} minibatches are more than memory can hold"):
+        buffer.loader(2, depth=size)
+    for limit in (None, 2**200):  # where it cannot be told how much there is, and where it is believed to be enough
+        monkeypatch.setattr("fastreplay._limits.memory_limit", lambda limit=limit: limit)
+        with pytest.raises(MemoryError, match=f"capacity: {size} transitions would take [0-9,]+ bytes"):
+            NativeBuffer(size, {"x": (300,)}, output=output)
+
+
+@pytest.mark.parametrize("shape", [(2**58,), (2**61,), (2**40, 2**40), (2**200,)])
+def test_fields_too_large_are_named(shape: tuple[int, ...]) -> None:
+    for make in (fr.Schema, partial(NativeBuffer, 3)):
+        with pytest.raises(ValueError, match=r"^big: expected at most [0-9,]+ bytes, got [0-9,]+ of Field"):
+            make({"small": (3,), "big": ((*shape,), "float64")})
+    many: Any = {f"f{i}": ((2**56,), "float64") for i in range(3)}
+    with pytest.raises(ValueError, match=r"^fields: expected at most [0-9,]+ bytes together, got [0-9,]+$"):
+        fr.Schema(many)
+    space = gym.spaces.MultiBinary([*shape, 8])
+    with pytest.raises(ValueError, match=r"^observation/x: expected at most [0-9,]+ bytes"):
+        fr.Schema.from_spaces(gym.spaces.Dict(x=space), space)
+
+
+def test_bytes_of_any_capacity() -> None:
+    schema = fr.Schema({"x": ()})
+    assert schema.nbytes(0) == 0
+    assert schema.nbytes(2**100) == 2**100 * (schema.record_bytes + 4)
+    for bad, error in ((-1, ValueError), (2.5, TypeError), ("3", TypeError), (None, TypeError)):
+        with pytest.raises(error, match="capacity: expected"):
+            schema.nbytes(bad)  # type: ignore[arg-type]

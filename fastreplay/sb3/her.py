@@ -177,11 +177,19 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             None.
         """
         pos = self.pos
-        ends = np.flatnonzero(done).tolist()
         row_infos = new_infos = np.empty(self.n_envs, object)
         if self.copy_info_dict:
             row_infos = self.infos[pos]
             new_infos[...] = infos
+        try:
+            ends = [env for env in range(self.n_envs) if done[env]]
+        except Exception:
+            # SB3 looks at it when the step is stored: what it refuses in that comes first.
+            cursor = pos, self.full
+            with self._kept_on_error(pos):
+                DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
+                self.pos, self.full = cursor
+                raise
         DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
         # Nothing is refused from here on.
         lengths = self._lengths[pos].tolist()
