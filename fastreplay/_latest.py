@@ -30,5 +30,5 @@ class Latest(dict[K, V]):
     def put(self, key: K, value: V) -> list[V]:
         """Add an entry, and return what went for it."""
         self[key] = value
-        oldest = list(self)[: -self._most]
+        oldest = list(self.keys())[: -self._most]  # of the view: only that is one step in a subclass
         return [old for key in oldest if (old := self.pop(key, None)) is not None]

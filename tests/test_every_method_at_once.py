@@ -44,8 +44,6 @@ FIELDS: dict[str, Any] = {
     "flag": ((), "bool"),
 }
 NAMES = list(FIELDS)
-has_gymnasium = importlib.util.find_spec("gymnasium") is not None
-has_torch = importlib.util.find_spec("torch") is not None
 
 # What a class statement makes of itself, and what only tells types.
 MADE_BY_PYTHON = {
@@ -53,6 +51,10 @@ MADE_BY_PYTHON = {
     *("__orig_bases__", "__parameters__", "__abstractmethods__", "__firstlineno__", "__static_attributes__"),
     *("__annotations_cache__", "__classdictcell__"),
 }
+
+
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def public_names(cls: type) -> set[str]:
@@ -237,7 +239,7 @@ def reduce_buffer(actor: Actor) -> None:
 
 
 def from_env(actor: Actor) -> None:
-    if not has_gymnasium:
+    if not is_installed("gymnasium"):
         return
     import gymnasium as gym
 
@@ -290,7 +292,7 @@ def _contains(text: str, part: str) -> None:
 
 
 def schema_from_spaces(actor: Actor) -> None:
-    if not has_gymnasium:
+    if not is_installed("gymnasium"):
         return
     import gymnasium as gym
 
@@ -304,6 +306,8 @@ SCHEMA: dict[str, Action] = {
     "record_bytes": lambda actor: _equal(actor.world.schema.record_bytes, fr.Schema(FIELDS).record_bytes),
     "nbytes": lambda actor: _equal(actor.world.schema.nbytes(7), 7 * (actor.world.schema.record_bytes + 4)),
     "position": lambda actor: _equal([actor.world.schema.position(name) for name in NAMES], list(range(len(NAMES)))),
+    "parts": lambda actor: _equal(list(actor.world.schema.parts), list(fr.Schema(FIELDS).parts)),
+    "parts_by_name": lambda actor: _equal("pose/grid" in actor.world.schema.parts_by_name, True),
     "from_spaces": schema_from_spaces,
     "keys": lambda actor: _equal(list(actor.world.schema.keys()), NAMES),
     "values": lambda actor: _equal(len(list(actor.world.schema.values())), len(NAMES)),
@@ -322,7 +326,7 @@ SCHEMA: dict[str, Action] = {
 
 def to(actor: Actor) -> None:
     batch = actor.world.batch
-    if has_torch:
+    if is_installed("torch"):
         assert batch.to("cpu")["id"].tolist() == batch["id"].tolist()
 
 
@@ -344,6 +348,7 @@ def with_batch(check: Callable[[Any], object]) -> Action:
 MINIBATCH: dict[str, Action] = {
     "schema": with_batch(lambda batch: batch.schema == fr.Schema(FIELDS)),
     "batch_size": with_batch(lambda batch: batch.batch_size == len(batch["id"])),
+    "has_tickets": with_batch(lambda batch: batch.has_tickets),
     "ticket": with_batch(lambda batch: batch.ticket.tolist() == batch.ticket.tolist()),
     "keys": with_batch(lambda batch: list(batch.keys()) == NAMES),
     "values": with_batch(lambda batch: batch.values()[0] is batch["id"]),
@@ -360,7 +365,7 @@ MINIBATCH: dict[str, Action] = {
     "__contains__": with_batch(lambda batch: "id" in batch and "none" not in batch),
     "__dir__": with_batch(lambda batch: "id" in dir(batch)),
     "__repr__": with_batch(lambda batch: "pose/grid" in repr(batch)),
-    "__reduce__": reduce_batch,
+    "__reduce_ex__": reduce_batch,
 }
 
 

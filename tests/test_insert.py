@@ -7,7 +7,8 @@ import array
 import contextlib
 import itertools
 import re
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from support import (
     FIELDS,
     MakeBuffer,
+    NativeBuffer,
     arrays,
     assert_holds,
     assert_same,
@@ -460,6 +462,49 @@ def test_missing_and_surplus_values(make_buffer: MakeBuffer, call: str) -> None:
         insert()
     with unchanged(buffer), pytest.raises(TypeError, match=r"observation|positional"):
         insert(*values.values(), observation=values["observation"])
+
+
+ORDERS: dict[str, Any] = {
+    "as they are": lambda names: names,
+    "reversed": lambda names: names[::-1],
+    "rotated": lambda names: names[7:] + names[:7],
+    "two swapped": lambda names: [*names[:3], names[-1], *names[4:-1], names[3]],
+    "shuffled": lambda names: [names[i] for i in np.random.default_rng(0).permutation(len(names))],
+}
+
+
+@pytest.mark.parametrize("num_positional", [0, 1, 5])
+@pytest.mark.parametrize("interned", [True, False])
+@pytest.mark.parametrize("order", ORDERS)
+def test_names_in_any_order(make_buffer: MakeBuffer, order: str, interned: bool, num_positional: int) -> None:
+    fields: dict[str, Any] = {f"field{i}": ((), "int64") for i in range(40)}
+    buffer = make_buffer(2, fields)
+    names = [sys.intern(name) if interned else "".join(list(name)) for name in fields]
+    named = ORDERS[order](list(enumerate(names))[num_positional:])
+    for _ in range(2):
+        buffer.add(*range(num_positional), **{name: i for i, name in named})
+        buffer.extend(*[[i] for i in range(num_positional)], **{name: [i] for i, name in named})
+        assert [int(value) for value in buffer[-1]] == [int(value) for value in buffer[0]] == list(range(40))
+
+
+def test_names_that_are_equal_when_they_like() -> None:
+    """Two names of one call that mean the same field leave another one without a value."""
+
+    class Moody(str):
+        __slots__ = ()
+        moods: ClassVar[list[bool]] = []
+
+        def __eq__(self, other: object) -> bool:
+            return self.moods.pop(0) if self.moods else True
+
+        __hash__ = str.__hash__
+
+    buffer = NativeBuffer(4, {"a": (), "b": ()}, output="numpy")
+    for names in (("a", Moody("a")), (Moody("a"), "a"), ("b", Moody("b")), (Moody("b"), "b")):
+        Moody.moods[:] = [False] * 2
+        with pytest.raises(TypeError):
+            buffer.add(**dict.fromkeys(names, 1.0))
+    assert len(buffer) == 0
 
 
 def test_the_last_row_of_a_long_extend_is_checked(make_buffer: MakeBuffer) -> None:
