@@ -203,7 +203,17 @@ class GoalTwins(Twins):
 
     def do(self, action: Callable[[Any], Any]) -> Any:
         before = self.episodes(self.ours)
-        result = super().do(action)
+        cursor = self.ours.pos, self.ours.full
+
+        def act(buffer: Any) -> Any:
+            try:
+                return action(buffer)
+            except Exception:
+                if buffer is self.theirs:  # SB3 looks at `done` when the step is stored and the cursor has moved
+                    buffer.pos, buffer.full = cursor
+                raise
+
+        result = super().do(act)
         if type(result) is tuple and result[:1] == ("raised",):
             assert_same(before, self.episodes(self.ours))
             for name, array in before.items():
