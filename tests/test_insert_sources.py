@@ -385,7 +385,7 @@ def test_a_converted_value_that_a_later_one_frees(call: str) -> None:
     """What `__array__` gave, a subclass's memory or a tensor's storage goes: the copy was made before."""
     lead = () if call == "add" else (1,)
 
-    class Sub(np.ndarray):  # type: ignore[type-arg]
+    class Sub(np.ndarray):
         pass
 
     def subclass() -> tuple[Any, Callable[[], object]]:

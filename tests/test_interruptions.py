@@ -211,7 +211,7 @@ def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> 
             break
         at += 1
     assert outcomes == sorted(outcomes)
-    if not isinstance(buffer._drawn_supply, fr._resident.ResidentSupply):  # type: ignore[attr-defined]
+    if not isinstance(buffer._drawn_supply, fr._resident.ResidentSupply):
         assert set(outcomes) <= {0, 3}
         assert outcomes.count(3) < 20 < outcomes.count(0)
 

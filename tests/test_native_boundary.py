@@ -163,7 +163,7 @@ def test_init_again_beside_threads_that_use_the_object() -> None:
         thread.start()
     for _ in range(300):
         with pytest.raises(RuntimeError):
-            buffer.__init__(7, {"x": ()})  # type: ignore[misc]
+            buffer.__init__(7, {"x": ()})
         adapter.__init__(8, box, box, device="cpu")
     stop = True
     for thread in threads:
@@ -393,9 +393,9 @@ def test_steps_of_the_ring_itself() -> None:
 
 def test_columns_that_change_places() -> None:
     ring = vector_ring(("a", "b"))
-    ring.observations["a"][...] = 1  # type: ignore[index, call-overload]
-    ring.observations["b"][...] = 2  # type: ignore[index, call-overload]
-    ring.next_observations["a"][...] = 3  # type: ignore[index, call-overload]
+    ring.observations["a"][...] = 1
+    ring.observations["b"][...] = 2
+    ring.next_observations["a"][...] = 3  # type: ignore[index]
     observations: Any = ring.observations
     observations.update({"a": observations["b"], "b": observations["a"]})
     assert (observations["a"] == 2).all()
@@ -407,7 +407,7 @@ def test_columns_that_change_places() -> None:
     columns["observations"], columns["next_observations"] = columns["next_observations"], columns["observations"]
     ring.overwrite(columns)
     assert (observations["a"] == 3).all()
-    assert (ring.next_observations["a"] == 2).all()  # type: ignore[index, call-overload]
+    assert (ring.next_observations["a"] == 2).all()  # type: ignore[index]
 
 
 def test_adapters_add_their_own_rows() -> None:
