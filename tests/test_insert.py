@@ -484,7 +484,8 @@ def test_names_in_any_order(make_buffer: MakeBuffer, order: str, interned: bool,
     for _ in range(2):
         buffer.add(*range(num_positional), **{name: i for i, name in named})
         buffer.extend(*[[i] for i in range(num_positional)], **{name: [i] for i, name in named})
-        assert [int(value) for value in buffer[-1]] == [int(value) for value in buffer[0]] == list(range(40))
+        for one in (buffer[0], buffer[-1]):
+            assert [int(one[name]) for name in fields] == list(range(40))
 
 
 def test_names_that_are_equal_when_they_like() -> None:
