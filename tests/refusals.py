@@ -278,13 +278,17 @@ class _Mallinfo(ctypes.Structure):
     ]
 
 
+# Looked up once: it leaves garbage of its own.
+_mallinfo: Any = getattr(ctypes.CDLL(None), "mallinfo2", None)
+if _mallinfo is not None:
+    _mallinfo.restype = _Mallinfo
+
+
 def num_native_bytes() -> int:
     """Count the bytes that native code holds; 0 where the C library does not tell."""
-    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    if mallinfo is None:
+    if _mallinfo is None:
         return 0
-    mallinfo.restype = _Mallinfo
-    info = mallinfo()
+    info = _mallinfo()
     return int(info.uordblks + info.hblkhd)
 
 

@@ -67,6 +67,8 @@ HER_CASES: list[Case] = [
 
 # ---- CleanRL's ----
 
+CLEANRL = "cleanrl.ReplayBuffer"
+
 
 def ended(autoreset: str, count: int = 6) -> Scene:
     """Make CleanRL's buffer, in which both environments ended with the last step."""
@@ -77,6 +79,25 @@ def ended(autoreset: str, count: int = 6) -> Scene:
     scene.last = step(name, 40, done=np.ones(NUM_ENVS, bool))
     scene.b.add(**scene.last)
     return scene
+
+
+def half_ended() -> Scene:
+    """Make CleanRL's buffer, in which the first environment ended with the last step, and is to reset."""
+    scene = filled(CLEANRL, 0, autoreset="next_step")
+    scene.last = step(CLEANRL, 40, done=np.array([True, False]), infos={})
+    scene.b.add(**scene.last)
+    return scene
+
+
+def after_end(scene: Scene, **changes: Any) -> Call[Any]:
+    """Call add with the step in which the first environment resets, something in it being refused."""
+    return Call(scene.b.add, **step(CLEANRL, 41, obs=scene.last["next_obs"], infos={}, **changes))
+
+
+HALF_ENDED: dict[str, Any] = {
+    "a reward's shape after an end": (ValueError, lambda s: after_end(s, reward=np.zeros(NUM_ENVS + 1))),
+    "an action's shape after an end": (ValueError, lambda s: after_end(s, action=np.zeros((NUM_ENVS, 3)))),
+}
 
 
 def resetting(scene: Scene) -> Iterator[Any]:
@@ -100,7 +121,6 @@ def all_resets() -> Scene:
     return scene
 
 
-CLEANRL = "cleanrl.ReplayBuffer"
 CLEANRL_CASES: list[Case] = [
     *cases(
         f"{CLEANRL}.add",
@@ -120,6 +140,7 @@ CLEANRL_CASES: list[Case] = [
             ),
         },
     ),
+    *cases(f"{CLEANRL}.add", half_ended, resetting, HALF_ENDED),
     *cases(f"{CLEANRL}.sample", all_resets, resetting, {"only resets": (ValueError, lambda s: Call(s.b.sample, 3))}),
 ]
 

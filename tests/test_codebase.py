@@ -28,7 +28,7 @@ ALLOWED_INCLUDES = {
     "cuda": r"(device|sampling|target|transfer)\.h|cuda_runtime(_api)?\.h"
     r"|(current_device|inline|lerp|random|sampling_kernel|target|target_kernel)\.hpp",
     "bindings": r"(block_pool|copy|index_set|memory|minibatch|prefetch|random|ring|schema|step_ring|target)\.hpp"
-    r"|(capsule|dlpack|fastpath|fields|pristine|steps|target_table)\.hpp|pybind11/\w+\.h",
+    r"|(bindings|capsule|dlpack|fastpath|fields|pristine|records|steps|target_table)\.hpp|pybind11/\w+\.h",
 }
 
 # Imported only when something of them is asked for: target updates and CUDA devices are torch's.
@@ -77,7 +77,7 @@ def test_the_walks_find_files() -> None:
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
 def test_native_layers(path: Path) -> None:
     layer = path.relative_to(ROOT / "csrc").parts[0]
-    standard = re.compile(r"[a-z_]+|std(int|def)\.h|malloc\.h|sys/mman\.h")  # <vector>, and those of C
+    standard = re.compile(r"[a-z_]+|std(int|def)\.h|(malloc|pthread)\.h|sys/mman\.h")  # <vector>, and those of C
     for include in includes(path):
         assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
     if layer == "core":

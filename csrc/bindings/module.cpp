@@ -253,9 +253,10 @@ std::shared_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_siz
   return std::make_shared<fr::Block>(ring.layout(), batch_size, span);
 }
 
-// Refuses to pickle or copy what a module's classes make. Python's own way of older protocols makes an object of
-// pybind11's base class, which ends the process.
-void refuse_pickling(const py::module_& m) {
+// Refuses, for a module's classes, whatever makes an object without its constructor: pickles and copies (Python's own
+// way of older protocols ends the process here), and `__new__`, whose objects pybind11 takes for whole. It goes into
+// the class's dictionary alone: calls of the class use its slot, which stays.
+void refuse_bare_objects(const py::module_& m) {
   for (const auto& [name, value] : m.attr("__dict__").cast<py::dict>()) {
     if (PyType_Check(value.ptr()) == 0) continue;
     const auto refuse = [](const py::handle& self, const py::args&) -> py::object {
@@ -264,6 +265,14 @@ void refuse_pickling(const py::module_& m) {
     for (const char* method : {"__reduce__", "__reduce_ex__"}) {
       py::setattr(value, method, py::cpp_function{refuse, py::name(method), py::is_method(value)});
     }
+    const auto refuse_new = [](const py::args&, const py::kwargs&) -> py::object {
+      throw py::type_error{"expected a call of the class, which initializes what it makes"};
+    };
+    auto* type = reinterpret_cast<PyTypeObject*>(value.ptr());
+    if (PyDict_SetItemString(type->tp_dict, "__new__", py::staticmethod{py::cpp_function{refuse_new}}.ptr()) != 0) {
+      throw py::error_already_set{};
+    }
+    PyType_Modified(type);
   }
 }
 
@@ -362,5 +371,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   fr::bind_prefetcher(m);
   fr::bind_turn(m);
-  refuse_pickling(m);
+  refuse_bare_objects(m);
 }
