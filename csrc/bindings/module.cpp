@@ -265,10 +265,15 @@ void refuse_bare_objects(const py::module_& m) {
     for (const char* method : {"__reduce__", "__reduce_ex__"}) {
       py::setattr(value, method, py::cpp_function{refuse, py::name(method), py::is_method(value)});
     }
-    const auto refuse_new = [](const py::args&, const py::kwargs&) -> py::object {
-      throw py::type_error{"expected a call of the class, which initializes what it makes"};
-    };
     auto* type = reinterpret_cast<PyTypeObject*>(value.ptr());
+    const auto refuse_new = [type](const py::args& args, const py::kwargs&) -> py::object {
+      if (args.empty() || args[0].ptr() == reinterpret_cast<PyObject*>(type) || PyType_Check(args[0].ptr()) == 0) {
+        throw py::type_error{"expected a call of the class, which initializes what it makes"};
+      }
+      auto* derived = reinterpret_cast<PyTypeObject*>(args[0].ptr());  // a class made in Python, which calls this
+      if (PyType_IsSubtype(derived, type) == 0) throw py::type_error{"expected a class that is derived from this one"};
+      return py::reinterpret_steal<py::object>(type->tp_new(derived, py::tuple{}.ptr(), nullptr));
+    };
     if (PyDict_SetItemString(type->tp_dict, "__new__", py::staticmethod{py::cpp_function{refuse_new}}.ptr()) != 0) {
       throw py::error_already_set{};
     }
