@@ -398,7 +398,6 @@ LOADER: dict[str, Action] = {
     "batch_size": lambda actor: _equal(actor.world.loader.batch_size in range(1, 40), True),
     "depth": lambda actor: _equal(actor.world.loader.depth in range(1, 5), True),
     "num_ahead": lambda actor: _equal(actor.world.loader.num_ahead in range(5), True),
-    "waits": lambda actor: _equal(len(actor.world.loader.waits), 2),
     "close": close,
     "__init__": renew,
     "__iter__": take_next,

