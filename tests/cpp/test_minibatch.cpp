@@ -454,15 +454,17 @@ void a_ring_of_one_overwritten_while_sampling() {
   rows::insert(ring, 0, 5);
   const Block block{ring.layout(), 2};
   fill_with_canaries(block);
-  std::thread writer;
+  std::atomic<bool> is_copied{false};
+  std::atomic<bool> is_half_way{false};
+  std::thread writer{[&] {  // begun here: a handler may not begin one
+    while (!is_copied) std::this_thread::yield();
+    rows::insert_half(ring, 5, 1, [&is_half_way] {
+      is_half_way = true;
+      std::this_thread::sleep_for(std::chrono::milliseconds{50});
+    });
+  }};
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] {
-                     std::atomic<bool> is_half_way{false};
-                     writer = std::thread{[&ring, &is_half_way] {
-                       rows::insert_half(ring, 5, 1, [&is_half_way] {
-                         is_half_way = true;
-                         std::this_thread::sleep_for(std::chrono::milliseconds{50});
-                       });
-                     }};
+                     is_copied = true;
                      while (!is_half_way) std::this_thread::yield();
                    }};
   trap.close();
