@@ -160,7 +160,7 @@ class Slot:
         self.native = _core.Block(ring, batch_size, self.transfer.host)
         self.layout = Layout(self.native, schema)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)
-        self.is_ahead = False  # a prefetcher has its minibatch
+        self.is_ahead = False  # a prefetcher was given its minibatch, and lets it go if it is interrupted
         self._state = State.FREE
 
     @property
@@ -191,7 +191,8 @@ class Slot:
 
     def is_in_flight(self) -> bool:
         """Tell whether it is being filled or copied, or is a prefetcher's."""
-        return self.is_ahead or self._state is State.FILLING or not self.transfer.is_copied()
+        is_ahead = self.is_ahead and not self.is_unreferenced()
+        return is_ahead or self._state is State.FILLING or not self.transfer.is_copied()
 
     def begin(self) -> None:
         """Free -> filling: the host may write into the block."""
@@ -232,6 +233,7 @@ class Slot:
         if not self.is_unreferenced():
             raise AssertionError("block: it is to be freed while it is referred to")
         self._enter(State.IN_USE, State.FREE)
+        self.is_ahead = False
         self.transfer.release()
 
     def cancel(self) -> None:

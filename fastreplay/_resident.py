@@ -211,14 +211,16 @@ class Resident:
         self._remote = remote
         self._ring = ring
         self._waits = waits
-        self.begin_again()
+        self.is_inherited = False  # from the process that forked this one, whose device this one cannot use
+        self._turn = _core.Turn()
         self._end = 0  # tickets below it were sent, or are gone
         self._window = (0, 0)
         self._next = 0
 
-    def begin_again(self) -> None:
-        """In the child after a fork: whoever had the turn is not there to give it back."""
+    def begin_in_child(self) -> None:
+        """After a fork: whoever had the turn is not there to give it back."""
         self._turn = _core.Turn()
+        self.is_inherited = True
 
     @property
     def remote(self) -> RemoteRing:

@@ -158,10 +158,15 @@ def tensor_offsets() -> TensorOffsets | None:
 def _found_offsets() -> TensorOffsets | None:
     tensor = torch.zeros(3)
     alias, other = tensor.detach(), tensor.data
-    words, shared, own = (_words(each._cdata) for each in (tensor, alias, other))
+    # An allocator may give more bytes than there are, to one more than to the other: what lies there says nothing.
+    words, shared, own = (_words(each._cdata)[:_NUM_TENSOR_WORDS] for each in (tensor, alias, other))
     # The storage is where its address is; the counter is what an alias shares, and `data` does not.
     storages = [i for i, word in enumerate(words) if word == tensor.untyped_storage()._cdata]
-    counters = [i for i, word in enumerate(words) if word == shared[i] != own[i] and word > _LOWEST_ADDRESS]
+    counters = [
+        i
+        for i, (word, same, another) in enumerate(zip(words, shared, own, strict=True))
+        if word == same != another and word > _LOWEST_ADDRESS
+    ]
     if len(storages) != 1 or len(counters) != 1 or not 0 < _usable_size(words[counters[0]]) <= _MOST_BYTES:
         return None
     before = _words(words[counters[0]])

@@ -705,8 +705,8 @@ _living: Living[ReplayBuffer[Any]] = Living()
 
 
 def living_buffers() -> list[ReplayBuffer[Any]]:
-    """Return the buffers and faces that there are in this process."""
-    return list(_living)
+    """Return the buffers and faces that this process can draw from."""
+    return [buffer for buffer in _living if buffer._resident is None or not buffer._resident.is_inherited]
 
 
 def _discard_unfinished() -> None:
@@ -714,7 +714,7 @@ def _discard_unfinished() -> None:
     for buffer in _living:
         buffer._ring.discard_unfinished()
         if buffer._resident is not None:
-            buffer._resident.begin_again()
+            buffer._resident.begin_in_child()
 
 
 if hasattr(os, "register_at_fork"):

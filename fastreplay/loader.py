@@ -42,8 +42,9 @@ class Loader(Generic[ArrayT]):
     Thread safety:
         Any thread may iterate and close; each minibatch goes to one of them. Inserts and `clear` may go on meanwhile.
         So may signal handlers and finalizers that interrupt a `next`. An exception that they raise within it loses no
-        minibatch: the next `next` gives the one that this would have. A child after a fork has no thread: it gets a
-        RuntimeError, and makes a loader of its own.
+        minibatch: the next `next` gives the one that this would have. One that comes once `next` is over, before its
+        value is assigned, loses that value, as with any function; in a `for` loop the interpreter does not look for
+        signals there. A child after a fork has no thread: it gets a RuntimeError, and makes a loader of its own.
 
     Example:
         >>> import fastreplay as fr

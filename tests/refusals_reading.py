@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -99,6 +100,8 @@ def with_loader(count: int, steps: int | None = None) -> Scene:
 def with_closed_loader() -> Scene:
     scene = with_loader(17)
     next(scene.loader)
+    while scene.b.stats()["sampled"] < 9:  # the thread's own pace
+        time.sleep(0)
     scene.loader.close()
     return scene
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fastreplay as fr
+from fastreplay import _torch_abi
 from fastreplay._torch_abi import tensor_offsets
 
 if TYPE_CHECKING:
@@ -179,3 +180,15 @@ def test_without_torchs_functions_tensors_are_fresh(
     for _ in range(20):
         assert is_whole(buffer.sample(BATCH_SIZE + 1))
     assert torch.equal(held.value, copy)
+
+
+def test_what_an_allocator_gives_beyond_an_object_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one tensor more than to the other, say: torch's own is then found where it always is."""
+    expected = _torch_abi._found_offsets()
+    if expected is None:
+        pytest.skip("there are no offsets to be found here")
+    usable_size = _torch_abi._usable_size
+    for fewer in ((0, 8, 8), (8, 0, 8), (8, 8, 0)):
+        less = iter(fewer)
+        monkeypatch.setattr(_torch_abi, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
+        assert _torch_abi._found_offsets() == expected

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_cuda import FakeCuda  # noqa: TC002 - pytest reads it
 from support import FIELDS, NativeBuffer, fill
+from test_fork import in_child
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import fastreplay as fr
@@ -118,6 +120,26 @@ def test_epochs_differ_and_repeat() -> None:
     for batch in loader:
         assert isinstance(batch, fr.Minibatch)
         assert torch.equal(batch.reward, batch.ticket * 2.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_rings_on_a_device_of_the_parent_are_left_alone(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process cannot use them: torch refuses every call, here for want of the device."""
+    over_there = fill(NativeBuffer(100, FIELDS, seed=0, device="cuda:0", storage="cuda"), 100)
+    buffer = make()[0]
+    cuda.run_all()
+    before = list(buffer.rng_state["key"])
+
+    def child() -> bool:
+        monkeypatch.undo()
+        fr.worker_init_fn(1)
+        return list(buffer.rng_state["key"]) != before
+
+    assert in_child(child)
+    fr.worker_init_fn(1)
+    assert over_there.rng_state["key"] != [0, 0]
+    assert len(over_there.sample(3)) == 3
 
 
 def test_it_may_be_called_by_other_processes() -> None:
