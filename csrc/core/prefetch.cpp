@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "prefetch.hpp"
 
+#include <algorithm>
 #include <csignal>
 #include <stdexcept>
 #include <utility>
@@ -108,8 +109,14 @@ void Prefetcher::stop() noexcept {
   tell_news();
   work_.notify_all();
   done_.notify_all();
-  const std::scoped_lock lock{joining_};
-  if (thread_.joinable()) thread_.join();
+  {
+    const std::scoped_lock lock{joining_};
+    if (thread_.joinable()) thread_.join();
+  }
+  auto lock = locked();
+  done_.wait(lock, [this] {
+    return std::ranges::none_of(jobs_, [](const Job& job) { return job.state == State::kBeingFilled; });
+  });
 }
 
 int Prefetcher::error() const {

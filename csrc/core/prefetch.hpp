@@ -71,7 +71,8 @@ class Prefetcher {
   // Lets the block for which the ring was empty be filled again, with the same call number.
   void retry();
 
-  // Ends the thread: after the block that it is filling, and before the next.
+  // Ends the thread: after the blocks that it and consumers are filling, and before the next. Nothing is written to
+  // any block from then on.
   void stop() noexcept;
 
   // What send() returned, after kFailed.
@@ -84,7 +85,7 @@ class Prefetcher {
     const Block* block;
     void* context;
     std::uint64_t call;
-    State state;
+    State state = State::kPushed;
   };
 
   void run() noexcept;

@@ -208,12 +208,14 @@ void test_the_consumer_fills_what_the_thread_has_not_begun() {
 
 // A send that stands still until it is let go, and tells that it has begun.
 struct Gate {
+  std::atomic<std::thread::id> thread{};
   std::atomic<int> num_begun{0};
   std::atomic<bool> is_open{false};
 };
 
 int wait_at(void* context) {
   auto& gate = *static_cast<Gate*>(context);
+  gate.thread.store(std::this_thread::get_id());
   gate.num_begun.fetch_add(1);
   while (!gate.is_open.load()) std::this_thread::sleep_for(10us);
   return 0;
@@ -275,6 +277,36 @@ void test_a_waiting_consumer_hears_of_the_end() {
     consumer.join();
     CHECK(outcome == Outcome::kStopped);
   }
+}
+
+// Whoever fills a block, the thread or a consumer, is done with it when stop() returns: it may be somebody else's then.
+void test_the_end_comes_after_what_is_being_filled() {
+  Bench bench;
+  int num_by_consumer = 0;
+  for (int round = 0; num_by_consumer < 3 && round < 10000; ++round) {
+    Prefetcher prefetcher{bench.ring, bench.sampler, 1, &wait_at};
+    Gate gate;
+    if (round % 4 > 0) std::this_thread::sleep_for(100us);  // the thread sleeps
+    std::thread consumer{[&] {
+      prefetcher.push(*bench.block(), &gate);
+      (void)prefetcher.await(kPatience);
+    }};
+    const auto consumers = consumer.get_id();
+    while (gate.num_begun.load() == 0) std::this_thread::yield();
+    std::atomic<bool> is_over{false};
+    std::thread closer{[&] {
+      prefetcher.stop();
+      is_over.store(true);
+    }};
+    const bool is_by_consumer = gate.thread.load() == consumers;
+    if (is_by_consumer) std::this_thread::sleep_for(5ms);
+    CHECK(!is_over.load());
+    gate.is_open.store(true);
+    closer.join();
+    consumer.join();
+    num_by_consumer += is_by_consumer ? 1 : 0;
+  }
+  CHECK(num_by_consumer > 0);
 }
 
 // Consumer and thread at their own pace, with a writer and clear() beside them: whole rows, each its ticket's.
@@ -411,6 +443,7 @@ int main() {
   test_no_patience_no_work();
   test_ends_at_every_moment();
   test_a_waiting_consumer_hears_of_the_end();
+  test_the_end_comes_after_what_is_being_filled();
   test_beside_a_writer();
   test_a_block_stays_until_it_is_taken();
   test_several_consumers();
