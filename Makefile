@@ -41,8 +41,8 @@ cpptest: $(VENV)/.build
 	$(call cmake_tests,build/cpp,,)
 
 pytest: $(VENV)/.built $(VENV)/.test
-	$(VENV)/bin/python -m pytest
-	$(VENV)/bin/python -m pytest bench/test_*.py
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile bench/test_*.py
 
 mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice
 	$(VENV)/bin/python tests/mutants/run.py

@@ -97,11 +97,16 @@ def with_loader(count: int, steps: int | None = None) -> Scene:
     return scene
 
 
+def let_draw(scene: Scene) -> None:
+    """Wait until the loader's thread has drawn all that got their turns, of 3 rows each."""
+    while scene.b.stats()["sampled"] < 3 * scene.b.rng_state["calls"]:
+        time.sleep(0)
+
+
 def with_closed_loader() -> Scene:
     scene = with_loader(17)
     next(scene.loader)
-    while scene.b.stats()["sampled"] < 9:  # the thread's own pace
-        time.sleep(0)
+    let_draw(scene)
     scene.loader.close()
     return scene
 
@@ -110,6 +115,7 @@ def iterate(scene: Scene) -> Iterator[Any]:
     """Go on with the loader, once there is something in the buffer."""
     fill(scene.b, 14)
     yield [attempt(lambda: next(scene.loader)) for _ in range(4)]
+    let_draw(scene)
     scene.loader.close()
     yield from run_on(scene)
 

@@ -77,6 +77,13 @@ class Moments:
             sys.settrace(before)
 
 
+@pytest.fixture(autouse=True)
+def _finalizers_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python tells of what they raise, and goes on."""
+    tell = sys.unraisablehook
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: None if told.exc_type is Interrupt else tell(told))
+
+
 @pytest.fixture(params=["numpy", "torch", "pipeline", "resident"])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
     """Give a filled buffer whose minibatches come in one of the ways that there are, its generator set back."""
@@ -298,7 +305,7 @@ def is_within(frame: Any, function: Callable[..., Any]) -> bool:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 @pytest.mark.parametrize("how", ["extend", "for"])
-def test_signal_handlers_that_raise(output: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_handlers_that_raise(output: str, how: str) -> None:
     """Neither way looks for signals between a minibatch's being handed out and its being in a variable or a list."""
     buffer = fill(NativeBuffer(100, FIELDS, seed=5, output=output), 150)
     loader = buffer.loader(8, depth=2, steps=2000)
@@ -322,7 +329,6 @@ def test_signal_handlers_that_raise(output: str, how: str, monkeypatch: pytest.M
                 taken.append(latest)
             raise Interrupt
 
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # a handler may raise within a finalizer
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
     try:

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
-import textwrap
 import threading
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from support import FIELDS, NativeBuffer, arrays, assert_holds, fill, transitions
+from test_fork import in_child
 
 import fastreplay as fr
 import fastreplay.cleanrl
 import fastreplay.sb3
-from fastreplay import _core, _fastpath, _step_ring, _target, _tensors
+from fastreplay import _core, _fastpath, _step_ring, _target, _tensors, _vector_ring
 from fastreplay._vector_ring import Part, VectorRing
 
 if TYPE_CHECKING:
@@ -29,16 +29,12 @@ if TYPE_CHECKING:
 MODULES = (_core, _fastpath, _step_ring, _target, _tensors)
 
 
-def in_process(code: str) -> None:
-    """Run code that may crash; it must come to its end."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["done"]), done.stdout[-2000:] + done.stderr[-4000:]
+def in_process(work: Callable[[], Any]) -> None:
+    """Do what may crash; it must come to its end."""
+    if hasattr(os, "fork"):
+        in_child(work, timeout_s=300)
+    else:
+        work()
 
 
 def test_there_are_classes_to_be_walked() -> None:
@@ -46,51 +42,57 @@ def test_there_are_classes_to_be_walked() -> None:
     assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "StepRing", "Table", "FieldTensors"} <= names
 
 
-@pytest.mark.parametrize("argument", ["None", "0", "'x'", "()", "[]", "{}", "object()", "np.zeros(3)", "fresh(kind)"])
-def test_objects_that_were_never_initialized_are_refused(argument: str) -> None:
-    """Every method and attribute of every native class, and of every public class above one, with any argument.
+def fresh(kind: type[Any]) -> Any:
+    return kind.__new__(kind)
 
-    Each call returns or raises; and then the object is initialized as it may, and asked again.
-    """
-    in_process(
-        f"""
-        import sys, numpy as np, torch, fastreplay as fr, fastreplay.sb3, fastreplay.cleanrl
-        from fastreplay import _core, _fastpath, _step_ring, _target, _tensors, _vector_ring
-        modules = (_core, _fastpath, _step_ring, _target, _tensors, _vector_ring, fr, fr.sb3, fr.cleanrl)
-        kinds = [value for module in modules for value in vars(module).values()
-                 if isinstance(value, type) and value.__module__.startswith("fastreplay")]
-        def fresh(kind):
-            return kind.__new__(kind)
-        # Addresses of functions are taken for what they are.
-        by_address = {{"set_device"}}
-        num_calls = 0
-        for kind in dict.fromkeys(kinds):
-            for name in sorted({{*dir(kind)}} - {{"__class__", "__init_subclass__", "__subclasshook__", "__new__"}}):
-                for count in range(9):
-                    if name in by_address and count:
-                        continue
-                    print(kind.__name__, name, count, file=sys.stderr, flush=True)
-                    try:
-                        value = getattr(fresh(kind), name)
-                        if callable(value):
-                            num_calls += 1
-                            value(*[{argument}] * count)
-                    except Exception:
-                        pass
-        for module in (_core, _fastpath, _step_ring, _target, _tensors):
-            for name, value in vars(module).items():
-                if callable(value) and not isinstance(value, type) and value.__class__.__name__ != "module":
-                    for count in range(7):
-                        print(module.__name__, name, count, file=sys.stderr, flush=True)
-                        kind = _core.Ring
-                        try:
-                            value(*[{argument}] * count)
-                        except Exception:
-                            pass
-        assert num_calls > 1000
-        print("done")
-        """
-    )
+
+ARGUMENTS: dict[str, Callable[[type[Any]], Any]] = {
+    "None": lambda _: None,
+    "0": lambda _: 0,
+    "a string": lambda _: "x",
+    "a tuple": lambda _: (),
+    "a list": lambda _: [],
+    "a dict": lambda _: {},
+    "an object": lambda _: object(),
+    "an array": lambda _: np.zeros(3),
+    "one of its own": fresh,
+}
+# Addresses of functions are taken for what they are.
+BY_ADDRESS = {"set_device"}
+
+
+def call_everything(argument: Callable[[type[Any]], Any]) -> None:
+    """Call every method of every class on objects that were never initialized, and every function."""
+    kinds = [
+        value
+        for module in (*MODULES, _vector_ring, fr, fr.sb3, fr.cleanrl)
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__.startswith("fastreplay")
+    ]
+    num_calls = 0
+    for kind in dict.fromkeys(kinds):
+        for name in sorted({*dir(kind)} - {"__class__", "__init_subclass__", "__subclasshook__", "__new__"}):
+            for count in range(1 if name in BY_ADDRESS else 9):
+                print(kind.__name__, name, count, file=sys.stderr, flush=True)  # for who looks for a crash
+                with suppress(Exception):
+                    value = getattr(fresh(kind), name)
+                    if callable(value):
+                        num_calls += 1
+                        value(*[argument(kind)] * count)
+    for module in MODULES:
+        for name, value in vars(module).items():
+            if callable(value) and not isinstance(value, type):
+                for count in range(7):
+                    print(module.__name__, name, count, file=sys.stderr, flush=True)
+                    with suppress(Exception):
+                        value(*[argument(_core.Ring)] * count)
+    assert num_calls > 1000
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_objects_that_were_never_initialized_are_refused(argument: str) -> None:
+    """Every method and attribute of every native class, and of every public class above one, with any argument."""
+    in_process(partial(call_everything, ARGUMENTS[argument]))
 
 
 def sb3_buffer() -> Any:
@@ -236,13 +238,7 @@ def use_a_lying_schema(name: str) -> None:
 
 @pytest.mark.parametrize("name", LIES)
 def test_schemas_that_lie_are_refused_or_do_no_harm(name: str) -> None:
-    in_process(
-        f"""
-        import test_native_boundary
-        test_native_boundary.use_a_lying_schema({name!r})
-        print("done")
-        """
-    )
+    in_process(partial(use_a_lying_schema, name))
 
 
 def test_a_count_that_is_too_small_is_refused() -> None:
