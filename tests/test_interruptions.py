@@ -151,10 +151,10 @@ def test_an_exception_at_any_moment_of_next_loses_nothing(make: Callable[[], Any
 def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any]) -> None:
     """Many more of them than the depth, on one loader; it ends when its steps are over, and not before."""
     buffer = make()
-    loader = buffer.loader(8, depth=2, steps=40)
+    loader = buffer.loader(8, depth=2, steps=16)
     batches: list[Any] = []
     num_interrupted, at = 0, 0
-    while len(batches) < 40:
+    while len(batches) < 16:
         moments = Moments(interrupt, at)
         try:
             batches.append(moments.during(lambda: next(loader)))
@@ -162,9 +162,9 @@ def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any])
         except Interrupt:
             num_interrupted += 1
             at += 1
-    assert num_interrupted > 400
+    assert num_interrupted > 160
     assert list(loader) == []
-    assert_drawn(buffer, batches, drawn(40))
+    assert_drawn(buffer, batches, drawn(16))
 
 
 def test_an_exception_at_any_moment_of_the_last_next(make: Callable[[], Any]) -> None:

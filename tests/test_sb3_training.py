@@ -99,7 +99,7 @@ def trained(
     num_envs: int = 1,
     buffer: type[Any] | None = None,
     is_accelerated: bool = False,
-    steps: int = 300,
+    steps: int = 200,
     **kwargs: Any,
 ) -> Any:
     """Train, and return the model."""

@@ -197,7 +197,7 @@ def test_population_gradient_is_that_of_single_transitions(young: Learner, monke
 
 def test_gradient_variance_follows_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minibatch, "SIZES", (1, 16, 256))
-    rows = minibatch.gradient_variance((3, replace(QUICK, gradients=600)))
+    rows = minibatch.gradient_variance((3, replace(QUICK, gradients=300)))
     for row in rows:
         assert row["variance_over_law"] == pytest.approx(1, abs=0.25)
     assert rows[0]["law"] == 256 * rows[2]["law"]
