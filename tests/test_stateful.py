@@ -305,7 +305,7 @@ class NumpyMachine(BufferMachine):
 
 @pytest.mark.parametrize("machine", [BufferMachine, NumpyMachine])
 def test_native_is_the_oracle(machine: type[BufferMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=200, stateful_step_count=30))
+    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=30))
 
 
 OURS, THEIRS = 0, 1_000_000  # ids of the rows that the machine inserts, and of those of the writer beside it
