@@ -336,6 +336,11 @@ class HostPool:
         block = generations.take()
         return Block(native.take(), layout) if block is None else block
 
+    def take_memory(self, batch_size: int) -> _core.Block:
+        """Return memory that nobody else has, for a minibatch; it comes back when it is let go of."""
+        native, _, _ = self._by_size.get(batch_size) or self._new(batch_size)
+        return native.take()
+
     def keep(self, block: Block) -> None:
         """Let a block with tensors be taken again once nobody has them."""
         pools = self._by_size.get(block.layout.batch_size)
@@ -389,13 +394,10 @@ class HostSupply:
             self._pool.keep(block)
 
     def replace(self, block: Block, fill: Callable[[_core.Block], None]) -> None:
-        """Fill another block, and copy it."""
-        other = self.take(block.layout.batch_size)
-        try:
-            fill(other.native)
-            block.refill(lambda native: native.copy_from(other.native))
-        finally:
-            self.cancel(other)
+        """Fill memory that nobody sees, and copy it."""
+        filled = self._pool.take_memory(block.layout.batch_size)
+        fill(filled)
+        block.refill(lambda native: native.copy_from(filled))
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block in the host's memory."""
