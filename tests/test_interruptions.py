@@ -433,11 +433,11 @@ def test_finalizers_that_the_collector_runs_inside_calls(output: str) -> None:
                 buffer.add(**row)
                 buffer.extend(**{name: value[None].tolist() for name, value in row.items()})
             gc.set_threshold(*thresholds)
+        gc.collect(1)  # without the GIL it heeds no such thresholds
     finally:
         gc.set_threshold(*thresholds)
         sys.unraisablehook = before
         loader.close()
-    gc.collect(1)
     assert not errors
     assert len(done) == 300
 

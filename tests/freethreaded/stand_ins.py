@@ -29,6 +29,7 @@ TESTS = Path(__file__).parents[1]
 ABOUT_THE_PROCESS = {"ctypes", "gc", "multiprocessing", "signal", "subprocess", "threading", "tracemalloc"}
 
 _running = False  # a test, and not the import of its file
+_was_skipped = pytest.StashKey[bool]()
 
 
 def named_in(path: Path) -> set[str]:
@@ -40,6 +41,15 @@ def named_in(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+def needed_by(path: Path) -> set[str]:
+    """Return the modules that are not installed and that a test file imports, or one of tests/ that it imports."""
+    named, seen = named_in(path), {path}
+    while more := {TESTS / f"{name}.py" for name in named} - seen:
+        seen |= more
+        named |= set[str]().union(*(named_in(other) for other in more if other.exists()))
+    return named & MISSING
 
 
 def is_installed(name: str) -> bool:
@@ -165,7 +175,7 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Skip a file that does more with a stand-in than that takes."""
     report = yield
-    if report.failed and collector.path.suffix == ".py" and (needed := named_in(collector.path) & MISSING):
+    if report.failed and collector.path.suffix == ".py" and (needed := needed_by(collector.path)):
         report.outcome = "skipped"
         report.longrepr = (str(collector.path), 0, f"Skipped: needs {', '.join(sorted(needed))}")
     return report
@@ -175,8 +185,11 @@ def pytest_make_collect_report(
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Skip a test that failed for lack of a module, in another process maybe."""
+    """Skip a test that failed for lack of a module, maybe in another process, or was skipped half-way."""
     report = yield
+    if report.failed and report.when == "teardown" and item.stash.get(_was_skipped, False):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, "Skipped: it was skipped half-way")
     if report.failed:
         stderr = getattr(call.excinfo and call.excinfo.value, "stderr", "")
         told = f"{report.longreprtext} {report.capstdout} {report.capstderr} {stderr}"
@@ -184,6 +197,8 @@ def pytest_runtest_makereport(
         if needed := [name for name in named if not is_installed(name)]:
             report.outcome = "skipped"
             report.longrepr = (str(item.path), 0, f"Skipped: needs {needed[0]}")
+    if report.when == "call":
+        item.stash[_was_skipped] = report.skipped
     return report
 
 
