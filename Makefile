@@ -25,6 +25,7 @@ TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $
 .DEFAULT_GOAL := help
 .PHONY: help train learn test static cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
 .DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +39,7 @@ learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Tr
 why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 minutes; writes docs/why)
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
-test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)
+test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 15 minutes on two cores)
 	$(MAKE) --jobs=2 --output-sync=target cpptest mutants tsan static  # what waits for the network beside what compiles
 	$(MAKE) pytest
 

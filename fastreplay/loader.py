@@ -72,7 +72,7 @@ class Loader(Generic[ArrayT]):
         self._supply = supply
         self._batch_size = batch_size
         self._depth = depth
-        self._finalizer = weakref.finalize(self, _end, prefetcher, supply)
+        weakref.finalize(self, _end, prefetcher, supply)
         self._prefetcher = prefetcher
 
     def _begin(self) -> Self:

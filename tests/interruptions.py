@@ -16,12 +16,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import fastreplay as fr
+
+if TYPE_CHECKING:
+    from types import CodeType
 
 HANG_S = 60.0
 CAPACITY = 512
@@ -173,9 +176,9 @@ class Garbage:
             self.stress.guarded(is_inside=True)
 
 
-def is_within(frame: Any, method: Any) -> bool:
-    """Tell whether a frame is of a method's call, or of what that calls."""
-    while frame is not None and frame.f_code is not method.__func__.__code__:
+def is_within(frame: Any, code: CodeType) -> bool:
+    """Tell whether a frame is of a call of this code, or of what that calls."""
+    while frame is not None and frame.f_code is not code:
         frame = frame.f_back
     return frame is not None
 
@@ -196,7 +199,7 @@ def on_signal(stress: Stress) -> Any:
                 stress.guarded(is_inside=True)
         finally:
             state["depth"] -= 1
-        if is_within(frame, stress.act) and stress.random.randrange(3) == 0:
+        if is_within(frame, Stress.act.__code__) and stress.random.randrange(3) == 0:
             stress.counts["raised"] += 1
             raise Interrupt
 

@@ -133,3 +133,17 @@ def unchanged(buffer: Any) -> Iterator[None]:
     ticket = before[1]["inserted"]
     buffer.extend(**transitions(ticket, 1))
     assert_holds(buffer[-1], ticket)
+
+
+class MeddlingKey(str):
+    """A key that does something when it is compared."""
+
+    __slots__ = ("meddle",)
+    meddle: Any
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __eq__(self, other: object) -> bool:
+        self.meddle()
+        return str(self) == other

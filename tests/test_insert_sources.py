@@ -16,6 +16,7 @@ from stall import Thread, stalled_insert
 from support import (
     FIELDS,
     MakeBuffer,
+    MeddlingKey,
     NativeBuffer,
     arrays,
     assert_holds,
@@ -318,20 +319,6 @@ class Meddling:
         return np.asarray(self._value)
 
 
-class Hashed(str):
-    """A keyword that does something when it is looked up."""
-
-    __slots__ = ("meddle",)
-    meddle: Any
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __eq__(self, other: object) -> bool:
-        self.meddle()
-        return str(self) == other
-
-
 def freed(array: Any) -> None:
     """Give an array's memory back, and let something else have it."""
     num_bytes = array.nbytes
@@ -459,7 +446,7 @@ def test_a_keyword_that_inserts_when_it_is_looked_up() -> None:
             depth -= 1
 
     for name in "abc":
-        key = Hashed(name)
+        key = MeddlingKey(name)
         key.meddle = meddle
         rest = [other for other in "abc" if other != name]
         for order in ([key, *rest], [rest[0], key, rest[1]], [*rest, key]):

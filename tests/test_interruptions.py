@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_cuda import FakeCuda
+from interruptions import is_within
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 from test_fork import in_child
 
@@ -40,25 +41,27 @@ def interrupt() -> None:
 class Moments:
     """Does something at one moment of a call: a call, line or return of our Python, in the loader an opcode."""
 
-    def __init__(self, act: Callable[[], object], at: int) -> None:
-        self._act, self._at = act, at
+    def __init__(self, at: int) -> None:
+        self.at = at
         self.num_passed = 0
 
     @property
     def came(self) -> bool:
         """Whether the call had so many moments."""
-        return self.num_passed > self._at
+        return self.num_passed > self.at
 
     def _trace(self, frame: Any, _event: str, _argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = frame.f_code.co_filename.endswith(("loader.py", "buffer.py"))
         self.num_passed += 1
-        if self.num_passed == self._at + 1:
+        if self.num_passed == self.at + 1:
             self._act()
         return self._trace
 
-    def during(self, call: Callable[[], Any]) -> Any:
+    def during(self, call: Callable[[], Any], act: Callable[[], object]) -> Any:
+        """Call, and act at that moment of it."""
+        self._act = act
         # In a generator, which has a place of its own for the exception that is being handled: CPython (3.11) leaves
         # it there when a trace function raises within an except clause, and with it all that its frames refer to.
         outcome = next(self._during(call))
@@ -75,6 +78,14 @@ class Moments:
             yield end
         finally:
             sys.settrace(before)
+
+
+def every_moment() -> Iterator[Moments]:
+    """Yield one moment after the other, up to the first that the call in its turn does not have."""
+    for at in count():
+        yield (moments := Moments(at))
+        if not moments.came:
+            return
 
 
 @pytest.fixture(autouse=True)
@@ -130,22 +141,17 @@ def rows_in_order(buffer: Any, batches: list[Any]) -> list[bytes]:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_an_exception_at_any_moment_of_next_loses_nothing(make: Callable[[], Any], depth: int) -> None:
     """Whatever it interrupts, the next `next` gives the minibatch that this one would have given."""
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, depth=depth, steps=6)
-        moments = Moments(interrupt, at)
         batches = [next(loader)]
         try:
-            batches.append(moments.during(lambda loader=loader: next(loader)))  # type: ignore[misc]
+            batches.append(moments.during(lambda loader=loader: next(loader), interrupt))  # type: ignore[misc]
         except Interrupt:
             assert loader.num_ahead == depth
         batches += list(loader)
         assert_drawn(buffer, batches, drawn(6))
-        if not moments.came:
-            break
-        at += 1
-    assert at > 20
+    assert moments.at > 20
 
 
 def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any]) -> None:
@@ -155,9 +161,9 @@ def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any])
     batches: list[Any] = []
     num_interrupted, at = 0, 0
     while len(batches) < 16:
-        moments = Moments(interrupt, at)
+        moments = Moments(at)
         try:
-            batches.append(moments.during(lambda: next(loader)))
+            batches.append(moments.during(lambda: next(loader), interrupt))
             at = 0
         except Interrupt:
             num_interrupted += 1
@@ -168,31 +174,24 @@ def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any])
 
 
 def test_an_exception_at_any_moment_of_the_last_next(make: Callable[[], Any]) -> None:
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, steps=2)
         batches = [next(loader), next(loader)]
-        moments = Moments(interrupt, at)
         with pytest.raises((Interrupt, StopIteration)):
-            moments.during(lambda loader=loader: next(loader))  # type: ignore[misc]
+            moments.during(lambda loader=loader: next(loader), interrupt)  # type: ignore[misc]
         assert list(loader) == []
         assert_drawn(buffer, batches, drawn(2))
-        if not moments.came:
-            break
-        at += 1
 
 
 def test_an_exception_at_any_moment_of_close(make: Callable[[], Any]) -> None:
     """It is closed, or goes on where it was; another `close` ends it for good."""
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, steps=6)
         batches = [next(loader)]
-        moments = Moments(interrupt, at)
         try:
-            moments.during(loader.close)
+            moments.during(loader.close, interrupt)
         except Interrupt:
             more = list(islice(loader, 1))
             batches += more
@@ -205,28 +204,20 @@ def test_an_exception_at_any_moment_of_close(make: Callable[[], Any]) -> None:
         assert "closed" in repr(loader)
         assert_drawn(buffer, batches, drawn(len(batches)))
         assert buffer.stats()["blocks_in_flight"] == 0
-        if not moments.came:
-            break
-        at += 1
-    assert at > 5
+    assert moments.at > 5
 
 
 def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> None:
     """No turn is given out before the last step, and then all are: of one loader, or of none."""
-    at = 0
     outcomes = []
-    while True:
+    for moments in every_moment():
         buffer = make()
-        moments = Moments(interrupt, at)
         with suppress(Interrupt):
-            moments.during(lambda buffer=buffer: buffer.loader(8, depth=3))  # type: ignore[misc]
+            moments.during(lambda buffer=buffer: buffer.loader(8, depth=3), interrupt)  # type: ignore[misc]
         gc.collect(1)
         buffer.cuda.run_all()
         assert buffer.stats()["blocks_in_flight"] == 0
         outcomes.append(buffer.rng_state["calls"])
-        if not moments.came:
-            break
-        at += 1
     assert outcomes[-1] == 3
     if not isinstance(buffer._drawn_supply, fr._resident.ResidentSupply):  # which queues one draw after the other
         assert set(outcomes) == {0, 3}
@@ -236,8 +227,7 @@ def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_next_at_any_moment_of_next(make: Callable[[], Any], depth: int) -> None:
     """As from a signal handler or a finalizer: each gets a minibatch of its own, or the inner one is refused."""
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, depth=depth, steps=8)
         batches = [next(loader)]
@@ -248,34 +238,25 @@ def test_a_next_at_any_moment_of_next(make: Callable[[], Any], depth: int) -> No
             except RuntimeError as error:
                 assert "not to be entered again" in str(error)  # noqa: PT017
 
-        moments = Moments(inner, at)
-        batches.append(moments.during(lambda loader=loader: next(loader)))  # type: ignore[misc]
+        batches.append(moments.during(lambda loader=loader: next(loader), inner))  # type: ignore[misc]
         batches += list(loader)
         buffer.cuda.run_all()
         assert rows_in_order(buffer, batches) == sorted(each["ticket"].tobytes() for each in drawn(8))
-        if not moments.came:
-            break
-        at += 1
 
 
 def test_a_close_at_any_moment_of_next(make: Callable[[], Any]) -> None:
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, steps=8)
         batches = [next(loader)]
-        moments = Moments(loader.close, at)
-        batches += moments.during(lambda loader=loader: list(islice(loader, 1)))  # type: ignore[misc]
+        batches += moments.during(lambda loader=loader: list(islice(loader, 1)), loader.close)  # type: ignore[misc]
         assert_drawn(buffer, batches, drawn(len(batches)))
-        if not moments.came:
-            break
-        assert list(loader) == []
-        at += 1
+        if moments.came:
+            assert list(loader) == []
 
 
 def test_a_sample_at_any_moment_of_next_takes_the_turn_after_those_ahead(make: Callable[[], Any]) -> None:
-    at = 0
-    while True:
+    for moments in every_moment():
         buffer = make()
         loader = buffer.loader(8, depth=2, steps=5)
         batches = [next(loader)]
@@ -286,20 +267,9 @@ def test_a_sample_at_any_moment_of_next_takes_the_turn_after_those_ahead(make: C
             except RuntimeError as error:
                 assert "not to be entered again" in str(error)  # noqa: PT017
 
-        moments = Moments(inner, at)
-        batches.append(moments.during(lambda loader=loader: next(loader)))  # type: ignore[misc]
+        batches.append(moments.during(lambda loader=loader: next(loader), inner))  # type: ignore[misc]
         batches += list(loader)
         assert rows_in_order(buffer, batches) == sorted(each["ticket"].tobytes() for each in drawn(len(batches)))
-        if not moments.came:
-            break
-        at += 1
-
-
-def is_within(frame: Any, function: Callable[..., Any]) -> bool:
-    """Tell whether a frame is of a function's call, or of what that calls."""
-    while frame is not None and frame.f_code is not function.__code__:
-        frame = frame.f_back
-    return frame is not None
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
@@ -324,7 +294,7 @@ def test_signal_handlers_that_raise(output: str, how: str) -> None:
     consume = {"extend": extend, "for": iterate}[how]
 
     def handler(_: int, frame: Any) -> None:
-        if is_within(frame, consume):
+        if is_within(frame, consume.__code__):
             if latest is not None and not (taken and taken[-1] is latest):
                 taken.append(latest)
             raise Interrupt
@@ -357,7 +327,7 @@ def test_threads_that_iterate_while_one_is_interrupted(output: str) -> None:
     at, ended = 0, False
     while not ended:
         try:
-            own += Moments(interrupt, at % 150).during(lambda: list(islice(loader, 1)))
+            own += Moments(at % 150).during(lambda: list(islice(loader, 1)), interrupt)
             ended = loader.num_ahead == 0
         except Interrupt:
             pass
@@ -391,8 +361,8 @@ def test_a_fork_at_any_moment_of_next(output: str) -> None:
         def fork(child: Any = child) -> None:
             assert in_child(child) == 3
 
-        moments = Moments(fork, at)
-        batches.append(moments.during(lambda loader=loader: next(loader)))  # type: ignore[misc]
+        moments = Moments(at)
+        batches.append(moments.during(lambda loader=loader: next(loader), fork))  # type: ignore[misc]
         batches += list(loader)
         for batch, expected in zip(batches, drawn(4), strict=True):
             assert_same(batch, expected)

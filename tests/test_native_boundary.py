@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from support import FIELDS, NativeBuffer, arrays, assert_holds, fill, transitions
+from support import FIELDS, MeddlingKey, NativeBuffer, arrays, assert_holds, fill, transitions
 from test_fork import in_child
 
 import fastreplay as fr
@@ -334,20 +334,6 @@ def test_blocks_that_are_none_are_refused() -> None:
             ring.gather_into(flat_given, offsets_given, rows, rows)
 
 
-class Key(str):
-    """A key that does something when it is compared."""
-
-    __slots__ = ("meddle",)
-    meddle: Any
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __eq__(self, other: object) -> bool:
-        self.meddle()
-        return str(self) == other
-
-
 def test_keys_that_free_what_was_looked_at() -> None:
     """The parts of a dict and the infos are asked for first; where the arrays lie, afterwards."""
     for _ in range(20):
@@ -360,11 +346,11 @@ def test_keys_that_free_what_was_looked_at() -> None:
             first.resize(0, refcheck=False)
             np.full(12, 0xAB, np.uint8)
 
-        key = Key("b")
+        key = MeddlingKey("b")
         key.meddle = meddle
         obs[key] = np.ones((1, 3), np.float32)
         infos: list[Any] = [{}]
-        info_key = Key("TimeLimit.truncated")
+        info_key = MeddlingKey("TimeLimit.truncated")
         info_key.meddle = infos.clear
         one = np.ones((1, 1), np.float32)
         assert not ring.write(0, obs, {"a": one, "b": one}, one, one[0], one[0], None)  # it changed: the general way
