@@ -64,7 +64,7 @@ def checked_steps(steps: object) -> int | None:
     checked = checked_index("steps", steps)
     if checked < 0:
         raise ValueError(f"steps: expected a non-negative integer or None, got {checked}")
-    return checked
+    return min(checked, sys.maxsize)  # of which nobody will see the end
 
 
 def checked_timeout(timeout: float | None) -> float:

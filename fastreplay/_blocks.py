@@ -7,8 +7,10 @@ What gives minibatches their memory is a `Supply`: the pools here, or the pipeli
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -111,8 +113,11 @@ class Supply(Protocol[BlockT]):
     def cancel(self, block: BlockT) -> None:
         """Take a block back that was not filled, or that nobody wants."""
 
-    def replace(self, block: BlockT, fill: Callable[[Any], None]) -> None:
-        """Replace what a block's holder sees by what may fail half-way: all of it, or nothing."""
+    def replace(self, block: BlockT, fill: Callable[..., None], *arguments: object) -> None:
+        """Replace what a block's holder sees by what may fail half-way: all of it, or nothing.
+
+        `fill` is called with the arguments, and a native block as the last.
+        """
 
     def accepts(self, block: object) -> bool:
         """Tell whether a block, as a caller's `out`, can be filled as those that are taken here."""
@@ -187,9 +192,9 @@ class Layout:
             views.append(flat[offset : offset + num_bytes].view(getattr(torch, dtype.name)).view(shape))
         return tuple(views)
 
-    def first_moved(self, native: _core.Block, arrays: tuple[NDArray[Any], ...]) -> int:
-        """Return the position of the first array that does not lie in the block, -1 where all do."""
-        return self._native.first_moved(native, arrays)
+    def first_changed(self, native: _core.Block, arrays: tuple[NDArray[Any], ...], tickets: object) -> int:
+        """Return the position of the first array, or the tickets', that is not as it is made here, -1 where all are."""
+        return self._native.first_changed(native, arrays, tickets)
 
 
 def _imported(capsules: tuple[object, ...]) -> tuple[torch.Tensor, ...]:
@@ -207,12 +212,14 @@ def as_made(tensors: tuple[torch.Tensor, ...]) -> FieldTensors | PlainTensors:
     from fastreplay._tensors import FieldTensors
     from fastreplay._torch_abi import tensor_offsets, torch_abi
 
-    abi = torch_abi()
-    return PlainTensors(tensors) if abi is None else FieldTensors(tensors, abi, tensor_offsets())
+    if (abi := torch_abi()) is not None and (offsets := tensor_offsets()) is not None:
+        with suppress(ValueError):  # tensors of many dimensions
+            return FieldTensors(tensors, abi, offsets)
+    return PlainTensors(tensors)
 
 
 class PlainTensors:
-    """`FieldTensors` where torch's functions cannot be had: not to be handed out again, and Python is asked."""
+    """`FieldTensors` where not all of them is known: not to be handed out again, and Python is asked."""
 
     __slots__ = ("_made", "_tensors")
 
@@ -220,7 +227,7 @@ class PlainTensors:
 
     def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
         self._tensors = tensors
-        self._made = list(map(_place, tensors))
+        self._made = list(map(_form, tensors))
 
     @property
     def ticket(self) -> torch.Tensor:
@@ -232,29 +239,32 @@ class PlainTensors:
         return False
 
     def is_held(self) -> bool:
-        """Return False: it is not known, and no harm to give them up."""
-        return False
+        """Tell whether anybody refers to one of the tensor objects."""
+        return max(map(sys.getrefcount, self._tensors)) > _BARE_REFERENCES
 
     def hand_out(self) -> tuple[torch.Tensor, ...]:
         """Return all but the last."""
         return self._tensors[:-1]
 
-    def first_moved(self) -> int:
-        """Return the position of the first tensor that is no longer where it was made, -1 where all are."""
-        now = map(_place, self._tensors)
-        return next((i for i, (place, made) in enumerate(zip(now, self._made, strict=True)) if place != made), -1)
+    def first_changed(self) -> int:
+        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are."""
+        now = map(_form, self._tensors)
+        return next((i for i, (form, made) in enumerate(zip(now, self._made, strict=True)) if form != made), -1)
 
     def count_up_versions(self) -> None:
-        """Let autograd know that the memory of the tensors that are where they were made has changed."""
+        """Let autograd know that the tensors' memory has changed."""
         import torch
 
-        for tensor, made in zip(self._tensors, self._made, strict=True):
-            if _place(tensor) == made:
-                torch.autograd.graph.increment_version(tensor)
+        for tensor in self._tensors:
+            torch.autograd.graph.increment_version(tensor)
 
 
-def _place(tensor: torch.Tensor) -> tuple[int, int]:
-    return tensor._cdata, tensor.data_ptr()
+_BARE_REFERENCES = max(map(sys.getrefcount, (object(),)))  # of an object that only a tuple has
+
+
+def _form(tensor: torch.Tensor) -> tuple[object, ...]:
+    place = tensor._cdata, tensor.data_ptr()
+    return *place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg(), tensor.is_conj()
 
 
 class Block:
@@ -295,15 +305,21 @@ class Block:
 
         return torch.from_numpy(self.native.flat)
 
-    def first_moved(self, values: tuple[Any, ...]) -> int:
-        """Return the position of the first field of a minibatch of this block that lies elsewhere now, or -1."""
-        if isinstance(values[0], np.ndarray):
-            return self.layout.first_moved(self.native, values)
-        return 0 if self.tensors is None else self.tensors.first_moved()
+    def first_changed(self, values: tuple[Any, ...], tickets: object) -> int:
+        """Return the position of the first of a minibatch's fields and tickets that is not as it was made here, or -1.
 
-    def refill(self, fill: Callable[[_core.Block], ResultT]) -> ResultT:
-        """Replace what the block's holder sees. Where `fill` raises or returns False, nothing has changed."""
-        result = fill(self.native)
+        Tickets are None where they were not asked for.
+        """
+        if self.tensors is not None and type(values[0]) is not np.ndarray:
+            return self.tensors.first_changed()
+        return self.layout.first_changed(self.native, values, tickets)
+
+    def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
+        """Replace what the block's holder sees. Where `fill` raises or returns False, nothing has changed.
+
+        It is called with the arguments, and the native block as the last.
+        """
+        result = fill(*arguments, self.native)
         if result is not False and self.tensors is not None:
             self.tensors.count_up_versions()
         return result
@@ -312,6 +328,15 @@ class Block:
 def most_blocks(num_bytes: int) -> int:
     """Return how many blocks of a size are kept."""
     return min(max(_BYTES_PER_SIZE // max(num_bytes, 1), _FEWEST_BLOCKS), _MOST_BLOCKS)
+
+
+class _Pools(NamedTuple):
+    """What there is for one batch size."""
+
+    memory: _core.BlockPool
+    layout: Layout
+    generations: Generations[Block]  # with their tensors
+    unseen: list[_core.Block]  # of which there is nothing, for what is copied on
 
 
 class HostPool:
@@ -328,33 +353,42 @@ class HostPool:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._by_size: Latest[int, tuple[_core.BlockPool, Layout, Generations[Block]]] = Latest(SIZES)
+        self._by_size: Latest[int, _Pools] = Latest(SIZES)
 
     def take(self, batch_size: int) -> Block:
         """Return a block that nobody else has, with the tensors that it had if they are as they were made."""
-        native, layout, generations = self._by_size.get(batch_size) or self._new(batch_size)
-        block = generations.take()
-        return Block(native.take(), layout) if block is None else block
+        pools = self._by_size.get(batch_size) or self._new(batch_size)
+        block = pools.generations.take()
+        return Block(pools.memory.take(), pools.layout) if block is None else block
 
     def take_memory(self, batch_size: int) -> _core.Block:
-        """Return memory that nobody else has, for a minibatch; it comes back when it is let go of."""
-        native, _, _ = self._by_size.get(batch_size) or self._new(batch_size)
-        return native.take()
+        """Return memory of a minibatch that nobody else has, and of which nobody is to see anything."""
+        pools = self._by_size.get(batch_size) or self._new(batch_size)
+        try:
+            return pools.unseen.pop()
+        except IndexError:  # none left, or other threads have them
+            return pools.memory.take()
+
+    def keep_memory(self, batch_size: int, memory: _core.Block) -> None:
+        """Let memory of which nobody saw anything be taken again."""
+        pools = self._by_size.get(batch_size)
+        if pools is not None:
+            pools.unseen.append(memory)
 
     def keep(self, block: Block) -> None:
         """Let a block with tensors be taken again once nobody has them."""
         pools = self._by_size.get(block.layout.batch_size)
-        if pools is not None and pools[1] is block.layout:
-            pools[2].keep(block)
+        if pools is not None and pools.layout is block.layout:
+            pools.generations.keep(block)
 
-    def _new(self, batch_size: int) -> tuple[_core.BlockPool, Layout, Generations[Block]]:
+    def _new(self, batch_size: int) -> _Pools:
         try:
             layout = Layout(_core.Block(self._schema.sizes, batch_size), self._schema)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[Block] = Generations(most)
-        pools = _core.BlockPool(self._schema.sizes, batch_size, most), layout, generations
+        pools = _Pools(_core.BlockPool(self._schema.sizes, batch_size, most), layout, generations, [])
         self._by_size.put(batch_size, pools)
         return pools
 
@@ -393,11 +427,13 @@ class HostSupply:
         if block.tensors is not None:
             self._pool.keep(block)
 
-    def replace(self, block: Block, fill: Callable[[_core.Block], None]) -> None:
+    def replace(self, block: Block, fill: Callable[..., None], *arguments: object) -> None:
         """Fill memory that nobody sees, and copy it."""
-        filled = self._pool.take_memory(block.layout.batch_size)
-        fill(filled)
-        block.refill(lambda native: native.copy_from(filled))
+        batch_size = block.layout.batch_size
+        filled = self._pool.take_memory(batch_size)
+        fill(*arguments, filled)
+        block.refill(filled.copy_to)
+        self._pool.keep_memory(batch_size, filled)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block in the host's memory."""

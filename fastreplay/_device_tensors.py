@@ -54,9 +54,9 @@ class DeviceTensors:
         assert self._made is not None
         return self._made.ticket
 
-    def first_moved(self) -> int:
-        """Return the position of the first tensor handed out that lies elsewhere now, -1 where none does."""
-        return 0 if self._made is None else self._made.first_moved()
+    def first_changed(self) -> int:
+        """Return the position of the first tensor handed out that is not where and as it was made, -1 where all are."""
+        return 0 if self._made is None else self._made.first_changed()
 
     def count_up_versions(self) -> None:
         """Let autograd know that the tensors' memory has changed."""

@@ -35,17 +35,20 @@ def new_ring(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Ri
     raise MemoryError(f"{name}: {capacity} transitions would take {num_bytes:,} bytes, which cannot be had")
 
 
-def check_memory(num_bytes: int, capacity: int) -> None:
+def check_memory(name: str, things: str, num_bytes: int) -> None:
     """Refuse what cannot fit.
+
+    Args:
+        name: What the caller calls the number of things.
+        things: How many of what.
+        num_bytes: What they take, at least.
 
     Raises:
         MemoryError: More bytes than the machine, or the container, has at all.
     """
     limit = memory_limit()
     if limit is not None and num_bytes > limit:
-        raise MemoryError(
-            f"capacity: {capacity} transitions would take {num_bytes:,} bytes, {limit:,} are available on this machine"
-        )
+        raise MemoryError(f"{name}: {things} would take {num_bytes:,} bytes, {limit:,} are available on this machine")
 
 
 def memory_limit() -> int | None:

@@ -181,9 +181,9 @@ class Slot:
         """Return the tickets that were handed out with the fields."""
         return self.tensors.ticket
 
-    def first_moved(self, _values: tuple[object, ...]) -> int:
-        """Return the position of the first field handed out that lies elsewhere now, or -1."""
-        return self.tensors.first_moved()
+    def first_changed(self, _values: tuple[object, ...], _tickets: object) -> int:
+        """Return the position of the first field or tickets handed out that are not as they were made, or -1."""
+        return self.tensors.first_changed()
 
     def is_unreferenced(self) -> bool:
         """Tell whether nothing outside refers to the twin's memory."""
@@ -242,7 +242,7 @@ class Slot:
         self.transfer.finish()
         self.transfer.make_consumer_wait()
 
-    def refill(self, fill: Callable[[_core.Block], ResultT]) -> ResultT:
+    def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
         """In use -> filling -> copying -> ready -> in use: replace what its holder sees.
 
         What the consumer has queued up to now sees the old rows. Where `fill` raises or returns False,
@@ -252,7 +252,7 @@ class Slot:
         filled = False
         try:
             self.transfer.finish()
-            result = fill(self.native)
+            result = fill(*arguments, self.native)
             filled = result is not False
         finally:
             if not filled:
@@ -355,9 +355,9 @@ class Pipeline:
         """Finish what a prefetcher sent and nobody is to have."""
         slot.cancel_ahead()
 
-    def replace(self, slot: Slot, fill: Callable[[_core.Block], None]) -> None:
+    def replace(self, slot: Slot, fill: Callable[..., None], *arguments: object) -> None:
         """Fill the page-locked block, which nobody sees, and send it."""
-        slot.refill(fill)
+        slot.refill(fill, *arguments)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a slot."""

@@ -174,13 +174,13 @@ class ResidentBlock:
         """Return the tickets that were handed out with the fields."""
         return self.tensors.ticket
 
-    def first_moved(self, _values: tuple[object, ...]) -> int:
-        """Return the position of the first field handed out that lies elsewhere now, or -1."""
-        return self.tensors.first_moved()
+    def first_changed(self, _values: tuple[object, ...], _tickets: object) -> int:
+        """Return the position of the first field or tickets handed out that are not as they were made, or -1."""
+        return self.tensors.first_changed()
 
-    def refill(self, fill: Callable[[ResidentBlock], ResultT]) -> ResultT:
+    def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
         """Replace what the block's holder sees, in the order of the stream."""
-        result = fill(self)
+        result = fill(*arguments, self)
         if result is not False:
             self.tensors.count_up_versions()
         return result
@@ -406,9 +406,9 @@ class ResidentSupply:
         """Keep a block that was not handed out."""
         self._pool(block.consumer).keep(block)
 
-    def replace(self, block: ResidentBlock, fill: Callable[[ResidentBlock], None]) -> None:
+    def replace(self, block: ResidentBlock, fill: Callable[..., None], *arguments: object) -> None:
         """Queue what replaces it."""
-        block.refill(fill)
+        block.refill(fill, *arguments)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block into which this ring's twin is drawn."""

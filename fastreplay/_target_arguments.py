@@ -51,7 +51,11 @@ def checked_tau(tau: object) -> float | Tensor:
         return _check_range(float(tau))
     if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
         raise TypeError(f"tau: expected a number, got {tau!r}")
-    return _check_range(float(tau))
+    try:
+        number = float(tau)
+    except OverflowError:  # an integer, or a fraction
+        raise ValueError("tau: expected a number in [0, 1], got one that is beyond every float") from None
+    return _check_range(number)
 
 
 def check_options(buffers: object, every: object) -> None:

@@ -34,6 +34,7 @@ cdef extern from "pristine.hpp" namespace "fastreplay" nogil:
     cppclass Snapshot:
         cbool take(const void *shell, const TensorOffsets &offsets)
         cbool holds()
+        cbool has_form()
         const void *tensor()
 
 
@@ -46,32 +47,39 @@ cdef size_t kMostDimensions = 5
 cdef Py_ssize_t kProbes = 16
 
 
+cdef inline void **handle_of(tuple tensors, Py_ssize_t i, size_t offset) noexcept:
+    return <void **>(<char *>PyTuple_GET_ITEM(tensors, i) + offset)
+
+
 cdef class FieldTensors:
     """The tensors (B, *shape) of a block's fields and their tickets, as they were when they were made.
 
     Args:
         tensors: Fresh tensors, of which nobody else has one.
         torch_abi: Addresses of torch's functions (fastreplay/_torch_abi.py).
-        offsets: Where tensors' parts lie, None where that is not known: then they are handed out once.
+        offsets: Where tensors' parts lie.
+
+    Raises:
+        ValueError: A tensor is of another kind, of which it cannot be known what is done to it.
 
     Thread safety:
-        As the GIL makes it; where there is none, tensors are handed out once.
+        As the GIL makes it; where there is none, offsets are not known.
     """
+
+    is_reusable = True
 
     cdef tuple _tensors
     cdef vector[Snapshot] _snapshots
-    cdef vector[void *] _made  # torch's tensors
     cdef vector[void *] _data  # where they lay
     cdef size_t _handle_offset
     cdef GetPointer _get_data
     cdef BumpVersion _bump_version
     cdef Py_ssize_t _weak_references  # offset in the object
-    cdef readonly bint is_reusable  # whether it can be known that they are as they were made
 
     def __cinit__(self):
         self._tensors = ()
 
-    def __init__(self, tuple tensors not None, torch_abi not None, offsets):
+    def __init__(self, tuple tensors not None, torch_abi not None, offsets not None):
         cdef TensorOffsets where
         cdef Py_ssize_t i
         if self._tensors:
@@ -79,25 +87,19 @@ cdef class FieldTensors:
         self._get_data = <GetPointer><uintptr_t>torch_abi.get_data_ptr
         self._bump_version = <BumpVersion><uintptr_t>torch_abi.bump_version
         self._handle_offset = torch_abi.handle_offset
-        self._tensors = tensors
-        self._made.resize(<size_t>len(tensors))
-        self._data.resize(<size_t>len(tensors))
-        for i in range(len(tensors)):
-            self._made[<size_t>i] = self._handle(i)[0]
-            if self._get_data(self._handle(i), &self._data[<size_t>i]) != 0:
-                raise ValueError("a tensor whose memory torch does not tell")
-        self.is_reusable = offsets is not None and all([tensor.dim() <= kMostDimensions for tensor in tensors])
-        if not self.is_reusable:
-            return
         where = TensorOffsets(torch_abi.handle_offset, offsets.storage, offsets.counter, offsets.shell_bytes,
                               offsets.compare_from)
         self._weak_references = offsets.weak_references
         self._snapshots.resize(<size_t>len(tensors))
+        self._data.resize(<size_t>len(tensors))
         for i in range(len(tensors)):
             # Made now, a tensor's dictionary is no difference later.
             PyObject_GenericGetDict(tensors[i], NULL)
-            self.is_reusable = self.is_reusable and self._snapshots[<size_t>i].take(
-                <const void *>PyTuple_GET_ITEM(tensors, i), where)
+            if (tensors[i].dim() > kMostDimensions
+                    or not self._snapshots[<size_t>i].take(<const void *>PyTuple_GET_ITEM(tensors, i), where)
+                    or self._get_data(handle_of(tensors, i, self._handle_offset), &self._data[<size_t>i]) != 0):
+                raise ValueError(f"tensors[{i}]: one of which not all is known")
+        self._tensors = tensors
 
     cpdef bint is_pristine(self) except -1:
         """Tell whether nobody has one of the tensors or anything made of one, and none shows a trace of having been.
@@ -105,7 +107,7 @@ cdef class FieldTensors:
         Nothing here runs Python or destroys an object: what was found holds to the end.
         """
         cdef Py_ssize_t i
-        if not self.is_reusable or self.is_held():
+        if self.is_held():
             return False
         for i in range(PyTuple_GET_SIZE(self._tensors)):
             if not self._snapshots[<size_t>i].holds() or not self._is_bare(<PyObject *>PyTuple_GET_ITEM(self._tensors, i)):
@@ -139,30 +141,30 @@ cdef class FieldTensors:
             PyTuple_SET_ITEM(handed, i, tensor)
         return handed
 
-    def first_moved(self):
-        """Return the position of the first tensor that is no longer where it was made, -1 where all are."""
+    def first_changed(self):
+        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are."""
         cdef Py_ssize_t i
         for i in range(PyTuple_GET_SIZE(self._tensors)):
-            if not self._is_in_place(i):
+            if not self._is_as_made(i):
                 return i
         return -1
 
     def count_up_versions(self):
-        """Let autograd know that the memory of the tensors that are where they were made has changed."""
+        """Let autograd know that the tensors' memory has changed; not of one that was swapped for another."""
         cdef Py_ssize_t i
         for i in range(PyTuple_GET_SIZE(self._tensors)):
-            if self._is_in_place(i):
+            if self._handle(i)[0] == self._snapshots[<size_t>i].tensor():
                 self._bump_version(self._handle(i))
 
-    # Whether it still is the tensor that it was, and its memory the same.
-    cdef bint _is_in_place(self, Py_ssize_t i) noexcept:
+    # Whether it still is the tensor that it was, of the same form, and its memory the same.
+    cdef bint _is_as_made(self, Py_ssize_t i) noexcept:
         cdef void *data = NULL
-        return (self._handle(i)[0] == self._made[<size_t>i] and self._get_data(self._handle(i), &data) == 0
-                and data == self._data[<size_t>i])
+        return (self._handle(i)[0] == self._snapshots[<size_t>i].tensor() and self._snapshots[<size_t>i].has_form()
+                and self._get_data(self._handle(i), &data) == 0 and data == self._data[<size_t>i])
 
     # Where the object holds its tensor: what torch's functions take.
     cdef void **_handle(self, Py_ssize_t i) noexcept:
-        return <void **>(<char *>PyTuple_GET_ITEM(self._tensors, i) + self._handle_offset)
+        return handle_of(self._tensors, i, self._handle_offset)
 
     # Whether it has no attributes and no weak references, which do not show in its own bytes in every CPython.
     cdef bint _is_bare(self, PyObject *tensor) except -1:

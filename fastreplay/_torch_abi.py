@@ -188,10 +188,7 @@ _TRACES: tuple[Callable[[torch.Tensor], object], ...] = (
     lambda tensor: tensor.requires_grad_().requires_grad_(False),
     lambda tensor: setattr(tensor, "grad", torch.zeros_like(tensor)),
     lambda tensor: setattr(tensor, "note", 1),
-    lambda tensor: setattr(tensor, "data", torch.zeros_like(tensor)),
     lambda tensor: setattr(tensor, "_backward_hooks", {}),
-    lambda tensor: tensor.set_(torch.zeros_like(tensor).untyped_storage()),
-    lambda tensor: tensor.t_(),
     lambda tensor: tensor.add_(1),
     lambda tensor: tensor.untyped_storage(),
     lambda tensor: tensor.__dict__,
@@ -205,17 +202,32 @@ _TRACES: tuple[Callable[[torch.Tensor], object], ...] = (
 )
 
 
+# What of these changes what the tensor's elements are.
+_CHANGES: tuple[Callable[[torch.Tensor], object], ...] = (
+    lambda tensor: setattr(tensor, "data", torch.zeros_like(tensor)),
+    lambda tensor: setattr(tensor, "data", tensor.view(torch.int32)),
+    lambda tensor: setattr(tensor, "data", tensor[:1]),
+    lambda tensor: setattr(tensor, "data", torch._neg_view(tensor)),
+    lambda tensor: tensor.set_(torch.zeros_like(tensor).untyped_storage()),
+    lambda tensor: tensor.resize_(1, 3),
+    lambda tensor: tensor.unsqueeze_(0),
+    lambda tensor: tensor.t_(),
+)
+
+
 def _everything_shows(abi: TorchAbi, offsets: TensorOffsets) -> bool:
     """Try the ways to leave a trace on a tensor: each must show, and none where nothing was done."""
     from fastreplay._tensors import FieldTensors
 
     with torch.enable_grad():
-        for trace in _TRACES:
+        for trace in (*_TRACES, *_CHANGES):
             tensors = FieldTensors((torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)), abi, offsets)
             if not tensors.is_pristine():
                 return False
             left = trace(tensors.hand_out()[0])
             if tensors.is_pristine():
+                return False
+            if (tensors.first_changed() == 0) is not (trace in _CHANGES):
                 return False
             del left
     return True

@@ -56,6 +56,9 @@ __all__ = ["ReplayBuffer", "RngState", "Stats"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
+# Of Python's objects that a face is made of, at least.
+_FACE_BYTES = 1024
+
 # A slice has no index that could be out of range: where it meets a writer, it is read again.
 _SLICE_TRIES = 1000
 
@@ -187,7 +190,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             raise ValueError(f"capacity: expected at least 1, got {capacity}")
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
         check_output(self._schema, output, device)
-        check_memory(self._schema.nbytes(capacity), capacity)
+        check_memory("capacity", f"{capacity} transitions", self._schema.nbytes(capacity))
         self._output = output
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
@@ -346,7 +349,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
             batch_size = checked_batch_size(batch_size)
         if out is not None:
             block = self._block_of(out, batch_size, self._drawn_supply)
-            if not block.refill(partial(self._sampler.sample, self._ring)):
+            if not block.refill(self._sampler.sample, self._ring):
                 raise ValueError("sample: the buffer is empty")
             return out
         block = self._drawn_supply.take(batch_size)
@@ -430,8 +433,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         n = checked_index("n", n)
         if n < 0:
             raise ValueError(f"n: expected a non-negative integer, got {n}")
-        if n > sys.maxsize:
-            raise MemoryError(f"n: {n} faces are more than memory can hold")
+        check_memory("n", f"{n} faces", n * _FACE_BYTES)
         first = self._num_spawned.add(n)
         return [self._face(np.random.SeedSequence(self._sampler.key, spawn_key=(first + i,))) for i in range(n)]
 
@@ -467,7 +469,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         if out is None:
             return self._read(addresses, by_slot=True)
         block = self._block_of(out, len(addresses), self._supply)
-        self._supply.replace(block, partial(self._ring.read, True, addresses))
+        self._supply.replace(block, self._ring.read, True, addresses)
         return out
 
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
@@ -668,17 +670,17 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         block = out._block
         if block is None:
             raise ValueError(f"out: expected a minibatch that sample() or gather() made on {self._device}")
-        if block.device != self._device:
+        if block.device is not self._device and block.device != self._device:
             raise ValueError(f"out: expected a minibatch on {self._device}, got one on {block.device}")
         layout = block.layout
         if layout.schema is not self._schema and layout.schema != self._schema:
             raise ValueError(f"out: expected a minibatch of {self._schema}, got one of {layout.schema}")
         if layout.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
-        moved = block.first_moved(out._values)
-        if moved >= 0:
-            name = (*self._schema, "ticket")[moved]
-            raise ValueError(f"out: expected the minibatch's own memory, got {name!r} that was moved or replaced")
+        changed = block.first_changed(out._values, out._ticket)
+        if changed >= 0:
+            name = (*self._schema, "ticket")[changed]
+            raise ValueError(f"out: expected the minibatch as it was made, got {name!r} moved, reshaped or locked")
         if not supply.accepts(block):
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block

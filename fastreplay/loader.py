@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from fastreplay import _core
+from fastreplay._limits import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,14 @@ class Loader(Generic[ArrayT]):
 
     def _begin(self) -> Self:
         """Give the first minibatches their turns, all at once, as the last of construction."""
-        first = [_entry(self._take()) for _ in range(self._prefetcher.num_first)]
+        num_first = self._prefetcher.num_first
+        first: list[tuple[Minibatch[ArrayT], Any, int]] = []
+        while len(first) < num_first:
+            minibatch = self._take()
+            if not first:
+                num_bytes = minibatch._block.layout.num_bytes  # type: ignore[union-attr]
+                check_memory("depth", f"{num_first} minibatches", num_first * num_bytes)
+            first.append(_entry(minibatch))
         self._prefetcher.start(first)
         return self
 
@@ -132,6 +140,9 @@ class Loader(Generic[ArrayT]):
     def __repr__(self) -> str:
         state = "closed" if self._prefetcher.is_stopped else f"{self.num_ahead} ahead"
         return f"{type(self).__name__}(batch_size={self._batch_size}, depth={self._depth}: {state})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Loader: a thread and its minibatches cannot be copied; make another with buffer.loader()")
 
     def _prepare(self) -> tuple[Prefetcher[ArrayT], int, Minibatch[ArrayT]]:
         """Make the oldest minibatch ready to be handed out, and another to take its place.

@@ -208,7 +208,7 @@ class Minibatch(Generic[ArrayT]):
 
     def _moved(self, device: torch.device | None, *, non_blocking: bool, copy: bool) -> Minibatch[torch.Tensor]:
         block = self._block
-        if block is not None and self._batch_size is not None and block.first_moved(self._values) < 0:
+        if block is not None and self._batch_size is not None and block.first_changed(self._values, self._ticket) < 0:
             flat = block.flat_tensor()
             if device is not None and flat.device != device:
                 *parts, ticket = block.layout.tensors_in(flat.to(device, non_blocking=non_blocking))

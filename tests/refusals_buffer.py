@@ -126,6 +126,7 @@ SPAWN: dict[str, Any] = {
     "a bool": (TypeError, lambda s: Call(s.b.spawn, True)),
     "negative": (ValueError, lambda s: Call(s.b.spawn, -1)),
     "more than memory": (MemoryError, lambda s: Call(s.b.spawn, 2**70)),
+    "as many as there are bytes": (MemoryError, lambda s: Call(s.b.spawn, 10**12)),
     "their number": (PlantedError, lambda s: Call(s.b.spawn, Number())),
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import pickle
 import time
@@ -77,6 +78,8 @@ LOADER: dict[str, Any] = {
     "a float": (TypeError, lambda s: Call(s.b.loader, 4.0)),
     "none": (ValueError, lambda s: Call(s.b.loader, 0)),
     "more than memory": (MemoryError, lambda s: Call(s.b.loader, 2**70)),
+    "more ahead than memory": (MemoryError, lambda s: Call(s.b.loader, 2**12, depth=2**30)),
+    "more ahead than memory, of few": (MemoryError, lambda s: Call(s.b.loader, 4, depth=2**32)),
     "a depth of 0": (ValueError, lambda s: Call(s.b.loader, 4, depth=0)),
     "a depth of text": (TypeError, lambda s: Call(s.b.loader, 4, depth="2")),
     "fewer steps than none": (ValueError, lambda s: Call(s.b.loader, 4, steps=-1)),
@@ -103,10 +106,15 @@ def let_draw(scene: Scene) -> None:
         time.sleep(0)
 
 
-def with_closed_loader() -> Scene:
+def with_drawn_loader() -> Scene:
     scene = with_loader(17)
     next(scene.loader)
     let_draw(scene)
+    return scene
+
+
+def with_closed_loader() -> Scene:
+    scene = with_drawn_loader()
     scene.loader.close()
     return scene
 
@@ -121,6 +129,11 @@ def iterate(scene: Scene) -> Iterator[Any]:
 
 
 NEXT: dict[str, Any] = {"empty": (ValueError, lambda s: Call(next, s.loader))}
+COPIED: dict[str, Any] = {
+    "pickled": (TypeError, lambda s: Call(pickle.dumps, s.loader)),
+    "copied": (TypeError, lambda s: Call(copy.copy, s.loader)),
+    "copied deeply": (TypeError, lambda s: Call(copy.deepcopy, s.loader)),
+}
 OVER: dict[str, Any] = {"over": (StopIteration, lambda s: Call(next, s.loader))}
 CLOSED: dict[str, Any] = {"closed": (StopIteration, lambda s: Call(next, s.loader))}
 
@@ -306,6 +319,7 @@ READING: list[Case] = [
     *cases("fr.ReplayBuffer.loader", partial(on_device, "host"), go_on_device, NO_CUDA, is_on_device=True),
     *cases("fr.Loader.__next__", partial(with_loader, 0), iterate, NEXT),
     *cases("fr.Loader.__next__", partial(with_loader, 17, 2), iterate, OVER),
+    *cases("fr.Loader.__reduce__", with_drawn_loader, iterate, COPIED),
     *cases("fr.Loader.__next__", with_closed_loader, iterate, CLOSED),
     *cases("fr.Minibatch.__getitem__", stored, looking, ITEM),
     *cases("fr.Minibatch.__getattr__", stored, looking, ATTRIBUTE),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,8 @@ TAUS: dict[str, Any] = {
     "below 0": (ValueError, -0.1),
     "NaN": (ValueError, float("nan")),
     "infinite": (ValueError, float("inf")),
+    "beyond every float": (ValueError, 10**400),
+    "a fraction beyond every float": (ValueError, Fraction(10**400, 3)),
     "text": (TypeError, "0.5"),
     "a bool": (TypeError, True),
     "a list": (TypeError, [0.5]),

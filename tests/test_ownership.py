@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BATCH_SIZE = 8
+# Forward AD does so when it is first used.
+SCRIPTS_ITS_FORMULAS = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
 @pytest.fixture(params=["as torch tells", "without torch's functions"])
@@ -56,6 +58,23 @@ MOVES: dict[str, Callable[[Any], Any]] = {
     "swap_tensors": swapped,
     "share_memory_": lambda tensor: tensor.share_memory_(),
     "sent": ForkingPickler.dumps,
+}
+# Ways in which a tensor stays there, and its elements are others.
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "unsqueeze_": lambda tensor: tensor.unsqueeze_(0),
+    "transposed": lambda tensor: tensor.unsqueeze_(0).transpose_(0, 1),
+    "resize_": lambda tensor: tensor.resize_(tensor.shape[0] // 2, *tensor.shape[1:]),
+    "as_strided_": lambda tensor: tensor.as_strided_(tensor.shape, [0] * tensor.ndim),
+    "data of a part": lambda tensor: setattr(tensor, "data", tensor[:3]),
+    "data of another dtype": lambda tensor: setattr(tensor, "data", tensor.view(torch.int8)),
+    "data of each second": lambda tensor: setattr(tensor, "data", tensor[::2]),
+}
+ARRAY_CHANGES: dict[str, Callable[[Any], Any]] = {
+    "shape": lambda array: setattr(array, "shape", (1, *array.shape)),
+    "dtype": lambda array: setattr(array, "dtype", np.int8 if array.itemsize == 1 else f"i{array.itemsize // 2}"),
+    "byte order": lambda array: setattr(array, "dtype", array.dtype.newbyteorder()),
+    "strides": lambda array: setattr(array, "strides", [0] * array.ndim),
+    "read-only": lambda array: array.setflags(write=False),
 }
 # Ways to keep another field.
 HOLDS: dict[str, Callable[[Any], Any]] = {
@@ -165,7 +184,7 @@ LEFT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # forward AD scripts its formulas when first used
+@SCRIPTS_ITS_FORMULAS
 @pytest.mark.parametrize("leave", LEFT.values(), ids=LEFT.keys())
 def test_a_trace_ends_with_its_minibatch(buffer: Any, leave: Callable[[Any], Any]) -> None:
     for name in ("reward", "observation"):
@@ -198,6 +217,7 @@ def test_a_weak_reference_never_shows_other_rows(buffer: Any) -> None:
     assert sorted(ends) == list(range(20))
 
 
+@SCRIPTS_ITS_FORMULAS
 def test_loader_minibatches_are_as_those_of_sample(buffer: Any) -> None:
     with buffer.loader(BATCH_SIZE, depth=3) as loader:
         held = []
@@ -216,10 +236,10 @@ def test_loader_minibatches_are_as_those_of_sample(buffer: Any) -> None:
 # out=
 
 
-@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
+@pytest.mark.parametrize("move", [*MOVES.values(), *CHANGES.values()], ids=[*MOVES, *CHANGES])
 @pytest.mark.parametrize("name", [*FIELDS, "ticket"])
 @pytest.mark.parametrize("call", ["sample", "gather"])
-def test_out_is_refused_where_a_field_lies_elsewhere(
+def test_out_is_refused_where_a_field_is_not_as_it_was_made(
     buffer: Any, move: Callable[[Any], Any], name: str, call: str
 ) -> None:
     batch = buffer.sample(BATCH_SIZE)
@@ -231,11 +251,38 @@ def test_out_is_refused_where_a_field_lies_elsewhere(
     before = [value.clone() for value in (*batch.values(), batch.ticket)]
     versions = [value._version for value in batch.values()]
     state = buffer.rng_state
-    with pytest.raises(ValueError, match=f"out: expected the minibatch's own memory, got '{name}'"):
+    with pytest.raises(ValueError, match=f"out: expected the minibatch as it was made, got '{name}'"):
         buffer.sample(BATCH_SIZE, out=batch) if call == "sample" else buffer.gather(range(BATCH_SIZE), out=batch)
     assert all(torch.equal(now, then) for now, then in zip((*batch.values(), batch.ticket), before, strict=True))
     assert [value._version for value in batch.values()] == versions
     assert buffer.rng_state == state
+
+
+@pytest.mark.parametrize("change", ARRAY_CHANGES.values(), ids=ARRAY_CHANGES.keys())
+@pytest.mark.parametrize("name", [*FIELDS, "ticket"])
+@pytest.mark.parametrize("call", ["sample", "gather"])
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+def test_out_is_refused_where_an_array_is_not_as_it_was_made(
+    change: Callable[[Any], Any], name: str, call: str, output: Any
+) -> None:
+    buffer = fill(NativeBuffer(200, FIELDS, seed=0, output=output), 300)
+    batch = buffer.sample(BATCH_SIZE).numpy()
+    array = batch.ticket if name == "ticket" else batch[name]
+    if change is ARRAY_CHANGES["byte order"] and array.itemsize == 1:
+        pytest.skip("one byte has no order")
+    change(array)
+    before, state = [value.copy() for value in (*batch.values(), batch.ticket)], buffer.rng_state
+    with pytest.raises(ValueError, match=f"out: expected the minibatch as it was made, got '{name}'"):
+        buffer.sample(BATCH_SIZE, out=batch) if call == "sample" else buffer.gather(range(BATCH_SIZE), out=batch)
+    assert all(map(np.array_equal, (*batch.values(), batch.ticket), before))
+    assert buffer.rng_state == state
+
+
+def test_a_field_of_other_elements_is_moved_as_it_is(buffer: Any) -> None:
+    batch = buffer.sample(BATCH_SIZE)
+    batch.observation.unsqueeze_(0)
+    assert batch.to("meta").observation.shape == batch.observation.shape
 
 
 def test_out_through_arrays_is_refused_where_one_lies_elsewhere() -> None:

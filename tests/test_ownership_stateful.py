@@ -249,7 +249,7 @@ class OwnershipMachine(RuleBasedStateMachine):
                 self.held.remove(held)
         # Where the version moved or the memory went, torch may refuse the graph.
         self.graphs = [graph for graph in self.graphs if graph[:2] != (number, name)]
-        if list(ways)[how % len(ways)] in {"data", "set_", "share_memory_", "sent"} and tensor.numel():
+        if list(ways)[how % len(ways)] in {"data", "set_", "t_", "share_memory_", "sent"} and tensor.numel():
             rng_state = self.buffer.rng_state
             with pytest.raises(ValueError, match=f"got '{name}'"):
                 self.buffer.sample(len(batch), out=batch)

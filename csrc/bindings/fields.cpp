@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <string_view>
 #include <tuple>
@@ -20,6 +21,10 @@ namespace fastreplay {
 namespace {
 
 using SharedBlock = std::shared_ptr<Block>;
+
+// Of arrays that nobody has done anything to.
+constexpr int kArrayFlags = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_ |
+                            py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
 // What a tensor made of DLPack keeps until its storage is gone: one owner of the block.
 struct Export {
@@ -55,22 +60,27 @@ class Fields {
 
   // The fields as arrays, whose base is `block`.
   [[nodiscard]] py::tuple arrays(const py::object& block) const {
+    const auto& native = block.cast<const Block&>();
     py::tuple arrays{parts_.size() - 1};
-    for (std::size_t i = 0; i + 1 < parts_.size(); ++i) arrays[i] = array(block, i);
+    for (std::size_t i = 0; i + 1 < parts_.size(); ++i) {
+      PyTuple_SET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(i), array(block, native, i).release().ptr());
+    }
     return arrays;
   }
 
-  [[nodiscard]] py::array tickets(const py::object& block) const { return array(block, parts_.size() - 1); }
+  [[nodiscard]] py::object tickets(const py::object& block) const {
+    return array(block, block.cast<const Block&>(), parts_.size() - 1);
+  }
 
-  // The position of the first of the fields' arrays that does not lie where arrays() lets it, -1 where all do.
-  [[nodiscard]] py::ssize_t first_moved(const Block& block, const py::tuple& arrays) const {
-    for (std::size_t i = 0; i < arrays.size() && i + 1 < parts_.size(); ++i) {
-      const py::object value = arrays[i];
-      if (!py::isinstance<py::array>(value)) return static_cast<py::ssize_t>(i);
-      const void* data = py::reinterpret_borrow<py::array>(value).data();
-      if (data != block.data() + std::get<0>(parts_[i])) return static_cast<py::ssize_t>(i);
+  // The position of the first of the fields' arrays, and then of the tickets' if there is one, that is not as arrays()
+  // and tickets() make it; -1 where all are.
+  [[nodiscard]] py::ssize_t first_changed(const Block& block, const py::tuple& arrays,
+                                          const py::object& tickets) const {
+    const std::size_t last = parts_.size() - 1;
+    for (std::size_t i = 0; i < arrays.size() && i < last; ++i) {
+      if (!is_as_made(block, PyTuple_GET_ITEM(arrays.ptr(), i), i)) return static_cast<py::ssize_t>(i);
     }
-    return -1;
+    return tickets.is_none() || is_as_made(block, tickets, last) ? -1 : static_cast<py::ssize_t>(last);
   }
 
   // DLPack capsules over the block's memory. Each owns the block by itself, until who took the tensor out of it
@@ -89,11 +99,27 @@ class Fields {
   }
 
  private:
-  [[nodiscard]] py::array array(const py::object& block, std::size_t i) const {
-    const auto& native = block.cast<const Block&>();
-    check_fits(native, i);
+  [[nodiscard]] bool is_as_made(const Block& block, py::handle value, std::size_t i) const {
+    if (!py::isinstance<py::array>(value)) return false;
+    const auto array = py::reinterpret_borrow<py::array>(value);
     const auto& [offset, dtype, shape] = parts_[i];
-    return {dtype, shape, native.data() + offset, block};
+    return array.data() == block.data() + offset && (array.flags() & kArrayFlags) == kArrayFlags &&
+           std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim()) &&
+           (array.dtype().is(dtype) || array.dtype().equal(dtype));
+  }
+
+  // NumPy's own function: py::array's constructor takes twice as long.
+  [[nodiscard]] py::object array(const py::object& base, const Block& block, std::size_t i) const {
+    check_fits(block, i);
+    const auto& [offset, dtype, shape] = parts_[i];
+    const auto& numpy = py::detail::npy_api::get();
+    auto made = py::reinterpret_steal<py::object>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, py::object{dtype}.release().ptr(), static_cast<int>(shape.size()), shape.data(), nullptr,
+        block.data() + offset, kArrayFlags, nullptr));
+    if (!made || numpy.PyArray_SetBaseObject_(made.ptr(), py::object{base}.release().ptr()) != 0) {
+      throw py::error_already_set{};
+    }
+    return made;
   }
 
   void check_fits(const Block& block, std::size_t i) const {
@@ -140,7 +166,7 @@ void register_fields(py::module_& m) {
       .def(py::init<std::vector<Fields::Part>>(), py::arg("parts"))
       .def("arrays", &Fields::arrays, py::arg("block"))
       .def("tickets", &Fields::tickets, py::arg("block"))
-      .def("first_moved", &Fields::first_moved, py::arg("block"), py::arg("arrays"))
+      .def("first_changed", &Fields::first_changed, py::arg("block"), py::arg("arrays"), py::arg("tickets").none(true))
       .def("capsules", &Fields::capsules, py::arg("block"));
 }
 

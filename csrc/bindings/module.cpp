@@ -84,7 +84,7 @@ py::array flat(const py::object& self) {
 }
 
 // A whole minibatch from one block to another of the same layout.
-void copy_block(const fr::Block& to, const fr::Block& from) {
+void copy_block(const fr::Block& from, const fr::Block& to) {
   const std::size_t num_bytes = to.layout().num_bytes();
   if (from.layout().num_bytes() != num_bytes) throw py::value_error{"the blocks are of different layouts"};
   without_gil(num_bytes, [&] { return std::memcpy(to.data(), from.data(), num_bytes); });
@@ -294,7 +294,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              return std::make_shared<fr::Block>(record_layout(fields), batch_size);
            }),
            py::arg("fields"), py::arg("batch_size"))
-      .def("copy_from", &copy_block, py::arg("block"))
+      .def("copy_to", &copy_block, py::arg("block"))
       .def_property_readonly("flat", &flat)
       .def_property_readonly("batch_size", &fr::Block::batch_size)
       .def_property_readonly("num_bytes", [](const fr::Block& block) { return block.layout().num_bytes(); })

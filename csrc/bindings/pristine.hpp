@@ -36,6 +36,8 @@ class Snapshot {
     spans_[1] = whole(tensor);
     if (spans_[1].num_bytes < offsets.storage + sizeof(void*) || spans_[1].num_bytes < offsets.counter + sizeof(void*))
       return false;
+    storage_ = offsets.storage;
+    form_ = offsets.counter + sizeof(void*);
     spans_[2] = whole(pointer_at(tensor + offsets.storage));
     spans_[3] = whole(pointer_at(tensor + offsets.counter));
     std::size_t used = 0;
@@ -60,6 +62,15 @@ class Snapshot {
     return true;
   }
 
+  // Whether torch's tensor is of the same form and storage: shape, strides, dtype, keys; whatever else was done to it,
+  // and whoever has it. Only where the tensor itself is known to be the same.
+  [[nodiscard]] bool has_form() const noexcept {
+    const std::byte* expected = bytes_.data() + spans_[0].num_bytes;
+    const std::byte* tensor = spans_[1].first;
+    return std::memcmp(tensor + storage_, expected + storage_, sizeof(void*)) == 0 &&
+           std::memcmp(tensor + form_, expected + form_, spans_[1].num_bytes - form_) == 0;
+  }
+
   [[nodiscard]] const void* tensor() const noexcept { return spans_[1].first; }
 
  private:
@@ -80,6 +91,9 @@ class Snapshot {
   }
 
   const std::byte* shell_ = nullptr;
+  // In torch's tensor: its storage, and where its form begins, behind the counter of its versions.
+  std::size_t storage_ = 0;
+  std::size_t form_ = 0;
   std::array<Span, 4> spans_{};
   std::array<std::byte, 640> bytes_{};
 };
