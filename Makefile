@@ -84,7 +84,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests
@@ -132,7 +132,7 @@ $(VENV)/.pip:
 
 $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "Installing the $* tools into $(VENV) (once; torch is the large one)"
-	$(PIP) install --quiet --constraint constraints.txt --group $*
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --group $*  # what is imported is compiled then
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)

@@ -394,6 +394,11 @@ def use_in_a_block(actor: Actor) -> None:
     renew(actor)
 
 
+def copy_loader(actor: Actor) -> None:
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.copy(actor.world.loader)
+
+
 LOADER: dict[str, Action] = {
     "batch_size": lambda actor: _equal(actor.world.loader.batch_size in range(1, 40), True),
     "depth": lambda actor: _equal(actor.world.loader.depth in range(1, 5), True),
@@ -404,6 +409,7 @@ LOADER: dict[str, Action] = {
     "__next__": take_next,
     "__enter__": use_in_a_block,
     "__exit__": use_in_a_block,
+    "__reduce__": copy_loader,
     "__repr__": lambda actor: _contains(repr(actor.world.loader), "Loader(batch_size="),
 }
 
