@@ -23,7 +23,7 @@ SEED ?= 0
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test static cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
+.PHONY: help train learn test ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -40,15 +40,15 @@ why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 mi
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 15 minutes on two cores)
-	$(MAKE) --jobs=2 --output-sync=target cpptest mutants tsan static  # what waits for the network beside what compiles
+	$(MAKE) --jobs=2 --output-sync=target cpptest ready  # what compiles beside what waits for the network
+	$(MAKE) --jobs=2 --output-sync=target benchtest tsan typecheck mutants lint  # the longest first
 	$(MAKE) pytest
 
-static:
+# One after another: they install into one environment.
+ready:
 	$(MAKE) $(VENV)/.built
 	$(MAKE) $(VENV)/.test
-	$(MAKE) lint
-	$(MAKE) typecheck
-	$(MAKE) benchtest
+	$(MAKE) $(VENV)/.lint
 
 cpptest: $(VENV)/.build
 	$(call cmake_tests,build/cpp,,)
