@@ -132,7 +132,7 @@ $(VENV)/.pip:
 
 $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "Installing the $* tools into $(VENV) (once; torch is the large one)"
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --group $*  # what is imported is compiled then
+	$(PIP) install --quiet --constraint constraints.txt --group $*
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
