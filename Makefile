@@ -90,7 +90,7 @@ freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython bu
 	$(FT_PYTEST) tests
 	$(FT_PYTEST) tests --parallel-threads=4 -o thread_unsafe_fixtures=buffer  # which tests of indexing write into
 
-stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about 20 minutes, 9 GB)
+stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about half an hour, 9 GB)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields

@@ -89,6 +89,7 @@ def _commit() -> str:
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        return f"{head}, with changes" if git("status", "--porcelain") else head
+        changed = git("status", "--porcelain", "--", ".", ":(exclude)bench/results")  # what is measured writes there
+        return f"{head}, with changes" if changed else head
     except (OSError, subprocess.CalledProcessError):
         return "none"
