@@ -163,6 +163,18 @@ def test_the_consumer_waits_for_the_copy_and_nobody_else(cuda: FakeCuda) -> None
     assert ran
 
 
+def test_held_minibatches_keep_what_they_are_without_torchs_functions(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastreplay._torch_abi.torch_abi", lambda: None)
+    buffer, twin = gpu_buffer(1), cpu_buffer(1)
+    held = [buffer.sample(16) for _ in range(12)]
+    cuda.run_all()
+    for batch in held:
+        assert np.array_equal(batch.ticket.numpy(), twin.sample(16).ticket)
+    assert buffer.sample(16, out=held[0]) is held[0]
+
+
 def test_a_training_loop_needs_three_blocks_and_no_wait(cuda: FakeCuda) -> None:
     """The host runs ahead of the device by a step or two."""
     buffer, twin, batch = gpu_buffer(1), cpu_buffer(1), None
