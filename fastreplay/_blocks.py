@@ -336,7 +336,7 @@ class _Pools(NamedTuple):
     memory: _core.BlockPool
     layout: Layout
     generations: Generations[Block]  # with their tensors
-    unseen: list[_core.Block]  # of which there is nothing, for what is copied on
+    unseen: list[_core.Block]  # that nobody sees: what replaces a minibatch is read there, and then copied
 
 
 class HostPool:

@@ -44,11 +44,13 @@ def check_memory(name: str, things: str, num_bytes: int) -> None:
         num_bytes: What they take, at least.
 
     Raises:
-        MemoryError: More bytes than the machine, or the container, has at all.
+        MemoryError: More bytes than the machine, or the container, has at all, or than any has where that is not known.
     """
     limit = memory_limit()
     if limit is not None and num_bytes > limit:
         raise MemoryError(f"{name}: {things} would take {num_bytes:,} bytes, {limit:,} are available on this machine")
+    if num_bytes > _MOST_BYTES:
+        raise MemoryError(f"{name}: {things} would take {num_bytes:,} bytes, which cannot be had")
 
 
 def memory_limit() -> int | None:

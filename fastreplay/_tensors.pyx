@@ -47,10 +47,6 @@ cdef size_t kMostDimensions = 5
 cdef Py_ssize_t kProbes = 16
 
 
-cdef inline void **handle_of(tuple tensors, Py_ssize_t i, size_t offset) noexcept:
-    return <void **>(<char *>PyTuple_GET_ITEM(tensors, i) + offset)
-
-
 cdef class FieldTensors:
     """The tensors (B, *shape) of a block's fields and their tickets, as they were when they were made.
 
@@ -97,7 +93,7 @@ cdef class FieldTensors:
             PyObject_GenericGetDict(tensors[i], NULL)
             if (tensors[i].dim() > kMostDimensions
                     or not self._snapshots[<size_t>i].take(<const void *>PyTuple_GET_ITEM(tensors, i), where)
-                    or self._get_data(handle_of(tensors, i, self._handle_offset), &self._data[<size_t>i]) != 0):
+                    or self._get_data(self._handle(tensors, i), &self._data[<size_t>i]) != 0):
                 raise ValueError(f"tensors[{i}]: one of which not all is known")
         self._tensors = tensors
 
@@ -153,18 +149,18 @@ cdef class FieldTensors:
         """Let autograd know that the tensors' memory has changed; not of one that was swapped for another."""
         cdef Py_ssize_t i
         for i in range(PyTuple_GET_SIZE(self._tensors)):
-            if self._handle(i)[0] == self._snapshots[<size_t>i].tensor():
-                self._bump_version(self._handle(i))
+            if self._handle(self._tensors, i)[0] == self._snapshots[<size_t>i].tensor():
+                self._bump_version(self._handle(self._tensors, i))
 
     # Whether it still is the tensor that it was, of the same form, and its memory the same.
     cdef bint _is_as_made(self, Py_ssize_t i) noexcept:
         cdef void *data = NULL
-        return (self._handle(i)[0] == self._snapshots[<size_t>i].tensor() and self._snapshots[<size_t>i].has_form()
-                and self._get_data(self._handle(i), &data) == 0 and data == self._data[<size_t>i])
+        return (self._handle(self._tensors, i)[0] == self._snapshots[<size_t>i].tensor() and self._snapshots[<size_t>i].has_form()
+                and self._get_data(self._handle(self._tensors, i), &data) == 0 and data == self._data[<size_t>i])
 
     # Where the object holds its tensor: what torch's functions take.
-    cdef void **_handle(self, Py_ssize_t i) noexcept:
-        return handle_of(self._tensors, i, self._handle_offset)
+    cdef void **_handle(self, tuple tensors, Py_ssize_t i) noexcept:
+        return <void **>(<char *>PyTuple_GET_ITEM(tensors, i) + self._handle_offset)
 
     # Whether it has no attributes and no weak references, which do not show in its own bytes in every CPython.
     cdef bint _is_bare(self, PyObject *tensor) except -1:

@@ -202,7 +202,7 @@ _TRACES: tuple[Callable[[torch.Tensor], object], ...] = (
 )
 
 
-# What of these changes what the tensor's elements are.
+# The same, where the tensor's elements are others then.
 _CHANGES: tuple[Callable[[torch.Tensor], object], ...] = (
     lambda tensor: setattr(tensor, "data", torch.zeros_like(tensor)),
     lambda tensor: setattr(tensor, "data", tensor.view(torch.int32)),

@@ -80,7 +80,7 @@ class Loader(Generic[ArrayT]):
         """Give the first minibatches their turns, all at once, as the last of construction."""
         num_first = self._prefetcher.num_first
         first: list[tuple[Minibatch[ArrayT], Any, int]] = []
-        while len(first) < num_first:
+        for _ in range(num_first):
             minibatch = self._take()
             if not first:
                 num_bytes = minibatch._block.layout.num_bytes  # type: ignore[union-attr]

@@ -179,6 +179,9 @@ def test_sizes_that_cannot_be_had_are_told_in_our_own_words(
         monkeypatch.setattr("fastreplay._limits.memory_limit", lambda limit=limit: limit)
         with pytest.raises(MemoryError, match=f"capacity: {size} transitions would take [0-9,]+ bytes"):
             NativeBuffer(size, {"x": (300,)}, output=output)
+        if size >= 2**58:  # fewer would be tried, one after another
+            with pytest.raises(MemoryError, match=f"n: {size} faces would take [0-9,]+ bytes"):
+                buffer.spawn(size)
 
 
 @pytest.mark.parametrize("shape", [(2**58,), (2**61,), (2**40, 2**40), (2**200,)])
