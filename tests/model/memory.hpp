@@ -41,12 +41,47 @@ constexpr std::uint8_t narrow(std::size_t number) {
   return static_cast<std::uint8_t>(number);
 }
 
-// For each location the position, in its modification order, of the oldest message still readable.
-using View = std::array<std::uint8_t, kMaxLocations>;
+// For each location the position, in its modification order, of the oldest message still readable: four bits
+// each, so that a view is compared, joined and packed as one number.
+class View {
+ public:
+  [[nodiscard]] std::size_t at(std::size_t location) const { return positions_ >> shift(location) & kMaxNumber; }
+  void set(std::size_t location, std::size_t position) {
+    positions_ &= ~(std::uint64_t{kMaxNumber} << shift(location));
+    positions_ |= std::uint64_t{narrow(position)} << shift(location);
+  }
 
-inline void join(View& view, const View& other) {
-  for (std::size_t i = 0; i < kMaxLocations; ++i) view[i] = std::max(view[i], other[i]);
-}
+  // The larger position of each location. The smaller one is what the sum leaves over, without a borrow between
+  // locations.
+  void join(View other) { positions_ = larger(positions_, other.positions_); }
+  void meet(View other) { positions_ += other.positions_ - larger(positions_, other.positions_); }
+  // Counts positions from `first` on; those before become 0.
+  void subtract(View first) { positions_ = larger(positions_, first.positions_) - first.positions_; }
+
+  auto operator<=>(const View&) const = default;
+
+  template <class Packer>
+  void pack(Packer& packer, std::size_t num_locations) {
+    packer.bits(positions_, shift(num_locations));
+  }
+
+ private:
+  static constexpr unsigned shift(std::size_t location) { return 4 * static_cast<unsigned>(location); }
+
+  static constexpr std::uint64_t larger(std::uint64_t a, std::uint64_t b) {
+    constexpr std::uint64_t kEven = 0x0F0F0F0F0F0F0F0F;  // every other position, in a byte of its own
+    return larger_bytes(a & kEven, b & kEven) | larger_bytes(a >> 4 & kEven, b >> 4 & kEven) << 4;
+  }
+  // Of bytes below 16.
+  static constexpr std::uint64_t larger_bytes(std::uint64_t a, std::uint64_t b) {
+    constexpr std::uint64_t kTop = 0x8080808080808080;
+    const std::uint64_t at_least = ((a | kTop) - b) & kTop;  // the top bit of each byte of `a` that is not below b's
+    const std::uint64_t from_a = (at_least >> 3) - (at_least >> 7);  // and 15 in its place
+    return (a & from_a) | (b & ~from_a);
+  }
+
+  std::uint64_t positions_ = 0;
+};
 
 class Memory {
  public:
@@ -59,7 +94,7 @@ class Memory {
     return static_cast<std::size_t>(start_[location + 1] - start_[location]);
   }
   [[nodiscard]] std::size_t oldest_readable(std::size_t thread, std::size_t location) const {
-    return threads_[thread].current[location];
+    return threads_[thread].current.at(location);
   }
   [[nodiscard]] unsigned value(std::size_t location, std::size_t at) const {
     return messages_[start_[location] + at].value;
@@ -69,8 +104,8 @@ class Memory {
   unsigned load(std::size_t thread, std::size_t location, std::size_t at, Order order) {
     const Message& message = messages_[start_[location] + at];
     see(thread, location, at);
-    if (threads_[thread].fences == Fences::kAcquire) join(threads_[thread].at_fence, message.view);
-    if (acquires(order)) join(threads_[thread].current, message.view);
+    if (threads_[thread].fences == Fences::kAcquire) threads_[thread].at_fence.join(message.view);
+    if (acquires(order)) threads_[thread].current.join(message.view);
     return message.value;
   }
 
@@ -91,7 +126,7 @@ class Memory {
     put(thread, location, last + 1, value, order, read);
   }
 
-  void fence_acquire(std::size_t thread) { join(threads_[thread].current, threads_[thread].at_fence); }
+  void fence_acquire(std::size_t thread) { threads_[thread].current.join(threads_[thread].at_fence); }
   void fence_release(std::size_t thread) { threads_[thread].at_fence = threads_[thread].current; }
 
   // The thread's next relaxed store comes after another release fence, so the last one is no matter.
@@ -100,8 +135,8 @@ class Memory {
 
   // The thread makes no more steps.
   void retire(std::size_t thread) {
-    threads_[thread].current.fill(0);
-    threads_[thread].at_fence.fill(0);
+    threads_[thread].current = View{};
+    threads_[thread].at_fence = View{};
     threads_[thread].live = false;
   }
 
@@ -113,16 +148,12 @@ class Memory {
   // Drops the messages that no thread can read any more and counts positions from those left, so
   // that states that differ in nothing but their past become one.
   void prune() {
-    View dropped{};
-    bool any = false;
-    for (std::size_t l = 0; l < num_locations_; ++l) {
-      dropped[l] = static_cast<std::uint8_t>(num_messages(l) - 1);
-      for (std::size_t t = 0; t < num_threads_; ++t) {
-        if (threads_[t].live) dropped[l] = std::min(dropped[l], threads_[t].current[l]);
-      }
-      any = any || dropped[l] > 0;
+    View dropped;
+    for (std::size_t l = 0; l < num_locations_; ++l) dropped.set(l, num_messages(l) - 1);
+    for (std::size_t t = 0; t < num_threads_; ++t) {
+      if (threads_[t].live) dropped.meet(threads_[t].current);
     }
-    if (any) drop(dropped);
+    if (dropped != View{}) drop(dropped);
   }
 
   // Writes or reads everything that makes one memory differ from another.
@@ -134,14 +165,14 @@ class Memory {
       start_[l + 1] = static_cast<std::uint8_t>(start_[l] + count);
       for (std::size_t m = start_[l]; m < start_[l + 1]; ++m) {
         packer.number(messages_[m].value);
-        pack(packer, messages_[m].view);
+        messages_[m].view.pack(packer, num_locations_);
       }
     }
     for (std::size_t t = 0; t < num_threads_; ++t) {
       packer.flag(threads_[t].live);
       if (!threads_[t].live) continue;
-      pack(packer, threads_[t].current);
-      pack(packer, threads_[t].at_fence);
+      threads_[t].current.pack(packer, num_locations_);
+      threads_[t].at_fence.pack(packer, num_locations_);
     }
   }
 
@@ -160,68 +191,59 @@ class Memory {
     bool live = true;
   };
 
-  template <class Packer>
-  void pack(Packer& packer, View& view) {
-    for (std::size_t l = 0; l < num_locations_; ++l) packer.number(view[l]);
-  }
-
   void see(std::size_t thread, std::size_t location, std::size_t at) {
-    threads_[thread].current[location] = narrow(at);
-    if (threads_[thread].fences == Fences::kAcquire) {
-      threads_[thread].at_fence[location] = std::max(threads_[thread].at_fence[location], narrow(at));
-    }
+    Thread& self = threads_[thread];
+    self.current.set(location, at);
+    if (self.fences == Fences::kAcquire) self.at_fence.set(location, std::max(self.at_fence.at(location), at));
   }
 
-  void put(std::size_t thread, std::size_t location, std::size_t at, unsigned value, Order order, const View& read) {
+  void put(std::size_t thread, std::size_t location, std::size_t at, unsigned value, Order order, View read) {
     Message& message = messages_[start_[location] + at];
     message.value = narrow(value);
     message.view = read;
     if (releases(order)) {
-      join(message.view, threads_[thread].current);
+      message.view.join(threads_[thread].current);
     } else if (threads_[thread].fences == Fences::kRelease) {
-      join(message.view, threads_[thread].at_fence);
+      message.view.join(threads_[thread].at_fence);
     }
-    message.view[location] = narrow(at);
+    message.view.set(location, at);
   }
 
-  template <class Change>
-  void change_positions(std::size_t location, Change change) {
-    for (std::size_t m = 0; m < start_[num_locations_]; ++m) change(messages_[m].view[location]);
+  // The messages from `at` on move by one.
+  void move_positions(std::size_t location, std::size_t at) {
+    const auto move = [location, at](View& view) {
+      const std::size_t position = view.at(location);
+      if (position >= at) view.set(location, position + 1);
+    };
+    for (std::size_t m = 0; m < start_[num_locations_]; ++m) move(messages_[m].view);
     for (std::size_t t = 0; t < num_threads_; ++t) {
-      change(threads_[t].current[location]);
-      change(threads_[t].at_fence[location]);
+      move(threads_[t].current);
+      move(threads_[t].at_fence);
     }
   }
 
   void make_room(std::size_t location, std::size_t at) {
     if (start_[num_locations_] == kMaxMessages) throw std::length_error{"too many messages"};
-    if (at < num_messages(location)) {
-      change_positions(location, [at](std::uint8_t& position) { position = narrow(position + (position >= at)); });
-    }
+    if (at < num_messages(location)) move_positions(location, at);
     const auto where = messages_.begin() + static_cast<std::ptrdiff_t>(start_[location] + at);
     std::move_backward(where, messages_.begin() + start_[num_locations_],
                        messages_.begin() + start_[num_locations_] + 1);
     for (std::size_t l = location + 1; l <= num_locations_; ++l) ++start_[l];
   }
 
-  void drop(const View& dropped) {
+  void drop(View dropped) {
     std::size_t kept = 0;
     std::size_t begin = 0;
     for (std::size_t l = 0; l < num_locations_; ++l) {
       const std::size_t end = start_[l + 1];
-      for (std::size_t m = begin + dropped[l]; m < end; ++m) messages_[kept++] = messages_[m];
+      for (std::size_t m = begin + dropped.at(l); m < end; ++m) messages_[kept++] = messages_[m];
       begin = end;
       start_[l + 1] = static_cast<std::uint8_t>(kept);
     }
-    const auto subtract = [&dropped](View& view) {
-      for (std::size_t l = 0; l < kMaxLocations; ++l) {
-        view[l] = static_cast<std::uint8_t>(view[l] - std::min(view[l], dropped[l]));
-      }
-    };
-    for (std::size_t m = 0; m < kept; ++m) subtract(messages_[m].view);
+    for (std::size_t m = 0; m < kept; ++m) messages_[m].view.subtract(dropped);
     for (std::size_t t = 0; t < num_threads_; ++t) {
-      subtract(threads_[t].current);
-      subtract(threads_[t].at_fence);
+      threads_[t].current.subtract(dropped);
+      threads_[t].at_fence.subtract(dropped);
     }
   }
 

@@ -20,24 +20,21 @@
 
 namespace model {
 
-// Packs into 64-bit words, sixteen numbers below 16 in each.
+// Packs numbers of a few bits into 64-bit words.
 class PackWriter {
  public:
-  void number(std::uint8_t& number) {
-    word_ |= std::uint64_t{number} << bits_;
-    bits_ += 4;
-    if (bits_ == 64) flush();
+  // Less than 64; the bits above them are 0.
+  void bits(std::uint64_t value, unsigned count) {
+    word_ |= value << filled_;
+    filled_ += count;
+    if (filled_ < 64) return;
+    flush();
+    filled_ -= 64;
+    if (filled_ > 0) word_ = value >> (count - filled_);
   }
-  void byte(std::uint8_t& byte) {
-    std::uint8_t low = byte & 15;
-    std::uint8_t high = byte >> 4;
-    number(low);
-    number(high);
-  }
-  void flag(bool& flag) {
-    std::uint8_t as_number = flag ? 1 : 0;
-    number(as_number);
-  }
+  void number(std::uint8_t number) { bits(number, 4); }
+  void byte(std::uint8_t byte) { bits(byte, 8); }
+  void flag(bool flag) { bits(flag ? 1 : 0, 4); }
   // To be called once, at the end.
   [[nodiscard]] std::span<const std::uint64_t> words() {
     flush();
@@ -48,42 +45,45 @@ class PackWriter {
   void flush() {
     words_.at(num_words_++) = word_;
     word_ = 0;
-    bits_ = 0;
   }
 
   std::array<std::uint64_t, 128> words_;
   std::size_t num_words_ = 0;
   std::uint64_t word_ = 0;
-  int bits_ = 0;
+  unsigned filled_ = 0;
 };
 
 class PackReader {
  public:
   explicit PackReader(const std::uint64_t* words) : next_{words} {}
 
-  void number(std::uint8_t& number) {
-    if (bits_ == 64) word_ = *next_++;
-    bits_ = bits_ == 64 ? 4 : bits_ + 4;
-    number = word_ & 15;
-    word_ >>= 4;
+  void bits(std::uint64_t& value, unsigned count) {
+    value = word_ & ((std::uint64_t{1} << count) - 1);
+    if (count <= left_) {
+      word_ >>= count;
+      left_ -= count;
+      return;
+    }
+    const unsigned missing = count - left_;
+    word_ = *next_++;
+    value |= (word_ & ((std::uint64_t{1} << missing) - 1)) << left_;
+    word_ >>= missing;
+    left_ = 64 - missing;
   }
-  void byte(std::uint8_t& byte) {
-    std::uint8_t low = 0;
-    std::uint8_t high = 0;
-    number(low);
-    number(high);
-    byte = static_cast<std::uint8_t>(low | high << 4);
-  }
-  void flag(bool& flag) {
-    std::uint8_t as_number = 0;
-    number(as_number);
-    flag = as_number != 0;
-  }
+  void number(std::uint8_t& number) { number = take(4); }
+  void byte(std::uint8_t& byte) { byte = take(8); }
+  void flag(bool& flag) { flag = take(4) != 0; }
 
  private:
+  std::uint8_t take(unsigned count) {
+    std::uint64_t value = 0;
+    bits(value, count);
+    return static_cast<std::uint8_t>(value);
+  }
+
   const std::uint64_t* next_;
   std::uint64_t word_ = 0;
-  int bits_ = 64;
+  unsigned left_ = 0;
 };
 
 // Packed states in a row, each after its length.
