@@ -58,17 +58,17 @@ void check_block(const Ring& ring, const Block& block, Ticket oldest_whole = 0) 
     const Ticket ticket = block.tickets()[row];
     if (ticket >= oldest_whole) CHECK(rows::is_row_of(ring, block, row, ticket));
   }
-  std::vector<bool> written(block.layout().num_bytes());
-  const auto mark = [&](std::size_t offset, std::size_t num_bytes) {
-    std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(offset), num_bytes, true);
+  std::size_t end = 0;  // of the parts so far, one after the other; between them nothing is written
+  const auto check_gap = [&](std::size_t offset, std::size_t num_bytes) {
+    CHECK(end <= offset);
+    CHECK(std::all_of(block.data() + end, block.data() + offset, [](std::byte byte) { return byte == kCanary; }));
+    end = offset + num_bytes;
   };
   for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
-    mark(block.layout().offsets()[f], ring.layout().columns()[f].row_bytes * block.batch_size());
+    check_gap(block.layout().offsets()[f], ring.layout().columns()[f].row_bytes * block.batch_size());
   }
-  mark(block.layout().tickets_offset(), sizeof(Ticket) * block.batch_size());
-  bool untouched = true;
-  for (std::size_t i = 0; i < written.size(); ++i) untouched &= written[i] || block.data()[i] == kCanary;
-  CHECK(untouched);
+  check_gap(block.layout().tickets_offset(), sizeof(Ticket) * block.batch_size());
+  check_gap(block.layout().num_bytes(), 0);
 }
 
 // The draws of one sample call by the letter: Lemire's bounded words, and again for tickets that nobody
