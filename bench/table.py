@@ -13,6 +13,7 @@ import argparse
 import gc
 import shlex
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,13 +29,18 @@ from peers import PEERS, Call, Fastreplay, Peer
 from report import COPY, DISTRIBUTIONS, FLOOR, KERNEL, Result, to_json, to_markdown
 from table_target import UPDATE_WORKS, measure
 from timing import Round, keep_heap, take_turns, timed_round
+from torch import nn
 from tqdm import tqdm
 from works import ADD_ROWS, EXTEND_BLOCKS, WORKS, Work, add_rows, extend_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from report_target import UpdateWork
+
 _QUICK_SHRINK = 50
+_QUICK_SHARE = 8  # of the transitions or blocks of a timed call, one in so many
+_QUICK_WIDTH = 256  # of the layers of a net that is larger than what RL trains
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     update_works = [work for work in UPDATE_WORKS if _is_chosen(work.key, options.only)]
     if not works and not update_works:
         sys.exit(f"no work matches; there are {', '.join(_keys())}")
+    if options.quick:
+        update_works = [work if work.net.is_rl_sized else _shrunk(work) for work in update_works]
     torch.set_num_threads(1)
     heap = "heap kept" if keep_heap() else "heap as it is"
     method = (
@@ -71,6 +79,17 @@ def _is_chosen(key: str, parts: Sequence[str]) -> bool:
     return not parts or any(part in key for part in parts)
 
 
+def _shrunk(work: UpdateWork) -> UpdateWork:
+    """Return the same work on as many tensors, of far fewer numbers."""
+    with torch.device("meta"):
+        layers = sum(isinstance(module, nn.Linear) for module in work.net.make().modules())
+
+    def make() -> nn.Module:
+        return nn.Sequential(*(nn.Linear(_QUICK_WIDTH, _QUICK_WIDTH) for _ in range(layers)))
+
+    return replace(work, net=replace(work.net, make=make))
+
+
 def _header(distributions: Sequence[str], method: str) -> dict[str, str]:
     return {
         "date": date.today().isoformat(),
@@ -90,14 +109,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="small rings, few rounds; no files, unless --out")
     parser.add_argument("--only", action="append", default=[], help="part of a work's name; no files, unless --out")
-    parser.add_argument("--rounds", type=int, help="rounds a peer (201; 3 with --quick)")
-    parser.add_argument("--round-ms", type=float, help="length of a round (5; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, help="rounds a peer (201; 2 with --quick)")
+    parser.add_argument("--round-ms", type=float, help="length of a round (5; 0.05 with --quick)")
     parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 3 if options.quick else 201
+        options.rounds = 2 if options.quick else 201
     if options.round_ms is None:
-        options.round_ms = 1.0 if options.quick else 5.0
+        options.round_ms = 0.05 if options.quick else 5.0
     if options.out is None and not options.quick and not options.only:
         options.out = ROOT / "bench" / "results"
     return options
@@ -117,7 +136,7 @@ def _measure(work: Work, options: argparse.Namespace, bar: tqdm[NoReturn]) -> Re
     rounds: dict[str, Round] = {}
     for name, peer in peers.items():
         with excused(name, result.absent):
-            call, calls_each = _call(peer, work)
+            call, calls_each = _call(peer, work, every=_QUICK_SHARE if options.quick else 1)
             rounds[name] = timed_round(call, round_s=round_s, calls_each=calls_each)
     if work.kind == "sample":
         rounds.update(_ceilings(peers, work, round_s))
@@ -130,6 +149,8 @@ def _measure(work: Work, options: argparse.Namespace, bar: tqdm[NoReturn]) -> Re
     rounds.clear()
     peers.clear()
     gc.collect()  # gigabytes, before the next work's rings are made
+    if options.quick:
+        gc.freeze()  # the peers' modules, which each later collection would go through: more than what is measured
     return result
 
 
@@ -144,12 +165,12 @@ def _filled(peer_type: type[Peer], work: Work, capacity: int) -> Peer:
     return peer
 
 
-def _call(peer: Peer, work: Work) -> tuple[Call, int]:
+def _call(peer: Peer, work: Work, *, every: int = 1) -> tuple[Call, int]:
     """Return what is timed, and how many of the peer's calls it makes."""
     if work.kind == "add":
-        return peer.adder(add_rows(work.workload)), ADD_ROWS
+        return peer.adder(add_rows(work.workload)[::every]), ADD_ROWS // every
     if work.kind == "extend":
-        return peer.extender(extend_blocks(work.workload, work.num_rows)), EXTEND_BLOCKS
+        return peer.extender(extend_blocks(work.workload, work.num_rows)[::every]), EXTEND_BLOCKS // every
     return peer.sampler(work.num_rows), 1
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     if options.out is None and not options.quick:
         options.out = ROOT / "bench" / "results"
     torch.set_num_threads(1)
-    capacity, rounds, round_s = (10_000, 3, 0.1) if options.quick else (1_000_000, 15, 0.5)
+    capacity, rounds, round_s = (10_000, 3, 0.02) if options.quick else (1_000_000, 15, 0.5)
     header = {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +27,26 @@ def rows(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
+def run_here(command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+    """Run a Python script as a process of its own would, but where torch is imported already."""
+    executable, *arguments = command
+    assert executable == sys.executable
+    assert not check
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(arguments[0], run_name="__main__")
+    assert left.value.code is None or isinstance(left.value.code, int), left.value.code
+    return subprocess.CompletedProcess(command, left.value.code or 0)
+
+
 def test_runs_become_table_curves_and_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run of 20 steps learns nothing: it must be said to have missed its goal."""
     task = learning.TASKS["ddpg"]._replace(seeds=(1,))
     monkeypatch.setitem(learning.TASKS, "ddpg", task)
+    monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=run_here))
     for file in ("results.csv", "curves.csv"):  # rows of others that stay, and rows of its own that go
         (tmp_path / file).write_text((DOCS / file).read_text())
     page = tmp_path.with_suffix(".md")
@@ -49,11 +66,20 @@ def test_runs_become_table_curves_and_data(
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_fails_ends_it_all(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_ends_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the place of ddpg.py, one that fails at once: what that says of its arguments, tests/test_examples.py asks."""
+    failing = "import json, sys; print(json.dumps(sys.argv[1:]), file=sys.stderr); sys.exit(2)"
+    (tmp_path / "ddpg.py").write_text(failing)
+    monkeypatch.setattr(learning, "HERE", tmp_path)
+    runs = tmp_path / "runs"
     with pytest.raises(SystemExit) as left:
-        learning.main(["ddpg", "--steps", "-5", "--out", str(tmp_path / "out"), "--runs", str(tmp_path)])
+        learning.main(["ddpg", "--steps", "-5", "--out", str(tmp_path / "out"), "--runs", str(runs)])
     assert left.value.code == 2
-    assert "argument --steps: expected at least 1, got -5" in capfd.readouterr().err
+    assert [json.loads(line) for line in capfd.readouterr().err.splitlines()] == [
+        ["--seed", "1", "--steps", "-5", "--save", str(runs / "ddpg-seed1")]
+    ]
     assert not (tmp_path / "out").exists()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import csv
 import re
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +25,16 @@ WHY = ROOT / "examples" / "why.py"
 DOCS = ROOT / "docs" / "why"
 sys.path.append(str(WHY.parent))
 
+import why  # noqa: E402
 from evidence import correlation, cost, estimates, learner, minibatch, output, targets  # noqa: E402
-from evidence.effort import QUICK  # noqa: E402
+from evidence.effort import QUICK, Workers  # noqa: E402
 from evidence.learner import Learner, Settings  # noqa: E402
 from evidence.pendulum import EPISODE_STEPS, TORQUES, Pendulums  # noqa: E402
 
 if TYPE_CHECKING:
     from evidence.pendulum import Array
 
-FIGURES = ("minibatch", "correlation", "targets", "cost")
+FIGURES = tuple(why.FIGURES)
 DATA = {  # columns that name a measurement, and the rows of a quick run
     "minibatch-variance": (("seed", "batch_size"), 2 * 7),
     "minibatch-cost": (("repeat", "batch_size"), 2 * 7),
@@ -255,18 +256,22 @@ def test_table_and_csv(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() == "x,y\n1,0.333333\n2,0.5\n"
 
 
-def why(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, WHY, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=300
-    )
-
-
-def test_quick_run_writes_every_figure_and_its_data(tmp_path: Path) -> None:
-    done = why("--quick", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_quick_run_writes_every_figure_and_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Few steps of each timing, and small buffers: most of what a quick run costs, and none of its kinds.
+    short = [replace(workload, capacity=128, steps=2) for workload in cost.WORKLOADS]
+    monkeypatch.setattr(cost, "WORKLOADS", short)
+    monkeypatch.setattr(minibatch, "MIN_TIMED_S", 0.002)
+    workers = Workers(processes=1)  # each imports torch
+    monkeypatch.setattr(why, "Workers", lambda: workers)
+    monkeypatch.setattr(sys, "argv", [str(WHY), "--quick", "--out", str(tmp_path)])
+    with workers.pool:
+        why.main()
+    printed = capsys.readouterr().out
     for name in FIGURES:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (tmp_path / f"{name}.md").read_text() in done.stdout
+        assert (tmp_path / f"{name}.md").read_text() in printed
     assert {path.stem for path in tmp_path.glob("*.csv")} == set(DATA)
     for name, (keys, count) in DATA.items():
         with (tmp_path / f"{name}.csv").open() as file:
@@ -279,10 +284,14 @@ def test_quick_run_writes_every_figure_and_its_data(tmp_path: Path) -> None:
         assert np.isfinite(values).all(), name
 
 
-def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
-    done = why("--out", tmp_path / "none", "costs")
-    assert done.returncode == 2
-    assert "figure: expected one of minibatch, correlation, targets, cost, got 'costs'" in done.stderr
+def test_an_unknown_figure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(WHY), "--out", str(tmp_path / "none"), "costs"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(WHY), run_name="__main__")
+    assert left.value.code == 2
+    assert "figure: expected one of minibatch, correlation, targets, cost, got 'costs'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -32,15 +32,16 @@ class Effort:
 
 
 FULL = Effort(seeds=10, steps=3_000, evaluations=15, checkpoint=1_000, gradients=256, budget_s=2.5, repeats=10)
-QUICK = Effort(seeds=2, steps=80, evaluations=2, checkpoint=210, gradients=8, budget_s=0.05, repeats=2)
+# Two of each, without which there is no interval, and a checkpoint within the second episode (of 200 steps).
+QUICK = Effort(seeds=2, steps=68, evaluations=2, checkpoint=210, gradients=2, budget_s=0.02, repeats=2)
 
 
 class Workers:
-    """Two processes of one thread each, which take jobs by turns."""
+    """Processes of one thread each, which take jobs by turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 2) -> None:
         context = multiprocessing.get_context("spawn")  # torch does not survive a fork once it has run
-        self.pool = ProcessPoolExecutor(2, context, torch.set_num_threads, (1,))
+        self.pool = ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,))
 
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], label: str) -> list[Result]:
         """Call the function on each job; results in the order of jobs."""
