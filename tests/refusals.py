@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -249,10 +249,16 @@ _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
 ]
 
 
+def numpy_state() -> tuple[Any, ...]:
+    """Return the state of NumPy's global generator in a form that is cheap to compare."""
+    name, key, *others = cast("tuple[Any, ...]", np.random.get_state())
+    return (name, key.tobytes(), *others)
+
+
 def world() -> dict[str, Any]:
     """Take down what a call may not touch, wherever it comes from: generators, modes, threads."""
     return {
-        "np.random": repr(np.random.get_state()),
+        "np.random": numpy_state(),
         "torch": torch.get_rng_state().numpy().tobytes(),
         "random": hash(random.getstate()),
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
-from refusals import Call, Case, PlantedError, Scene, attempt, cases
+from refusals import Call, Case, PlantedError, Scene, attempt, cases, numpy_state
 from sb3_support import BOX, DICT
 from stable_baselines3.common import buffers as sb3_buffers
 
@@ -108,7 +108,7 @@ def going_on(scene: Scene) -> Iterator[Any]:
     b.rewards[1] = 5
     yield [attempt(partial(b.sample, 7)), b]
     yield b.reset()
-    yield [b.size(), repr(np.random.get_state())]
+    yield [b.size(), numpy_state()]
 
 
 class Info(dict[str, Any]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from refusals import Call, Case, PlantedError, Scene, attempt, cases
+from refusals import Call, Case, PlantedError, Scene, attempt, cases, numpy_state
 from refusals_adapters import NUM_ENVS, Envs, filled, going_on, step
 
 import fastreplay.sb3
@@ -107,7 +107,7 @@ def resetting(scene: Scene) -> Iterator[Any]:
         values = step(scene.name, number, obs=obs, done=np.array([number % 2 == 0, number % 3 == 0]))
         obs = values["next_obs"]
         yield scene.b.add(**values)
-    yield [attempt(partial(scene.b.sample, 9)), scene.b, repr(np.random.get_state())]
+    yield [attempt(partial(scene.b.sample, 9)), scene.b, numpy_state()]
 
 
 def all_resets() -> Scene:

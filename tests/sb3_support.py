@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from stable_baselines3.common import buffers as sb3_buffers
 import fastreplay.sb3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BOX = spaces.Box(-1, 1, (5,), np.float32)
 BOX64 = spaces.Box(-1, 1, (3,), np.float64)
@@ -63,6 +64,28 @@ def assert_same(theirs: Any, ours: Any) -> None:
         assert theirs == ours
 
 
+def generators(seed: int = 0) -> list[np.random.MT19937]:
+    """Make two generators in the state that `np.random.seed` brings the global one to."""
+    made = []
+    for _ in range(2):
+        generator = np.random.MT19937()
+        generator.state = cast("Any", np.random.RandomState(seed).get_state(legacy=False))
+        made.append(generator)
+    return made
+
+
+@contextmanager
+def the_global(generator: np.random.MT19937) -> Iterator[None]:
+    """Let `np.random` draw from this one."""
+    numpy_random: Any = np.random  # whose stub does not name these two
+    before = numpy_random.get_bit_generator()
+    numpy_random.set_bit_generator(generator)
+    try:
+        yield
+    finally:
+        numpy_random.set_bit_generator(before)
+
+
 class Twins:
     """A buffer of SB3's class and one of ours, each with a global random state of its own.
 
@@ -74,12 +97,11 @@ class Twins:
     """
 
     def __init__(self, name: str, *args: Any, seed: int = 0, **kwargs: Any) -> None:
-        self._states: list[Any] = []
+        self._generators = generators(seed)
         self.buffers: list[Any] = []
-        for module in (sb3_buffers, fastreplay.sb3):
-            np.random.seed(seed)
-            self.buffers.append(getattr(module, name)(*args, **kwargs))
-            self._states.append(np.random.get_state())
+        for generator, module in zip(self._generators, (sb3_buffers, fastreplay.sb3), strict=True):
+            with the_global(generator):
+                self.buffers.append(getattr(module, name)(*args, **kwargs))
 
     @property
     def theirs(self) -> Any:
@@ -96,13 +118,9 @@ class Twins:
         """
         results: list[Any] = []
         before = _arrays(self.ours)
-        for i, buffer in enumerate(self.buffers):
-            np.random.set_state(self._states[i])
-            try:
-                results.append(action(buffer))
-            except Exception as error:  # noqa: BLE001  whatever it is, it has to be the same
-                results.append(("raised", type(error).__name__, str(error)))
-            self._states[i] = np.random.get_state()
+        for generator, buffer in zip(self._generators, self.buffers, strict=True):
+            with the_global(generator):
+                results.append(_outcome(action, buffer))
         assert_same(*results)
         if type(results[1]) is tuple and results[1][:1] == ("raised",):
             assert_same(before, _arrays(self.ours))
@@ -129,8 +147,16 @@ class Twins:
             assert hasattr(theirs, name) == hasattr(ours, name), name
             if hasattr(theirs, name):
                 assert_same(getattr(theirs, name), _plain(getattr(ours, name)))
-        for mine, yours in zip(self._states[0], self._states[1], strict=True):
-            assert np.array_equal(mine, yours)
+        mine, yours = (generator.state for generator in self._generators)
+        assert np.array_equal(mine["state"]["key"], yours["state"]["key"])
+        assert mine["state"]["pos"] == yours["state"]["pos"]
+
+
+def _outcome(action: Callable[[Any], Any], buffer: Any) -> Any:
+    try:
+        return action(buffer)
+    except Exception as error:  # noqa: BLE001  whatever it is, it has to be the same
+        return ("raised", type(error).__name__, str(error))
 
 
 def _arrays(buffer: Any) -> dict[str, Any]:

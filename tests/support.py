@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +76,9 @@ def rows_of(t: NDArray[np.int64]) -> dict[str, Array]:
 
 def fill(buffer: Any, count: int, chunk: int = 7) -> Any:
     """Extend a buffer of FIELDS by `count` self-describing transitions; return the buffer."""
-    while count > 0:
-        buffer.extend(**transitions(buffer.stats()["inserted"], min(count, chunk)))
-        count -= chunk
+    rows = transitions(buffer.stats()["inserted"], count)
+    for start in range(0, count, chunk):
+        buffer.extend(**{name: values[start : start + chunk] for name, values in rows.items()})
     return buffer
 
 
@@ -147,3 +148,13 @@ class MeddlingKey(str):
     def __eq__(self, other: object) -> bool:
         self.meddle()
         return str(self) == other
+
+
+@contextmanager
+def handling(number: int, handler: Any) -> Iterator[None]:
+    """Handle a signal so, also where the process was started with it ignored, as what shells run beside them."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -120,6 +121,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[[], Any]]:
     patch.undo()
 
 
+@functools.cache
 def drawn(count: int, batch_size: int = 8) -> list[Any]:
     """Give what a loop of `sample` draws."""
     twin = fill(NativeBuffer(100, FIELDS, seed=5, output="numpy"), 150)

@@ -76,9 +76,10 @@ CUDA_PART = {"fastreplay/libfastreplay_cuda.so", "fastreplay/libfastreplay_cuda.
 
 def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None:
     """In a new environment that has NumPy alone."""
-    run(sys.executable, "-m", "venv", tmp_path / "env")
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env")
     python = tmp_path / "env" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", built[1])
+    constraints = ("--constraint", ROOT / "constraints.txt")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *constraints, built[1])
     code = (
         "import fastreplay as fr\n"
         "b = fr.ReplayBuffer(8, {'x': (2,)}, seed=0, output='numpy')\n"

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from itertools import chain, cycle, repeat
@@ -16,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from stable_baselines3.common import utils
-from support import level_params
 from torch import Tensor, nn
 
 from fastreplay.sb3 import polyak
@@ -101,21 +97,6 @@ def test_a_nan_of_the_target_stays(only_native: None) -> None:
     target = torch.tensor([math.nan])
     polyak_update([torch.ones(1)], [target], 1.0)
     assert target.isnan()
-
-
-@pytest.mark.parametrize("capability", level_params("default", "avx2", "avx512"))
-def test_every_level_of_instructions(capability: str) -> None:
-    """In a process of its own each, since torch decides once."""
-    tests = ["test_every_length", "test_special_values", "test_general_dtypes", "test_threads_of_torch"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)],
-        env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from stall import Stall, Thread, stalled_insert
-from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, transitions
+from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, handling, transitions
 
 from fastreplay._arguments import key_of
 
@@ -568,15 +568,6 @@ def test_a_copy_beside_a_stalled_writer_ends_before_it(output: str) -> None:
 
 class InterruptedHereError(Exception):
     """Raised by a signal handler, so that a test that fails is not taken for a Ctrl-C."""
-
-
-@contextmanager
-def handling(number: int, handler: Any) -> Iterator[None]:
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 def send(number: int, after_s: float) -> tuple[Thread, list[float]]:
