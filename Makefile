@@ -40,8 +40,8 @@ why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 mi
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 15 minutes on two cores)
-	$(MAKE) --jobs=2 --output-sync=target cpptest ready  # what compiles beside what waits for the network
-	$(MAKE) --jobs=2 --output-sync=target benchtest tsan typecheck mutants lint  # the longest first
+	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants  # what waits for the network beside what compiles
+	$(MAKE) --jobs=2 --output-sync=target typecheck benchtest lint
 	$(MAKE) pytest
 
 # One after another: they install into one environment.
