@@ -39,10 +39,9 @@ learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Tr
 why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 minutes; writes docs/why)
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
-test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 15 minutes on two cores)
+test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)
 	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants  # what waits for the network beside what compiles
-	$(MAKE) --jobs=2 --output-sync=target typecheck benchtest lint
-	$(MAKE) pytest
+	$(MAKE) --jobs=2 benchtest typecheck lint pytest
 
 # One after another: they install into one environment.
 ready:
