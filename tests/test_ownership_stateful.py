@@ -53,7 +53,6 @@ ALIASES: dict[str, Callable[[Any], Any]] = {
     "detach": lambda tensor: tensor.detach(),
     "data": lambda tensor: tensor.data,
     "parameter": lambda tensor: torch.nn.Parameter(tensor.detach(), requires_grad=tensor.is_floating_point()),
-    "dlpack": lambda tensor: torch.utils.dlpack.from_dlpack(tensor.detach()),
     "transpose": lambda tensor: tensor.reshape(tensor.shape[0], -1).t(),
     "storage": lambda tensor: torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()),
 }
@@ -63,6 +62,7 @@ EXPORTS: dict[str, Callable[[Any], Any]] = {
     "numpy view": lambda tensor: tensor.detach()[1:].numpy(),
     "memoryview": lambda tensor: memoryview(tensor.detach().numpy()),
     "from_dlpack": lambda tensor: np.from_dlpack(tensor.detach()),
+    "dlpack": lambda tensor: torch.utils.dlpack.from_dlpack(tensor.detach()),
 }
 OF_ARRAYS: dict[str, Callable[[Any], Any]] = {
     "itself": lambda array: array,
@@ -357,6 +357,23 @@ def test_what_the_machine_holds_is_looked_at() -> None:
     with pytest.raises(AssertionError):
         machine.all_that_is_held_is_as_it_was()
     machine.teardown()
+
+
+@pytest.mark.parametrize("whose", ["torch's", "ours"])
+@pytest.mark.parametrize("way", [*ALIASES, *EXPORTS])
+def test_what_moves_along_with_a_tensor_is_torchs_own(way: str, whose: str) -> None:
+    """What is no alias to torch shows the old address, which it did not keep: here as with any tensor of torch's."""
+    ours = fill(NativeBuffer(CAPACITY, FIELDS, seed=0), 50).sample(9).observation
+    tensor = ours.clone() if whose == "torch's" else ours
+    made = {**ALIASES, **EXPORTS}[way](tensor)
+
+    def distance() -> int:
+        start = made.data_ptr() if isinstance(made, torch.Tensor) else np.asarray(made).ctypes.data
+        return int(start - tensor.data_ptr())
+
+    before = distance()
+    tensor.share_memory_()
+    assert (distance() == before) == (way in ALIASES)
 
 
 def test_rows_describe_themselves() -> None:
