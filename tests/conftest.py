@@ -25,6 +25,14 @@ settings.register_profile("explore", settings.get_profile("default"), derandomiz
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+LONGEST = ("test_why.py", "test_workers.py", "test_examples.py", "test_interruptions.py", "test_packaging.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take seconds each, lest one of several processes be left with them in the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_collection_finish() -> None:
     """Let the collector pass over what is there before the first test: with torch, half a second each time."""
     gc.collect()
