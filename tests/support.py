@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,3 +160,12 @@ def handling(number: int, handler: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+def run_as_script(path: Path, *arguments: str) -> int | str | None:
+    """Run a file as the command line does, but where torch is imported already; return what it exits with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(path), *arguments])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(path), run_name="__main__")
+    return left.value.code

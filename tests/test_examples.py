@@ -10,7 +10,6 @@ import itertools
 import json
 import pickle
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from support import run_as_script
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 from torch.nn import functional
 
@@ -629,15 +629,6 @@ def test_resuming_refuses_another_run(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 # From the command line
-
-
-def run_as_script(path: Path, *arguments: str) -> int | str | None:
-    """Run a file as the command line does, but where torch is imported already; return what it exits with."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(path), *arguments])
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(str(path), run_name="__main__")
-    return left.value.code
 
 
 def test_ctrl_c_and_resume_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

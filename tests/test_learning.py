@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import run_as_script
 
 ROOT = Path(__file__).parents[1]
 DOCS, PAGE = ROOT / "docs" / "learning", ROOT / "docs" / "learning.md"
@@ -32,12 +32,9 @@ def run_here(command: list[str], *, check: bool) -> subprocess.CompletedProcess[
     executable, *arguments = command
     assert executable == sys.executable
     assert not check
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(arguments[0], run_name="__main__")
-    assert left.value.code is None or isinstance(left.value.code, int), left.value.code
-    return subprocess.CompletedProcess(command, left.value.code or 0)
+    status = run_as_script(Path(arguments[0]), *arguments[1:])
+    assert status is None or isinstance(status, int), status
+    return subprocess.CompletedProcess(command, status or 0)
 
 
 def test_runs_become_table_curves_and_data(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import csv
 import re
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from support import run_as_script
 
 import fastreplay as fr
 
@@ -284,13 +284,8 @@ def test_quick_run_writes_every_figure_and_its_data(
         assert np.isfinite(values).all(), name
 
 
-def test_an_unknown_figure_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [str(WHY), "--out", str(tmp_path / "none"), "costs"])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(WHY), run_name="__main__")
-    assert left.value.code == 2
+def test_an_unknown_figure_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_as_script(WHY, "--out", str(tmp_path / "none"), "costs") == 2
     assert "figure: expected one of minibatch, correlation, targets, cost, got 'costs'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
