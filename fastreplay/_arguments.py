@@ -24,6 +24,7 @@ TORCH_DTYPES = frozenset(
     ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
     + ["float16", "float32", "float64", "complex64", "complex128"]
 )
+_INT64 = np.dtype(np.int64)
 _LARGEST_ADDRESS = 2**63 - 1
 _MOST_AHEAD = 2**32  # minibatches; their list alone would take 32 GB
 
@@ -83,6 +84,8 @@ def checked_timeout(timeout: float | None) -> float:
 
 
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
+    if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
+        return addresses
     array = np.asarray(addresses)
     if array.dtype == object and all(isinstance(address, int) for address in array.flat):
         raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
@@ -94,7 +97,7 @@ def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
     if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_ADDRESS:
         raise IndexError(f"{name}: {array.max()} is out of range")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.require(array, np.int64, ("C", "ALIGNED"))
 
 
 def check_output(schema: Schema, output: str, device: object) -> None:

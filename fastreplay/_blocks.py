@@ -113,12 +113,6 @@ class Supply(Protocol[BlockT]):
     def cancel(self, block: BlockT) -> None:
         """Take a block back that was not filled, or that nobody wants."""
 
-    def replace(self, block: BlockT, fill: Callable[..., None], *arguments: object) -> None:
-        """Replace what a block's holder sees by what may fail half-way: all of it, or nothing.
-
-        `fill` is called with the arguments, and a native block as the last.
-        """
-
     def accepts(self, block: object) -> bool:
         """Tell whether a block, as a caller's `out`, can be filled as those that are taken here."""
 
@@ -336,7 +330,6 @@ class _Pools(NamedTuple):
     memory: _core.BlockPool
     layout: Layout
     generations: Generations[Block]  # with their tensors
-    unseen: list[_core.Block]  # that nobody sees: what replaces a minibatch is read there, and then copied
 
 
 class HostPool:
@@ -361,19 +354,12 @@ class HostPool:
         block = pools.generations.take()
         return Block(pools.memory.take(), pools.layout) if block is None else block
 
-    def take_memory(self, batch_size: int) -> _core.Block:
-        """Return memory of a minibatch that nobody else has, and of which nobody is to see anything."""
-        pools = self._by_size.get(batch_size) or self._new(batch_size)
-        try:
-            return pools.unseen.pop()
-        except IndexError:  # none left, or other threads have them
-            return pools.memory.take()
-
-    def keep_memory(self, batch_size: int, memory: _core.Block) -> None:
-        """Let memory of which nobody saw anything be taken again."""
-        pools = self._by_size.get(batch_size)
-        if pools is not None:
-            pools.unseen.append(memory)
+    def replace(self, block: Block, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
+        """Replace a minibatch by the transitions in these slots: all of it, or nothing has changed."""
+        pools = self._by_size.get(block.layout.batch_size) or self._new(block.layout.batch_size)
+        pools.memory.replace(ring, slots, block.native)
+        if block.tensors is not None:
+            block.tensors.count_up_versions()
 
     def keep(self, block: Block) -> None:
         """Let a block with tensors be taken again once nobody has them."""
@@ -388,7 +374,7 @@ class HostPool:
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[Block] = Generations(most)
-        pools = _Pools(_core.BlockPool(self._schema.sizes, batch_size, most), layout, generations, [])
+        pools = _Pools(_core.BlockPool(self._schema.sizes, batch_size, most), layout, generations)
         self._by_size.put(batch_size, pools)
         return pools
 
@@ -427,13 +413,9 @@ class HostSupply:
         if block.tensors is not None:
             self._pool.keep(block)
 
-    def replace(self, block: Block, fill: Callable[..., None], *arguments: object) -> None:
-        """Fill memory that nobody sees, and copy it."""
-        batch_size = block.layout.batch_size
-        filled = self._pool.take_memory(batch_size)
-        fill(*arguments, filled)
-        block.refill(filled.copy_to)
-        self._pool.keep_memory(batch_size, filled)
+    def replace(self, block: Block, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
+        """Replace what a block's holder sees by the transitions in these slots: all of it, or nothing has changed."""
+        self._pool.replace(block, ring, slots)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block in the host's memory."""

@@ -355,9 +355,12 @@ class Pipeline:
         """Finish what a prefetcher sent and nobody is to have."""
         slot.cancel_ahead()
 
-    def replace(self, slot: Slot, fill: Callable[..., None], *arguments: object) -> None:
-        """Fill the page-locked block, which nobody sees, and send it."""
-        slot.refill(fill, *arguments)
+    def replace(self, slot: Slot, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
+        """Replace what a slot's holder sees by the transitions in these slots of the ring, or change nothing.
+
+        They are read into the page-locked block, which nobody sees.
+        """
+        slot.refill(ring.read, True, slots)
 
     def accepts(self, block: object) -> bool:
         """Tell whether it is a slot."""

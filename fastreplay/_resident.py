@@ -406,10 +406,6 @@ class ResidentSupply:
         """Keep a block that was not handed out."""
         self._pool(block.consumer).keep(block)
 
-    def replace(self, block: ResidentBlock, fill: Callable[..., None], *arguments: object) -> None:
-        """Queue what replaces it."""
-        block.refill(fill, *arguments)
-
     def accepts(self, block: object) -> bool:
         """Tell whether it is a block into which this ring's twin is drawn."""
         return isinstance(block, ResidentBlock) and block.remote is self._remote

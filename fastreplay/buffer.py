@@ -469,7 +469,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         if out is None:
             return self._read(addresses, by_slot=True)
         block = self._block_of(out, len(addresses), self._supply)
-        self._supply.replace(block, self._ring.read, True, addresses)
+        self._supply.replace(block, self._ring, addresses)
         return out
 
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
@@ -620,13 +620,14 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
 
     def _read(self, addresses: NDArray[np.int64], *, by_slot: bool) -> Minibatch[ArrayT]:
-        block = self._supply.take(len(addresses))
+        supply: Supply[Any] = self._supply
+        block = supply.take(len(addresses))
         try:
             self._ring.read(by_slot, addresses, block.native)
         except BaseException:
-            self._supply.cancel(block)
+            supply.cancel(block)
             raise
-        return self._give(self._supply, block)
+        return self._give(supply, block)
 
     def _new_resident(self) -> Resident | None:
         if self._storage == "host" or self._accelerator is None:
@@ -634,7 +635,7 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         remote = self._accelerator.ring(self.capacity, self._ring.record_bytes)
         return Resident(remote, self._ring, self._waits)
 
-    def _new_supply(self) -> Supply[Any]:
+    def _new_supply(self) -> HostSupply | Pipeline:
         """Make what gives memory to transitions that the host gathers."""
         if self._accelerator is not None:
             return Pipeline(self._accelerator, self._ring, self._schema, self._waits)

@@ -290,11 +290,14 @@ def _without_cuda(scene: Scene) -> Any:
         return scene.b.loader(4)
 
 
-OVERTAKEN: dict[str, Any] = {
+# The host's own `out` is replaced in the core, whose test of it is in tests/cpp/test_minibatch.cpp.
+DEVICE_OVERTAKEN: dict[str, Any] = {
     "overwritten at every try, with out": (
         RuntimeError,
         lambda s: Call(_overtaken, s, partial(s.b.gather, [3, 1, 2, 0], out=s.read)),
     ),
+}
+OVERTAKEN: dict[str, Any] = {
     "overwritten at every try": (RuntimeError, lambda s: Call(_overtaken, s, partial(s.b.gather, [3]))),
 }
 OVERTAKEN_ITEM: dict[str, Any] = {
@@ -331,7 +334,7 @@ READING: list[Case] = [
     *cases("fr.Minibatch.to", stored, looking, TO),
     *cases(_SAMPLE, partial(on_device, "host"), go_on_device, HOST_ONLY, is_on_device=True),
     *cases(_SAMPLE, partial(on_device, "host", 0), go_on_device, DEVICE_EMPTY, is_on_device=True),
-    *cases(_GATHER, partial(on_device, "host"), go_on_device, DEVICE_GATHER, is_on_device=True),
+    *cases(_GATHER, partial(on_device, "host"), go_on_device, DEVICE_GATHER | DEVICE_OVERTAKEN, is_on_device=True),
     *cases(
         _SAMPLE,
         partial(on_device, "cuda", 0),

@@ -61,6 +61,12 @@ def test_slices(buffer: Any, index: slice) -> None:
     assert len(batch) == len(window(buffer)[index])
 
 
+def misaligned(indices: list[int]) -> Any:
+    array = np.zeros(8 * len(indices) + 1, np.uint8)[1:].view(np.int64)
+    array[:] = indices
+    return array
+
+
 @pytest.mark.parametrize(
     "convert",
     [
@@ -72,8 +78,10 @@ def test_slices(buffer: Any, index: slice) -> None:
         lambda i: np.repeat(i, 2)[::2],
         lambda i: np.array(i[::-1], dtype=np.int32)[::-1],
         lambda i: np.array(i, dtype=">i8"),
+        lambda i: np.frombuffer(np.array(i).tobytes(), np.int64),
+        misaligned,
     ],
-    ids=["list", "tuple", "array", "tensor", "int8", "strided", "reversed", "swapped"],
+    ids=["list", "tuple", "array", "tensor", "int8", "strided", "reversed", "swapped", "read-only", "misaligned"],
 )
 def test_index_arrays(buffer: Any, convert: Callable[[list[int]], Any]) -> None:
     for index in ([0], [3, 0, 0, -1, 2, -4], [1] * 40):
@@ -82,6 +90,9 @@ def test_index_arrays(buffer: Any, convert: Callable[[list[int]], Any]) -> None:
         assert_holds(buffer[converted], [window(buffer)[i] for i in index])
     slots = [t % 10 for t in window(buffer)][::-1]
     assert_holds(buffer.gather(convert(slots)), list(window(buffer))[::-1])
+    out = buffer.sample(len(slots))
+    assert buffer.gather(convert(slots), out=out) is out
+    assert_holds(out, list(window(buffer))[::-1])
     unsigned = np.array(slots, dtype=np.uint64)
     assert_holds(buffer.gather(unsigned), list(window(buffer))[::-1])
 

@@ -83,13 +83,6 @@ py::array flat(const py::object& self) {
   return py::array{py::dtype::of<std::uint8_t>(), {block.layout().num_bytes()}, {std::size_t{1}}, block.data(), self};
 }
 
-// A whole minibatch from one block to another of the same layout.
-void copy_block(const fr::Block& from, const fr::Block& to) {
-  const std::size_t num_bytes = to.layout().num_bytes();
-  if (from.layout().num_bytes() != num_bytes) throw py::value_error{"the blocks are of different layouts"};
-  without_gil(num_bytes, [&] { return std::memcpy(to.data(), from.data(), num_bytes); });
-}
-
 bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
   fr::check_fits(block, ring);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
@@ -97,25 +90,45 @@ bool sample(fr::Sampler& sampler, fr::Ring& ring, const fr::Block& block) {
 
 using Addresses = py::array_t<std::int64_t, py::array::c_style>;
 
-void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const fr::Block& block) {
+std::span<const std::int64_t> rows_of(const Addresses& addresses, const fr::Block& block) {
   if (static_cast<std::size_t>(addresses.size()) != block.batch_size()) {
     throw py::value_error{"one address for each row of the block"};
   }
-  fr::check_fits(block, ring);
-  const std::span<const std::int64_t> span{addresses.data(), block.batch_size()};
-  const fr::Address address = by_slot ? fr::Address::kSlot : fr::Address::kPosition;
-  const fr::ReadResult result =
-      without_gil(block.layout().num_bytes(), [&] { return fr::read(ring, address, span, block); });
+  return {addresses.data(), block.batch_size()};
+}
+
+void throw_unless_whole(const fr::ReadResult& result, const fr::Ring& ring, bool by_slot, const Addresses& addresses) {
   switch (result.status) {
     case fr::ReadResult::Status::kWhole:
       return;
     case fr::ReadResult::Status::kOutOfRange:
-      throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(span[result.row]) +
+      throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
                             " holds no transition: the buffer has " + std::to_string(result.published) +
                             " of at most " + std::to_string(ring.capacity())};
     case fr::ReadResult::Status::kOverwritten:
       throw std::runtime_error{"the transitions were overwritten at each try to read them together"};
   }
+}
+
+void read_rows(fr::Ring& ring, bool by_slot, const Addresses& addresses, const fr::Block& block) {
+  const std::span<const std::int64_t> rows = rows_of(addresses, block);
+  fr::check_fits(block, ring);
+  const fr::Address address = by_slot ? fr::Address::kSlot : fr::Address::kPosition;
+  const fr::ReadResult result =
+      without_gil(block.layout().num_bytes(), [&] { return fr::read(ring, address, rows, block); });
+  throw_unless_whole(result, ring, by_slot, addresses);
+}
+
+// The transitions in these slots instead of those that `held` has.
+void replace_rows(fr::BlockPool& pool, fr::Ring& ring, const Addresses& slots, const fr::Block& held) {
+  const std::span<const std::int64_t> rows = rows_of(slots, held);
+  const std::shared_ptr<fr::Block> unseen = pool.take();
+  fr::check_fits(held, ring);
+  fr::check_fits(*unseen, ring);
+  if (unseen->batch_size() != held.batch_size()) throw py::value_error{"the pool's blocks are of another batch size"};
+  const fr::ReadResult result = without_gil(held.layout().num_bytes(),
+                                            [&] { return fr::replace(ring, fr::Address::kSlot, rows, held, *unseen); });
+  throw_unless_whole(result, ring, /*by_slot=*/true, slots);
 }
 
 // A number that any thread adds to. Without a lock, which a fork would copy locked and a signal handler meet.
@@ -294,7 +307,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
              return std::make_shared<fr::Block>(record_layout(fields), batch_size);
            }),
            py::arg("fields"), py::arg("batch_size"))
-      .def("copy_to", &copy_block, py::arg("block"))
       .def_property_readonly("flat", &flat)
       .def_property_readonly("batch_size", &fr::Block::batch_size)
       .def_property_readonly("num_bytes", [](const fr::Block& block) { return block.layout().num_bytes(); })
@@ -340,6 +352,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            }),
            py::arg("fields"), py::arg("batch_size"), py::arg("max_free"))
       .def("take", &fr::BlockPool::take)
+      .def("replace", &replace_rows, py::arg("ring"), py::arg("slots"), py::arg("block"))
       .def_property_readonly("num_free", &fr::BlockPool::num_free);
 
   fr::register_fields(m);

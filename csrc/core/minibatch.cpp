@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -292,6 +293,15 @@ ReadResult read(Ring& ring, Address address, std::span<const std::int64_t> addre
     if (smallest >= ring.oldest_whole()) return {ReadResult::Status::kWhole, 0, published};
   }
   return {ReadResult::Status::kOverwritten, 0, published};
+}
+
+ReadResult replace(Ring& ring, Address address, std::span<const std::int64_t> addresses, const Block& held,
+                   const Block& unseen) noexcept {
+  const ReadResult result = read(ring, address, addresses, unseen);
+  if (result.status == ReadResult::Status::kWhole) {
+    std::memcpy(held.data(), unseen.data(), held.layout().num_bytes());
+  }
+  return result;
 }
 
 Ticket gather(const Ring& ring, const Block& block) noexcept {

@@ -92,6 +92,11 @@ struct ReadResult {
 [[nodiscard]] ReadResult read(Ring& ring, Address address, std::span<const std::int64_t> addresses,
                               const Block& block) noexcept;
 
+// The same for what somebody holds: it has changed as a whole, or where it gives up not at all. What is read lies in
+// `unseen` first, a block of the same layout that nobody sees, for a read may give up half-way.
+[[nodiscard]] ReadResult replace(Ring& ring, Address address, std::span<const std::int64_t> addresses,
+                                 const Block& held, const Block& unseen) noexcept;
+
 // Copies the records of block.tickets() into the block and returns the smallest of the tickets: the
 // copy is whole if it is not below ring.oldest_whole() afterwards. Every ticket has been published.
 [[nodiscard]] Ticket gather(const Ring& ring, const Block& block) noexcept;

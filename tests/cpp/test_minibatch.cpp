@@ -500,13 +500,15 @@ void overwritten_reads_start_again(Address address, std::size_t num_ahead, bool 
   }
 }
 
-// Writers that overwrite the rows at every try make a read give up.
+// Writers that overwrite the rows at every try make a read give up, and what somebody holds stays as it was.
 void reads_give_up() {
   constexpr std::size_t kEnough = 20000;
   Ring ring{rows::page_layout(), 1};
   rows::insert(ring, 0, 1);
   const rows::Batch batch{ring.layout(), 1, 1};
   const std::vector<std::int64_t> positions{0, 0, 0};
+  const Block held{ring.layout(), 3};
+  std::memset(held.data(), 0x5A, held.layout().num_bytes());
   const Block block{ring.layout(), 3};
   const std::span<std::byte> bytes = part(block, 1, pages::page_bytes());
   std::size_t num_tries = 0;
@@ -518,10 +520,11 @@ void reads_give_up() {
   pages::Trap trap{bytes, [&] { last_row.close(); }};
   first_row = &trap;
   trap.close();
-  const ReadResult result = read(ring, Address::kPosition, positions, block);
+  const ReadResult result = replace(ring, Address::kPosition, positions, held, block);
   CHECK(result.status == Status::kOverwritten);
   CHECK_EQ(result.published, 1U);
   CHECK(num_tries > 1 && num_tries < kEnough);
+  for (std::size_t i = 0; i < held.layout().num_bytes(); ++i) CHECK(held.data()[i] == std::byte{0x5A});
 }
 
 // Writers overwrite the beginning of a run while it is read: the end is whole.
