@@ -16,7 +16,11 @@ cd "$(dirname "$0")"  # the source folder must not shadow the instrumented packa
 # - one test wants freed addresses to come up again, which is what AddressSanitizer keeps from happening;
 # - one forks while other threads allocate, and the child hangs in libasan 12's allocator, whose locks stay as they were;
 # - CPython before 3.14 ends daemon threads by a forced unwind, and UBSan takes pybind11's catch of it for a null reference.
+# - two ask `new` for more than there is, where AddressSanitizer ends the process instead of throwing.
+refused="tests/test_refusals.py::test_what_is_refused"
 "$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py --ignore=test_learning.py \
-  --deselect=test_target_reallocation.py::test_modules_come_and_go \
-  --deselect=test_fork.py::test_forks_while_writers_and_samplers_run \
-  --deselect=test_threads.py::test_the_interpreter_exits_while_daemons_are_inside "${@:3}"
+  --deselect=tests/test_target_reallocation.py::test_modules_come_and_go \
+  --deselect=tests/test_fork.py::test_forks_while_writers_and_samplers_run \
+  --deselect=tests/test_threads.py::test_the_interpreter_exits_while_daemons_are_inside \
+  --deselect="${refused}_has_changed_nothing[fr.ReplayBuffer.loader: more ahead" \
+  --deselect="${refused}_keeps_no_memory[fr.ReplayBuffer.loader: more ahead" "${@:3}"
