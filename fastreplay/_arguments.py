@@ -86,9 +86,14 @@ def checked_timeout(timeout: float | None) -> float:
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
     if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
         return addresses
-    array = np.asarray(addresses)
-    if array.dtype == object and all(isinstance(address, int) for address in array.flat):
-        raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
+    try:
+        array = np.asarray(addresses)
+    except (RuntimeError, TypeError, ValueError) as error:  # rows of several lengths; a tensor that requires grad
+        raise TypeError(f"{name}: expected integers, got {addresses!r}") from error
+    if array.dtype == object and all(type(address) is int for address in array.flat):
+        if max(map(abs, array.flat), default=0) > _LARGEST_ADDRESS:
+            raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
+        array = array.astype(np.int64)
     if array.size == 0 and not isinstance(addresses, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":

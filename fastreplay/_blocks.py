@@ -241,7 +241,10 @@ class PlainTensors:
         return self._tensors[:-1]
 
     def first_changed(self) -> int:
-        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are."""
+        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are.
+
+        One that autograd derives from others is none either: what it would tell of them is of the old rows.
+        """
         now = map(_form, self._tensors)
         return next((i for i, (form, made) in enumerate(zip(now, self._made, strict=True)) if form != made), -1)
 
@@ -258,7 +261,7 @@ _BARE_REFERENCES = max(map(sys.getrefcount, (object(),)))  # of an object that o
 
 def _form(tensor: torch.Tensor) -> tuple[object, ...]:
     place = tensor._cdata, tensor.data_ptr()
-    return *place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg(), tensor.is_conj()
+    return *place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg(), tensor.is_conj(), tensor.grad_fn
 
 
 class Block:

@@ -35,6 +35,7 @@ cdef extern from "pristine.hpp" namespace "fastreplay" nogil:
         cbool take(const void *shell, const TensorOffsets &offsets)
         cbool holds()
         cbool has_form()
+        cbool is_plain()
         const void *tensor()
 
 
@@ -138,7 +139,10 @@ cdef class FieldTensors:
         return handed
 
     def first_changed(self):
-        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are."""
+        """Return the position of the first tensor that is no longer where and as it was made, -1 where all are.
+
+        One that autograd derives from others is none either: what it would tell of them is of the old rows.
+        """
         cdef Py_ssize_t i
         for i in range(PyTuple_GET_SIZE(self._tensors)):
             if not self._is_as_made(i):
@@ -152,11 +156,12 @@ cdef class FieldTensors:
             if self._handle(self._tensors, i)[0] == self._snapshots[<size_t>i].tensor():
                 self._bump_version(self._handle(self._tensors, i))
 
-    # Whether it still is the tensor that it was, of the same form, and its memory the same.
-    cdef bint _is_as_made(self, Py_ssize_t i) noexcept:
+    # Whether it still is the tensor that it was, of the same form and no function of others, and its memory the same.
+    cdef bint _is_as_made(self, Py_ssize_t i) except -1:
         cdef void *data = NULL
         return (self._handle(self._tensors, i)[0] == self._snapshots[<size_t>i].tensor() and self._snapshots[<size_t>i].has_form()
-                and self._get_data(self._handle(self._tensors, i), &data) == 0 and data == self._data[<size_t>i])
+                and self._get_data(self._handle(self._tensors, i), &data) == 0 and data == self._data[<size_t>i]
+                and (self._snapshots[<size_t>i].is_plain() or self._tensors[i].grad_fn is None))
 
     # Where the object holds its tensor: what torch's functions take.
     cdef void **_handle(self, tuple tensors, Py_ssize_t i) noexcept:

@@ -202,7 +202,7 @@ _TRACES: tuple[Callable[[torch.Tensor], object], ...] = (
 )
 
 
-# The same, where the tensor's elements are others then.
+# The same, where the tensor's elements are others then, or made of others.
 _CHANGES: tuple[Callable[[torch.Tensor], object], ...] = (
     lambda tensor: setattr(tensor, "data", torch.zeros_like(tensor)),
     lambda tensor: setattr(tensor, "data", tensor.view(torch.int32)),
@@ -212,6 +212,7 @@ _CHANGES: tuple[Callable[[torch.Tensor], object], ...] = (
     lambda tensor: tensor.resize_(1, 3),
     lambda tensor: tensor.unsqueeze_(0),
     lambda tensor: tensor.t_(),
+    lambda tensor: tensor.mul_(torch.ones(2, 3, requires_grad=True)),
 )
 
 

@@ -681,7 +681,8 @@ class ReplayBuffer(_fastpath.Inserter, Generic[ArrayT]):
         changed = block.first_changed(out._values, out._ticket)
         if changed >= 0:
             name = (*self._schema, "ticket")[changed]
-            raise ValueError(f"out: expected the minibatch as it was made, got {name!r} moved, reshaped or locked")
+            done = "moved, reshaped, locked or computed from others"
+            raise ValueError(f"out: expected the minibatch as it was made, got {name!r} {done}")
         if not supply.accepts(block):
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block
@@ -731,7 +732,7 @@ def _checked_rng_state(state: object) -> tuple[tuple[int, int], int]:
         calls = operator.index(values["calls"])
         if not all(0 <= number < 2**64 for number in (first, second, calls)):
             raise ValueError("not 64-bit numbers")
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"rng_state: expected {{'key': [int, int], 'calls': int}}, got {state!r}") from error
     return (first, second), calls
 

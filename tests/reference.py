@@ -288,6 +288,9 @@ class ReferenceBuffer:
         array = np.asarray(values)
         if array.size == 0 and not isinstance(values, np.ndarray):
             array = array.astype(np.int64)  # an empty list has no dtype of its own
+        if array.dtype == object and all(type(value) is int for value in array.flat):
+            self._check_range(array.tolist(), low, high)
+            array = array.astype(np.int64)
         if array.dtype.kind not in "iu":
             raise TypeError(f"expected integers, got {array.dtype}")
         if array.ndim != 1:

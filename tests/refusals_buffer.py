@@ -105,6 +105,8 @@ WAITING_LONG: dict[str, Any] = {
 
 STATES = {
     "no mapping": 3,
+    "an array": np.array([1, 2, 3]),
+    "a list": [1, 2, 3],
     "no calls": {"key": [1, 2]},
     "a key of one number": {"key": [1], "calls": 0},
     "a key of three": {"key": [1, 2, 3], "calls": 0},

@@ -78,10 +78,23 @@ def misaligned(indices: list[int]) -> Any:
         lambda i: np.repeat(i, 2)[::2],
         lambda i: np.array(i[::-1], dtype=np.int32)[::-1],
         lambda i: np.array(i, dtype=">i8"),
+        lambda i: np.array(i, dtype=object),
         lambda i: np.frombuffer(np.array(i).tobytes(), np.int64),
         misaligned,
     ],
-    ids=["list", "tuple", "array", "tensor", "int8", "strided", "reversed", "swapped", "read-only", "misaligned"],
+    ids=[
+        "list",
+        "tuple",
+        "array",
+        "tensor",
+        "int8",
+        "strided",
+        "reversed",
+        "swapped",
+        "objects",
+        "read-only",
+        "misaligned",
+    ],
 )
 def test_index_arrays(buffer: Any, convert: Callable[[list[int]], Any]) -> None:
     for index in ([0], [3, 0, 0, -1, 2, -4], [1] * 40):

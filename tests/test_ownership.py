@@ -258,6 +258,46 @@ def test_out_is_refused_where_a_field_is_not_as_it_was_made(
     assert buffer.rng_state == state
 
 
+# A backward pass from the new rows would give derivatives at the old ones.
+DERIVATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "mul_": lambda tensor, weight: tensor.mul_(weight),
+    "in a view": lambda tensor, weight: tensor[1:].mul_(weight),
+    "copy_": lambda tensor, weight: tensor.copy_(tensor * weight),
+    "of a leaf": lambda tensor, _: tensor.requires_grad_().detach_().add_(torch.ones((), requires_grad=True)),
+    "custom": torch.ops.aten.mul_.Tensor,
+}
+
+
+@pytest.mark.parametrize("derive", DERIVATIONS.values(), ids=DERIVATIONS.keys())
+@pytest.mark.parametrize("name", ["observation", "reward"])
+@pytest.mark.parametrize("call", ["sample", "gather"])
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_out_is_refused_where_autograd_made_a_field_of_others(
+    buffer: Any, derive: Callable[[Any, Any], Any], name: str, call: str, is_asked: bool, monkeypatch: Any
+) -> None:
+    if is_asked:  # Python, where torch's functions are not known
+        monkeypatch.setattr("fastreplay._torch_abi.torch_abi", lambda: None)
+    batch = buffer.sample(BATCH_SIZE)
+    weight = torch.tensor(2.0, dtype=batch[name].dtype, requires_grad=True)
+    derive(batch[name], weight)
+    before, state = [value.detach().clone() for value in batch.values()], buffer.rng_state
+    with pytest.raises(ValueError, match=f"out: expected the minibatch as it was made, got '{name}' .* from others"):
+        buffer.sample(BATCH_SIZE, out=batch) if call == "sample" else buffer.gather(range(BATCH_SIZE), out=batch)
+    assert all(torch.equal(now, then) for now, then in zip(batch.values(), before, strict=True))
+    assert buffer.rng_state == state
+
+
+def test_out_may_be_of_leaves(buffer: Any) -> None:
+    batch = buffer.sample(BATCH_SIZE)
+    for turn in range(3):
+        batch.reward.requires_grad_()
+        batch.reward.grad = torch.ones_like(batch.reward)
+        assert buffer.sample(BATCH_SIZE, out=batch) is batch
+        assert batch.reward._version == turn + 1
+        (batch.reward * 3).sum().backward()
+        assert torch.equal(batch.reward.grad, torch.full_like(batch.reward, 4))
+
+
 @pytest.mark.parametrize("change", ARRAY_CHANGES.values(), ids=ARRAY_CHANGES.keys())
 @pytest.mark.parametrize("name", [*FIELDS, "ticket"])
 @pytest.mark.parametrize("call", ["sample", "gather"])

@@ -34,10 +34,10 @@ class Snapshot {
     const std::byte* tensor = pointer_at(shell_ + offsets.tensor);
     spans_[0] = {shell_ + offsets.compare_from, offsets.shell_bytes - offsets.compare_from};
     spans_[1] = whole(tensor);
-    if (spans_[1].num_bytes < offsets.storage + sizeof(void*) || spans_[1].num_bytes < offsets.counter + sizeof(void*))
+    if (offsets.counter < offsets.storage + sizeof(void*) || spans_[1].num_bytes < offsets.counter + sizeof(void*))
       return false;
     storage_ = offsets.storage;
-    form_ = offsets.counter + sizeof(void*);
+    counter_ = offsets.counter;
     spans_[2] = whole(pointer_at(tensor + offsets.storage));
     spans_[3] = whole(pointer_at(tensor + offsets.counter));
     std::size_t used = 0;
@@ -65,11 +65,13 @@ class Snapshot {
   // Whether torch's tensor is of the same form and storage: shape, strides, dtype, keys; whatever else was done to it,
   // and whoever has it. Only where the tensor itself is known to be the same.
   [[nodiscard]] bool has_form() const noexcept {
-    const std::byte* expected = bytes_.data() + spans_[0].num_bytes;
-    const std::byte* tensor = spans_[1].first;
-    return std::memcmp(tensor + storage_, expected + storage_, sizeof(void*)) == 0 &&
-           std::memcmp(tensor + form_, expected + form_, spans_[1].num_bytes - form_) == 0;
+    const std::size_t form = counter_ + sizeof(void*);
+    return is_same(storage_, storage_ + sizeof(void*)) && is_same(form, spans_[1].num_bytes);
   }
+
+  // Whether autograd has nothing to do with torch's tensor: what it keeps hangs between the storage and the counter.
+  // Where has_form() may be asked.
+  [[nodiscard]] bool is_plain() const noexcept { return is_same(storage_ + sizeof(void*), counter_); }
 
   [[nodiscard]] const void* tensor() const noexcept { return spans_[1].first; }
 
@@ -78,6 +80,11 @@ class Snapshot {
     const std::byte* first;
     std::size_t num_bytes;
   };
+
+  // Bytes [from, to) of torch's tensor.
+  [[nodiscard]] bool is_same(std::size_t from, std::size_t to) const noexcept {
+    return std::memcmp(spans_[1].first + from, bytes_.data() + spans_[0].num_bytes + from, to - from) == 0;
+  }
 
   static const std::byte* pointer_at(const std::byte* place) noexcept {
     const std::byte* pointer;
@@ -91,9 +98,9 @@ class Snapshot {
   }
 
   const std::byte* shell_ = nullptr;
-  // In torch's tensor: its storage, and where its form begins, behind the counter of its versions.
+  // In torch's tensor: its storage and the counter of its versions, behind which its form is.
   std::size_t storage_ = 0;
-  std::size_t form_ = 0;
+  std::size_t counter_ = 0;
   std::array<Span, 4> spans_{};
   std::array<std::byte, 640> bytes_{};
 };
