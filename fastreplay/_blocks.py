@@ -360,9 +360,7 @@ class HostPool:
     def replace(self, block: Block, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
         """Replace a minibatch by the transitions in these slots: all of it, or nothing has changed."""
         pools = self._by_size.get(block.layout.batch_size) or self._new(block.layout.batch_size)
-        pools.memory.replace(ring, slots, block.native)
-        if block.tensors is not None:
-            block.tensors.count_up_versions()
+        block.refill(pools.memory.replace, ring, slots)
 
     def keep(self, block: Block) -> None:
         """Let a block with tensors be taken again once nobody has them."""

@@ -15,7 +15,7 @@ cd "$(dirname "$0")"  # the source folder must not shadow the instrumented packa
 # test_examples.py and test_learning.py train. What is left out of the rest contradicts the instruments, not the library:
 # - one test wants freed addresses to come up again, which is what AddressSanitizer keeps from happening;
 # - one forks while other threads allocate, and the child hangs in libasan 12's allocator, whose locks stay as they were;
-# - CPython before 3.14 ends daemon threads by a forced unwind, and UBSan takes pybind11's catch of it for a null reference.
+# - CPython before 3.14 ends daemon threads by a forced unwind, and UBSan takes pybind11's catch of it for a null reference;
 # - two ask `new` for more than there is, where AddressSanitizer ends the process instead of throwing.
 refused="tests/test_refusals.py::test_what_is_refused"
 "$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py --ignore=test_learning.py \
