@@ -5,7 +5,7 @@ from __future__ import annotations
 
 try:
     from fastreplay import _core as _core
-    from fastreplay import _fastpath as _fastpath
+    from fastreplay.buffer import insert as insert
 except ImportError as error:
     raise ImportError(
         f"{error}. The native modules of fastreplay are missing or do not fit this Python: build them with "
@@ -14,15 +14,15 @@ except ImportError as error:
 
 from typing import TYPE_CHECKING, Any
 
-from fastreplay._backend import BackendInfo, backend_info
-from fastreplay._workers import worker_init_fn
-from fastreplay.buffer import ReplayBuffer, RngState, Stats
-from fastreplay.loader import Loader
-from fastreplay.minibatch import Minibatch
-from fastreplay.schema import Field, Schema
+from fastreplay.batch.loader import Loader
+from fastreplay.batch.minibatch import Minibatch
+from fastreplay.buffer.replay_buffer import ReplayBuffer, RngState, Stats
+from fastreplay.buffer.workers import worker_init_fn
+from fastreplay.gpu.library import BackendInfo, backend_info
+from fastreplay.schema.schema import Field, Schema
 
 if TYPE_CHECKING:
-    from fastreplay.target import SoftUpdate, hard_update_, soft_update_
+    from fastreplay.target.soft_update import SoftUpdate, hard_update_, soft_update_
 
 __all__ = [
     "BackendInfo",
@@ -48,9 +48,9 @@ def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for: buffers of NumPy arrays do without."""
     if name not in _NEED_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastreplay import target
+    from fastreplay.target import soft_update
 
-    globals().update({needed: getattr(target, needed) for needed in _NEED_TORCH})
+    globals().update({needed: getattr(soft_update, needed) for needed in _NEED_TORCH})
     return globals()[name]
 
 

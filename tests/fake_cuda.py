@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A CUDA device whose streams run when the test says so, for fastreplay/_cuda.py on any machine.
+"""A CUDA device whose streams run when the test says so, for fastreplay/gpu/device.py on any machine.
 
 Streams are queues of operations, events have CUDA's meaning (a wait is for the record made last before it), copies
 read and write their bytes at the moment they run. So a block that is overwritten too early, by the host or by the
@@ -19,10 +19,10 @@ import pytest
 import torch
 from support import assert_same
 
-import fastreplay.buffer
-from fastreplay import _cuda, _cuda_ring
-from fastreplay._arguments import checked_device
-from fastreplay._backend import CudaSampling
+import fastreplay.buffer.replay_buffer
+from fastreplay.gpu import device, memory, ring
+from fastreplay.gpu.library import CudaSampling
+from fastreplay.support.checks import checked_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ class FakeCuda:
             return self.send_error
         self.num_sends += 1
         self.send_threads.add(threading.get_native_id())
-        transfer = _cuda._Transfer.from_address(context)
+        transfer = device._Transfer.from_address(context)
         stream = self.of_handle(transfer.stream)
         stream.wait_event(self.of_handle(transfer.release))
         self.copy_bytes(transfer.target, transfer.host, transfer.num_bytes, stream)
@@ -190,7 +190,7 @@ class FakeCuda:
     def sample(self, device: int, stream: int, reference: Any) -> int:
         """Do what csrc/cuda/sampling.cu does, with NumPy."""
         assert device == DEVICE.index
-        sampling = _cuda_ring._Sampling.from_buffer_copy(reference._obj)  # a launch copies its arguments
+        sampling = ring._Sampling.from_buffer_copy(reference._obj)  # a launch copies its arguments
         if self.launch_error:
             return self.launch_error
         if self.captured is None:
@@ -221,21 +221,21 @@ class FakeCuda:
             cuda=cuda, empty=self.allocate, uint8=torch.uint8, inference_mode=torch.inference_mode
         )
         sampling = CudaSampling(self.set_window, self.sample)
-        monkeypatch.setattr(_cuda, "torch", fake_torch)
-        monkeypatch.setattr(_cuda_ring, "torch", fake_torch)
-        monkeypatch.setattr(_cuda_ring, "cuda_sampling", lambda _device: (sampling, ""))
-        monkeypatch.setattr(_cuda_ring, "cuda_error", lambda error: f"fake error {error}")
-        monkeypatch.setattr(_cuda, "bytes_of", self.bytes_of)
-        monkeypatch.setattr(_cuda, "page_locked", lambda num_bytes, _device: self.allocate(num_bytes))
-        monkeypatch.setattr(_cuda, "copy", self.copy)
-        monkeypatch.setattr(_cuda, "cuda_sender", lambda: (address, ""))
-        monkeypatch.setattr(_cuda, "cuda_error", lambda error: f"fake error {error}")
+        monkeypatch.setattr(device, "torch", fake_torch)
+        monkeypatch.setattr(ring, "torch", fake_torch)
+        monkeypatch.setattr(ring, "cuda_sampling", lambda _device: (sampling, ""))
+        monkeypatch.setattr(ring, "cuda_error", lambda error: f"fake error {error}")
+        monkeypatch.setattr(memory, "bytes_of", self.bytes_of)
+        monkeypatch.setattr(memory, "page_locked", lambda num_bytes, _device: self.allocate(num_bytes))
+        monkeypatch.setattr(memory, "copy", self.copy)
+        monkeypatch.setattr(device, "cuda_sender", lambda: (address, ""))
+        monkeypatch.setattr(device, "cuda_error", lambda error: f"fake error {error}")
         monkeypatch.setattr(
-            fastreplay.buffer, "checked_device", lambda device: checked_device(device) if device == "cpu" else DEVICE
+            fastreplay.buffer.replay_buffer, "checked_device", lambda device: checked_device(device) if device == "cpu" else DEVICE
         )
 
 
-def sample(sampling: _cuda_ring._Sampling) -> None:
+def sample(sampling: ring._Sampling) -> None:
     """Draw and gather by NumPy's own Philox, below a bound so small that no word is thrown away."""
     first, size = numbers(sampling.window, 2).tolist()
     if not size:

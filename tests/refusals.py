@@ -24,9 +24,9 @@ from torch import nn
 import fastreplay as fr
 import fastreplay.cleanrl
 import fastreplay.sb3
-from fastreplay._adapter import Adapter
-from fastreplay._vector_ring import Columns
-from fastreplay.sb3._accelerate import Acceleration
+from fastreplay.adapters.base import Adapter
+from fastreplay.adapters.sb3.accelerate import Acceleration
+from fastreplay.adapters.steps import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

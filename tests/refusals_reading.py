@@ -17,7 +17,7 @@ from refusals import Call, Case, PlantedError, Scene, attempt, cases
 from refusals_scenes import Array, Number, begun, crowded, go_on_crowded, on, run_on, stored
 from support import fill
 
-from fastreplay import _cuda
+from fastreplay.gpu import device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,7 +197,7 @@ def on_device(storage: str, count: int = 17) -> Scene:
 
 def settle() -> Any:
     """Run what the device has in its queues, so that its memory can be compared."""
-    cuda = _cuda.torch.cuda.current_stream(None).cuda  # type: ignore[attr-defined]
+    cuda = device.torch.cuda.current_stream(None).cuda  # type: ignore[attr-defined]
     cuda.run_all()
     return cuda
 
@@ -290,7 +290,7 @@ def _overtaken(scene: Scene, read: Callable[[], Any]) -> Any:
 
 def _without_cuda(scene: Scene) -> Any:
     """Make a loader where nothing sends blocks from native threads."""
-    with patch.object(_cuda, "cuda_sender", lambda: (0, "built without a CUDA compiler")):
+    with patch.object(device, "cuda_sender", lambda: (0, "built without a CUDA compiler")):
         return scene.b.loader(4)
 
 

@@ -302,7 +302,7 @@ def test_same_step_resets_are_transitions_all() -> None:
 
 
 def test_the_default_follows_gymnasium(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastreplay._spaces
+    import fastreplay.schema.spaces
 
     assert ReplayBuffer(10, BOX, ACTIONS["box"]).autoreset is None
     monkeypatch.setattr(fastreplay._spaces, "gymnasium_version", "0.29.1")

@@ -176,7 +176,7 @@ def test_sizes_that_cannot_be_had_are_told_in_our_own_words(
     with pytest.raises(MemoryError, match=f"depth: {size} minibatches are more than memory can hold"):
         buffer.loader(2, depth=size)
     for limit in (None, 2**200):  # where it cannot be told how much there is, and where it is believed to be enough
-        monkeypatch.setattr("fastreplay._limits.memory_limit", lambda limit=limit: limit)
+        monkeypatch.setattr("fastreplay.support.memory_limit.memory_limit", lambda limit=limit: limit)
         with pytest.raises(MemoryError, match=f"capacity: {size} transitions would take [0-9,]+ bytes"):
             NativeBuffer(size, {"x": (300,)}, output=output)
         if size >= 2**58:  # fewer would be tried, one after another

@@ -25,7 +25,7 @@ from test_threads import WRITER, assert_whole, certified, switching
 
 import fastreplay as fr
 from fastreplay import _core
-from fastreplay._vector_ring import Part, VectorRing
+from fastreplay.adapters.steps import Part, VectorRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -54,7 +54,7 @@ class Moments:
     def _trace(self, frame: Any, _event: str, _argument: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        frame.f_trace_opcodes = frame.f_code.co_filename.endswith(("loader.py", "buffer.py"))
+        frame.f_trace_opcodes = frame.f_code.co_filename.endswith(("loader.py", "replay_buffer.py"))
         self.num_passed += 1
         if self.num_passed == self.at + 1:
             self._act()

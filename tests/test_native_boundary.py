@@ -20,13 +20,17 @@ from test_fork import in_child
 import fastreplay as fr
 import fastreplay.cleanrl
 import fastreplay.sb3
-from fastreplay import _core, _fastpath, _step_ring, _target, _tensors, _vector_ring
-from fastreplay._vector_ring import Part, VectorRing
+from fastreplay import _core
+from fastreplay.adapters import step_writer, steps
+from fastreplay.adapters.steps import Part, VectorRing
+from fastreplay.batch import tensors
+from fastreplay.buffer import insert
+from fastreplay.target import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULES = (_core, _fastpath, _step_ring, _target, _tensors)
+MODULES = (_core, insert, step_writer, watched, tensors)
 
 
 def in_process(work: Callable[[], Any]) -> None:
@@ -66,7 +70,7 @@ def call_everything(argument: Callable[[type[Any]], Any]) -> None:
     """Call every method of every class on objects that were never initialized, and every function."""
     kinds = [
         value
-        for module in (*MODULES, _vector_ring, fr, fr.sb3, fr.cleanrl)
+        for module in (*MODULES, steps, fr, fr.sb3, fr.cleanrl)
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__.startswith("fastreplay")
     ]
@@ -116,13 +120,13 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
     "Inserter": (
         lambda: fill(NativeBuffer(10, FIELDS), 5),
-        lambda b: _fastpath.Inserter.__init__(b, b._ring, b.schema, 1),
+        lambda b: insert.Inserter.__init__(b, b._ring, b.schema, 1),
     ),
     "StepRing": (
         lambda: sb3_buffer()._ring,
-        lambda ring: _step_ring.StepRing.__init__(ring, ring._ring, [], 1, 1, None),
+        lambda ring: step_writer.StepRing.__init__(ring, ring._ring, [], 1, 1, None),
     ),
-    "Table": (lambda: _target.Table([], None, True, print), lambda table: table.__init__([], None, True, print)),
+    "Table": (lambda: watched.Table([], None, True, print), lambda table: table.__init__([], None, True, print)),
 }
 
 

@@ -19,8 +19,8 @@ import torch.utils.dlpack
 from support import FIELDS, NativeBuffer, arrays, assert_holds, fill, rows_of
 from torch.autograd import forward_ad as typed_forward_ad
 
-import fastreplay._blocks
-import fastreplay._torch_abi
+import fastreplay.batch.block
+import fastreplay.support.torch_abi
 
 forward_ad: Any = typed_forward_ad
 

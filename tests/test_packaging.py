@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from fastreplay import _backend, _core
+from fastreplay import _core
+from fastreplay.gpu import library
 
 ROOT = Path(__file__).parents[1]
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -48,7 +49,7 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert names >= {
         "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "csrc/core/ring.cpp",
-        "csrc/bindings/module.cpp", "csrc/cuda/CMakeLists.txt", "fastreplay/_fastpath.pyx", "fastreplay/py.typed",
+        "csrc/bindings/module.cpp", "csrc/cuda/CMakeLists.txt", "fastreplay/buffer/insert.pyx", "fastreplay/py.typed",
     }  # fmt: skip
     strangers = {name.split("/")[0] for name in names} - {
         "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "CHANGELOG.md", "ARCHITECTURE.md",
@@ -57,14 +58,14 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
     assert not strangers
 
 
-MODULES = ("_core", "_fastpath", "_step_ring", "_target", "_tensors")
+MODULES = ("_core", "adapters/step_writer", "batch/tensors", "buffer/insert", "target/watched")
 
 
 def test_wheel_contents(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[1]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    sources = [*(ROOT / "fastreplay").glob("*.py*"), *(ROOT / "fastreplay" / "sb3").glob("*.py")]
-    expected = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix != ".pyx"}
+    sources = (ROOT / "fastreplay").rglob("*.py*")
+    expected = {path.relative_to(ROOT).as_posix() for path in sources if path.suffix in {".py", ".pyi"}}
     expected |= {f"fastreplay/{module}{MODULE_SUFFIX}" for module in MODULES}
     assert names - CUDA_PART == expected | {"fastreplay/py.typed"}
     assert len(names & CUDA_PART) == 1
@@ -87,7 +88,7 @@ def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None
         "print(sorted(map(tuple, b[:].x.tolist())), b.sample(3).x.shape, fr.backend_info()['cuda_compiled'])"
     )
     said = run(python, "-c", code, cwd=tmp_path).strip()
-    assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {_backend.backend_info()['cuda_compiled']}"
+    assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {library.backend_info()['cuda_compiled']}"
 
 
 def nvcc(compile_command: str, release: str = "13.0", architectures: str = "compute_75 compute_90") -> str:
@@ -152,7 +153,7 @@ def test_a_broken_nvcc_is_a_reason_not_an_end(fault: str, tmp_path: Path) -> Non
     assert written.count("\n") == 1
     assert f"fastreplay: built without CUDA: {written.strip()}" in done.stdout
     assert not (tmp_path / "libfastreplay_cuda.so").exists()
-    assert _backend._load_cuda(tmp_path) == (None, f"built without CUDA: {written.strip()}")
+    assert library._load_cuda(tmp_path) == (None, f"built without CUDA: {written.strip()}")
 
     done = compile_cuda(tmp_path, str(compiler), "ON")
     assert done.returncode != 0
@@ -194,13 +195,13 @@ def test_a_good_nvcc_makes_the_library(tmp_path: Path) -> None:
 def test_a_library_that_cannot_be_loaded_says_so(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "libfastreplay_cuda.so").write_bytes(content)
-    library, reason = _backend._load_cuda(tmp_path)
-    assert library is None
+    loaded, reason = library._load_cuda(tmp_path)
+    assert loaded is None
     assert reason.startswith("the CUDA part cannot be loaded: ")
 
 
 def test_a_library_of_something_else_is_none(tmp_path: Path) -> None:
     shutil.copy(_core.__file__, tmp_path / "libfastreplay_cuda.so")
-    library, reason = _backend._load_cuda(tmp_path)
-    assert library is None
+    loaded, reason = library._load_cuda(tmp_path)
+    assert loaded is None
     assert "fastreplay_cuda_error_string" in reason

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 
 import fastreplay as fr
-from fastreplay import _backend, _cuda
-from fastreplay._pipeline import Pipeline, Slot, State
+from fastreplay.gpu import device, library, memory
+from fastreplay.gpu.pinned import Pipeline, Slot, State
 
 
 def gpu_buffer(seed: int = 0, count: int = 150) -> Any:
@@ -166,7 +166,7 @@ def test_the_consumer_waits_for_the_copy_and_nobody_else(cuda: FakeCuda) -> None
 def test_held_minibatches_keep_what_they_are_without_torchs_functions(
     cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastreplay._torch_abi.torch_abi", lambda: None)
+    monkeypatch.setattr("fastreplay.support.torch_abi.torch_abi", lambda: None)
     buffer, twin = gpu_buffer(1), cpu_buffer(1)
     held = [buffer.sample(16) for _ in range(12)]
     cuda.run_all()
@@ -297,7 +297,7 @@ def test_a_failed_copy_reaches_the_consumer(cuda: FakeCuda) -> None:
 
 def test_no_loader_without_the_cuda_part(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = gpu_buffer()
-    monkeypatch.setattr(_cuda, "cuda_sender", lambda: (0, "built without a CUDA compiler"))
+    monkeypatch.setattr(device, "cuda_sender", lambda: (0, "built without a CUDA compiler"))
     with pytest.raises(RuntimeError, match="need the CUDA part of fastreplay: built without a CUDA compiler"):
         buffer.loader(16)
     assert len(buffer.sample(16)) == 16  # which needs torch alone
@@ -617,14 +617,14 @@ def test_a_machine_without_a_gpu_says_why() -> None:
     with pytest.raises(
         RuntimeError, match=r"device: cuda:0 needs page-locked memory, and 4096 bytes of it cannot be had"
     ):
-        _cuda.CudaDevice(DEVICE)
+        device.CudaDevice(DEVICE)
 
 
 def test_memory_that_is_not_page_locked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = torch.empty(10, dtype=torch.uint8)
     monkeypatch.setattr(torch, "empty", lambda *_, **__: memory)
     with pytest.raises(RuntimeError, match="torch gave 10 bytes that are not"):
-        _cuda.page_locked(10, DEVICE)
+        memory.page_locked(10, DEVICE)
 
 
 def test_the_struct_is_that_of_the_header() -> None:
@@ -632,19 +632,19 @@ def test_the_struct_is_that_of_the_header() -> None:
     body = header[header.index("struct fastreplay_cuda_transfer {") : header.index("};")]
     fields = re.findall(r"^\s*(.+?[ *])(\w+);", body, re.MULTILINE)
     kinds = {"size_t ": ctypes.c_size_t, "int ": ctypes.c_int}
-    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(_cuda._Transfer._fields_)
+    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(device._Transfer._fields_)
 
 
 def test_the_native_sender_reports_what_is_wrong() -> None:
-    library = _backend._cuda_library()
-    if library is None:
+    loaded = library._cuda_library()
+    if loaded is None:
         pytest.skip("built without CUDA")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    error = library.fastreplay_cuda_send(ctypes.byref(_cuda._Transfer()))
+    error = loaded.fastreplay_cuda_send(ctypes.byref(device._Transfer()))
     assert error != 0
-    assert _backend.cuda_error(error)
-    assert _backend.cuda_sender()[0] == 0
+    assert library.cuda_error(error)
+    assert library.cuda_sender()[0] == 0
 
 
 class TestOnADevice:

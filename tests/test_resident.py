@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill, transitions
 
-from fastreplay import _backend, _cuda_ring
+from fastreplay.gpu import library, ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,7 +334,7 @@ def test_a_failed_launch_says_so(cuda: FakeCuda) -> None:
 
 
 def test_no_storage_without_the_cuda_part(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cuda_ring, "cuda_sampling", lambda _: (None, "built without a CUDA compiler"))
+    monkeypatch.setattr(ring, "cuda_sampling", lambda _: (None, "built without a CUDA compiler"))
     message = "storage: 'cuda' on cuda:0 needs the CUDA part of fastreplay: built without a CUDA compiler"
     with pytest.raises(RuntimeError, match=message):
         resident_buffer()
@@ -356,18 +356,18 @@ def test_the_struct_is_that_of_the_header(name: str) -> None:
     body = header[start : header.index("};", start)]
     fields = re.findall(r"^\s*(.+?[ *])(\w+);", body, re.MULTILINE)
     kinds = {"uint64_t ": ctypes.c_uint64}
-    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(_cuda_ring._Sampling._fields_)
+    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(ring._Sampling._fields_)
 
 
 def test_the_library_says_why_it_cannot() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    functions, reason = _backend.cuda_sampling(0)
+    functions, reason = library.cuda_sampling(0)
     assert functions is None
-    assert reason == _backend.backend_info()["cuda_status"]
-    library = _backend._cuda_library()
-    if library is not None:
-        assert library.fastreplay_cuda_prepare_sampling(0) != 0
+    assert reason == library.backend_info()["cuda_status"]
+    loaded = library._cuda_library()
+    if loaded is not None:
+        assert loaded.fastreplay_cuda_prepare_sampling(0) != 0
 
 
 class Interleavings(RuleBasedStateMachine):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import fastreplay as fr
-from fastreplay import _torch_abi
-from fastreplay._torch_abi import tensor_offsets
+from fastreplay.support import torch_abi
+from fastreplay.support.torch_abi import tensor_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ def test_objects_are_reused_where_torch_tells_who_has_them(buffer: fr.ReplayBuff
 def test_without_torchs_functions_tensors_are_fresh(
     buffer: fr.ReplayBuffer[torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastreplay._torch_abi.torch_abi", lambda: None)
+    monkeypatch.setattr("fastreplay.support.torch_abi.torch_abi", lambda: None)
     held: Any = buffer.sample(BATCH_SIZE + 1)
     held.value.share_memory_()
     copy = held.value.clone()
@@ -184,11 +184,11 @@ def test_without_torchs_functions_tensors_are_fresh(
 
 def test_what_an_allocator_gives_beyond_an_object_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """To one tensor more than to the other, say: torch's own is then found where it always is."""
-    expected = _torch_abi._found_offsets()
+    expected = torch_abi._found_offsets()
     if expected is None:
         pytest.skip("there are no offsets to be found here")
-    usable_size = _torch_abi._usable_size
+    usable_size = torch_abi._usable_size
     for fewer in ((0, 8, 8), (8, 0, 8), (8, 8, 0)):
         less = iter(fewer)
-        monkeypatch.setattr(_torch_abi, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
-        assert _torch_abi._found_offsets() == expected
+        monkeypatch.setattr(torch_abi, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
+        assert torch_abi._found_offsets() == expected

@@ -552,7 +552,7 @@ def test_subclasses_of_a_native_buffer(output: str) -> None:
 
 def test_what_arrays_gave_before_is_taken(output: str) -> None:
     """The form of a minibatch's pickle that has arrays."""
-    from fastreplay.minibatch import _restore
+    from fastreplay.batch.minibatch import _restore
 
     batch = fill(NativeBuffer(10, FIELDS, seed=0, output=output), 13).sample(4)
     numpy = batch.numpy()

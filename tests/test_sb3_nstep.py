@@ -12,7 +12,7 @@ from sb3_support import ACTIONS, BOX, IMAGE, OBSERVATIONS, Steps, Twins, run_pro
 from test_sb3_buffers import vec_normalize
 
 import fastreplay.sb3 as fsb3
-from fastreplay.sb3 import n_step
+from fastreplay.adapters.sb3 import n_step
 
 
 @pytest.mark.parametrize("n_envs", [1, 4])

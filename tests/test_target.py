@@ -41,8 +41,8 @@ from target_support import (
 )
 from torch import Tensor, nn
 
-from fastreplay import _mover, _target
-from fastreplay._torch_abi import torch_abi
+from fastreplay.support.torch_abi import torch_abi
+from fastreplay.target import mover, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ half_targets_pass = pytest.mark.filterwarnings("ignore:.*stands still:UserWarnin
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(_mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(mover, "torch_abi", lambda: None)
     way: str = request.param
     return way
 
@@ -164,7 +164,7 @@ def test_large_tensors_in_one_and_two_threads(dtype: torch.dtype, count: int) ->
     with threads(count):
         update = SoftUpdate(targets, onlines, 0.3)
         update.step()
-    assert update.describe() == f"3 by the {_target.cpu_level()} kernel on cpu"
+    assert update.describe() == f"3 by the {watched.cpu_level()} kernel on cpu"
     for target, want in zip(targets, expected, strict=True):
         assert_same_bits(target, want)
 
@@ -217,7 +217,7 @@ def test_dense_tensors_of_one_layout_take_the_kernel(layout: str, other: str, wa
     online = laid_out(random_tensor((2, 3, 4, 5), torch.float32, 2), other)
     expected = lerped(target, online, 0.3)
     update = SoftUpdate([target], [online], 0.3)
-    assert update.describe() == {"kernel": f"1 by the {_target.cpu_level()} kernel on cpu", "torch": "1 by torch"}[way]
+    assert update.describe() == {"kernel": f"1 by the {watched.cpu_level()} kernel on cpu", "torch": "1 by torch"}[way]
     update.step()
     assert_same_bits(target, expected)
 
@@ -541,7 +541,7 @@ def test_repr_and_describe() -> None:
     update = SoftUpdate(target, online, 0.01, every=3)
     update.step()
     assert repr(update) == "SoftUpdate(9 tensors, 91 elements, tau=0.01, every=3, count=1)"
-    assert update.describe() == f"9 by the {_target.cpu_level()} kernel on cpu"
+    assert update.describe() == f"9 by the {watched.cpu_level()} kernel on cpu"
     assert (update.tau, update.every) == (0.01, 3)
 
 

@@ -13,8 +13,9 @@ from fake_cuda import cuda_device, needs_cuda
 from torch import nn
 
 import fastreplay as fr
-from fastreplay import _backend, _mover, _target
-from fastreplay._torch_abi import torch_abi
+from fastreplay.gpu import library
+from fastreplay.support.torch_abi import torch_abi
+from fastreplay.target import mover, watched
 
 
 class Chunk(ctypes.Structure):
@@ -70,8 +71,8 @@ class Device:
         return 0
 
 
-def table_of(targets: list[torch.Tensor], onlines: list[torch.Tensor], device: Device) -> _target.Table:
-    table = _target.Table([], torch_abi(), True, torch.autograd.graph.increment_version)
+def table_of(targets: list[torch.Tensor], onlines: list[torch.Tensor], device: Device) -> watched.Table:
+    table = watched.Table([], torch_abi(), True, torch.autograd.graph.increment_version)
     for target, online in zip(targets, onlines, strict=True):
         table.watch(target, target.detach())
         table.watch(online, online.detach())
@@ -128,9 +129,9 @@ def test_a_failed_launch_says_so_and_counts_no_version() -> None:
 
 def test_backend_info_says_which_path_and_why() -> None:
     info = fr.backend_info()
-    assert info["target_update_cpu"].startswith((_target.cpu_level(), "one thread"))
+    assert info["target_update_cpu"].startswith((watched.cpu_level(), "one thread"))
     if info["cuda_devices"] == 0:
-        assert _backend.cuda_update(0)[0] == 0
+        assert library.cuda_update(0)[0] == 0
         assert info["target_update_cuda"] == f"torch._foreach_lerp_ ({info['cuda_status']})"
     else:
         assert info["target_update_cuda"] == "CUDA kernel"
@@ -138,7 +139,7 @@ def test_backend_info_says_which_path_and_why() -> None:
 
 def test_without_the_kernel_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a device without a kernel gets, tried on the CPU: the same values from torch's operations."""
-    monkeypatch.setattr(_mover, "_has_kernel", lambda _: False)
+    monkeypatch.setattr(mover, "_has_kernel", lambda _: False)
     online = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
     target = copy.deepcopy(online)
     for parameter in online.parameters():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from target_support import SoftUpdate, unchanged
 
-from fastreplay import _memory
+from fastreplay.target import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.uint8)
 NUM_BYTES = 4096
 
 
-def places(tensor: Tensor) -> list[int]:
+def addresses(tensor: Tensor) -> list[int]:
     """Give the address of each element, one after the other."""
     size = tensor.element_size()
     steps = [range(0, n * stride * size, stride * size) if stride else [0] * n for n, stride in dims_of(tensor)]
@@ -36,7 +36,7 @@ def dims_of(tensor: Tensor) -> list[tuple[int, int]]:
 
 
 def bytes_of(tensor: Tensor) -> set[int]:
-    return {place + i for place in places(tensor) for i in range(tensor.element_size())}
+    return {place + i for place in addresses(tensor) for i in range(tensor.element_size())}
 
 
 @st.composite
@@ -55,16 +55,16 @@ def test_shared_elements_are_those_of_the_places(data: st.DataObject) -> None:
     memory = torch.zeros(NUM_BYTES, dtype=torch.uint8)
     a, b = data.draw(views(memory)), data.draw(views(memory))
     expected = not bytes_of(a).isdisjoint(bytes_of(b))
-    assert _memory.share_an_element(a, b) is expected
-    assert _memory.share_an_element(b, a) is expected
+    assert places.share_an_element(a, b) is expected
+    assert places.share_an_element(b, a) is expected
 
 
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_an_overlap_with_itself_is_a_place_twice(data: st.DataObject) -> None:
     tensor = data.draw(views(torch.zeros(NUM_BYTES, dtype=torch.uint8)))
-    found = places(tensor)
-    assert _memory.overlaps_itself(tensor) is (len(set(found)) < len(found))
+    found = addresses(tensor)
+    assert places.overlaps_itself(tensor) is (len(set(found)) < len(found))
 
 
 @given(st.data())
@@ -79,12 +79,12 @@ def test_what_is_refused_is_what_would_be_written_twice_or_read_late(data: st.Da
         return memory.as_strided(shape, strides, data.draw(st.integers(0, 40)))
 
     targets, onlines = [view(), view()], [view(), view()]
-    is_tied = _memory.place(targets[0]) == _memory.place(targets[1])
+    is_tied = places.place(targets[0]) == places.place(targets[1])
     if is_tied:
         onlines[1] = onlines[0]
     count = 1 if is_tied else 2
-    written = [place for target in targets[:count] for place in places(target)]
-    read = {place for online in onlines[:count] for place in places(online)}
+    written = [place for target in targets[:count] for place in addresses(target)]
+    read = {place for online in onlines[:count] for place in addresses(online)}
     if len(set(written)) == len(written) and read.isdisjoint(written):
         assert SoftUpdate(targets, onlines, 0.5).step()
     else:
@@ -128,7 +128,7 @@ def test_tensors_of_any_size_are_decided_without_their_addresses(make: Callable[
 
 def test_strides_that_take_too_long_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy gives up after so many steps, and so does the update: it does not guess."""
-    monkeypatch.setattr(_memory, "_MAX_WORK", 1)
+    monkeypatch.setattr(places, "_MAX_WORK", 1)
     base = torch.zeros(4000)
     shape = (3, 4, 3, 2)
     target = base.as_strided(shape, (101, 67, 43, 31), 0)
@@ -142,8 +142,8 @@ def test_devices_have_memories_of_their_own() -> None:
         device = torch.device("cuda")
 
     tensor = torch.zeros(3)
-    assert _memory.share_an_element(tensor, tensor)
-    assert not _memory.share_an_element(tensor, tensor.as_subclass(Elsewhere))
+    assert places.share_an_element(tensor, tensor)
+    assert not places.share_an_element(tensor, tensor.as_subclass(Elsewhere))
 
 
 def test_memory_that_is_gone_is_refused() -> None:

@@ -31,9 +31,9 @@ from target_support import (
 )
 from torch import Tensor, nn
 
-import fastreplay.target
-from fastreplay import _mover
-from fastreplay.target import _PAIRINGS
+import fastreplay.target.soft_update
+from fastreplay.target import mover
+from fastreplay.target.soft_update import _PAIRINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(_mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(mover, "torch_abi", lambda: None)
 
 
 def small(seed: int) -> nn.Sequential:
@@ -480,13 +480,13 @@ def test_loading_writes_the_target_that_is_there() -> None:
 def pairings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Collect a mark for each time that tensors are paired."""
     found: list[object] = []
-    real = fastreplay.target.pair  # type: ignore[attr-defined]
+    real = fastreplay.target.soft_update.pair  # type: ignore[attr-defined]
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         found.append(args[0])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(fastreplay.target, "pair", spy)
+    monkeypatch.setattr(fastreplay.target.soft_update, "pair", spy)
     return found
 
 

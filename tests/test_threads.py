@@ -23,7 +23,7 @@ import pytest
 from stall import Stall, Thread, stalled_insert
 from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, handling, transitions
 
-from fastreplay._arguments import key_of
+from fastreplay.support.checks import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The module fastreplay._core: construction, sampling, prefetching, reading and statistics for Python. Each
 // function validates, borrows pointers, releases the GIL where copies are long, and calls the core.
-// The per-step insert path is fastreplay/_fastpath.pyx.
+// The per-step insert path is fastreplay/buffer/insert.pyx.
 #include <pybind11/critical_section.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

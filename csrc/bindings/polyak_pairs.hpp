@@ -15,7 +15,7 @@
 namespace fastreplay {
 
 // More functions of torch's C interface, and what they answer for the tensors there are kernels for: those with
-// the dispatch keys of an ordinary tensor on the CPU (fastreplay/_torch_abi.py).
+// the dispatch keys of an ordinary tensor on the CPU (fastreplay/support/torch_abi.py).
 struct FormAbi {
   int (*get_dtype)(void* tensor, std::int32_t* dtype);
   int (*get_dim)(void* tensor, std::int64_t* dim);

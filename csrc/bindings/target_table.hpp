@@ -13,7 +13,7 @@
 
 namespace fastreplay {
 
-// Functions of torch's libraries (fastreplay/_torch_abi.py looks them up and tries them). A tensor is
+// Functions of torch's libraries (fastreplay/support/torch_abi.py looks them up and tries them). A tensor is
 // given as the address of an at::Tensor, which a Python tensor object holds at handle_offset.
 struct TorchAbi {
   int (*get_data_ptr)(void* tensor, void** data);

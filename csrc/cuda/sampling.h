@@ -31,7 +31,7 @@ struct fastreplay_cuda_piece {
   uint64_t num_bytes;
 };
 
-/* One minibatch. All pointers are the device's. fastreplay/_cuda.py fills it in and keeps the memory alive. */
+/* One minibatch. All pointers are the device's. fastreplay/gpu/ring.py fills it in and keeps the memory alive. */
 struct fastreplay_cuda_sampling {
   const struct fastreplay_cuda_window* window;
   struct fastreplay_cuda_generator* generator;

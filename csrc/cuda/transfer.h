@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* A block of page-locked memory, where it goes, and what orders the copy. fastreplay/_cuda.py fills it in and
+/* A block of page-locked memory, where it goes, and what orders the copy. fastreplay/gpu/device.py fills it in and
    keeps memory, stream and events alive; torch's handles are those of any CUDA run-time. */
 struct fastreplay_cuda_transfer {
   void* target;     /* on the device */

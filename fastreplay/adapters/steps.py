@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: MIT
+"""Storage of the adapters: the steps of a vector environment as rows of a ring. Knows no other library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fastreplay.adapters.step_writer import StepRing
+from fastreplay.batch.block import HostPool
+from fastreplay.schema.schema import Field, Schema
+from fastreplay.support.checks import TORCH_DTYPES, checked_count
+from fastreplay.support.memory_limit import new_ring
+from fastreplay.support.saving import Saved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.batch.block import Block
+
+Array: TypeAlias = "NDArray[Any]"
+Observation: TypeAlias = "Array | dict[str, Array]"
+
+__all__ = ["Array", "Columns", "NSteps", "Part", "VectorRing"]
+
+_OBSERVATION, _NEXT = "observation/", "next_observation/"
+
+
+class Part(NamedTuple):
+    """What one row of an observation's part, or of the action, is made of.
+
+    Attributes:
+        shape: Of one environment's row.
+        dtype: As stored and as sampled.
+        is_reshaped: Whether a step may come in any shape of as many items.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_reshaped: bool = False
+
+
+class NSteps(NamedTuple):
+    """What the rewards of n-step transitions are made of."""
+
+    rewards: NDArray[np.float32]  # (B, n), of the n steps from the start on
+    is_counted: NDArray[np.bool_]  # (B, n), whether the step comes before the end
+    counts: NDArray[np.float32]  # (B, 1), how many do
+
+
+class Columns(dict[str, Array]):
+    """Live views of an observation's parts by name. Assigning one copies into the storage."""
+
+    def __setitem__(self, key: str, value: Array) -> None:
+        if key not in self:
+            raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
+        overwrite(self[key], value, key)
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise TypeError("the observation's parts are views of the buffer's storage: none can be added or removed")
+
+    __delitem__ = clear = pop = popitem = setdefault = _refuse
+
+    def update(self, *others: Any, **parts: Array) -> None:
+        """Overwrite several parts."""
+        values = dict(*others, **parts)
+        for key in values:
+            if key not in self:
+                raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
+        overwrite_all([(self[key], value, key) for key, value in values.items()])
+
+    def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
+        return dict, (dict(self.items()),)
+
+
+def overwrite(column: Array, value: object, name: str) -> None:
+    """Copy an array over a column.
+
+    Raises:
+        ValueError: It has another shape or dtype.
+    """
+    overwrite_all([(column, value, name)])
+
+
+def overwrite_all(assignments: list[tuple[Array, object, str]]) -> None:
+    """Copy arrays over columns, (column, array, name) each; all of them or none.
+
+    Raises:
+        ValueError: One has another shape or dtype.
+    """
+    arrays = []
+    for column, value, name in assignments:
+        array = np.asarray(value)
+        if array.shape != column.shape or array.dtype != column.dtype:
+            raise ValueError(f"{name}: expected {column.dtype} {column.shape}, got {array.dtype} {array.shape}")
+        arrays.append(array)
+    # What lies in one of the others' columns is copied before that is written.
+    columns = [column for column, _, _ in assignments]
+    apart = [
+        array.copy() if any(np.may_share_memory(array, other) for other in columns if other is not column) else array
+        for column, array in zip(columns, arrays, strict=True)
+    ]
+    for column, array in zip(columns, apart, strict=True):
+        column[...] = array
+
+
+class VectorRing(StepRing):
+    """Rows of `num_envs` transitions, one row a step, in one ring of packed records.
+
+    Where the next row goes and which rows are filled is the caller's to know. For one thread.
+
+    Args:
+        num_rows: Steps.
+        num_envs: Transitions of a step.
+        observation: The parts of a Dict observation by name, or the one part.
+        action: The action.
+        shares_observations: Whether the next observation is the observation of the row after, and stored once.
+
+    Attributes:
+        observations, next_observations: Live views (num_rows, num_envs, *shape), of a Dict observation a dict of
+            them; `next_observations` is None where they are shared.
+        actions, rewards, dones, timeouts: Live views (num_rows, num_envs, ...).
+        is_sampled_natively: Whether every observation has an axis, over which SB3 and CleanRL index, and torch
+            has every dtype.
+        pool: Recycled memory of minibatches.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        num_envs: int,
+        observation: dict[str, Part] | Part,
+        action: Part,
+        *,
+        shares_observations: bool = False,
+    ) -> None:
+        self._refuse_second_init()
+        self._arguments = (num_rows, num_envs, observation, action, shares_observations)
+        self.num_rows = num_rows = checked_count("buffer_size", num_rows)
+        self.num_envs = num_envs = checked_count("n_envs", num_envs)
+        self.keys = tuple(observation) if isinstance(observation, dict) else None
+        parts = list(observation.values()) if isinstance(observation, dict) else [observation]
+        if not parts:
+            raise ValueError("observation_space: expected at least one part, got none")
+        self.num_observations = len(parts)
+        here = {f"{_OBSERVATION}{i}": Field(part.shape, part.dtype) for i, part in enumerate(parts)}
+        after = {f"{_NEXT}{i}": field for i, field in enumerate(here.values())}
+        taken = Field(action.shape, action.dtype)
+        scalars = {name: Field() for name in ("reward", "done", "timeout")}
+        stored = Schema({**here, "action": taken, **scalars, **({} if shares_observations else after)})
+        self.schema = Schema({**here, "action": taken, **after, "reward": Field((1,)), "done": Field((1,))})
+        self._ring = new_ring(stored.sizes, num_rows * num_envs, "buffer_size")
+        scalar = Part((), np.dtype(np.float32))
+        staged = [*parts, action, scalar, scalar, scalar, *parts]
+        fields = [(part.dtype, part.shape, part.is_reshaped) for part in staged]
+        super().__init__(self._ring, fields, num_envs, len(parts), self.keys)
+        self.is_sampled_natively = all(part.shape for part in parts) and all(
+            field.dtype.name in TORCH_DTYPES for field in self.schema.values()
+        )
+        self.pool = HostPool(self.schema)
+        views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
+        self.observations = self._named(views)
+        self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
+        self.next_observations = None if shares_observations else self._named(views)
+
+    def _view(self, index: int, field: Field) -> Array:
+        column = self._ring.column(index, field.dtype, field.shape)
+        # Splitting the leading axis of evenly spaced records needs no copy.
+        return column.reshape(self.num_rows, self.num_envs, *field.shape)
+
+    def _named(self, views: Iterator[Array]) -> Observation:
+        taken = [next(views) for _ in range(self.num_observations)]
+        return taken[0] if self.keys is None else Columns(zip(self.keys, taken, strict=True))
+
+    def gather(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Block:
+        """Copy transitions into a block.
+
+        Its fields (B, ...) are the observation's parts, the action, the next observation's parts, reward (B, 1)
+        and done * (1 - timeout) (B, 1).
+
+        Args:
+            rows: (B,) int64; negative ones count from the end.
+            envs: (B,) int64.
+
+        Raises:
+            IndexError: A row or an environment is out of range.
+        """
+        block = self.pool.take(len(rows))
+        if not self.gather_into(block.native.flat, block.layout.offsets, rows, envs):
+            self._refuse(rows, envs)
+        return block
+
+    def gather_n_steps(
+        self, rows: NDArray[np.int64], envs: NDArray[np.int64], num_steps: int, newest_row: int
+    ) -> tuple[Block, NSteps]:
+        """Copy n-step transitions into a block as `gather` does, but for the reward, which is left undefined.
+
+        Args:
+            rows: (B,) int64, where they start.
+            envs: (B,) int64.
+            num_steps: Steps at most, at least 1.
+            newest_row: The row after which no step is taken.
+
+        Raises:
+            IndexError: A row or an environment is out of range.
+        """
+        batch_size = len(rows)
+        steps = NSteps(
+            np.empty((batch_size, num_steps), np.float32),
+            np.empty((batch_size, num_steps), np.bool_),
+            np.empty((batch_size, 1), np.float32),
+        )
+        block = self.pool.take(batch_size)
+        if not self.gather_n_steps_into(block.native.flat, block.layout.offsets, rows, envs, newest_row, *steps):
+            self._refuse(rows, envs)
+        return block, steps
+
+    def _refuse(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> None:
+        self.rewards[rows, envs]  # NumPy's own error
+        raise TypeError(f"expected (B,) int64 rows and environments, got {rows.dtype} {rows.shape} and {envs.shape}")
+
+    def observation(self, values: tuple[Any, ...]) -> Any:
+        """Return the observation among a block's arrays or tensors, a dict of its parts for a Dict space."""
+        return self._part(values, 0)
+
+    def action(self, values: tuple[Any, ...]) -> Any:
+        """Return the action among a block's arrays or tensors."""
+        return values[self.num_observations]
+
+    def next_observation(self, values: tuple[Any, ...]) -> Any:
+        """Return the next observation among a block's arrays or tensors, a dict of its parts for a Dict space."""
+        return self._part(values, self.num_observations + 1)
+
+    def _part(self, values: tuple[Any, ...], first: int) -> Any:
+        if self.keys is None:
+            return values[first]
+        return dict(zip(self.keys, values[first : first + self.num_observations], strict=True))
+
+    def tensors(self, block: Block, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return a block's fields as tensors: on the CPU its own memory, else moved in one transfer."""
+        if device.type != "cpu":
+            return block.layout.tensors_in(block.flat_tensor().to(device))[:-1]
+        tensors = block.hand_out_tensors()
+        self.pool.keep(block)
+        return tensors
+
+    def columns(self) -> dict[str, Observation]:
+        """Return the live views by name."""
+        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+        return {name: view for name in names if (view := getattr(self, name)) is not None}
+
+    def overwrite(self, columns: Mapping[str, Any]) -> None:
+        """Copy whole columns in, by the names of `columns()`.
+
+        Raises:
+            ValueError: A column is missing, or has another shape or dtype.
+        """
+        assignments: list[tuple[Array, object, str]] = []
+        for name, view in self.columns().items():
+            if name not in columns:
+                raise ValueError(f"{name}: missing")
+            if not isinstance(view, dict):
+                assignments.append((view, columns[name], name))
+                continue
+            if not isinstance(columns[name], dict) or not view.keys() <= columns[name].keys():
+                raise ValueError(f"{name}: expected a dict of {', '.join(view)}, got {columns[name]!r:.200}")
+            assignments += [(part, columns[name][key], f"{name}[{key!r}]") for key, part in view.items()]
+        overwrite_all(assignments)
+
+    def apart(self, value: Any) -> Any:
+        """Return a copy of an array that lies in the ring; of a dict, one with such copies; else what was given."""
+        if isinstance(value, dict):
+            return {key: self.apart(part) for key, part in value.items()}
+        is_own = isinstance(value, np.ndarray) and any(np.may_share_memory(value, column) for column in self._arrays())
+        return value.copy() if is_own else value
+
+    def is_like(self, other: VectorRing) -> bool:
+        """Tell whether another ring has rows of the same form, and as many."""
+        return self._arguments == other._arguments
+
+    def save(self) -> Saved:
+        """Return what is pickled in place of a ring, in little memory."""
+        return Saved(_ring_to_fill, self._arguments, self._arrays())
+
+    def _arrays(self) -> list[Array]:
+        return [
+            part for view in self.columns().values() for part in (view.values() if isinstance(view, dict) else [view])
+        ]
+
+
+def _ring_to_fill(*arguments: Any) -> tuple[VectorRing, list[Array]]:
+    *others, shares_observations = arguments
+    ring = VectorRing(*others, shares_observations=shares_observations)
+    return ring, ring._arrays()

@@ -1,0 +1,17 @@
+# Written together with _fastpath.pyx; `make typecheck` holds the two against each other.
+from types import MethodDescriptorType
+from typing import Final
+
+from typing_extensions import disjoint_base
+
+from fastreplay._core import Ring
+from fastreplay.schema.schema import Schema
+
+MAX_FIELDS: Final[int]
+ADD: Final[MethodDescriptorType]
+EXTEND: Final[MethodDescriptorType]
+
+@disjoint_base
+class Inserter:
+    def __init__(self, ring: Ring, schema: Schema, timeout_s: float) -> None: ...
+    def _refuse_second_init(self) -> None: ...

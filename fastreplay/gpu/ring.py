@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""A ring in the memory of a CUDA device: what csrc/cuda/sampling.h asks for, on torch's streams and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fastreplay.gpu import memory
+from fastreplay.gpu.library import cuda_error, cuda_sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from fastreplay.gpu.mirror import Generator, Stage
+
+__all__ = ["CudaGenerator", "CudaRing", "CudaStage"]
+
+_NUM_STAGES = 2
+_STAGE_BYTES = 4 << 20
+
+
+class _Sampling(ctypes.Structure):
+    """Struct fastreplay_cuda_sampling of csrc/cuda/sampling.h."""
+
+    _fields_ = (
+        ("window", ctypes.c_void_p),
+        ("generator", ctypes.c_void_p),
+        ("records", ctypes.c_void_p),
+        ("stride", ctypes.c_uint64),
+        ("capacity", ctypes.c_uint64),
+        ("pieces", ctypes.c_void_p),
+        ("num_pieces", ctypes.c_uint64),
+        ("block", ctypes.c_void_p),
+        ("tickets_offset", ctypes.c_uint64),
+        ("batch_size", ctypes.c_uint64),
+    )
+
+
+class CudaStage:
+    """Page-locked memory of some records on their way."""
+
+    def __init__(self, device: torch.device, num_bytes: int) -> None:
+        self.pinned = memory.page_locked(num_bytes, device)
+        self.host: NDArray[np.uint8] = self.pinned.numpy()
+        self.sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def is_sent(self) -> bool:
+        """Tell whether its last copy is done."""
+        return bool(self.sent.query())  # type: ignore[no-untyped-call]
+
+    def finish(self) -> None:
+        """Wait until its last copy is done."""
+        self.sent.synchronize()
+
+
+class CudaGenerator:
+    """Struct fastreplay_cuda_generator in the device's memory."""
+
+    def __init__(self, ring: CudaRing) -> None:
+        self._ring = ring
+        self.memory = ring.allocate(4 * 8)
+
+    def read(self) -> tuple[int, int]:
+        """Return the numbers of calls and of rows; wait for what is queued."""
+        self._ring.begin()
+        _, _, calls, num_sampled = memory.bytes_of(self.memory).view(np.uint64).tolist()
+        return calls, num_sampled
+
+    def write(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
+        """Set the state for what is queued from now on."""
+        self._ring.begin()
+        self._ring.upload(self.memory, np.array([*key, calls, num_sampled], np.uint64))
+        self._ring.end()
+
+
+class CudaRing:
+    """Records in the memory of a device, and the launches that draw from them.
+
+    Args:
+        device: The device.
+        capacity: Records.
+        stride: Bytes of one.
+
+    Raises:
+        RuntimeError: There is no CUDA part, it cannot run on this device, or memory cannot be had.
+    """
+
+    def __init__(self, device: torch.device, capacity: int, stride: int) -> None:
+        self.device = device
+        functions, reason = cuda_sampling(device.index)
+        if functions is None:
+            raise RuntimeError(f"storage: 'cuda' on {device} needs the CUDA part of fastreplay: {reason}")
+        self._functions = functions
+        self._capacity = capacity
+        self._stride = stride
+        num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
+        self.stages = tuple(CudaStage(device, num_staged * stride) for _ in range(_NUM_STAGES))
+        self._records = self.allocate(capacity * stride)
+        self._window = self.allocate(2 * 8)
+        self._last = torch.cuda.current_stream(device)
+        self._used = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._used.record(self._last)
+        # torch gives memory back to the stream that it was allocated for, whoever used it last.
+        weakref.finalize(self, self._last.wait_event, self._used)
+        self.set_window(0, 0)
+
+    def consumer(self) -> int:
+        """Return the handle of the calling thread's current stream."""
+        handle: int = torch.cuda.current_stream(self.device).cuda_stream
+        return handle
+
+    def is_captured(self) -> bool:
+        """Tell whether that stream is being captured in a graph."""
+        return torch.cuda.is_current_stream_capturing()
+
+    def begin(self) -> None:
+        """Let the current stream wait for what another one was given here."""
+        current = torch.cuda.current_stream(self.device)
+        if current != self._last:
+            current.wait_event(self._used)
+            self._last = current
+
+    def end(self) -> None:
+        """Mark how far the current stream's work must be before another stream's."""
+        self._used.record(self._last)
+
+    def send(self, stage: Stage, num_bytes: int, offset: int) -> None:
+        """Queue a copy to a place among the records."""
+        assert isinstance(stage, CudaStage)
+        memory.copy(self._records[offset : offset + num_bytes], stage.pinned[:num_bytes], self._last)
+        stage.sent.record(self._last)
+
+    def set_window(self, first: int, size: int) -> None:
+        """Queue that draws are of `size` tickets from `first` on."""
+        self._check(
+            self._functions.set_window(self.device.index, self._last.cuda_stream, self._window.data_ptr(), first, size)
+        )
+
+    def new_generator(self) -> CudaGenerator:
+        """Make a generator's state."""
+        return CudaGenerator(self)
+
+    def allocate(self, num_bytes: int) -> torch.Tensor:
+        """Return memory for the current stream."""
+        with torch.inference_mode(False):  # whose tensors could not be saved for a backward pass later
+            return torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+
+    def upload(self, target: torch.Tensor, numbers: NDArray[np.generic]) -> None:
+        """Queue a copy of some numbers; do not wait."""
+        pinned = memory.page_locked(numbers.nbytes, self.device)
+        pinned.numpy()[:] = numbers.reshape(-1).view(np.uint8)
+        memory.copy(target, pinned, torch.cuda.current_stream(self.device))  # torch keeps it until then
+
+    def new_draw(
+        self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
+    ) -> Callable[[Generator, list[int]], None]:
+        """Return what queues that a minibatch is drawn and gathered into a block."""
+        table = self.allocate(len(pieces) * 4 * 8)
+        self.upload(table, np.array(pieces, np.uint64))
+        sampling = _Sampling(
+            self._window.data_ptr(),
+            None,
+            self._records.data_ptr(),
+            self._stride,
+            self._capacity,
+            table.data_ptr(),
+            len(pieces),
+            block.data_ptr(),
+            tickets_offset,
+            batch_size,
+        )
+
+        def draw(generator: Generator, drawn: list[int], _table: torch.Tensor = table) -> None:  # the launch reads it
+            assert isinstance(generator, CudaGenerator)
+            sampling.generator = generator.memory.data_ptr()
+            stream = torch.cuda.current_stream(self.device).cuda_stream
+            launch = partial(self._functions.sample, self.device.index, stream)
+            # Without an instruction of Python's between the launch and the note of it, where a signal could be heard.
+            drawn.extend(map(launch, [ctypes.byref(sampling)]))
+            self._check(drawn[-1])
+
+        return draw
+
+    def _check(self, error: int) -> None:
+        if error:
+            raise RuntimeError(f"storage: the launch on {self.device} failed: {cuda_error(error)}")

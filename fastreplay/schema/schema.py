@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: MIT
+"""What a transition is made of: named fields with a dtype and a shape. Knows no storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fastreplay import _core
+from fastreplay.buffer.insert import MAX_FIELDS
+from fastreplay.schema.structure import RESERVED_NAMES, Part, parts_of_names, walk
+from fastreplay.support.checks import checked_index
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+    from numpy.typing import DTypeLike
+
+__all__ = ["Field", "FieldLike", "Schema"]
+
+_MAX_DIMENSIONS = 30
+_FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named part of a transition.
+
+    Args:
+        shape: Shape of one row, without a batch axis; `()` for a number.
+        dtype: A NumPy numeric dtype or bool, in native byte order.
+
+    Raises:
+        TypeError: The dtype is neither numeric nor bool, or the shape is no tuple of integers.
+        ValueError: The byte order is not native, or the shape has a zero or negative length.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype[np.generic] = _FLOAT32
+
+    def __init__(self, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float32) -> None:
+        object.__setattr__(self, "shape", _checked_shape(shape))
+        object.__setattr__(self, "dtype", _checked_dtype(dtype))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"Field({self.shape}, {self.dtype.name!r})"
+
+
+FieldLike: TypeAlias = "Field | tuple[tuple[int, ...], DTypeLike] | tuple[int, ...]"
+
+
+def _checked_shape(shape: object) -> tuple[int, ...]:
+    if not isinstance(shape, (tuple, list)) or not all(
+        isinstance(length, (int, np.integer)) and not isinstance(length, bool) for length in shape
+    ):
+        raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
+    if any(length <= 0 for length in shape):
+        raise ValueError(f"shape: expected positive lengths, got {tuple(shape)}")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"shape: expected at most {_MAX_DIMENSIONS} dimensions, got {len(shape)}")
+    return tuple(int(length) for length in shape)
+
+
+def _checked_dtype(dtype: DTypeLike) -> np.dtype[np.generic]:
+    try:
+        checked = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected a NumPy dtype, got {dtype!r}") from error
+    if checked.kind not in "biufc" or checked.shape:
+        raise TypeError(f"dtype: expected a numeric dtype or bool, got {checked}")
+    if not checked.isnative:
+        raise ValueError(f"dtype: expected native byte order, got {checked.str!r}")
+    return checked
+
+
+def _as_field(name: str, spec: FieldLike) -> Field:
+    try:
+        if isinstance(spec, Field):
+            return spec
+        if isinstance(spec, tuple):
+            if len(spec) == 2 and isinstance(spec[0], (tuple, list)):
+                return Field(*spec)
+            return Field(spec)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    raise TypeError(f"{name}: expected a Field, (shape, dtype) or a shape tuple, got {spec!r}")
+
+
+class Schema(Mapping[str, Field]):
+    """The ordered, immutable set of fields that make a transition.
+
+    Args:
+        fields: Name to `Field`, `(shape, dtype)`, or a bare shape tuple (float32). A `/` in a name
+            nests it: `observation/position`.
+
+    Raises:
+        TypeError: A name is no string, or a field is malformed.
+        ValueError: No fields, too many, a name that a minibatch needs for itself, or two names of
+            which one is the parent of the other.
+
+    Example:
+        >>> import fastreplay as fr
+        >>> schema = fr.Schema({"observation": (3,), "action": fr.Field((), "int64")})
+        >>> schema.record_bytes
+        32
+    """
+
+    __slots__ = ("_fields", "_parts", "_parts_by_name", "_positions", "_record_bytes")
+
+    def __init__(self, fields: Mapping[str, FieldLike]) -> None:
+        if hasattr(self, "_record_bytes"):
+            raise RuntimeError(f"{type(self).__name__}: __init__ was called before, and a schema does not change")
+        if isinstance(fields, Schema):
+            self._set(fields._fields, fields._parts)
+            return
+        if not isinstance(fields, Mapping):
+            raise TypeError(f"fields: expected a mapping of name to field, got {type(fields).__name__}")
+        for name in fields:
+            _check_name(name)
+        for name in fields:
+            parents = name.split("/")[:-1]
+            for depth in range(1, len(parents) + 1):
+                if (parent := "/".join(parents[:depth])) in fields:
+                    raise ValueError(f"{name}: duplicate name, {parent!r} is a field already")
+        self._set({name: _as_field(name, spec) for name, spec in fields.items()}, parts_of_names(fields))
+
+    def _set(self, fields: dict[str, Field], parts: dict[str, Part]) -> None:
+        if not fields:
+            raise ValueError("fields: expected at least one field, got none")
+        if len(fields) > MAX_FIELDS:
+            raise ValueError(f"fields: expected at most {MAX_FIELDS}, got {len(fields)}")
+        _check_bytes(fields)
+        self._fields = fields
+        self._parts = parts
+        self._parts_by_name = {part.name: part for part in walk(parts.values())}
+        self._positions = {name: i for i, name in enumerate(fields)}
+        self._record_bytes = _core.record_bytes(self.sizes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Field names in schema order."""
+        return tuple(self._fields)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(bytes of a row, alignment) of each field: what the core needs to know."""
+        return [(field.row_bytes, field.dtype.alignment) for field in self._fields.values()]
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes from one packed record to the next in the ring."""
+        return self._record_bytes
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What a transition is made of at the top: fields, and dicts and tuples of parts."""
+        return self._parts
+
+    @property
+    def parts_by_name(self) -> dict[str, Part]:
+        """All parts, at any depth."""
+        return self._parts_by_name
+
+    def nbytes(self, capacity: int) -> int:
+        """Return the bytes that a buffer of `capacity` transitions takes.
+
+        Raises:
+            TypeError, ValueError: `capacity` is no integer, or negative.
+        """
+        capacity = checked_index("capacity", capacity)
+        if capacity < 0:
+            raise ValueError(f"capacity: expected a non-negative integer, got {capacity}")
+        return capacity * (self._record_bytes + _LAP_WORD_BYTES)
+
+    def position(self, name: str) -> int:
+        """Return the field's place in schema order.
+
+        Raises:
+            KeyError: There is no such field.
+        """
+        return self._positions[name]
+
+    @classmethod
+    def from_spaces(
+        cls,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        dtype: DTypeLike | None = None,
+        extra: Mapping[str, FieldLike] | None = None,
+    ) -> Schema:
+        """Make the schema of a Gymnasium environment's transitions.
+
+        The fields are observation, action, reward (float32), next_observation, terminated and
+        truncated (bool). Dict and Tuple spaces give one field a leaf: `observation/position`,
+        `action/0`.
+
+        Args:
+            observation_space: Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple.
+            action_space: The same.
+            dtype: Stores floating-point observations and actions in this dtype, for example
+                float32 where an environment gives float64.
+            extra: Further fields, appended.
+
+        Raises:
+            TypeError: A space is of another kind, or a further field malformed.
+            ValueError: `extra` names a field that the spaces give, or a further field is malformed.
+        """
+        from fastreplay.schema.spaces import part_of_space
+
+        stored = None if dtype is None else _checked_dtype(dtype)
+        fields: dict[str, Field] = {}
+        parts: dict[str, Part] = {}
+
+        def append(name: str, field: Field) -> None:
+            parts[name] = Part(name, len(fields))
+            fields[name] = field
+
+        parts["observation"] = part_of_space("observation", observation_space, stored, fields)
+        parts["action"] = part_of_space("action", action_space, stored, fields)
+        append("reward", Field((), np.float32))
+        parts["next_observation"] = part_of_space("next_observation", observation_space, stored, fields)
+        append("terminated", Field((), np.bool_))
+        append("truncated", Field((), np.bool_))
+        if extra:
+            further = Schema(extra)
+            for name in further:
+                if (part := name.split("/")[0]) in parts:
+                    raise ValueError(f"{name}: duplicate name, the spaces give {part!r} already")
+            parts |= {name: part.moved(len(fields)) for name, part in further.parts.items()}
+            fields |= further
+        return cls._of(fields, parts)
+
+    @classmethod
+    def _of(cls, fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+        schema = cls.__new__(cls)
+        schema._set(fields, parts)
+        return schema
+
+    def __getitem__(self, name: str) -> Field:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schema):
+            return NotImplemented
+        return list(self.items()) == list(other.items()) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields.items()))
+
+    def __repr__(self) -> str:
+        if self._follows_from_names():
+            return f"Schema({self._fields})"
+        fields = tuple(self._fields.values())
+        return f"Schema({ {name: part.fold(fields) for name, part in self._parts.items()} })"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._follows_from_names():
+            return Schema, (self._fields,)
+        return _restore, (self._fields, self._parts)
+
+    def _follows_from_names(self) -> bool:
+        try:
+            return Schema(self._fields)._parts == self._parts
+        except ValueError:  # names that only a space gives
+            return False
+
+
+def _restore(fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+    """Make a schema whose fields nest in another way than their names say.
+
+    Raises:
+        ValueError: Some part is of no field, or some field of no part.
+    """
+    leaves = [(part.name, part.position) for part in walk(parts.values()) if part.is_field]
+    if leaves != [(name, position) for position, name in enumerate(fields)]:
+        raise ValueError(
+            f"parts: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
+        )
+    return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, parts)
+
+
+_LAP_WORD_BYTES = 4
+# The core's own limit, which leaves room to align and add in 64 bits.
+_MOST_BYTES = 2**60
+
+
+def _check_bytes(fields: Mapping[str, Field]) -> None:
+    total = 0
+    for name, field in fields.items():
+        total += field.row_bytes
+        if field.row_bytes > _MOST_BYTES:
+            raise ValueError(f"{name}: expected at most {_MOST_BYTES:,} bytes, got {field.row_bytes:,} of {field}")
+    if total > _MOST_BYTES:
+        raise ValueError(f"fields: expected at most {_MOST_BYTES:,} bytes together, got {total:,}")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"fields: expected names to be strings, got {name!r}")
+    if not name or name.startswith("/") or name.endswith("/") or "//" in name:
+        raise ValueError(f"fields: expected a name, or names joined by '/', got {name!r}")
+    if name.split("/")[0] in RESERVED_NAMES or name.startswith("_"):
+        raise ValueError(f"{name}: this name is reserved, a minibatch needs it for itself")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""From Gymnasium's spaces to fields. Imported only where a space is at hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from gymnasium import __version__ as gymnasium_version
+from gymnasium import spaces
+
+from fastreplay.schema.schema import Field
+from fastreplay.schema.structure import Names, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import gymnasium as gym
+
+
+def part_of_space(
+    name: str,
+    space: gym.Space[Any],
+    dtype: np.dtype[np.generic] | None,
+    fields: dict[str, Field],
+    names: Names | None = None,
+) -> Part:
+    """Return the part of a transition that holds one element of a space, in the space's own order.
+
+    Args:
+        name: Of the part.
+        space: The space.
+        dtype: What floating-point elements are stored in.
+        fields: The part's fields are added to these.
+        names: Which were given before.
+
+    Raises:
+        TypeError: A space has no fields: it is of another kind, or empty.
+        ValueError: An element has a side of length 0.
+    """
+    names = names or Names()
+
+    def below(key: object, child: gym.Space[Any]) -> Part:
+        return part_of_space(names.below(name, key), child, dtype, fields, names)
+
+    children: dict[Hashable, Part] | tuple[Part, ...]
+    if isinstance(space, spaces.Dict):
+        children = {key: below(key, child) for key, child in space.spaces.items()}
+    elif isinstance(space, spaces.Tuple):
+        children = tuple([below(i, child) for i, child in enumerate(space.spaces)])
+    else:
+        part = Part(name, len(fields))
+        fields[name] = _field(name, space, dtype)
+        return part
+    if not children:
+        raise TypeError(f"{name}: expected a space with parts, got the empty {space}")
+    return Part(name, children=children)
+
+
+def _field(name: str, space: gym.Space[Any], dtype: np.dtype[np.generic] | None) -> Field:
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise TypeError(
+            f"{name}: expected a Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple space, got {space}"
+        )
+    own = np.dtype(space.dtype)
+    try:
+        return Field(tuple(space.shape or ()), dtype if dtype is not None and own.kind == "f" else own)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def is_discrete(space: gym.Space[Any]) -> bool:
+    """Tell whether an element is one integer, which the adapters give an axis of its own."""
+    return isinstance(space, spaces.Discrete)
+
+
+def observation_shape(space: gym.Space[Any]) -> tuple[int, ...]:
+    """Return the shape in which an adapter keeps an element of the space.
+
+    Raises:
+        NotImplementedError: The space is not Box, Discrete, MultiDiscrete or MultiBinary.
+    """
+    if isinstance(space, spaces.Discrete):
+        return (1,)
+    if isinstance(space, spaces.MultiDiscrete):
+        return (len(space.nvec),)
+    if isinstance(space, (spaces.Box, spaces.MultiBinary)):
+        return tuple(space.shape)
+    raise NotImplementedError(f"observation_space: expected Box, Discrete, MultiDiscrete or MultiBinary, got {space}")
+
+
+def action_length(space: gym.Space[Any]) -> int:
+    """Return the number of items in which an adapter keeps an element of the space.
+
+    Raises:
+        NotImplementedError: The space is not Box, Discrete, MultiDiscrete or a MultiBinary of one dimension.
+    """
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return 1
+    if isinstance(space, spaces.MultiDiscrete):
+        return len(space.nvec)
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
+        return int(space.shape[0])
+    raise NotImplementedError(f"action_space: expected Box, Discrete, MultiDiscrete or flat MultiBinary, got {space}")
+
+
+def default_autoreset() -> Literal["same_step"] | None:
+    """Return when vector environments reset: in the step of the end before Gymnasium 1.0; since then it varies."""
+    return None if int(gymnasium_version.split(".")[0]) >= 1 else "same_step"

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The checks that a buffer's arguments go through. Each message names the argument."""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from typing import TYPE_CHECKING, Literal, SupportsFloat
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.schema.schema import Schema
+
+    Storage = Literal["host", "cuda"]
+    Seed = int | np.random.SeedSequence | np.random.Generator | None
+
+# What torch can hold, known here so that naming it needs no torch.
+TORCH_DTYPES = frozenset(
+    ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
+    + ["float16", "float32", "float64", "complex64", "complex128"]
+)
+_INT64 = np.dtype(np.int64)
+_LARGEST_ADDRESS = 2**63 - 1
+_MOST_AHEAD = 2**32  # minibatches; their list alone would take 32 GB
+
+
+def checked_index(name: str, value: object) -> int:
+    """Return an integer: of anything that has `__index__`, but no bool."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}") from None
+
+
+def checked_count(name: str, value: object) -> int:
+    """Return an integer of at least 1."""
+    checked = checked_index(name, value)
+    if checked <= 0:
+        raise ValueError(f"{name}: expected at least 1, got {checked}")
+    return checked
+
+
+def checked_batch_size(batch_size: object) -> int:
+    """Return a number of transitions that memory could hold."""
+    checked = checked_count("batch_size", batch_size)
+    if checked > sys.maxsize:
+        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+    return checked
+
+
+def checked_depth(depth: object) -> int:
+    """Return a number of minibatches that memory could hold."""
+    checked = checked_count("depth", depth)
+    if checked > _MOST_AHEAD:
+        raise MemoryError(f"depth: {checked} minibatches are more than memory can hold")
+    return checked
+
+
+def checked_steps(steps: object) -> int | None:
+    """Return a number of minibatches, None for no end."""
+    if steps is None:
+        return None
+    checked = checked_index("steps", steps)
+    if checked < 0:
+        raise ValueError(f"steps: expected a non-negative integer or None, got {checked}")
+    return min(checked, sys.maxsize)  # of which nobody will see the end
+
+
+def checked_timeout(timeout: float | None) -> float:
+    """Return the seconds to wait, infinite for None."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, (bool, str)) or not isinstance(timeout, SupportsFloat):
+        raise TypeError(f"timeout: expected seconds or None, got {timeout!r}")
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise ValueError(f"timeout: expected a non-negative number of seconds, got {timeout}")
+    return seconds
+
+
+def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
+    """Return slots or positions as (B,) int64."""
+    if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
+        return addresses
+    try:
+        array = np.asarray(addresses)
+    except (RuntimeError, TypeError, ValueError) as error:  # rows of several lengths; a tensor that requires grad
+        raise TypeError(f"{name}: expected integers, got {addresses!r}") from error
+    if array.dtype == object and all(type(address) is int for address in array.flat):
+        if max(map(abs, array.flat), default=0) > _LARGEST_ADDRESS:
+            raise IndexError(f"{name}: {max(array.flat, key=abs)} is out of range")
+        array = array.astype(np.int64)
+    if array.size == 0 and not isinstance(addresses, np.ndarray):
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {addresses!r}")
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_ADDRESS:
+        raise IndexError(f"{name}: {array.max()} is out of range")
+    return np.require(array, np.int64, ("C", "ALIGNED"))
+
+
+def check_output(schema: Schema, output: str, device: object) -> None:
+    """Refuse an output that cannot hold these fields, or not on this device."""
+    if output not in ("torch", "numpy"):
+        raise ValueError(f"output: expected 'torch' or 'numpy', got {output!r}")
+    if output == "numpy":
+        if str(device) != "cpu":
+            raise ValueError(f"device: expected 'cpu' with output='numpy', got {device!r}")
+        return
+    for name, field in schema.items():
+        if field.dtype.name not in TORCH_DTYPES:
+            raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
+
+
+def checked_device(device: torch.device | str | int) -> torch.device | Literal["cpu"]:
+    """Return the device, "cpu" without asking torch; raise where it cannot be had."""
+    if isinstance(device, str) and device == "cpu":
+        return "cpu"
+    import torch
+
+    try:
+        checked = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise RuntimeError(f"device: {device!r} cannot be had: {error}") from None
+    return "cpu" if checked.type == "cpu" else checked
+
+
+def check_storage(storage: str, device: torch.device | Literal["cpu"]) -> None:
+    """Refuse a storage that this device has not."""
+    if storage not in ("host", "cuda"):
+        raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
+    if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
+        raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
+
+
+def key_of(seed: Seed) -> tuple[int, int]:
+    """Return a generator's key, two 64-bit numbers."""
+    if isinstance(seed, np.random.Generator):
+        seed = int(seed.integers(2**63))
+    if not isinstance(seed, np.random.SeedSequence):
+        if seed is not None:
+            seed = checked_index("seed", seed)
+            if seed < 0:
+                raise ValueError(f"seed: expected a non-negative integer, got {seed}")
+        seed = np.random.SeedSequence(seed)
+    first, second = seed.generate_state(2, np.uint64)
+    return int(first), int(second)
+
+
+def readable_bytes(num_bytes: float) -> str:
+    """Return a number of bytes in words, of three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""What target updates take beside tensors, and what they refuse of it. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias, TypeGuard
+from warnings import warn
+
+import torch
+from torch import Tensor
+
+from fastreplay.target.pairing import HALVES
+from fastreplay.target.places import is_plain
+
+if TYPE_CHECKING:
+    from fastreplay.target.pairing import Pair
+
+__all__ = [
+    "Tau",
+    "check_count",
+    "check_master",
+    "check_options",
+    "checked_state",
+    "checked_tau",
+    "is_schedule",
+    "warn_of_halves",
+]
+
+Tau: TypeAlias = float | Tensor | Callable[[int], float]
+
+
+def is_schedule(tau: Tau) -> TypeGuard[Callable[[int], float]]:
+    """Tell whether tau is a function of the number of the step."""
+    return callable(tau) and not isinstance(tau, Tensor)
+
+
+def checked_tau(tau: object) -> float | Tensor:
+    """Return a number in [0, 1] as a float, or a tensor of one.
+
+    Raises:
+        TypeError, ValueError: It is neither.
+    """
+    if isinstance(tau, Tensor):
+        if tau.shape != () or tau.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"tau: expected shape () of float32 or float64, got {tuple(tau.shape)} of {tau.dtype}")
+        if tau.device.type == "meta":
+            raise TypeError("tau: is on meta, and has no value")
+        if tau.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
+            return tau  # to read it here would wait for the device, or could not be traced
+        return _check_range(float(tau))
+    if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
+        raise TypeError(f"tau: expected a number, got {tau!r}")
+    try:
+        number = float(tau)
+    except OverflowError:  # an integer, or a fraction
+        raise ValueError("tau: expected a number in [0, 1], got one that is beyond every float") from None
+    return _check_range(number)
+
+
+def check_options(buffers: object, every: object) -> None:
+    """Refuse `buffers` and `every` of `SoftUpdate` that mean nothing."""
+    if buffers not in ("copy", "lerp", "skip"):
+        raise ValueError(f"buffers: expected 'copy', 'lerp' or 'skip', got {buffers!r}")
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise TypeError(f"every: expected an integer, got {every!r}")
+    if every < 1:
+        raise ValueError(f"every: expected at least 1, got {every}")
+
+
+def check_count(count: object) -> None:
+    """Refuse what is no number of steps."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"state: count: expected a non-negative integer, got {count!r}")
+
+
+def checked_state(state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+    """Return the count and the masters of a state that has nothing else."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: expected a mapping, got {type(state).__name__}")
+    if set(state) != {"count", "masters"}:
+        raise ValueError(f"state: expected count and masters, got {sorted(map(str, state))}")
+    count, masters = state["count"], state["masters"]
+    check_count(count)
+    if not isinstance(masters, Mapping):
+        raise TypeError(f"state: masters: expected a mapping, got {type(masters).__name__}")
+    return count, masters
+
+
+def check_master(name: str, master: object, like: Tensor) -> None:
+    """Refuse what could not be copied to the master `like`."""
+    if not isinstance(master, Tensor):
+        raise TypeError(f"state: masters: {name}: expected a tensor, got {type(master).__name__}")
+    if type(master) is not type(like) and not (is_plain(master) and is_plain(like)):
+        raise TypeError(f"state: masters: {name}: expected {type(like).__name__}, got {type(master).__name__}")
+    if master.layout is not torch.strided or master.is_nested:
+        raise TypeError(f"state: masters: {name}: expected layout torch.strided, got {master.layout}")
+    if master.dtype != torch.float32:
+        raise TypeError(f"state: masters: {name}: expected torch.float32, got {master.dtype}")
+    if master.shape != like.shape:
+        raise ValueError(f"state: masters: {name}: expected shape {tuple(like.shape)}, got {tuple(master.shape)}")
+    if master.device.type == "meta":
+        raise ValueError(f"state: masters: {name}: is on meta, and has no values")
+
+
+def _check_range(tau: float) -> float:
+    if not 0.0 <= tau <= 1.0:
+        raise ValueError(f"tau: expected a number in [0, 1], got {tau}")
+    return tau
+
+
+def warn_of_halves(pairs: list[Pair], *, stacklevel: int) -> None:
+    """Warn of the first 16-bit target without a master."""
+    for this in pairs:
+        if this.target.dtype in HALVES and not this.is_copied and this.master is None:
+            warn(
+                f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
+                "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "
+                "use SoftUpdate(..., master=True)",
+                stacklevel=stacklevel,
+            )
+            return
