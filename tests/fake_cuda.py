@@ -231,7 +231,9 @@ class FakeCuda:
         monkeypatch.setattr(device, "cuda_sender", lambda: (address, ""))
         monkeypatch.setattr(device, "cuda_error", lambda error: f"fake error {error}")
         monkeypatch.setattr(
-            fastreplay.buffer.replay_buffer, "checked_device", lambda device: checked_device(device) if device == "cpu" else DEVICE
+            fastreplay.buffer.replay_buffer,
+            "checked_device",
+            lambda device: checked_device(device) if device == "cpu" else DEVICE,
         )
 
 

@@ -35,7 +35,7 @@ SCRIPTS_ITS_FORMULAS = pytest.mark.filterwarnings("ignore:.torch.jit:Deprecation
 @pytest.fixture(params=["as torch tells", "without torch's functions"])
 def buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param != "as torch tells":
-        monkeypatch.setattr(fastreplay._torch_abi, "torch_abi", lambda: None)
+        monkeypatch.setattr(fastreplay.support.torch_abi, "torch_abi", lambda: None)
     return fill(NativeBuffer(200, FIELDS, seed=0), 300)
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import fastreplay as fr
-from fastreplay.support import torch_abi
-from fastreplay.support.torch_abi import tensor_offsets
+from fastreplay.batch import tensor_offsets as offsets
+from fastreplay.batch.tensor_offsets import tensor_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,11 +184,11 @@ def test_without_torchs_functions_tensors_are_fresh(
 
 def test_what_an_allocator_gives_beyond_an_object_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """To one tensor more than to the other, say: torch's own is then found where it always is."""
-    expected = torch_abi._found_offsets()
+    expected = offsets._found_offsets()
     if expected is None:
         pytest.skip("there are no offsets to be found here")
-    usable_size = torch_abi._usable_size
+    usable_size = offsets._usable_size
     for fewer in ((0, 8, 8), (8, 0, 8), (8, 8, 0)):
         less = iter(fewer)
-        monkeypatch.setattr(torch_abi, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
-        assert torch_abi._found_offsets() == expected
+        monkeypatch.setattr(offsets, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
+        assert offsets._found_offsets() == expected

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Whether a tensor is, byte for byte, what it was when it was made. Must not know torch: where its objects lie in
-// each other is asked at run time (fastreplay/support/torch_abi.py).
+// each other is asked at run time (fastreplay/batch/tensor_offsets.py).
 #pragma once
 
 #include <malloc.h>

@@ -203,8 +203,9 @@ def _imported(capsules: tuple[object, ...]) -> tuple[torch.Tensor, ...]:
 
 def as_made(tensors: tuple[torch.Tensor, ...]) -> FieldTensors | PlainTensors:
     """Return fresh tensors, the tickets last, together with what they are like now."""
+    from fastreplay.batch.tensor_offsets import tensor_offsets
     from fastreplay.batch.tensors import FieldTensors
-    from fastreplay.support.torch_abi import tensor_offsets, torch_abi
+    from fastreplay.support.torch_abi import torch_abi
 
     if (abi := torch_abi()) is not None and (offsets := tensor_offsets()) is not None:
         with suppress(ValueError):  # tensors of many dimensions

@@ -3,7 +3,8 @@ from typing import Generic, TypeVar
 from torch import Tensor
 from typing_extensions import disjoint_base
 
-from fastreplay.support.torch_abi import TensorOffsets, TorchAbi
+from fastreplay.batch.tensor_offsets import TensorOffsets
+from fastreplay.support.torch_abi import TorchAbi
 
 _BlockT = TypeVar("_BlockT")
 

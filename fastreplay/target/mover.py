@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastreplay.gpu.library import cuda_update
-from fastreplay.support.torch_abi import holds_handle, torch_abi
+from fastreplay.support.torch_abi import holds_handle, torch_abi, torch_is_fused
 from fastreplay.target import watched
 from fastreplay.target.foreach import Foreach
 from fastreplay.target.pairing import HALVES
@@ -132,12 +131,6 @@ def _launch(table: watched.Table, device: torch.device, tau: float | Tensor) -> 
     if isinstance(tau, Tensor) and tau.device == device:
         return table.step_on_device(0.0, stream, tau.data_ptr(), tau.dtype == torch.float64)
     return table.step_on_device(float(tau), stream, 0, False)
-
-
-@cache
-def torch_is_fused() -> bool:
-    """Tell whether torch's CPU kernels multiply and add in one instruction here."""
-    return torch.backends.cpu.get_cpu_capability() != "DEFAULT"
 
 
 def _is_aligned(tensor: Tensor) -> bool:

@@ -10,8 +10,7 @@ import torch as th
 from stable_baselines3.common import utils as sb3
 from torch import Tensor, nn
 
-from fastreplay.support.torch_abi import form_abi, torch_abi
-from fastreplay.target.mover import torch_is_fused
+from fastreplay.support.torch_abi import form_abi, torch_abi, torch_is_fused
 from fastreplay.target.watched import PolyakUpdate, Walk
 
 if TYPE_CHECKING:
