@@ -22,14 +22,16 @@ PYTHON = sorted(
 CYTHON = sorted(PACKAGE.glob("*.pyx"))
 
 # What each layer of C++ may include, beside the standard library.
+ROOMS = r"(batch|ring|storage)/\w+\.hpp"
 ALLOWED_INCLUDES = {
-    "core": r"(block_pool|copy|index_set|inline|lerp|memory|minibatch|prefetch|random|ring|schema|step_ring)\.hpp"
-    r"|(steps|target)\.hpp",
+    "core": rf"{ROOMS}|(block_pool|index_set|inline|lerp|minibatch|prefetch|random|step_ring|target)\.hpp",
     "cuda": r"(device|sampling|target|transfer)\.h|cuda_runtime(_api)?\.h"
     r"|(current_device|inline|lerp|random|sampling_kernel|target|target_kernel)\.hpp",
-    "bindings": r"(block_pool|copy|index_set|memory|minibatch|prefetch|random|ring|schema|step_ring|target)\.hpp"
+    "bindings": rf"{ROOMS}|(block_pool|index_set|minibatch|prefetch|random|step_ring|target)\.hpp"
     r"|(bindings|capsule|dlpack|fastpath|fields|pristine|records|steps|target_table)\.hpp|pybind11/\w+\.h",
 }
+# What each room of the core may know of the others.
+KNOWN_ROOMS = {"storage": {"storage"}, "ring": {"ring", "storage"}, "batch": {"batch", "ring", "storage"}}
 
 # Imported only when something of them is asked for: target updates and CUDA devices are torch's.
 TORCH_SIDE = {
@@ -80,6 +82,8 @@ def test_native_layers(path: Path) -> None:
     standard = re.compile(r"[a-z_]+|std(int|def)\.h|(malloc|pthread)\.h|sys/mman\.h")  # <vector>, and those of C
     for include in includes(path):
         assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
+        room, _, _ = include.partition("/")
+        assert room not in KNOWN_ROOMS or room in KNOWN_ROOMS.get(path.parent.name, KNOWN_ROOMS), (path, include)
     if layer == "core":
         assert not re.search(r"\b(Python\.h|py::|PyObject|torch::|cuda[A-Z])", path.read_text())
 
@@ -129,7 +133,7 @@ def test_every_atomic_names_its_order_and_says_why(path: Path) -> None:
 
 
 def test_atomic_calls_are_recognised() -> None:
-    assert len(ATOMIC_CALL.findall((ROOT / "csrc/core/ring.cpp").read_text())) > 15
+    assert len(ATOMIC_CALL.findall((ROOT / "csrc/core/ring/ring.cpp").read_text())) > 15
 
 
 @pytest.mark.parametrize("path", [*NATIVE, *PYTHON, *CYTHON], ids=lambda path: path.name)

@@ -48,7 +48,7 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[0]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert names >= {
-        "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "csrc/core/ring.cpp",
+        "pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "csrc/core/ring/ring.cpp",
         "csrc/bindings/module.cpp", "csrc/cuda/CMakeLists.txt", "fastreplay/buffer/insert.pyx", "fastreplay/py.typed",
     }  # fmt: skip
     strangers = {name.split("/")[0] for name in names} - {

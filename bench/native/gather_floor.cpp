@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace py = pybind11;
 namespace fr = fastreplay;
@@ -24,7 +24,7 @@ using Slots = py::array_t<std::int64_t, py::array::c_style>;
 // prefetched ahead.
 void plain_gather(const fr::Ring& ring, const fr::Block& block) {
   constexpr std::size_t kAhead = 8;
-  const fr::RecordLayout& layout = ring.layout();
+  const fr::RecordLayout& layout = ring.records().layout();
   const auto tickets = block.tickets();
   for (std::size_t turn = 0; turn < tickets.size() + kAhead; ++turn) {
     if (turn < tickets.size()) {
@@ -47,7 +47,7 @@ template <class Gather>
 double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
   const auto rounds = static_cast<std::size_t>(slots.shape(0));
   const auto batch_size = static_cast<std::size_t>(slots.shape(1));
-  const fr::Block block{ring.layout(), batch_size};
+  const fr::Block block{ring.records().layout(), batch_size};
   std::vector<double> times;
   for (std::size_t round = 0; round < rounds; ++round) {
     const std::int64_t* row = slots.data(static_cast<py::ssize_t>(round), 0);

@@ -14,7 +14,7 @@
 
 #include "minibatch.hpp"
 #include "random.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace py = pybind11;
 namespace fr = fastreplay;
@@ -90,7 +90,7 @@ struct Bare {
   std::vector<std::byte> row;
   std::size_t stride;
   std::size_t capacity;
-  fr::Memory records;
+  fr::Region records;
   std::size_t next = 0;
   std::size_t count = 0;
 };
@@ -106,7 +106,7 @@ Pair insert_ns(std::size_t row_bytes, std::size_t capacity) {
 Pair sample_ns(std::size_t row_bytes, std::size_t capacity, std::size_t batch_size) {
   Filled filled{row_bytes, capacity};
   fr::Sampler sampler{{1, 2}};
-  const fr::Block ours{filled.ring.layout(), batch_size}, bare{filled.ring.layout(), batch_size};
+  const fr::Block ours{filled.ring.records().layout(), batch_size}, bare{filled.ring.records().layout(), batch_size};
   std::uint64_t call = 0;
   const Pair of_batch = by_turns([&] { (void)sampler.sample(filled.ring, ours); },
                                  [&] {
@@ -134,7 +134,7 @@ double rate(Call call) {
 Pair sample_rates(std::size_t row_bytes, std::size_t capacity, std::size_t batch_size) {
   Filled filled{row_bytes, capacity};
   fr::Sampler sampler{{1, 2}};
-  const fr::Block block{filled.ring.layout(), batch_size};
+  const fr::Block block{filled.ring.records().layout(), batch_size};
   const auto sample = [&] { (void)sampler.sample(filled.ring, block); };
   std::vector<double> alone, beside;
   for (int round = 0; round < kRounds; ++round) {

@@ -5,13 +5,14 @@
 #include <pybind11/pybind11.h>
 
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace fastreplay {
 
 // Refuses to fill a block with the rows of a ring of another layout: their sizes are all that the core looks at.
 inline void check_fits(const Block& block, const Ring& ring) {
-  if (!block.layout().fits(ring.layout())) throw pybind11::value_error{"the block is for records of another layout"};
+  if (!block.layout().fits(ring.records().layout()))
+    throw pybind11::value_error{"the block is for records of another layout"};
 }
 
 void bind_prefetcher(pybind11::module_& m);

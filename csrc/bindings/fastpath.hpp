@@ -9,7 +9,7 @@
 
 #include "capsule.hpp"
 #include "records.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace fastreplay {
 
@@ -26,10 +26,10 @@ inline std::size_t insert_rows(Ring& ring, const Rows* fields, std::size_t num_f
   return done;
 }
 
-inline std::size_t num_columns(const Ring& ring) noexcept { return ring.layout().columns().size(); }
+inline std::size_t num_columns(const Ring& ring) noexcept { return ring.records().layout().columns().size(); }
 
 inline std::size_t column_bytes(const Ring& ring, std::size_t column) noexcept {
-  return ring.layout().columns()[column].row_bytes;
+  return ring.records().layout().columns()[column].row_bytes;
 }
 
 // To float32 as NumPy does: rounding to nearest, out of range becomes infinite; true is 1.

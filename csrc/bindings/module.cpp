@@ -21,7 +21,7 @@
 #include "fields.hpp"
 #include "index_set.hpp"
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace py = pybind11;
 namespace fr = fastreplay;
@@ -60,11 +60,11 @@ void check_is_number(const py::dtype& dtype) {
 py::array column(const py::object& self, std::size_t field, const py::dtype& dtype,
                  const std::vector<py::ssize_t>& shape) {
   auto& ring = self.cast<fr::Ring&>();
-  const fr::Column& place = ring.layout().columns().at(field);
+  const fr::Column& place = ring.records().layout().columns().at(field);
   check_is_number(dtype);
   std::vector<py::ssize_t> dims{static_cast<py::ssize_t>(ring.capacity())};
   dims.insert(dims.end(), shape.begin(), shape.end());
-  std::vector<py::ssize_t> strides(dims.size(), static_cast<py::ssize_t>(ring.layout().stride()));
+  std::vector<py::ssize_t> strides(dims.size(), static_cast<py::ssize_t>(ring.records().layout().stride()));
   py::ssize_t step = dtype.itemsize();
   for (std::size_t axis = dims.size() - 1; axis > 0; --axis) {
     strides[axis] = step;
@@ -74,7 +74,7 @@ py::array column(const py::object& self, std::size_t field, const py::dtype& dty
     step *= dims[axis];
   }
   if (step != static_cast<py::ssize_t>(place.row_bytes)) throw py::value_error{"dtype and shape do not fit the field"};
-  return py::array{dtype, dims, strides, ring.records() + place.offset, self};
+  return py::array{dtype, dims, strides, ring.records().data() + place.offset, self};
 }
 
 // The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
@@ -253,17 +253,17 @@ fr::Ticket read_records_into(const fr::Ring& ring, fr::Ticket first,
 
 std::vector<std::size_t> record_offsets(const fr::Ring& ring) {
   std::vector<std::size_t> offsets;
-  for (const fr::Column& column : ring.layout().columns()) offsets.push_back(column.offset);
+  for (const fr::Column& column : ring.records().layout().columns()) offsets.push_back(column.offset);
   return offsets;
 }
 
 // A block in memory of its own, or in a (n,) uint8 array of somebody else's.
 std::shared_ptr<fr::Block> new_block(const fr::Ring& ring, std::size_t batch_size,
                                      std::optional<py::array_t<std::uint8_t, py::array::c_style>> memory) {
-  if (!memory) return std::make_shared<fr::Block>(ring.layout(), batch_size);
+  if (!memory) return std::make_shared<fr::Block>(ring.records().layout(), batch_size);
   auto* bytes = reinterpret_cast<std::byte*>(memory->mutable_data());
   const std::span<std::byte> span{bytes, static_cast<std::size_t>(memory->size())};
-  return std::make_shared<fr::Block>(ring.layout(), batch_size, span);
+  return std::make_shared<fr::Block>(ring.records().layout(), batch_size, span);
 }
 
 // Refuses, for a module's classes, whatever makes an object without its constructor: pickles and copies (Python's own
@@ -331,7 +331,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "block_bytes",
           [](const fr::Ring& ring, std::size_t batch_size) {
-            return fr::BlockLayout{ring.layout(), batch_size}.num_bytes();
+            return fr::BlockLayout{ring.records().layout(), batch_size}.num_bytes();
           },
           py::arg("batch_size"))
       .def_property_readonly("oldest_unfinished", [](fr::Ring& ring) { return ring.window().committed; })
@@ -343,7 +343,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))
       .def("read_records", &read_records_into, py::arg("first"), py::arg("memory").noconvert())
       .def_property_readonly("record_offsets", &record_offsets)
-      .def_property_readonly("record_bytes", [](const fr::Ring& ring) { return ring.layout().stride(); })
+      .def_property_readonly("record_bytes", [](const fr::Ring& ring) { return ring.records().layout().stride(); })
       .def("capsule", [](fr::Ring& ring) { return py::capsule{&ring, fr::kRingCapsule}; });
 
   py::class_<fr::BlockPool, std::shared_ptr<fr::BlockPool>>(m, "BlockPool")

@@ -3,13 +3,13 @@
 // read. Must not know Python.
 #pragma once
 
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace fastreplay {
 
-inline const char* records_begin(Ring& ring) noexcept { return reinterpret_cast<const char*>(ring.records()); }
+inline const char* records_begin(Ring& ring) noexcept { return reinterpret_cast<const char*>(ring.records().data()); }
 inline const char* records_end(Ring& ring) noexcept {
-  return records_begin(ring) + ring.capacity() * ring.layout().stride();
+  return records_begin(ring) + ring.capacity() * ring.records().layout().stride();
 }
 
 }  // namespace fastreplay

@@ -18,7 +18,7 @@
 #include <memory>
 
 #include "minibatch.hpp"
-#include "schema.hpp"
+#include "storage/record_layout.hpp"
 
 namespace fastreplay {
 

@@ -10,8 +10,8 @@
 #include <stdexcept>
 #include <thread>
 
-#include "copy.hpp"
-#include "steps.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
 
 namespace fastreplay {
 
@@ -52,8 +52,8 @@ struct Pace {
 template <class Next>
 Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row, std::size_t num_rows,
                     Next next) noexcept {
-  const Pace pace{ring.layout()};
-  const std::span<const Column> columns{ring.layout().columns()};
+  const Pace pace{ring.records().layout()};
+  const std::span<const Column> columns{ring.records().layout().columns()};
   const std::size_t* offsets = block.layout().offsets().data();
   const std::span<Ticket> tickets = block.tickets().subspan(first_row, num_rows);
   std::array<const std::byte*, 2 * Pace::kMaxAheadRows> records;  // those fetched and not yet copied
@@ -66,7 +66,7 @@ Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row,
       const Place place = next();
       tickets[fetched] = place.ticket;
       smallest = std::min(smallest, place.ticket);
-      const std::byte* record = ring.record_at(place.slot);
+      const std::byte* record = ring.records().at(place.slot);
       records[fetched % records.size()] = record;
       for (std::size_t i = 0; i < pace.prefetch_bytes; i += kCacheLine) __builtin_prefetch(record + i, 0, 2);
       __builtin_prefetch(record + pace.prefetch_bytes - 1, 0, 2);
@@ -76,7 +76,7 @@ Ticket copy_records(const Ring& ring, const Block& block, std::size_t first_row,
     for (std::size_t f = 0; f < columns.size(); ++f) {
       const auto [offset, row_bytes] = columns[f];
       load_rows(block.data() + offsets[f] + (first_row + row) * row_bytes, group, offset, row_bytes);
-      at_step(Step::kFieldCopied);
+      at_stop_point(StopPoint::kFieldCopied);
     }
   }
   return smallest;
@@ -103,7 +103,7 @@ class Draw {
       ticket = window_.first + words_.below(window_.reserved());
       if (!ring_.is_published(ticket, window_)) [[unlikely]]
         ticket = another();
-      at_step(Step::kRowDrawn);
+      at_stop_point(StopPoint::kRowDrawn);
     }
   }
 
@@ -119,7 +119,7 @@ class Draw {
  private:
   void take(const Window& window) noexcept {
     window_ = window;
-    at_step(Step::kWindowTaken);
+    at_stop_point(StopPoint::kWindowTaken);
     first_slot_ = ring_.slot(window_.first);
   }
 
@@ -319,10 +319,10 @@ Ticket read_run(const Ring& ring, Ticket first, const Block& block) noexcept {
 }
 
 Ticket read_records(const Ring& ring, Ticket first, std::span<std::byte> records) noexcept {
-  const std::size_t stride = ring.layout().stride();
+  const std::size_t stride = ring.records().layout().stride();
   compiler_barrier();
   for (std::size_t i = 0; (i + 1) * stride <= records.size(); ++i) {
-    load_row(records.data() + i * stride, ring.record(first + i), ring.layout().used_bytes());
+    load_row(records.data() + i * stride, ring.record(first + i), ring.records().layout().used_bytes());
   }
   compiler_barrier();
   return ring.oldest_whole();

@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <span>
 
-#include "memory.hpp"
+#include "batch/block_layout.hpp"
 #include "random.hpp"
-#include "ring.hpp"
-#include "schema.hpp"
+#include "ring/ring.hpp"
+#include "storage/region.hpp"
 
 namespace fastreplay {
 
@@ -33,7 +33,7 @@ class Block {
 
  private:
   BlockLayout layout_;
-  Memory owned_;
+  Region owned_;
   std::byte* data_;
 };
 

@@ -26,7 +26,7 @@
 #include <vector>
 
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace fastreplay {
 

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "copy.hpp"
+#include "storage/copy.hpp"
 
 namespace fastreplay {
 
@@ -44,7 +44,7 @@ struct Extent {
   }
 };
 
-using Records = std::array<const std::byte*, 2 * kMaxAheadRows>;  // those fetched and not yet copied
+using Fetched = std::array<const std::byte*, 2 * kMaxAheadRows>;  // those fetched and not yet copied
 
 }  // namespace
 
@@ -53,8 +53,8 @@ StepRing::StepRing(Ring& ring, std::size_t num_envs, std::size_t num_observation
       num_envs_{num_envs},
       num_rows_{num_envs == 0 ? 0 : ring.capacity() / num_envs},
       num_observations_{num_observations},
-      shares_{ring.layout().columns().size() == num_observations + kScalars} {
-  const std::vector<Column>& columns = ring.layout().columns();
+      shares_{ring.records().layout().columns().size() == num_observations + kScalars} {
+  const std::vector<Column>& columns = ring.records().layout().columns();
   if (num_rows_ == 0 || num_rows_ * num_envs != ring.capacity() || num_observations == 0 ||
       (!shares_ && columns.size() != 2 * num_observations + kScalars)) {
     throw std::invalid_argument{"the ring does not consist of steps"};
@@ -75,18 +75,18 @@ StepRing::StepRing(Ring& ring, std::size_t num_envs, std::size_t num_observation
 }
 
 void StepRing::store(std::size_t row, std::span<const Rows> fields) noexcept {
-  const std::size_t stride = ring_.layout().stride();
+  const std::size_t stride = ring_.records().layout().stride();
   const std::size_t slot = row * num_envs_;
   // For the stores to come.
   if (const std::size_t ahead = slot + kStoreAheadBytes / stride;
       stride <= kStoreAheadBytes && ahead + num_envs_ <= ring_.capacity()) {
-    const std::byte* begin = ring_.record_at(ahead);
+    const std::byte* begin = ring_.records().at(ahead);
     for (std::size_t i = 0; i < num_envs_ * stride; i += kCacheLine) __builtin_prefetch(begin + i, 1, 2);
   }
   for (std::size_t f = 0; f < fields.size(); ++f) {
     if (fields[f].data == nullptr) continue;
     const bool is_next = shares_ && f >= num_observations_ + kScalars;
-    std::byte* record = ring_.records() + (is_next ? after(slot) : slot) * stride + columns_[f].offset;
+    std::byte* record = ring_.records().at(is_next ? after(slot) : slot) + columns_[f].offset;
     if (num_envs_ == 1) {
       store_row(record, fields[f].data, columns_[f].row_bytes);
     } else {
@@ -120,7 +120,8 @@ void StepRing::gather(std::span<const Slot> slots, std::span<std::byte* const> o
 void StepRing::gather_n_steps(std::span<const Slot> slots, std::span<std::byte* const> outputs, Slot* ends,
                               std::size_t num_steps, std::size_t newest_row, float* rewards, std::uint8_t* is_counted,
                               float* counts) const noexcept {
-  const std::size_t chunk_rows = std::max<std::size_t>(1, kChunkBytes / (num_steps * ring_.layout().stride()));
+  const std::size_t chunk_rows =
+      std::max<std::size_t>(1, kChunkBytes / (num_steps * ring_.records().layout().stride()));
   auto* dones = reinterpret_cast<float*>(outputs[taken_.size()]);
   for (std::size_t row = 0; row < slots.size(); row += chunk_rows) {
     const std::span<const Slot> chunk = slots.subspan(row, std::min(chunk_rows, slots.size() - row));
@@ -151,7 +152,7 @@ bool discounted_sums(std::span<const float> rewards, std::span<const float> disc
 
 float StepRing::load(const Column& column, Slot slot) const noexcept {
   float value;
-  std::memcpy(&value, ring_.record_at(slot) + column.offset, sizeof value);
+  std::memcpy(&value, ring_.records().at(slot) + column.offset, sizeof value);
   return value;
 }
 
@@ -173,10 +174,10 @@ void StepRing::resolve(std::span<const Slot> slots, Slot* ends, std::size_t num_
   for (std::size_t i = 0; i < slots.size(); ++i) {
     for (const std::size_t stop = std::min(slots.size(), i + ahead_rows); fetched < stop; ++fetched) {
       Slot slot = slots[fetched];
-      at_start.prefetch(ring_.record_at(slot));
+      at_start.prefetch(ring_.records().at(slot));
       for (std::size_t k = 1; k < num_steps; ++k) {
         slot = after(slot);
-        (k + 1 == num_steps ? at_end : outcome).prefetch(ring_.record_at(slot));  // most end at the last
+        (k + 1 == num_steps ? at_end : outcome).prefetch(ring_.records().at(slot));  // most end at the last
       }
     }
     Slot slot = slots[i];
@@ -201,21 +202,21 @@ void StepRing::copy(std::span<const Taken> taken, std::span<std::byte* const> ou
   const std::size_t row_bytes = at_start.num_bytes() + at_end.num_bytes();
   const std::size_t ahead_rows = std::clamp<std::size_t>(kAheadBytes / row_bytes, 1, kMaxAheadRows);
   const std::size_t group_rows = std::clamp<std::size_t>(std::bit_floor(kGroupBytes / row_bytes), 1, kMaxGroupRows);
-  Records start_records;
-  Records end_records;
+  Fetched start_records;
+  Fetched end_records;
   std::size_t fetched = 0;
   for (std::size_t row = 0; row < starts.size(); row += group_rows) {
     for (const std::size_t stop = std::min(starts.size(), row + group_rows + ahead_rows); fetched < stop; ++fetched) {
-      start_records[fetched % start_records.size()] = ring_.record_at(starts[fetched]);
-      at_start.prefetch(ring_.record_at(starts[fetched]));
+      start_records[fetched % start_records.size()] = ring_.records().at(starts[fetched]);
+      at_start.prefetch(ring_.records().at(starts[fetched]));
       if (at_end.num_bytes() == 0) continue;
-      end_records[fetched % end_records.size()] = ring_.record_at(ends[fetched]);
-      at_end.prefetch(ring_.record_at(ends[fetched]));
+      end_records[fetched % end_records.size()] = ring_.records().at(ends[fetched]);
+      at_end.prefetch(ring_.records().at(ends[fetched]));
     }
     const std::size_t count = std::min(group_rows, starts.size() - row);
     for (std::size_t k = 0; k < taken.size(); ++k) {
       const auto [offset, num_bytes] = taken[k].column;
-      const Records& records = taken[k].at_end ? end_records : start_records;
+      const Fetched& records = taken[k].at_end ? end_records : start_records;
       load_rows(outputs[k] + (first_row + row) * num_bytes, {records.data() + row % records.size(), count}, offset,
                 num_bytes);
     }

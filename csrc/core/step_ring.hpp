@@ -13,8 +13,8 @@
 #include <span>
 #include <vector>
 
-#include "ring.hpp"
-#include "schema.hpp"
+#include "ring/ring.hpp"
+#include "storage/record_layout.hpp"
 
 namespace fastreplay {
 

@@ -40,7 +40,7 @@ struct fastreplay_cuda_sampling {
   uint64_t capacity;
   const struct fastreplay_cuda_piece* pieces;
   uint64_t num_pieces;
-  void* block; /* of core/schema.hpp's BlockLayout */
+  void* block; /* of core/batch/block_layout.hpp */
   uint64_t tickets_offset;
   uint64_t batch_size;
 };

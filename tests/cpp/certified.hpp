@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace certified {
 
@@ -77,7 +77,7 @@ inline std::optional<std::uint64_t> id_in(const fastreplay::Block& block, std::s
 
 // For a ring at rest.
 inline std::optional<std::uint64_t> id_in(const fastreplay::Ring& ring, fastreplay::Ticket ticket) {
-  return id_of([&](std::size_t f) { return ring.record(ticket) + ring.layout().columns()[f].offset; });
+  return id_of([&](std::size_t f) { return ring.record(ticket) + ring.records().layout().columns()[f].offset; });
 }
 
 }  // namespace certified

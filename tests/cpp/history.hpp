@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace history {
 

@@ -16,7 +16,7 @@
 #include "check.hpp"
 #include "minibatch.hpp"
 #include "pages.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 namespace rows {
 
@@ -73,7 +73,7 @@ class Batch {
 class Writer {
  public:
   Writer(Ring& ring, std::uint64_t first_id, std::size_t num_rows)
-      : ring_{ring}, batch_{ring.layout(), first_id, num_rows} {}
+      : ring_{ring}, batch_{ring.records().layout(), first_id, num_rows} {}
 
   // True if the next num_rows transitions went in.
   bool insert(std::size_t num_rows = 1, std::chrono::nanoseconds patience = {}) {
@@ -113,7 +113,7 @@ inline RecordLayout page_layout() {
 // Inserts transitions id, id + 1, ... at once into a ring of page_layout(), and runs `half_way` when
 // they are reserved, field 0 is copied, and of field 1 all but the last row at most.
 inline void insert_half(Ring& ring, std::uint64_t first_id, std::size_t num_rows, std::function<void()> half_way) {
-  const Batch batch{ring.layout(), first_id, num_rows};
+  const Batch batch{ring.records().layout(), first_id, num_rows};
   const pages::Guarded source{num_rows * pages::page_bytes()};
   std::memcpy(source.bytes().data(), batch.rows()[1].data, source.bytes().size());
   std::vector<Rows> fields{batch.rows().begin(), batch.rows().end()};
@@ -125,16 +125,16 @@ inline void insert_half(Ring& ring, std::uint64_t first_id, std::size_t num_rows
 }
 
 inline bool is_record_of(const Ring& ring, const std::byte* record, std::uint64_t id) {
-  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
-    const auto [offset, row_bytes] = ring.layout().columns()[f];
+  for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
+    const auto [offset, row_bytes] = ring.records().layout().columns()[f];
     if (!are_bytes_of(record + offset, row_bytes, id, f)) return false;
   }
   return true;
 }
 
 inline bool is_row_of(const Ring& ring, const Block& block, std::size_t row, std::uint64_t id) {
-  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
-    const std::size_t row_bytes = ring.layout().columns()[f].row_bytes;
+  for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
+    const std::size_t row_bytes = ring.records().layout().columns()[f].row_bytes;
     const std::byte* bytes = block.data() + block.layout().offsets()[f] + row * row_bytes;
     if (!are_bytes_of(bytes, row_bytes, id, f)) return false;
   }

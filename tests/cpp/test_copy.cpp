@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "copy.hpp"
 #include "pages.hpp"
+#include "storage/copy.hpp"
 
 namespace {
 

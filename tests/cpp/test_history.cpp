@@ -22,7 +22,7 @@
 #include "check.hpp"
 #include "history.hpp"
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 #include "yields.hpp"
 
 using fastreplay::Address;
@@ -196,7 +196,7 @@ class Recorder {
   void look(std::uint64_t seed, std::size_t num_looks, Recorded& recorded) {
     check::Random random{seed};
     Sampler sampler{{seed, setting_.capacity}};
-    const Block block{ring_.layout(), 3};
+    const Block block{ring_.records().layout(), 3};
     recorded.others.samples.reserve(num_looks);
     for (std::size_t i = 0; i < num_looks; ++i) {
       const std::uint64_t choice = random.below(64);

@@ -13,7 +13,7 @@
 
 #include "check.hpp"
 #include "pages.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 #include "rows.hpp"
 
 using fastreplay::RecordLayout;
@@ -69,7 +69,7 @@ void follows_a_deque(std::size_t capacity) {
   std::uint64_t overwritten = 0;
   CHECK_EQ(ring.capacity(), capacity);
   CHECK_EQ(ring.max_rows_per_insert(), std::max<std::size_t>(1, capacity / 8));
-  CHECK_EQ(ring.num_bytes(), capacity * (ring.layout().stride() + 4));
+  CHECK_EQ(ring.num_bytes(), capacity * (ring.records().layout().stride() + 4));
   check_against(ring, expected, next, overwritten);
   for (int turn = 0; turn < (capacity < 500 ? 300 : 40); ++turn) {
     if (random.below(20) == 0) {
@@ -89,8 +89,8 @@ void tickets_have_slots() {
   Ring ring{layout(), 7};
   for (const Ticket ticket : {Ticket{0}, Ticket{6}, Ticket{7}, Ticket{20}, Ticket{1} << 60}) {
     CHECK_EQ(ring.slot(ticket), ticket % 7);
-    CHECK(ring.record(ticket) == ring.records() + ticket % 7 * ring.layout().stride());
-    CHECK(ring.record(ticket) == ring.record_at(ring.slot(ticket)));
+    CHECK(ring.record(ticket) == ring.records().data() + ticket % 7 * ring.records().layout().stride());
+    CHECK(ring.record(ticket) == ring.records().at(ring.slot(ticket)));
   }
 }
 
@@ -127,15 +127,15 @@ void strided_sources() {
 void only_fields_are_written() {
   constexpr std::byte kCanary{0xEE};
   Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{3, 8, 5, 18}), 12}, 60};
-  std::vector<bool> written(ring.layout().stride());
-  for (const auto& [offset, row_bytes] : ring.layout().columns()) {
+  std::vector<bool> written(ring.records().layout().stride());
+  for (const auto& [offset, row_bytes] : ring.records().layout().columns()) {
     std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(offset), row_bytes, true);
   }
-  std::memset(ring.records(), 0xEE, 60 * ring.layout().stride());
+  std::memset(ring.records().data(), 0xEE, 60 * ring.records().layout().stride());
   rows::insert(ring, 0, 130);
   CHECK(holds(ring, 70, 130));
-  for (std::size_t i = 0; i < 60 * ring.layout().stride(); ++i) {
-    if (!written[i % ring.layout().stride()]) CHECK(ring.records()[i] == kCanary);
+  for (std::size_t i = 0; i < 60 * ring.records().layout().stride(); ++i) {
+    if (!written[i % ring.records().layout().stride()]) CHECK(ring.records().data()[i] == kCanary);
   }
 }
 

@@ -11,7 +11,7 @@
 #include "check.hpp"
 #include "minibatch.hpp"
 #include "random.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 #include "rows.hpp"
 #include "sampling_kernel.hpp"
 
@@ -49,8 +49,8 @@ void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& ra
 // Each field in pieces of at most piece_bytes.
 std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
   std::vector<fastreplay_cuda_piece> pieces;
-  for (std::size_t f = 0; f < ring.layout().columns().size(); ++f) {
-    const auto [offset, row_bytes] = ring.layout().columns()[f];
+  for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
+    const auto [offset, row_bytes] = ring.records().layout().columns()[f];
     for (std::size_t start = 0; start < row_bytes; start += piece_bytes) {
       pieces.push_back({.record_offset = offset + start,
                         .block_offset = block.layout().offsets()[f] + start,
@@ -70,13 +70,13 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
   fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0};
   Sampler sampler{kKey, 7};
   for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
-    const Block expected{ring.layout(), batch_size};
-    const Block found{ring.layout(), batch_size};
+    const Block expected{ring.records().layout(), batch_size};
+    const Block found{ring.records().layout(), batch_size};
     const auto pieces = pieces_of(ring, found, piece_bytes);
     const fastreplay_cuda_sampling sampling{.window = &window,
                                             .generator = &generator,
-                                            .records = ring.records(),
-                                            .stride = ring.layout().stride(),
+                                            .records = ring.records().data(),
+                                            .stride = ring.records().layout().stride(),
                                             .capacity = ring.capacity(),
                                             .pieces = pieces.data(),
                                             .num_pieces = pieces.size(),
@@ -129,11 +129,11 @@ void test_an_empty_window_leaves_all_as_it_was() {
 void test_records_in_order() {
   Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{12, 4, 1})}, 100};
   rows::insert(ring, 0, 250);
-  const std::size_t stride = ring.layout().stride();
+  const std::size_t stride = ring.records().layout().stride();
   std::vector<std::byte> records(30 * stride + stride / 2);
   CHECK_EQ(fastreplay::read_records(ring, 190, records), 150U);
   for (std::size_t i = 0; i < 30; ++i) {
-    CHECK(std::memcmp(records.data() + i * stride, ring.record(190 + i), ring.layout().used_bytes()) == 0);
+    CHECK(std::memcmp(records.data() + i * stride, ring.record(190 + i), ring.records().layout().used_bytes()) == 0);
   }
   CHECK(std::all_of(records.begin() + static_cast<std::ptrdiff_t>(30 * stride), records.end(),
                     [](std::byte byte) { return byte == std::byte{0}; }));

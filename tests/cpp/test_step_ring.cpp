@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
 #include "step_ring.hpp"
 
 using fastreplay::FieldSize;

@@ -31,9 +31,9 @@
 
 #include "check.hpp"
 #include "minibatch.hpp"
-#include "ring.hpp"
+#include "ring/ring.hpp"
+#include "ring/stop_points.hpp"
 #include "rows.hpp"
-#include "steps.hpp"
 
 using fastreplay::Block;
 using fastreplay::RecordLayout;
@@ -53,8 +53,8 @@ thread_local const std::function<void()>* before_check = nullptr;
 
 namespace fastreplay {
 
-void at_step(Step step) noexcept {
-  if (step == Step::kRowsCopied && before_check != nullptr) (*before_check)();
+void at_stop_point(StopPoint point) noexcept {
+  if (point == StopPoint::kRowsCopied && before_check != nullptr) (*before_check)();
 }
 
 }  // namespace fastreplay
@@ -173,8 +173,8 @@ double exactly(std::size_t capacity, std::size_t num_ahead, std::size_t num_buck
   constexpr std::size_t kMinibatches = 5'000;
   Ring ring{layout(), capacity};
   rows::insert(ring, 0, capacity);
-  const rows::Batch batch{ring.layout(), 0, 1};
-  const Block block{ring.layout(), 256};  // copied and checked as one
+  const rows::Batch batch{ring.records().layout(), 0, 1};
+  const Block block{ring.records().layout(), 256};  // copied and checked as one
   std::vector<double> counts(num_buckets);
   bool inserted = false;
   bool all_inserted = true;
@@ -223,7 +223,7 @@ class Writers {
   Writers(Ring& ring, std::size_t num_writers) {
     for (std::size_t w = 0; w < num_writers; ++w) {
       threads_.emplace_back([this, &ring] {
-        const rows::Batch batch{ring.layout(), 0, 1};
+        const rows::Batch batch{ring.records().layout(), 0, 1};
         // relaxed: when it stops does not matter.
         while (!done_.load(std::memory_order_relaxed)) (void)ring.insert(batch.rows(), 0, 1, std::chrono::seconds{1});
       });
@@ -252,7 +252,7 @@ struct Measured {
 Measured while_inserting(Ring& ring, const DrawMinibatch& draw) {
   constexpr std::size_t kBuckets = 64;
   constexpr std::size_t kMinibatches = 30'000;
-  const Block block{ring.layout(), 64};
+  const Block block{ring.records().layout(), 64};
   std::vector<double> counts(kBuckets);
   const Ticket first = ring.num_inserted();
   std::uint64_t advance = 0;

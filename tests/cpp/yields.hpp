@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Stops threads for a moment inside the protocol, so that others run into what they left half done.
-// Defines the at_step() of a core that was built with FASTREPLAY_STEPS; for one file of a program.
+// Defines the at_stop_point() of a core that was built with FASTREPLAY_STOP_POINTS; for one file of a program.
 #pragma once
 
 #include <atomic>
@@ -8,10 +8,10 @@
 #include <cstdint>
 #include <thread>
 
-#include "steps.hpp"
+#include "ring/stop_points.hpp"
 
-#if !defined(FASTREPLAY_STEPS)
-#error "without FASTREPLAY_STEPS the core never calls at_step()"
+#if !defined(FASTREPLAY_STOP_POINTS)
+#error "without FASTREPLAY_STOP_POINTS the core never calls at_stop_point()"
 #endif
 
 namespace yields {
@@ -59,6 +59,6 @@ inline void maybe() {
 
 namespace fastreplay {
 
-void at_step(Step) noexcept { yields::maybe(); }
+void at_stop_point(StopPoint) noexcept { yields::maybe(); }
 
 }  // namespace fastreplay

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RING = "ring.cpp"
+RING = "ring/ring.cpp"
 MINIBATCH = "minibatch.cpp"
 
 
@@ -69,8 +69,9 @@ MUTANTS = (
     Mutant(
         "lap word of the insert's first lap",
         RING,
-        "    if (++slot == capacity_) {\n      slot = 0;\n      ++lap;\n    }\n  }\n  at_step(Step::kAllPublished);",
-        "    if (++slot == capacity_) slot = 0;\n  }\n  at_step(Step::kAllPublished);",
+        "    if (++slot == capacity_) {\n      slot = 0;\n      ++lap;\n    }\n  }\n"
+        "  at_stop_point(StopPoint::kAllPublished);",
+        "    if (++slot == capacity_) slot = 0;\n  }\n  at_stop_point(StopPoint::kAllPublished);",
     ),
     # Anybody: helping.
     Mutant(
@@ -88,8 +89,9 @@ MUTANTS = (
     Mutant(
         "helping goes one row too far",
         RING,
-        "  if (seen < finished) at_step(Step::kHelping);",
-        "  if (seen < finished && finished < end) ++finished;\n  if (seen < finished) at_step(Step::kHelping);",
+        "  if (seen < finished) at_stop_point(StopPoint::kHelping);",
+        "  if (seen < finished && finished < end) ++finished;\n"
+        "  if (seen < finished) at_stop_point(StopPoint::kHelping);",
     ),
     Mutant(
         "helping stays in the lap it began in",

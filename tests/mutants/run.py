@@ -27,8 +27,18 @@ from mutants.catalogue import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
-SOURCES = ("memory.cpp", "minibatch.cpp", "ring.cpp", "schema.cpp")
-FLAGS = ("-std=c++20", "-O1", "-DNDEBUG", "-DFASTREPLAY_STEPS", "-pthread", f"-I{CORE}", f"-I{ROOT / 'tests/cpp'}")
+SOURCES = (
+    "batch/block_layout.cpp",
+    "minibatch.cpp",
+    "ring/ring.cpp",
+    "storage/record_layout.cpp",
+    "storage/records.cpp",
+    "storage/region.cpp",
+)
+FLAGS = (
+    *("-std=c++20", "-O1", "-DNDEBUG", "-DFASTREPLAY_STOP_POINTS", "-pthread"),
+    *(f"-I{CORE}", f"-I{ROOT / 'tests/cpp'}"),
+)
 STANDARD = ROOT / "tests" / "cpp" / "standard.hpp"
 # A case of the stress test takes some 10 ms with so many rows in all. A mutant's writer that is refused for
 # three seconds is stuck; the core as it is has the test's own patience.

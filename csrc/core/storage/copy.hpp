@@ -2,7 +2,7 @@
 // The one way that row bytes enter and leave the ring. Knows nothing of tickets or fields.
 //
 // A reader copies a row that a writer may be overwriting and only then learns whether the copy is
-// whole (ring.hpp). By the letter of the C++ memory model such a copy must be made of atomic
+// whole (ring/ring.hpp). By the letter of the C++ memory model such a copy must be made of atomic
 // accesses, so under ThreadSanitizer it is one: relaxed words on the ring's side. In production it
 // is made of ordinary vector moves between two compiler barriers: no compiler can see, move or
 // repeat them across the barriers, and no hardware that we build for invents values (Boehm, "Can
@@ -43,7 +43,7 @@ inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_byt
     if (detail::on_word(ring + i, num_bytes - i)) {
       std::uint64_t word;
       std::memcpy(&word, row + i, sizeof word);
-      // relaxed: the fences around the copy order it (ring.hpp, R1 and publish).
+      // relaxed: the fences around the copy order it (ring/ring.cpp, R1 and publish).
       std::atomic_ref{*reinterpret_cast<std::uint64_t*>(ring + i)}.store(word, std::memory_order_relaxed);
       i += sizeof word;
     } else {
@@ -59,7 +59,7 @@ inline void load_row(std::byte* row, const std::byte* ring, std::size_t num_byte
   auto* source = const_cast<std::byte*>(ring);  // atomic_ref takes no const before C++26
   for (std::size_t i = 0; i < num_bytes;) {
     if (detail::on_word(source + i, num_bytes - i)) {
-      // relaxed: the acquire fence after the copy orders it (ring.hpp, R2).
+      // relaxed: the acquire fence after the copy orders it (ring/ring.cpp, R2).
       const std::uint64_t word =
           std::atomic_ref{*reinterpret_cast<std::uint64_t*>(source + i)}.load(std::memory_order_relaxed);
       std::memcpy(row + i, &word, sizeof word);

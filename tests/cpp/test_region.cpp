@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory: zeroed, aligned, owned once, given back.
+// Region: zeroed, aligned, owned once, given back.
 #include <sys/mman.h>
 
 #include <cerrno>
@@ -11,23 +11,23 @@
 #include <utility>
 
 #include "check.hpp"
-#include "memory.hpp"
+#include "storage/region.hpp"
 
-using fastreplay::Memory;
+using fastreplay::Region;
 
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-static_assert(!std::is_copy_constructible_v<Memory> && !std::is_copy_assignable_v<Memory>);
-static_assert(std::is_nothrow_move_constructible_v<Memory> && std::is_nothrow_move_assignable_v<Memory>);
+static_assert(!std::is_copy_constructible_v<Region> && !std::is_copy_assignable_v<Region>);
+static_assert(std::is_nothrow_move_constructible_v<Region> && std::is_nothrow_move_assignable_v<Region>);
 
 void zeroed_and_aligned() {
   for (const std::size_t num_bytes :
        {std::size_t{0}, std::size_t{1}, std::size_t{63}, std::size_t{64}, std::size_t{4096}, std::size_t{4097},
         kHugePage - 1, kHugePage, kHugePage + 1, 2 * kHugePage, 3 * kHugePage + 12345}) {
     for (int turn = 0; turn < 3; ++turn) {  // again, in memory that the allocator may have given out before
-      const Memory memory{num_bytes};
+      const Region memory{num_bytes};
       CHECK_EQ(memory.num_bytes(), num_bytes);
       const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
       CHECK_EQ(address % fastreplay::kCacheLine, 0U);
@@ -41,34 +41,34 @@ void zeroed_and_aligned() {
 }
 
 void empty() {
-  const Memory memory;
+  const Region memory;
   CHECK(memory.data() == nullptr);
   CHECK_EQ(memory.num_bytes(), 0U);
 }
 
 void moves() {
   for (const std::size_t num_bytes : {std::size_t{100}, 2 * kHugePage}) {
-    Memory first{num_bytes};
+    Region first{num_bytes};
     first.data()[num_bytes - 1] = std::byte{7};
     std::byte* const address = first.data();
-    Memory second{std::move(first)};
+    Region second{std::move(first)};
     CHECK(second.data() == address);
     CHECK_EQ(second.num_bytes(), num_bytes);
     CHECK(first.data() == nullptr);  // NOLINT(bugprone-use-after-move): what is left is asked for
     CHECK_EQ(first.num_bytes(), 0U);
     for (const std::size_t replaced_bytes : {std::size_t{50}, kHugePage}) {
-      Memory third{replaced_bytes};
+      Region third{replaced_bytes};
       third = std::move(second);
       CHECK(third.data() == address);
       CHECK_EQ(third.num_bytes(), num_bytes);
       CHECK(second.data() == nullptr);  // NOLINT(bugprone-use-after-move): as above
-      Memory& itself = third;
+      Region& itself = third;
       third = std::move(itself);
       CHECK(third.data() == address);
       CHECK(third.data()[num_bytes - 1] == std::byte{7});
       second = std::move(third);
     }
-    second = Memory{};
+    second = Region{};
     CHECK(second.data() == nullptr);
     CHECK_EQ(second.num_bytes(), 0U);
   }
@@ -80,14 +80,14 @@ bool is_mapped(std::byte* page) { return msync(page, 1, MS_ASYNC) == 0 || errno 
 void mappings_end() {
   std::byte* page = nullptr;
   {
-    const Memory memory{3 * kHugePage};
+    const Region memory{3 * kHugePage};
     page = memory.data() + kHugePage;
     CHECK(is_mapped(page));
   }
   CHECK(!is_mapped(page));
-  Memory replaced{3 * kHugePage};
+  Region replaced{3 * kHugePage};
   page = replaced.data() + kHugePage;
-  replaced = Memory{};
+  replaced = Region{};
   CHECK(!is_mapped(page));
 }
 
@@ -95,7 +95,7 @@ void absurd_sizes() {
   constexpr std::size_t kLargest = std::numeric_limits<std::size_t>::max();
   for (const std::size_t num_bytes : {kLargest, kLargest - kHugePage, kLargest / 2, kLargest / 2 - 2 * kHugePage,
                                       kLargest / 2 - 2 * kHugePage + 1, std::size_t{1} << 60}) {
-    CHECK(check::throws<std::bad_alloc>([&] { Memory{num_bytes}; }));
+    CHECK(check::throws<std::bad_alloc>([&] { Region{num_bytes}; }));
   }
 }
 

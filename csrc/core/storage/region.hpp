@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Owns one zero-filled, aligned region of memory. Knows nothing of what lies in it.
+// Bytes, and whose they are: anonymous memory of this process. What else bytes may lie in (shared memory, a file) is
+// decided here and nowhere above. Knows nothing of what lies in it.
 #pragma once
 
 #include <cstddef>
-#include <span>
 
 namespace fastreplay {
 
@@ -11,15 +11,15 @@ inline constexpr std::size_t kCacheLine = 64;
 
 // Zero-filled memory, aligned to at least a cache line. Regions of a huge page and more are mapped
 // at a huge-page boundary and advised so (5-30 % on random rows); pages are touched lazily.
-class Memory {
+class Region {
  public:
-  Memory() noexcept = default;
-  explicit Memory(std::size_t num_bytes);  // throws std::bad_alloc
-  ~Memory();
-  Memory(Memory&& other) noexcept;
-  Memory& operator=(Memory&& other) noexcept;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
+  Region() noexcept = default;
+  explicit Region(std::size_t num_bytes);  // throws std::bad_alloc
+  ~Region();
+  Region(Region&& other) noexcept;
+  Region& operator=(Region&& other) noexcept;
+  Region(const Region&) = delete;
+  Region& operator=(const Region&) = delete;
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }

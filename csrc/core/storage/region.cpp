@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "memory.hpp"
+#include "storage/region.hpp"
 
 #include <cstdint>
 #include <cstring>
@@ -20,7 +20,7 @@ constexpr std::size_t kHugePage = 512 * kPage;
 
 }  // namespace
 
-Memory::Memory(std::size_t num_bytes) : num_bytes_{num_bytes} {
+Region::Region(std::size_t num_bytes) : num_bytes_{num_bytes} {
   if (num_bytes > std::numeric_limits<std::ptrdiff_t>::max() - 2 * kHugePage) throw std::bad_alloc{};
 #if defined(__unix__) || defined(__APPLE__)
   if (num_bytes >= kHugePage) {
@@ -40,15 +40,15 @@ Memory::Memory(std::size_t num_bytes) : num_bytes_{num_bytes} {
   std::memset(data_, 0, num_bytes);
 }
 
-Memory::~Memory() { release(); }
+Region::~Region() { release(); }
 
-Memory::Memory(Memory&& other) noexcept
+Region::Region(Region&& other) noexcept
     : data_{std::exchange(other.data_, nullptr)},
       num_bytes_{std::exchange(other.num_bytes_, 0)},
       mapping_{std::exchange(other.mapping_, nullptr)},
       mapping_bytes_{std::exchange(other.mapping_bytes_, 0)} {}
 
-Memory& Memory::operator=(Memory&& other) noexcept {
+Region& Region::operator=(Region&& other) noexcept {
   if (this != &other) {
     release();
     data_ = std::exchange(other.data_, nullptr);
@@ -59,7 +59,7 @@ Memory& Memory::operator=(Memory&& other) noexcept {
   return *this;
 }
 
-void Memory::release() noexcept {
+void Region::release() noexcept {
 #if defined(__unix__) || defined(__APPLE__)
   if (mapping_ != nullptr) {
     munmap(mapping_, mapping_bytes_);

@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: MIT
-#include "ring.hpp"
+#include "ring/ring.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <limits>
-#include <stdexcept>
 #include <thread>
 #include <utility>
 
-#include "copy.hpp"
-#include "steps.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
 
 namespace fastreplay {
 
 namespace {
-
-std::size_t checked_bytes(std::size_t count, std::size_t each) {
-  if (count == 0) throw std::invalid_argument{"capacity must be positive"};
-  if (each > std::numeric_limits<std::ptrdiff_t>::max() / count) throw std::bad_alloc{};
-  return count * each;
-}
 
 constexpr int kSpinsBeforeYield = 64;
 // How far ahead of a store the ring's memory is prefetched.
@@ -33,13 +25,12 @@ constexpr std::size_t kMaxCommitInterval = 64;
 }  // namespace
 
 Ring::Ring(RecordLayout layout, std::size_t capacity)
-    : layout_{std::move(layout)},
+    : records_{std::move(layout), capacity},
       capacity_{capacity},
       max_rows_per_insert_{std::max<std::size_t>(1, capacity / 8)},
       commit_interval_{std::bit_floor(std::clamp<std::size_t>(capacity / 16, 1, kMaxCommitInterval))},
-      prefetch_rows_{kPrefetchBytes / layout_.stride()},
-      records_{checked_bytes(capacity, layout_.stride())},
-      words_{checked_bytes(capacity, sizeof(std::uint32_t))} {}
+      prefetch_rows_{kPrefetchBytes / records_.layout().stride()},
+      words_{capacity * sizeof(std::uint32_t)} {}
 
 bool Ring::insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
                   std::chrono::nanoseconds patience) noexcept {
@@ -71,7 +62,7 @@ bool Ring::try_reserve(std::size_t num_rows, Ticket& first) noexcept {
     // release CAS on commit_ in advance().
     const Ticket finished = commit_.load(std::memory_order_acquire);
     if (head + num_rows > finished + capacity_) return false;
-    at_step(Step::kGatePassed);
+    at_stop_point(StopPoint::kGatePassed);
     // acq_rel on success: more than is needed, at no cost on x86; the gate's acquire orders the writers
     // of a slot, R1 in write() shows the reservation. relaxed on failure: we only try again.
     if (head_.compare_exchange_weak(head, head + num_rows, std::memory_order_acq_rel, std::memory_order_relaxed)) {
@@ -85,12 +76,12 @@ void Ring::write(std::span<const Rows> fields, std::size_t first_row, std::size_
   // R1, release: the reservation is visible to every reader that sees one of the bytes below; pairs
   // with the acquire fence in oldest_whole().
   std::atomic_thread_fence(std::memory_order_release);
-  at_step(Step::kReserved);
+  at_stop_point(StopPoint::kReserved);
   compiler_barrier();
-  const std::span<const Column> columns{layout_.columns()};
+  const std::span<const Column> columns{records_.layout().columns()};
   for (std::size_t row = first_row, left = num_rows; left > 0;) {
     const std::size_t group_rows = std::min(std::min(kGroupRows, left), capacity_ - slot);
-    std::byte* records = records_.data() + slot * layout_.stride();
+    std::byte* records = records_.at(slot);
     prefetch(slot, group_rows);
     for (std::size_t f = 0; f < columns.size(); ++f) {
       const auto [offset, row_bytes] = columns[f];
@@ -99,23 +90,23 @@ void Ring::write(std::span<const Rows> fields, std::size_t first_row, std::size_
       if (group_rows == 1) {  // the step of one environment, where choosing a loop costs more than it saves
         store_row(records + offset, rows, row_bytes);
       } else {
-        store_rows(records + offset, layout_.stride(), rows, stride_bytes, row_bytes, group_rows);
+        store_rows(records + offset, records_.layout().stride(), rows, stride_bytes, row_bytes, group_rows);
       }
-      at_step(Step::kFieldWritten);
+      at_stop_point(StopPoint::kFieldWritten);
     }
     row += group_rows;
     left -= group_rows;
     slot = slot + group_rows == capacity_ ? 0 : slot + group_rows;
   }
   compiler_barrier();
-  at_step(Step::kRowsWritten);
+  at_stop_point(StopPoint::kRowsWritten);
 }
 
 // Asks for the slots that lie some way after [slot, slot + num_rows), for this insert or the next.
 void Ring::prefetch(std::size_t slot, std::size_t num_rows) const noexcept {
   if (prefetch_rows_ == 0 || slot + num_rows + prefetch_rows_ > capacity_) return;
-  const std::byte* begin = record_at(slot + prefetch_rows_);
-  const std::byte* end = begin + num_rows * layout_.stride();
+  const std::byte* begin = records_.at(slot + prefetch_rows_);
+  const std::byte* end = begin + num_rows * records_.layout().stride();
   for (const std::byte* line = begin; line < end; line += kCacheLine) __builtin_prefetch(line, 1, 2);
 }
 
@@ -124,13 +115,13 @@ void Ring::publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_
     // release: the record's bytes happen-before a reader that sees this word; pairs with the acquire
     // loads in is_published() and advance().
     word_at(slot).store(lap_word(lap), std::memory_order_release);
-    at_step(Step::kRowPublished);
+    at_stop_point(StopPoint::kRowPublished);
     if (++slot == capacity_) {
       slot = 0;
       ++lap;
     }
   }
-  at_step(Step::kAllPublished);
+  at_stop_point(StopPoint::kAllPublished);
   // Now and then: readers and gated writers move commit themselves, and here each move costs an atomic update
   // of a line that all share.
   if (((first + num_rows) ^ first) >= commit_interval_) advance();
@@ -155,7 +146,7 @@ Ticket Ring::advance() noexcept {
       ++lap;
     }
   }
-  if (seen < finished) at_step(Step::kHelping);
+  if (seen < finished) at_stop_point(StopPoint::kHelping);
   while (seen < finished) {
     // release: passes on what the words above showed us; pairs with the acquire loads of commit_.
     // acquire on both: seen becomes another helper's commit, which we return in place of ours.
@@ -173,7 +164,7 @@ Window Ring::window_within(std::size_t slack) noexcept {
   const Ticket base = base_.load(std::memory_order_acquire);
   // acquire: rows below are published for us; pairs with the release CAS in advance().
   Ticket committed = commit_.load(std::memory_order_acquire);
-  at_step(Step::kCommitRead);
+  at_stop_point(StopPoint::kCommitRead);
   // acquire: spare, as in advance(); the loads of base_ and commit_ make it no older than they are.
   Ticket end = head_.load(std::memory_order_acquire);
   if (end - committed > slack) {
@@ -192,7 +183,7 @@ bool Ring::is_published(Ticket ticket, const Window& window) const noexcept {
 }
 
 Ticket Ring::oldest_whole() const noexcept {
-  at_step(Step::kRowsCopied);
+  at_stop_point(StopPoint::kRowsCopied);
   compiler_barrier();
   // R2, acquire: if the copy saw a byte of a later lap, the reservation of that lap happens-before
   // the load below; pairs with fence R1 in write().
@@ -231,7 +222,7 @@ void Ring::discard_unfinished() noexcept {
   Ticket next = first;
   for (Ticket ticket = first; ticket < end; ++ticket) {
     if (!is_published(ticket, nothing)) continue;
-    if (ticket != next) std::memcpy(records_.data() + slot(next) * layout_.stride(), record(ticket), layout_.stride());
+    if (ticket != next) std::memcpy(records_.at(slot(next)), record(ticket), records_.layout().stride());
     ++next;
   }
   set_words(finished, next, 0);

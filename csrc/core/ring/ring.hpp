@@ -19,7 +19,7 @@
 //   overwritten_before_clear_  as base_.
 //   words_[s] lap word of slot s: lap_word(t) once ticket t is published. Written by the ticket's
 //             writer alone (the gate makes writers of one slot follow each other), read by all.
-//   records_  bytes of the records. Written by the owner of the reserved ticket, read by all.
+//   records_  the records' bytes. Written by the owner of the reserved ticket, read by all.
 //
 // The proof that a row accepted by a reader is whole stands in ARCHITECTURE.md (Concurrency).
 #pragma once
@@ -30,18 +30,11 @@
 #include <cstdint>
 #include <span>
 
-#include "memory.hpp"
-#include "schema.hpp"
+#include "storage/records.hpp"
 
 namespace fastreplay {
 
 using Ticket = std::uint64_t;
-
-// n rows of one field: row i starts at data + i * stride_bytes.
-struct Rows {
-  const std::byte* data;
-  std::size_t stride_bytes;
-};
 
 // The tickets that a reader may draw from, as they were at one moment.
 struct Window {
@@ -58,7 +51,9 @@ class Ring {
   // Throws std::invalid_argument on capacity 0 and on sizes that do not fit, std::bad_alloc.
   Ring(RecordLayout layout, std::size_t capacity);
 
-  [[nodiscard]] const RecordLayout& layout() const noexcept { return layout_; }
+  // For views of whole columns, too, unchecked while writers run.
+  [[nodiscard]] Records& records() noexcept { return records_; }
+  [[nodiscard]] const Records& records() const noexcept { return records_; }
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return records_.num_bytes() + words_.num_bytes(); }
 
@@ -78,10 +73,7 @@ class Ring {
   // writers saves moving it.
   [[nodiscard]] Window window_to_draw_from() noexcept { return window_within(2 * commit_interval_); }
   [[nodiscard]] bool is_published(Ticket ticket, const Window& window) const noexcept;
-  [[nodiscard]] const std::byte* record(Ticket ticket) const noexcept { return record_at(slot(ticket)); }
-  [[nodiscard]] const std::byte* record_at(std::size_t slot) const noexcept {
-    return records_.data() + slot * layout_.stride();
-  }
+  [[nodiscard]] const std::byte* record(Ticket ticket) const noexcept { return records_.at(slot(ticket)); }
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept { return ticket % capacity_; }
 
   // The oldest ticket whose copy, finished before this call, is whole. To be called after the copy.
@@ -99,9 +91,6 @@ class Ring {
 
   [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
   [[nodiscard]] std::uint64_t num_overwritten() const noexcept;  // lost because the ring was full
-
-  // For views of whole columns; unchecked while writers run.
-  [[nodiscard]] std::byte* records() noexcept { return records_.data(); }
 
  private:
   // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
@@ -145,13 +134,12 @@ class Ring {
     return static_cast<std::uint32_t>(2 * (lap + 1));
   }
 
-  RecordLayout layout_;
+  Records records_;
   std::size_t capacity_;
   std::size_t max_rows_per_insert_;
   std::size_t commit_interval_;  // a power of two
   std::size_t prefetch_rows_;    // how far ahead of a store the ring's memory is asked for
-  Memory records_;
-  Memory words_;
+  Region words_;
   std::atomic<Ticket> base_{0};
   std::atomic<std::uint64_t> overwritten_before_clear_{0};
   std::uint64_t start_ = 0;  // first ticket of this ring; read-only once shared

@@ -4,7 +4,7 @@
 
 namespace fastreplay {
 
-enum class Step {
+enum class StopPoint {
   kGatePassed,    // a writer saw the lap gate open, and has not reserved yet
   kReserved,      // it holds tickets, and has written nothing
   kFieldWritten,  // one field of one or more of its records is written
@@ -19,10 +19,10 @@ enum class Step {
   kRowsCopied,    // all are, and head was not read again yet
 };
 
-#if defined(FASTREPLAY_STEPS)
-void at_step(Step step) noexcept;  // the test's
+#if defined(FASTREPLAY_STOP_POINTS)
+void at_stop_point(StopPoint point) noexcept;  // the test's
 #else
-constexpr void at_step(Step) noexcept {}
+constexpr void at_stop_point(StopPoint) noexcept {}
 #endif
 
 }  // namespace fastreplay

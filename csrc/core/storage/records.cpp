@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+#include "storage/records.hpp"
+
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+namespace fastreplay {
+
+namespace {
+
+std::size_t checked_bytes(std::size_t capacity, std::size_t stride) {
+  if (capacity == 0) throw std::invalid_argument{"capacity must be positive"};
+  if (stride > std::numeric_limits<std::ptrdiff_t>::max() / capacity) throw std::bad_alloc{};
+  return capacity * stride;
+}
+
+}  // namespace
+
+Records::Records(RecordLayout layout, std::size_t capacity)
+    : layout_{std::move(layout)}, capacity_{capacity}, region_{checked_bytes(capacity, layout_.stride())} {}
+
+}  // namespace fastreplay
