@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay.batch.loader import Loader
 from fastreplay.batch.minibatch import Minibatch
-from fastreplay.buffer.replay_buffer import ReplayBuffer, RngState, Stats
+from fastreplay.buffer.replay_buffer import ReplayBuffer
+from fastreplay.buffer.state import RngState, Stats
 from fastreplay.buffer.workers import worker_init_fn
-from fastreplay.gpu.library import BackendInfo, backend_info
+from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
 
 if TYPE_CHECKING:

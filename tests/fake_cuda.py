@@ -20,7 +20,7 @@ import torch
 from support import assert_same
 
 import fastreplay.buffer.replay_buffer
-from fastreplay.gpu import device, memory, ring
+from fastreplay.gpu import device, memory, ring, transfer
 from fastreplay.gpu.library import CudaSampling
 from fastreplay.support.checks import checked_device
 
@@ -173,11 +173,11 @@ class FakeCuda:
             return self.send_error
         self.num_sends += 1
         self.send_threads.add(threading.get_native_id())
-        transfer = device._Transfer.from_address(context)
-        stream = self.of_handle(transfer.stream)
-        stream.wait_event(self.of_handle(transfer.release))
-        self.copy_bytes(transfer.target, transfer.host, transfer.num_bytes, stream)
-        self.of_handle(transfer.copied).record(stream)
+        sent = transfer._Struct.from_address(context)
+        stream = self.of_handle(sent.stream)
+        stream.wait_event(self.of_handle(sent.release))
+        self.copy_bytes(sent.target, sent.host, sent.num_bytes, stream)
+        self.of_handle(sent.copied).record(stream)
         return 0
 
     def set_window(self, device: int, stream: int, window: int, first: int, size: int) -> int:
@@ -223,6 +223,7 @@ class FakeCuda:
         sampling = CudaSampling(self.set_window, self.sample)
         monkeypatch.setattr(device, "torch", fake_torch)
         monkeypatch.setattr(ring, "torch", fake_torch)
+        monkeypatch.setattr(transfer, "torch", fake_torch)
         monkeypatch.setattr(ring, "cuda_sampling", lambda _device: (sampling, ""))
         monkeypatch.setattr(ring, "cuda_error", lambda error: f"fake error {error}")
         monkeypatch.setattr(memory, "bytes_of", self.bytes_of)

@@ -19,7 +19,7 @@ NATIVE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in {"
 PYTHON = sorted(
     path for folder in ("fastreplay", "examples", "bench", "tests") for path in (ROOT / folder).rglob("*.py")
 )
-CYTHON = sorted(PACKAGE.glob("*.pyx"))
+CYTHON = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 
 # What each layer of C++ may include, beside the standard library.
 ROOMS = r"(batch|ring|storage)/\w+\.hpp"
@@ -33,13 +33,19 @@ ALLOWED_INCLUDES = {
 # What each room of the core may know of the others.
 KNOWN_ROOMS = {"storage": {"storage"}, "ring": {"ring", "storage"}, "batch": {"batch", "ring", "storage"}}
 
-# Imported only when something of them is asked for: target updates and CUDA devices are torch's.
-TORCH_SIDE = {
-    *("target.py", "_target_arguments.py", "_mover.py", "_pairing.py", "_memory.py", "_foreach.py"),
-    *("_cuda.py", "_cuda_ring.py", "_torch_abi.py"),
+# What each room of the package may import from, at any place in its files. All may use the native core.
+ROOMS = {
+    "support": set(),
+    "schema": {"support"},
+    "batch": {"support", "schema"},
+    "gpu": {"support", "schema", "batch"},
+    "buffer": {"support", "schema", "batch", "gpu"},
+    "target": {"support", "gpu"},
+    "adapters": {"support", "schema", "batch", "gpu", "buffer", "target"},
 }
-# Imported only by name: what stands in for other libraries' classes returns torch's tensors, as they do.
-ADAPTERS = {"_adapter.py", "cleanrl.py"}
+# Rooms that `import fastreplay` must not open: they import torch.
+OPENED_LATE = {"target", "adapters"}
+TORCH_SIDE = {"support/torch_abi.py", "gpu/device.py", "gpu/memory.py", "gpu/ring.py", "gpu/transfer.py"}
 
 
 def includes(path: Path) -> list[str]:
@@ -66,14 +72,14 @@ def imports(path: Path) -> set[str]:
 def test_the_walks_find_files() -> None:
     assert {path.name for path in NATIVE} >= {"ring.hpp", "ring.cpp", "module.cpp", "device.cu"}
     assert {path.name for path in PYTHON} >= {
-        "buffer.py",
+        "replay_buffer.py",
         "n_step.py",
         "ddpg.py",
         "learner.py",
         "table.py",
         "test_codebase.py",
     }
-    assert {path.name for path in CYTHON} == {"_fastpath.pyx", "_step_ring.pyx", "_target.pyx", "_tensors.pyx"}
+    assert {path.name for path in CYTHON} >= {"insert.pyx", "step_writer.pyx", "watched.pyx", "tensors.pyx"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
@@ -89,19 +95,24 @@ def test_native_layers(path: Path) -> None:
 
 
 def test_python_layers() -> None:
-    for path in PACKAGE.glob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *CYTHON]:
+        *rooms, _ = path.relative_to(PACKAGE).parts
+        if not rooms:
+            continue
+        used = set(re.findall(r"^ *(?:from|import) fastreplay\.([a-z]\w*)", path.read_text(), re.MULTILINE))
+        assert used <= ROOMS[rooms[0]] | {rooms[0]}, f"{path} imports from {used - ROOMS[rooms[0]] - {rooms[0]}}"
+
+
+def test_what_is_imported_at_once() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
         for module in imports(path):
             top = module.split(".")[0]
             assert top not in {"examples", "bench", "tests"}, (path, module)
-            assert top != "stable_baselines3", f"{path} imports {module} at import time"
-            assert top != "torch" or path.name in TORCH_SIDE | ADAPTERS, f"{path} imports {module} at import time"
-            assert not module.startswith("fastreplay.sb3"), f"{path} imports {module} at import time"
-            if path.name not in ADAPTERS:
-                assert module.split(".")[-1] not in {Path(name).stem for name in ADAPTERS}, (path, module)
-            if top == "gymnasium":
-                assert path.name == "_spaces.py"
-    for module in imports(PACKAGE / "sb3" / "__init__.py"):
-        assert module.split(".")[0] not in {"torch", "gymnasium", "stable_baselines3"}, module
+            assert top != "stable_baselines3" or name.startswith("adapters/sb3/"), (path, module)
+            assert top != "gymnasium" or name == "schema/spaces.py" or name.startswith("adapters/"), (path, module)
+            is_late = name.split("/")[0] in OPENED_LATE or name in TORCH_SIDE
+            assert top != "torch" or is_late, f"{path} imports {module} at import time"
     for path in (ROOT / "examples").rglob("*.py"):
         private = [module for module in imports(path) if module.startswith("fastreplay._")]
         assert not private, f"{path} uses {private}: examples use the public face"

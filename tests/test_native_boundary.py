@@ -112,7 +112,7 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "Schema": (lambda: fr.Schema({"x": ()}), lambda s: s.__init__({"y": (5,)})),
     "Loader": (
         lambda: fill(NativeBuffer(10, FIELDS), 5).loader(2),
-        lambda loader: loader.__init__(None, None, None, None, batch_size=1, depth=1),
+        lambda loader: loader.__init__(None, None, batch_size=1, depth=1),
     ),
     "VectorRing": (
         lambda: VectorRing(4, 1, Part((2,), np.dtype("f4")), Part((1,), np.dtype("f4"))),

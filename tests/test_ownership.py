@@ -19,9 +19,6 @@ import torch.utils.dlpack
 from support import FIELDS, NativeBuffer, arrays, assert_holds, fill, rows_of
 from torch.autograd import forward_ad as typed_forward_ad
 
-import fastreplay.batch.block
-import fastreplay.support.torch_abi
-
 forward_ad: Any = typed_forward_ad
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ SCRIPTS_ITS_FORMULAS = pytest.mark.filterwarnings("ignore:.torch.jit:Deprecation
 @pytest.fixture(params=["as torch tells", "without torch's functions"])
 def buffer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param != "as torch tells":
-        monkeypatch.setattr(fastreplay.support.torch_abi, "torch_abi", lambda: None)
+        monkeypatch.setattr("fastreplay.support.torch_abi.torch_abi", lambda: None)
     return fill(NativeBuffer(200, FIELDS, seed=0), 300)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import fastreplay as fr
 from fastreplay import _core
 from fastreplay.gpu import library
 
@@ -88,7 +89,7 @@ def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None
         "print(sorted(map(tuple, b[:].x.tolist())), b.sample(3).x.shape, fr.backend_info()['cuda_compiled'])"
     )
     said = run(python, "-c", code, cwd=tmp_path).strip()
-    assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {library.backend_info()['cuda_compiled']}"
+    assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {fr.backend_info()['cuda_compiled']}"
 
 
 def nvcc(compile_command: str, release: str = "13.0", architectures: str = "compute_75 compute_90") -> str:

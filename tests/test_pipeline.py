@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 
 import fastreplay as fr
-from fastreplay.gpu import device, library, memory
-from fastreplay.gpu.pinned import Pipeline, Slot, State
+from fastreplay.gpu import device, library, memory, transfer
+from fastreplay.gpu.pinned import PinnedDelivery
+from fastreplay.gpu.pinned_block import PinnedBlock, State
 
 
 def gpu_buffer(seed: int = 0, count: int = 150) -> Any:
@@ -32,33 +33,33 @@ def cpu_buffer(seed: int = 0, count: int = 150) -> Any:
     return fill(NativeBuffer(100, FIELDS, seed=seed, output="numpy"), count)
 
 
-def slot_of(batch: Any) -> Slot:
-    slot: Slot = batch._block
-    assert isinstance(slot, Slot)
-    return slot
+def block_of(batch: Any) -> PinnedBlock:
+    block: PinnedBlock = batch._block
+    assert isinstance(block, PinnedBlock)
+    return block
 
 
-def pipeline_of(buffer: Any) -> Pipeline:
-    pipeline: Pipeline = buffer._supply
-    assert isinstance(pipeline, Pipeline)
-    return pipeline
+def delivery_of(buffer: Any) -> PinnedDelivery:
+    delivery: PinnedDelivery = buffer._deliveries[0]
+    assert isinstance(delivery, PinnedDelivery)
+    return delivery
 
 
-def lanes_of(pipeline: Pipeline) -> tuple[list[Slot], list[Slot]]:
-    """Give the slots that lie free, and those that were handed out."""
-    lanes = pipeline._lanes.values()
-    return [slot for lane in lanes for slot in lane.free], [slot for lane in lanes for slot in lane.in_use]
+def rotations_of(delivery: PinnedDelivery) -> tuple[list[PinnedBlock], list[PinnedBlock]]:
+    """Give the blocks that lie free, and those that were handed out."""
+    rotations = delivery._rotations.values()
+    return [block for each in rotations for block in each.free], [block for each in rotations for block in each.in_use]
 
 
 def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bool]:
     """Queue, as a learner does, work that looks at a minibatch; it compares when it runs. It holds no reference."""
-    slot = slot_of(batch)
-    return queue_check_at(stream, slot, slot.transfer.target, expected)
+    block = block_of(batch)
+    return queue_check_at(stream, block, block.transfer.target, expected)
 
 
-# The slot's own states.
+# The block's own states.
 
-ENTERED = {  # how to come to a state from a new slot
+ENTERED = {  # how to come to a state from a new block
     State.FREE: [],
     State.FILLING: ["begin"],
     State.COPYING: ["begin", "start"],
@@ -72,57 +73,57 @@ LEGAL = {
 }
 CALLS: dict[str, Any] = {
     **{
-        name: lambda slot, name=name: getattr(slot, name)()
+        name: lambda block, name=name: getattr(block, name)()
         for name in ("begin", "start", "hand_out_ahead", "hand_out", "cancel", "release")
     },
-    "refill": lambda slot: slot.refill(lambda _: True),
+    "refill": lambda block: block.refill(lambda _: True),
 }
 
 
-def new_slot(cuda: FakeCuda) -> Slot:
+def new_block(cuda: FakeCuda) -> PinnedBlock:
     buffer = gpu_buffer()
-    return Slot(buffer._ring, buffer.schema, 4, buffer._accelerator)
+    return PinnedBlock(buffer._ring, buffer.schema, 4, buffer._gpu)
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("state", ENTERED, ids=lambda state: state.name)
 def test_only_the_steps_of_the_way_are_taken(cuda: FakeCuda, state: State, call: str) -> None:
-    slot = new_slot(cuda)
+    block = new_block(cuda)
     for step in ENTERED[state]:
-        CALLS[step](slot)
+        CALLS[step](block)
     cuda.run_all()
-    assert slot.state is state
+    assert block.state is state
     queued = [len(stream.queue) for stream in cuda.streams]
     if call in LEGAL[state]:
-        CALLS[call](slot)
-        assert slot.state is not state or call == "refill"
+        CALLS[call](block)
+        assert block.state is not state or call == "refill"
     else:
         with pytest.raises(AssertionError, match=rf"block: {state.value} -> [\w ]+ is no step"):
-            CALLS[call](slot)
-        assert slot.state is state
+            CALLS[call](block)
+        assert block.state is state
         assert [len(stream.queue) for stream in cuda.streams] == queued
 
 
 def test_a_block_that_is_being_copied_is_not_filled(cuda: FakeCuda) -> None:
-    slot = new_slot(cuda)
+    block = new_block(cuda)
     for step in ("begin", "start", "hand_out", "release"):
-        CALLS[step](slot)
+        CALLS[step](block)
     with pytest.raises(AssertionError, match="being copied"):
-        slot.begin()
+        block.begin()
     cuda.run_all()
-    slot.begin()
+    block.begin()
 
 
 def test_a_block_that_is_referred_to_is_not_freed(cuda: FakeCuda) -> None:
-    slot = new_slot(cuda)
-    slot.begin()
-    slot.start()
-    held = slot.hand_out()[0][1:2]
+    block = new_block(cuda)
+    block.begin()
+    block.start()
+    held = block.hand_out()[0][1:2]
     with pytest.raises(AssertionError, match="referred to"):
-        slot.release()
+        block.release()
     del held
-    slot.release()
-    assert slot.state is State.FREE
+    block.release()
+    assert block.state is State.FREE
 
 
 # What a caller sees.
@@ -131,14 +132,14 @@ def test_a_block_that_is_referred_to_is_not_freed(cuda: FakeCuda) -> None:
 def test_a_minibatch_is_one_copy_to_one_block(cuda: FakeCuda) -> None:
     buffer, twin = gpu_buffer(3), cpu_buffer(3)
     batch = buffer.sample(16)
-    slot = slot_of(batch)
+    block = block_of(batch)
     assert cuda.num_blocks == 1
-    base, end = slot.transfer.target.data_ptr(), slot.transfer.target.data_ptr() + slot.transfer.target.numel()
+    base, end = block.transfer.target.data_ptr(), block.transfer.target.data_ptr() + block.transfer.target.numel()
     for value in (*batch, batch.ticket):
         assert base <= value.data_ptr() < end
         assert value.untyped_storage().data_ptr() == base
     expected = arrays(twin.sample(16))
-    assert not slot.transfer.is_copied()
+    assert not block.transfer.is_copied()
     assert buffer.stats()["blocks_in_flight"] == 1
     ran = queue_check(cuda.current, batch, expected)
     assert cuda.num_host_waits == 0
@@ -147,7 +148,7 @@ def test_a_minibatch_is_one_copy_to_one_block(cuda: FakeCuda) -> None:
     assert_same({**{name: value.numpy() for name, value in batch.items()}, "ticket": batch.ticket.numpy()}, expected)
     stats = buffer.stats()
     assert (stats["blocks_in_flight"], stats["waits"], stats["wait_s"]) == (0, 0, 0.0)
-    assert stats["pinned_bytes"] == slot.transfer.host.nbytes == buffer._ring.block_bytes(16)
+    assert stats["pinned_bytes"] == block.transfer.host.nbytes == buffer._ring.block_bytes(16)
 
 
 def test_the_consumer_waits_for_the_copy_and_nobody_else(cuda: FakeCuda) -> None:
@@ -200,7 +201,7 @@ def test_a_copy_does_not_wait_for_the_step_before_it(cuda: FakeCuda) -> None:
     previous, batch = batch, buffer.sample(16)
     while cuda.side.run():
         pass
-    assert slot_of(batch).transfer.is_copied()
+    assert block_of(batch).transfer.is_copied()
     stuck = False
     cuda.run_all()
     assert previous is not None
@@ -228,7 +229,7 @@ def test_a_slow_device_makes_the_host_wait_in_the_end(cuda: FakeCuda) -> None:
     buffer, twin = gpu_buffer(1), cpu_buffer(1)
     for _ in range(300):
         queue_check(cuda.current, buffer.sample(64), arrays(twin.sample(64)))
-    assert len(pipeline_of(buffer)._slots) <= 64 + 3
+    assert len(delivery_of(buffer)._blocks) <= 64 + 3
     stats = buffer.stats()
     assert stats["waits"] == cuda.num_host_waits > 5
     assert stats["wait_s"] > 0
@@ -238,7 +239,7 @@ def test_a_slow_device_makes_the_host_wait_in_the_end(cuda: FakeCuda) -> None:
 def test_held_minibatches_are_left_alone_and_surplus_blocks_go(cuda: FakeCuda) -> None:
     buffer, twin = gpu_buffer(1), cpu_buffer(1)
     held = [(buffer.sample(64), arrays(twin.sample(64))) for _ in range(200)]
-    assert len({id(slot_of(batch)) for batch, _ in held}) == 200
+    assert len({id(block_of(batch)) for batch, _ in held}) == 200
     for batch, expected in held:
         queue_check(cuda.current, batch, expected)
     cuda.run_all()
@@ -272,12 +273,12 @@ def test_a_loader_copies_ahead(cuda: FakeCuda) -> None:
     buffer = gpu_buffer(1)
     with buffer.loader(16, depth=3) as loader:
         next(loader)
-        slots = pipeline_of(buffer)._slots
+        blocks = delivery_of(buffer)._blocks
         while cuda.num_sends < 4:
             pass
         cuda.run_all()
-        assert sum(slot.is_ahead for slot in slots) == 3
-        assert all(slot.transfer.is_copied() for slot in slots)
+        assert sum(block.is_ahead for block in blocks) == 3
+        assert all(block.transfer.is_copied() for block in blocks)
         assert buffer.stats()["blocks_in_flight"] == 3
     assert buffer.stats()["blocks_in_flight"] == 0
 
@@ -290,9 +291,9 @@ def test_a_failed_copy_reaches_the_consumer(cuda: FakeCuda) -> None:
         next(loader)
     assert list(loader) == []
     cuda.run_all()
-    slots = list(pipeline_of(buffer)._slots)
-    assert slots
-    assert all(slot.is_unreferenced() and not slot.is_in_flight() for slot in slots)
+    blocks = list(delivery_of(buffer)._blocks)
+    assert blocks
+    assert all(block.is_unreferenced() and not block.is_in_flight() for block in blocks)
 
 
 def test_no_loader_without_the_cuda_part(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,8 +311,8 @@ def test_closing_waits_for_copies(cuda: FakeCuda) -> None:
     while cuda.num_sends < 4:
         pass
     loader.close()
-    assert all(slot.transfer.is_copied() for slot in pipeline_of(buffer)._slots)
-    assert sum(slot.is_unreferenced() for slot in pipeline_of(buffer)._slots) == 4
+    assert all(block.transfer.is_copied() for block in delivery_of(buffer)._blocks)
+    assert sum(block.is_unreferenced() for block in delivery_of(buffer)._blocks) == 4
     num_blocks = cuda.num_blocks
     for _ in range(4):
         buffer.gather(np.arange(16))
@@ -350,7 +351,7 @@ def test_a_refused_out_changes_nothing(cuda: FakeCuda) -> None:
     buffer.clear()
     with pytest.raises(ValueError, match="empty"):
         buffer.sample(16, out=out)
-    assert slot_of(out).state is State.IN_USE
+    assert block_of(out).state is State.IN_USE
     ran = queue_check(cuda.current, out, expected)
     cuda.run_all()
     assert ran
@@ -390,14 +391,14 @@ def test_many_batch_sizes_keep_few_blocks(cuda: FakeCuda) -> None:
         buffer.sample(size)
     cuda.run_all()
     gc.collect()
-    assert len(pipeline_of(buffer)._slots) <= 4 * 3
+    assert len(delivery_of(buffer)._blocks) <= 4 * 3
 
 
 def test_faces_share_the_device_and_no_block(cuda: FakeCuda) -> None:
     buffer = gpu_buffer()
     first, second = buffer.spawn(2)
     held = [face.sample(8) for face in (buffer, first, second)]
-    assert len({id(slot_of(batch)) for batch in held}) == 3
+    assert len({id(block_of(batch)) for batch in held}) == 3
     assert len(cuda.streams) == 2
     assert first.stats()["pinned_bytes"] == buffer._ring.block_bytes(8)
 
@@ -417,11 +418,12 @@ def test_page_locked_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda)
     buffer, twin = gpu_buffer(2), cpu_buffer(2)
     loader = buffer.loader(16, depth=1, steps=1)
     batch = next(loader)
-    reward, transfer = batch.reward, slot_of(batch).transfer
-    assert not transfer.is_copied()
+    reward, sent = batch.reward, block_of(batch).transfer
+    assert not sent.is_copied()
     copied_when_freed: list[bool] = []
-    weakref.finalize(transfer._pinned, lambda event: copied_when_freed.append(event.query()), transfer._copied)  # type: ignore[attr-defined]
-    del batch, transfer, loader, buffer
+    copied: Any = sent._copied
+    weakref.finalize(sent._pinned, lambda event: copied_when_freed.append(event.query()), copied)
+    del batch, sent, copied, loader, buffer
     gc.collect()
     assert copied_when_freed == [True]
     assert np.array_equal(reward.numpy(), twin.sample(16).reward)
@@ -484,7 +486,7 @@ class Interleavings(RuleBasedStateMachine):
         return arrays(self.twin.sample(batch_size))
 
     def hold(self, batch: Any, expected: dict[str, Any]) -> None:
-        assert slot_of(batch) not in [slot_of(held) for held, _, _ in self.held]
+        assert block_of(batch) not in [block_of(held) for held, _, _ in self.held]
         self.held.append((batch, self.cuda.current, expected))
         self.most_held = max(self.most_held, len(self.held))
         self.reads.append(queue_check(self.cuda.current, batch, expected))
@@ -580,17 +582,17 @@ class Interleavings(RuleBasedStateMachine):
     def every_block_is_in_one_state(self) -> None:
         if not hasattr(self, "buffer"):
             return
-        pipeline = pipeline_of(self.buffer)
-        free, in_use = lanes_of(pipeline)
+        delivery = delivery_of(self.buffer)
+        free, in_use = rotations_of(delivery)
         assert len(set(map(id, free + in_use))) == len(free) + len(in_use)
-        assert all(slot.state is State.FREE for slot in free)
-        assert all(slot.state is State.IN_USE for slot in in_use)
-        assert not any(slot.state is State.FILLING for slot in pipeline._slots)
-        ahead = [slot for slot in pipeline._slots if slot.is_ahead]
+        assert all(block.state is State.FREE for block in free)
+        assert all(block.state is State.IN_USE for block in in_use)
+        assert not any(block.state is State.FILLING for block in delivery._blocks)
+        ahead = [block for block in delivery._blocks if block.is_ahead]
         assert len(ahead) == (self.depth if self.loader is not None else 0)
-        assert {id(slot_of(batch)) for batch, _, _ in self.held} <= set(map(id, in_use))
+        assert {id(block_of(batch)) for batch, _, _ in self.held} <= set(map(id, in_use))
         # Two sizes on two streams; a few blocks each to take turns, and what is not copied yet, within the bound.
-        assert len(pipeline._slots) <= self.most_held + self.depth + 4 * 64
+        assert len(delivery._blocks) <= self.most_held + self.depth + 4 * 64
 
     def teardown(self) -> None:
         if self.loader is not None:
@@ -617,12 +619,12 @@ def test_a_machine_without_a_gpu_says_why() -> None:
     with pytest.raises(
         RuntimeError, match=r"device: cuda:0 needs page-locked memory, and 4096 bytes of it cannot be had"
     ):
-        device.CudaDevice(DEVICE)
+        device.Device(DEVICE)
 
 
 def test_memory_that_is_not_page_locked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = torch.empty(10, dtype=torch.uint8)
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: memory)
+    pageable = torch.empty(10, dtype=torch.uint8)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: pageable)
     with pytest.raises(RuntimeError, match="torch gave 10 bytes that are not"):
         memory.page_locked(10, DEVICE)
 
@@ -632,7 +634,7 @@ def test_the_struct_is_that_of_the_header() -> None:
     body = header[header.index("struct fastreplay_cuda_transfer {") : header.index("};")]
     fields = re.findall(r"^\s*(.+?[ *])(\w+);", body, re.MULTILINE)
     kinds = {"size_t ": ctypes.c_size_t, "int ": ctypes.c_int}
-    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(device._Transfer._fields_)
+    assert [(name, kinds.get(kind, ctypes.c_void_p)) for kind, name in fields] == list(transfer._Struct._fields_)
 
 
 def test_the_native_sender_reports_what_is_wrong() -> None:
@@ -641,7 +643,7 @@ def test_the_native_sender_reports_what_is_wrong() -> None:
         pytest.skip("built without CUDA")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    error = loaded.fastreplay_cuda_send(ctypes.byref(device._Transfer()))
+    error = loaded.fastreplay_cuda_send(ctypes.byref(transfer._Struct()))
     assert error != 0
     assert library.cuda_error(error)
     assert library.cuda_sender()[0] == 0
@@ -659,7 +661,7 @@ class TestOnADevice:
         for batch, expected in held:
             assert batch.reward.device == DEVICE
             assert_same(batch, expected)
-        assert slot_of(held[0][0]).transfer._pinned.is_pinned()  # type: ignore[attr-defined]
+        assert block_of(held[0][0]).transfer._pinned.is_pinned()
         assert buffer.stats()["waits"] == 0
 
     def test_the_host_never_waits(self) -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill, transitions
 
+import fastreplay as fr
 from fastreplay.gpu import library, ring
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ def test_the_library_says_why_it_cannot() -> None:
         pytest.skip("there is a CUDA device")
     functions, reason = library.cuda_sampling(0)
     assert functions is None
-    assert reason == library.backend_info()["cuda_status"]
+    assert reason == fr.backend_info()["cuda_status"]
     loaded = library._cuda_library()
     if loaded is not None:
         assert loaded.fastreplay_cuda_prepare_sampling(0) != 0

@@ -15,8 +15,8 @@ import torch
 from stable_baselines3.common import utils
 from torch import Tensor, nn
 
-from fastreplay.adapters.sb3.polyak import polyak_update
 from fastreplay.adapters.sb3 import polyak
+from fastreplay.adapters.sb3.polyak import polyak_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

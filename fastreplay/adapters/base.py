@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from fastreplay.adapters.steps import Array
-    from fastreplay.batch.block import Block
+    from fastreplay.batch.block import HostBlock
 
 __all__ = ["Adapter"]
 
@@ -156,7 +156,7 @@ class Adapter:
     def _torch_device(self) -> torch.device:
         return self.device if isinstance(self.device, torch.device) else torch.device(self.device)
 
-    def _fresh_tensors(self, block: Block) -> tuple[Any, ...]:
+    def _fresh_tensors(self, block: HostBlock) -> tuple[Any, ...]:
         """Return observation, action, next observation, done and reward of a block as fresh tensors."""
         ring = self._ring
         values = ring.tensors(block, self._torch_device())

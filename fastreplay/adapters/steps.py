@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fastreplay.adapters.step_writer import StepRing
-from fastreplay.batch.block import HostPool
+from fastreplay.batch.pool import Pool
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.checks import TORCH_DTYPES, checked_count
 from fastreplay.support.memory_limit import new_ring
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from fastreplay.batch.block import Block
+    from fastreplay.batch.block import HostBlock
 
 Array: TypeAlias = "NDArray[Any]"
 Observation: TypeAlias = "Array | dict[str, Array]"
@@ -161,7 +161,7 @@ class VectorRing(StepRing):
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
-        self.pool = HostPool(self.schema)
+        self.pool = Pool(self.schema)
         views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
         self.observations = self._named(views)
         self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
@@ -176,7 +176,7 @@ class VectorRing(StepRing):
         taken = [next(views) for _ in range(self.num_observations)]
         return taken[0] if self.keys is None else Columns(zip(self.keys, taken, strict=True))
 
-    def gather(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Block:
+    def gather(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> HostBlock:
         """Copy transitions into a block.
 
         Its fields (B, ...) are the observation's parts, the action, the next observation's parts, reward (B, 1)
@@ -196,7 +196,7 @@ class VectorRing(StepRing):
 
     def gather_n_steps(
         self, rows: NDArray[np.int64], envs: NDArray[np.int64], num_steps: int, newest_row: int
-    ) -> tuple[Block, NSteps]:
+    ) -> tuple[HostBlock, NSteps]:
         """Copy n-step transitions into a block as `gather` does, but for the reward, which is left undefined.
 
         Args:
@@ -240,7 +240,7 @@ class VectorRing(StepRing):
             return values[first]
         return dict(zip(self.keys, values[first : first + self.num_observations], strict=True))
 
-    def tensors(self, block: Block, device: torch.device) -> tuple[torch.Tensor, ...]:
+    def tensors(self, block: HostBlock, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return a block's fields as tensors: on the CPU its own memory, else moved in one transfer."""
         if device.type != "cpu":
             return block.layout.tensors_in(block.flat_tensor().to(device))[:-1]

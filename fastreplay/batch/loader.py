@@ -10,12 +10,11 @@ from fastreplay import _core
 from fastreplay.support.memory_limit import check_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from fastreplay.batch.block import Prefetcher, Supply
+    from fastreplay.batch.delivery import Delivery
     from fastreplay.batch.minibatch import Minibatch
 
 __all__ = ["Loader"]
@@ -58,22 +57,18 @@ class Loader(Generic[ArrayT]):
 
     def __init__(
         self,
-        prefetcher: Prefetcher[ArrayT],
-        take: Callable[[], Minibatch[ArrayT]],
-        give: Callable[[Minibatch[ArrayT]], Minibatch[ArrayT]],
-        supply: Supply[Any],
+        prefetcher: _core.Prefetcher,
+        delivery: Delivery,
         *,
         batch_size: int,
         depth: int,
     ) -> None:
         if hasattr(self, "_prefetcher"):
             raise RuntimeError("Loader: __init__ was called before; make another")
-        self._take = take
-        self._give = give
-        self._supply = supply
+        self._delivery = delivery
         self._batch_size = batch_size
         self._depth = depth
-        weakref.finalize(self, _end, prefetcher, supply)
+        weakref.finalize(self, _end, prefetcher, delivery)
         self._prefetcher = prefetcher
 
     def _begin(self) -> Self:
@@ -81,10 +76,11 @@ class Loader(Generic[ArrayT]):
         num_first = self._prefetcher.num_first
         first: list[tuple[Minibatch[ArrayT], Any, int]] = []
         for _ in range(num_first):
-            minibatch = self._take()
+            minibatch = self._new()
             if not first:
-                num_bytes = minibatch._block.layout.num_bytes  # type: ignore[union-attr]
-                check_memory("depth", f"{num_first} minibatches", num_first * num_bytes)
+                block: Any = minibatch._block
+                num_bytes = num_first * block.layout.num_bytes
+                check_memory("depth", f"{num_first} minibatches", num_bytes)
             first.append(_entry(minibatch))
         self._prefetcher.start(first)
         return self
@@ -127,7 +123,7 @@ class Loader(Generic[ArrayT]):
         Thread safety:
             May be called from any thread, any number of times.
         """
-        _end(self._prefetcher, self._supply)
+        _end(self._prefetcher, self._delivery)
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +140,11 @@ class Loader(Generic[ArrayT]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("Loader: a thread and its minibatches cannot be copied; make another with buffer.loader()")
 
-    def _prepare(self) -> tuple[Prefetcher[ArrayT], int, Minibatch[ArrayT]]:
+    def _new(self) -> Minibatch[ArrayT]:
+        """Make a minibatch that is to be filled."""
+        return self._delivery.give_ahead(self._delivery.take(self._batch_size))
+
+    def _prepare(self) -> tuple[_core.Prefetcher, int, Minibatch[ArrayT]]:
         """Make the oldest minibatch ready to be handed out, and another to take its place.
 
         Leaves everything as it was but for the place of the other, and may so be interrupted and called again
@@ -152,7 +152,7 @@ class Loader(Generic[ArrayT]):
         """
         prefetcher = self._prefetcher
         if prefetcher.wants_spare:
-            prefetcher.put(*_entry(self._take()))
+            prefetcher.put(*_entry(self._new()))
         try:
             oldest = prefetcher.oldest()
             if oldest is None and not prefetcher.error:
@@ -163,10 +163,10 @@ class Loader(Generic[ArrayT]):
             raise
         if oldest is not None:
             number, minibatch = oldest
-            return prefetcher, number, self._give(minibatch)
+            return prefetcher, number, self._delivery.make_ready(minibatch)
         if error := prefetcher.error:
             self.close()
-            raise RuntimeError(f"loader: the copy to the device could not be started: {self._supply.describe(error)}")
+            raise RuntimeError(f"loader: the copy to the device could not be started: {self._delivery.describe(error)}")
         raise ValueError("sample: the buffer is empty")
 
 
@@ -176,9 +176,9 @@ def _entry(minibatch: Minibatch[Any]) -> tuple[Minibatch[Any], Any, int]:
     return minibatch, block.native, block.context
 
 
-def _end(prefetcher: Prefetcher[Any], supply: Supply[Any]) -> None:
+def _end(prefetcher: _core.Prefetcher, delivery: Delivery) -> None:
     """End the thread, and give back what was not handed out. If it is interrupted, it may be called again."""
     prefetcher.stop()
     for minibatch in prefetcher.minibatches:
-        supply.cancel_ahead(minibatch._block)
+        delivery.cancel_ahead(minibatch._block)
     prefetcher.drop()

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay.batch.block import Block
-    from fastreplay.gpu.mirror import ResidentBlock
-    from fastreplay.gpu.pinned import Slot
-    from fastreplay.schema.schema import Schema
+    from fastreplay.schema import Schema
 
 __all__ = ["Minibatch"]
 
@@ -59,7 +57,7 @@ class Minibatch(Generic[ArrayT]):
         self,
         schema: Schema,
         values: tuple[ArrayT, ...],
-        block: Block | Slot | ResidentBlock | None,
+        block: Block | None,
         batch_size: int | None,
         ticket: ArrayT | None = None,
     ) -> None:

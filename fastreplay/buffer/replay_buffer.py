@@ -1,94 +1,67 @@
 # SPDX-License-Identifier: MIT
-"""The replay buffer: a ring of transitions with uniform minibatches."""
+"""The replay buffer: transitions go into a ring, minibatches come out."""
 
 from __future__ import annotations
 
-import operator
 import os
 import sys
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, SupportsFloat, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.batch.block import HostSupply, Supply, Waits
-from fastreplay.batch.loader import Loader
-from fastreplay.batch.minibatch import Minibatch
-from fastreplay.buffer import insert
-from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, check_contents, check_keys, checked_ticket
-from fastreplay.gpu.mirror import Resident, ResidentSampler, ResidentSupply
-from fastreplay.gpu.pinned import Pipeline
-from fastreplay.schema.schema import Schema
+from fastreplay.batch.delivery import Delivery, HostDelivery
+from fastreplay.batch.reader import Reader
+from fastreplay.batch.sampler import Sampler
+from fastreplay.batch.waits import Waits
+from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.options import check_output, check_storage, checked_timeout
+from fastreplay.buffer.saved_state import checked_state
+from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
+from fastreplay.buffer.state import checked_rng_state
+from fastreplay.schema import Schema
 from fastreplay.support.checks import (
-    check_output,
-    check_storage,
-    checked_addresses,
     checked_batch_size,
+    checked_count,
     checked_depth,
     checked_device,
     checked_index,
     checked_steps,
-    checked_timeout,
     key_of,
-    readable_bytes,
 )
 from fastreplay.support.living import Living
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import gymnasium as gym
     import torch
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
-    from typing_extensions import Self
+    from numpy.typing import DTypeLike, NDArray
+    from typing_extensions import Self, Unpack
 
-    from fastreplay.gpu.pinned import Device
-    from fastreplay.schema.schema import FieldLike
-    from fastreplay.support.checks import Seed, Storage
+    from fastreplay.batch.loader import Loader
+    from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.buffer.options import Options, Storage
+    from fastreplay.buffer.state import RngState, Stats
+    from fastreplay.gpu.device import Device
+    from fastreplay.gpu.mirror import Mirror
+    from fastreplay.schema import FieldLike
+    from fastreplay.support.checks import Seed
     from fastreplay.support.saving import Format
 
-    # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
-    TransitionValue = ArrayLike | torch.Tensor | SupportsFloat | Mapping[str, object]
+    Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 
-__all__ = ["ReplayBuffer", "RngState", "Stats"]
+__all__ = ["ReplayBuffer"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 # Of Python's objects that a face is made of, at least.
 _FACE_BYTES = 1024
 
-# A slice has no index that could be out of range: where it meets a writer, it is read again.
-_SLICE_TRIES = 1000
 
-
-class RngState(TypedDict):
-    """The generator's whole state: its key and the number of sample calls made."""
-
-    key: list[int]
-    calls: int
-
-
-class _TransferStats(TypedDict):
-    pinned_bytes: int  # page-locked memory of minibatches on their way to a GPU
-    blocks_in_flight: int  # minibatches being gathered or copied, and those that loaders have ready
-    waits: int  # how often sample() or a loader had to wait: for a copy that was still under way, or its thread
-    wait_s: float  # the seconds that this took in all
-
-
-class Stats(_TransferStats):
-    """Counters of a buffer, since it was made."""
-
-    inserted: int  # transitions inserted
-    overwritten: int  # of these, lost because the buffer was full
-    sampled: int  # rows drawn by sample() and loaders
-    redraws: int  # rows drawn again because a writer overwrote them while they were copied
-    bytes: int  # memory of the ring
-
-
-class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
+class ReplayBuffer(Contents[ArrayT]):
     """A ring of transitions with uniform minibatches.
 
     Experience replay (Lin 1992; Mnih et al. 2015): store every transition, overwrite the oldest,
@@ -139,16 +112,14 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         ReplayBuffer(10 of 1000 transitions, 36 kB: observation (3,) float32, action () int64; torch, cpu)
     """
 
-    if TYPE_CHECKING:
-        # What type checkers and editors see; the docstrings stand in insert.pyx.
-        def add(self, *values: TransitionValue, **fields: TransitionValue) -> None:
-            """Insert one transition, given by field name or in schema order."""
-
-        def extend(self, *values: TransitionValue, **fields: TransitionValue) -> None:
-            """Insert n transitions, whose number is the leading axis of every field."""
-    else:
-        add = insert.ADD
-        extend = insert.EXTEND
+    _timeout: float
+    _storage: Storage
+    _waits: Waits
+    _gpu: Device | None
+    _mirror: Mirror | None
+    _deliveries: list[Delivery]
+    _sampler: Sampler
+    _num_spawned: _core.Counter
 
     @overload
     def __init__(
@@ -156,11 +127,8 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         capacity: int,
         fields: Mapping[str, FieldLike],
         *,
-        seed: Seed = None,
-        device: torch.device | str | int = "cpu",
-        storage: Storage = "host",
         output: Literal["torch"] = "torch",
-        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> None: ...
     @overload
     def __init__(
@@ -168,11 +136,8 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         capacity: int,
         fields: Mapping[str, FieldLike],
         *,
-        seed: Seed = None,
-        device: torch.device | str | int = "cpu",
-        storage: Storage = "host",
         output: Literal["numpy"],
-        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> None: ...
     def __init__(
         self,
@@ -186,9 +151,7 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         timeout: float | None = None,
     ) -> None:
         self._refuse_second_init()
-        capacity = checked_index("capacity", capacity)
-        if capacity <= 0:
-            raise ValueError(f"capacity: expected at least 1, got {capacity}")
+        capacity = checked_count("capacity", capacity)
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
         check_output(self._schema, output, device)
         check_memory("capacity", f"{capacity} transitions", self._schema.nbytes(capacity))
@@ -196,56 +159,61 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
         check_storage(storage, self._device)
-        self._storage: Storage = storage
-        self._accelerator = _accelerator(self._device)
+        self._storage = storage
+        self._gpu = _gpu(self._device)
         self._ring = new_ring(self._schema.sizes, capacity, "capacity")
         self._waits = Waits()
-        self._resident = self._new_resident()
+        self._mirror = None
+        if storage == "cuda" and self._gpu is not None:
+            self._mirror = self._gpu.mirror(self._ring, self._waits)
         self._begin(key_of(seed))
 
     def _begin(self, key: tuple[int, int]) -> None:
-        self._sampler = _core.Sampler(key) if self._resident is None else ResidentSampler(self._resident, key)
-        self._loaders: Living[Loader[ArrayT]] = Living()
+        """Make what each face has of its own."""
+        reads = draws = self._new_delivery()
+        if self._gpu is not None and self._mirror is not None:
+            draws = self._gpu.mirror_delivery(self._mirror, self._ring, self._schema)
+        self._deliveries = [reads] if draws is reads else [reads, draws]
+        self._reader = Reader(self._ring, reads)
+        self._sampler = Sampler(self._ring, draws, key, self._waits)
         self._num_spawned = _core.Counter()
-        self._supply = self._new_supply()
-        self._drawn_supply = self._new_drawn_supply()
         super().__init__(self._ring, self._schema, self._timeout)
         _living.add(self)
+
+    def _new_delivery(self) -> Delivery:
+        """Make the delivery of what the host gathers."""
+        if self._gpu is None:
+            return HostDelivery(self._schema, self._device, self._output)
+        return self._gpu.pinned_delivery(self._ring, self._schema, self._waits)
 
     @overload
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        env: Environment,
         capacity: int,
         *,
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
-        seed: Seed = None,
-        device: torch.device | str | int = "cpu",
-        storage: Storage = "host",
         output: Literal["torch"] = "torch",
-        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> ReplayBuffer[torch.Tensor]: ...
     @overload
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        env: Environment,
         capacity: int,
         *,
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
-        seed: Seed = None,
-        device: torch.device | str | int = "cpu",
-        storage: Storage = "host",
         output: Literal["numpy"],
-        timeout: float | None = None,
+        **options: Unpack[Options],
     ) -> ReplayBuffer[NDArray[np.generic]]: ...
     @classmethod
     def from_env(
         cls,
-        env: gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any],
+        env: Environment,
         capacity: int,
         *,
         dtype: DTypeLike | None = None,
@@ -284,21 +252,6 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         return cls(capacity, schema, seed=seed, device=device, storage=storage, output=output, timeout=timeout)
 
     @property
-    def schema(self) -> Schema:
-        """The fields of a transition."""
-        return self._schema
-
-    @property
-    def capacity(self) -> int:
-        """Transitions that the buffer holds at most."""
-        return self._ring.capacity
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand."""
-        return self._ring.num_bytes
-
-    @property
     def rng_state(self) -> RngState:
         """The generator's state, to be saved and set again.
 
@@ -311,18 +264,7 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
 
     @rng_state.setter
     def rng_state(self, state: RngState) -> None:
-        self._restart(*_checked_rng_state(state))
-
-    def _restart(self, key: tuple[int, int], calls: int) -> None:
-        old = self._sampler
-        if isinstance(old, ResidentSampler):
-            old.restart(key, calls, old.num_sampled)
-        else:
-            self._sampler = _core.Sampler(key, calls, old.num_sampled, old.num_redraws)
-
-    def __len__(self) -> int:
-        """Number of transitions up to the oldest unfinished insert; `sample` draws from later ones too."""
-        return len(self._ring)
+        self._sampler.restart(*checked_rng_state(state))
 
     def sample(self, batch_size: int, *, out: Minibatch[ArrayT] | None = None) -> Minibatch[ArrayT]:
         """Draw a minibatch uniformly, with replacement, over the stored transitions.
@@ -348,19 +290,7 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         """
         if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
             batch_size = checked_batch_size(batch_size)
-        if out is not None:
-            block = self._block_of(out, batch_size, self._drawn_supply)
-            if not block.refill(self._sampler.sample, self._ring):
-                raise ValueError("sample: the buffer is empty")
-            return out
-        block = self._drawn_supply.take(batch_size)
-        try:
-            if not self._sampler.sample(self._ring, block.native):
-                raise ValueError("sample: the buffer is empty")
-        except BaseException:
-            self._drawn_supply.cancel(block)
-            raise
-        return self._give(self._drawn_supply, block)
+        return self._sampler.sample(batch_size, out)
 
     def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
         """Iterate over minibatches that a native thread draws ahead.
@@ -384,19 +314,7 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         Thread safety:
             May be called from any thread.
         """
-        batch_size = checked_batch_size(batch_size)
-        depth, steps = checked_depth(depth), checked_steps(steps)
-        supply = self._drawn_supply
-        loader: Loader[ArrayT] = Loader(
-            supply.prefetcher(self._ring, self._sampler, depth, steps, self._waits),
-            partial(self._take_ahead, supply, batch_size),
-            partial(self._give_ahead, supply),
-            supply,
-            batch_size=batch_size,
-            depth=depth,
-        )
-        self._loaders.add(loader)
-        return loader._begin()
+        return self._sampler.loader(checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps))
 
     def flush(self) -> None:
         """With storage="cuda", queue that the device gets what was inserted up to now; else do nothing.
@@ -408,8 +326,8 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         Thread safety:
             May be called from any thread.
         """
-        if self._resident is not None:
-            self._resident.flush()
+        if self._mirror is not None:
+            self._mirror.flush()
 
     def spawn(self, n: int) -> list[Self]:
         """Make n more faces of this buffer: the same transitions, each with a generator of its own.
@@ -445,118 +363,24 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         face._begin(key_of(seed))
         return face
 
-    def gather(
-        self, slots: Sequence[int] | NDArray[np.integer], *, out: Minibatch[ArrayT] | None = None
-    ) -> Minibatch[ArrayT]:
-        """Read transitions by ring slot (`ticket % capacity`).
-
-        Args:
-            slots: (B,) integers in [0, capacity).
-            out: A minibatch of batch size B to write into; it is changed as a whole, once all was read, or not at all.
-
-        Returns:
-            The transitions in the order of `slots`.
-
-        Raises:
-            IndexError: A slot holds no transition.
-            RuntimeError: Other threads overwrote the transitions at each of many tries.
-            TypeError: The slots are no integers.
-            ValueError: They have more than one dimension, or `out` does not fit.
-
-        Thread safety:
-            May be called from any thread.
-        """
-        addresses = checked_addresses("slots", slots)
-        if out is None:
-            return self._read(addresses, by_slot=True)
-        block = self._block_of(out, len(addresses), self._supply)
-        self._supply.replace(block, self._ring, addresses)
-        return out
-
-    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
-        """Read transitions by age: 0 is the oldest, -1 the newest.
-
-        Args:
-            index: An integer gives one transition, its fields without a batch axis; a slice or (B,)
-                integers give a minibatch.
-
-        Raises:
-            IndexError: Out of range.
-            RuntimeError: Other threads overwrote the transitions at each of many tries.
-            TypeError: No integer, slice or integers.
-            ValueError: The integers have more than one dimension, or the slice's step is 0.
-
-        Thread safety:
-            May be called from any thread; the transitions read are of one moment.
-        """
-        if isinstance(index, slice):
-            return self._read_slice(index)
-        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
-            batch = self._read(checked_addresses("index", [index]), by_slot=False)
-            values = tuple(value[0] for value in batch)  # type: ignore[index]
-            ticket = batch.ticket[0]  # type: ignore[index]
-            if self._output == "numpy":
-                values, ticket = tuple(np.asarray(value) for value in values), np.asarray(ticket)
-            return Minibatch(self._schema, cast("tuple[ArrayT, ...]", values), None, None, cast("ArrayT", ticket))
-        return self._read(checked_addresses("index", index), by_slot=False)
-
-    def view(self, name: str) -> NDArray[np.generic]:
-        """Return a live, writable, strided (capacity, *shape) array of one field, without a copy.
-
-        Row `ticket % capacity` is the field of that ticket. Unchecked: while other threads insert,
-        rows may change as they are read.
-
-        Raises:
-            KeyError: There is no such field.
-        """
-        if name not in self._schema:
-            raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}")
-        field = self._schema[name]
-        return self._ring.column(self._schema.position(name), field.dtype, list(field.shape))
-
-    def clear(self) -> None:
-        """Forget every transition. Tickets and the generator go on.
-
-        Thread safety:
-            May be called from any thread; transitions whose insert is under way are forgotten too.
-        """
-        self._ring.clear()
-
     def stats(self) -> Stats:
         """Return the counters since the buffer was made.
 
         Thread safety:
             May be called from any thread; the counters are read one after another.
         """
+        num_ahead = self._sampler.num_ahead
         return {
             "inserted": self._ring.num_inserted,
             "overwritten": self._ring.num_overwritten,
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
             "bytes": self._ring.num_bytes,
-            **self._transfer_stats(),
-        }
-
-    def _transfer_stats(self) -> _TransferStats:
-        loaders = list(self._loaders)
-        # A pipeline knows of its own.
-        ahead = 0 if isinstance(self._drawn_supply, Pipeline) else sum(loader.num_ahead for loader in loaders)
-        movers: list[Supply[Any] | Resident] = (
-            [self._supply] if self._resident is None else [self._supply, self._resident]
-        )
-        return {
-            "pinned_bytes": sum(mover.pinned_bytes for mover in movers),
-            "blocks_in_flight": sum(mover.num_in_flight for mover in movers) + ahead,
+            "pinned_bytes": sum(delivery.pinned_bytes for delivery in self._deliveries),
+            "blocks_in_flight": sum(delivery.num_in_flight(num_ahead) for delivery in self._deliveries),
             "waits": self._waits.count,
             "wait_s": self._waits.seconds,
         }
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name} {field.shape} {field.dtype.name}" for name, field in self._schema.items())
-        return (
-            f"{type(self).__name__}({len(self)} of {self.capacity} transitions, {readable_bytes(self.nbytes)}: "
-            f"{fields}; {self._output}, {self._device})"
-        )
 
     def __reduce__(self) -> tuple[object, ...]:
         state = {
@@ -564,7 +388,7 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
             "columns": Transitions(self),
             "rng_state": self.rng_state,
             "num_spawned": self._num_spawned.value,
-            "extra": {k: v for k, v in self.__dict__.items() if k not in _NATIVE_ATTRIBUTES},
+            "extra": {k: v for k, v in self.__dict__.items() if k not in _native_attributes()},
         }
         options = {
             "device": str(self._device),
@@ -580,32 +404,14 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
         Raises:
             ValueError: The state is malformed, or of another schema; the buffer is as it was.
         """
-        check_keys(state, ("first", "columns", "rng_state", "num_spawned", "extra"))
-        first, columns, extra = checked_ticket("first", state["first"]), state["columns"], state["extra"]
-        key, calls = _checked_rng_state(state["rng_state"])
-        num_spawned = state["num_spawned"]
-        if type(num_spawned) is not int or not 0 <= num_spawned <= sys.maxsize:
-            raise ValueError(f"num_spawned: expected a count, got {num_spawned!r}")
-        if not isinstance(extra, dict) or not all(isinstance(name, str) for name in extra):
-            raise ValueError(f"extra: expected attributes by name, got {extra!r}")
-        if native := _NATIVE_ATTRIBUTES & extra.keys():
-            raise ValueError(f"extra: {min(native)!r} is not to be set")
-        is_here = isinstance(columns, ReceivedTransitions) and columns.buffer is self
-        if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
-            raise ValueError(f"columns: expected whole transitions from {first} on")
-        if not is_here:
-            if isinstance(columns, Transitions):
-                if columns.buffer.schema != self._schema:
-                    raise ValueError(f"columns: expected those of {self._schema}, got {columns.buffer.schema}")
-                ticket, columns = columns.columns()
-                first = max(first, ticket)  # some may have been overwritten meanwhile
-            columns = check_contents(columns, self._schema, self.capacity)
-            checked_ticket("first", first + len(columns[0]))
+        saved = checked_state(state, _native_attributes())
+        if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
+            first, columns = saved.contents(self._schema, self.capacity)
             self._ring.start_at(first)
             ReplayBuffer.extend(self, *columns)
-        self.__dict__.update(extra)
-        self._num_spawned = _core.Counter(num_spawned)
-        self._restart(key, calls)
+        self.__dict__.update(saved.extra)
+        self._num_spawned = _core.Counter(saved.num_spawned)
+        self._sampler.restart(saved.key, saved.calls)
 
     def _receive(self, form: Format) -> ReceivedTransitions:
         """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
@@ -614,128 +420,38 @@ class ReplayBuffer(insert.Inserter, Generic[ArrayT]):
             target = _rebuild(ReplayBuffer, self.capacity, self._schema, {"output": "numpy"})
         return ReceivedTransitions(target, partial(ReplayBuffer.extend, target), form)
 
-    def _read_slice(self, index: slice) -> Minibatch[ArrayT]:
-        for _ in range(_SLICE_TRIES):
-            with suppress(IndexError):  # writers that reserved more left fewer finished ones than there were
-                return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
-        return self._read(np.arange(*index.indices(len(self)), dtype=np.int64), by_slot=False)
 
-    def _read(self, addresses: NDArray[np.int64], *, by_slot: bool) -> Minibatch[ArrayT]:
-        supply: Supply[Any] = self._supply
-        block = supply.take(len(addresses))
-        try:
-            self._ring.read(by_slot, addresses, block.native)
-        except BaseException:
-            supply.cancel(block)
-            raise
-        return self._give(supply, block)
-
-    def _new_resident(self) -> Resident | None:
-        if self._storage == "host" or self._accelerator is None:
-            return None
-        remote = self._accelerator.ring(self.capacity, self._ring.record_bytes)
-        return Resident(remote, self._ring, self._waits)
-
-    def _new_supply(self) -> HostSupply | Pipeline:
-        """Make what gives memory to transitions that the host gathers."""
-        if self._accelerator is not None:
-            return Pipeline(self._accelerator, self._ring, self._schema, self._waits)
-        return HostSupply(self._schema, self._output)
-
-    def _new_drawn_supply(self) -> Supply[Any]:
-        """Make what gives memory to minibatches."""
-        if self._resident is None:
-            return self._supply
-        return ResidentSupply(self._resident.remote, self._ring, self._schema)
-
-    def _give(self, supply: Supply[Any], block: Any) -> Minibatch[ArrayT]:
-        return self._on_device(Minibatch(self._schema, supply.hand_out(block), block, block.layout.batch_size))
-
-    def _take_ahead(self, supply: Supply[Any], batch_size: int) -> Minibatch[ArrayT]:
-        """Make a minibatch that a prefetcher is to fill."""
-        block = supply.take(batch_size)
-        return Minibatch(self._schema, supply.hand_out_ahead(block), block, batch_size)
-
-    def _give_ahead(self, supply: Supply[Any], batch: Minibatch[ArrayT]) -> Minibatch[ArrayT]:
-        """Return a minibatch that a prefetcher has filled, as the consumer is to have it."""
-        supply.make_ready(batch._block)
-        return self._on_device(batch)
-
-    def _on_device(self, batch: Minibatch[ArrayT]) -> Minibatch[ArrayT]:
-        if self._device == "cpu" or self._accelerator is not None:
-            return batch
-        return cast("Minibatch[ArrayT]", batch.to(self._device))
-
-    def _block_of(self, out: Minibatch[ArrayT], batch_size: int, supply: Supply[Any]) -> Any:
-        if not isinstance(out, Minibatch):
-            raise TypeError(f"out: expected a Minibatch, got {type(out).__name__}")
-        block = out._block
-        if block is None:
-            raise ValueError(f"out: expected a minibatch that sample() or gather() made on {self._device}")
-        if block.device is not self._device and block.device != self._device:
-            raise ValueError(f"out: expected a minibatch on {self._device}, got one on {block.device}")
-        layout = block.layout
-        if layout.schema is not self._schema and layout.schema != self._schema:
-            raise ValueError(f"out: expected a minibatch of {self._schema}, got one of {layout.schema}")
-        if layout.batch_size != batch_size:
-            raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
-        changed = block.first_changed(out._values, out._ticket)
-        if changed >= 0:
-            name = (*self._schema, "ticket")[changed]
-            done = "moved, reshaped, locked or computed from others"
-            raise ValueError(f"out: expected the minibatch as it was made, got {name!r} {done}")
-        if not supply.accepts(block):
-            raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
-        return block
-
-
-def _accelerator(device: torch.device | Literal["cpu"]) -> Device | None:
+def _gpu(device: torch.device | Literal["cpu"]) -> Device | None:
     if device == "cpu" or device.type != "cuda":
         return None
-    from fastreplay.gpu.device import CudaDevice
+    from fastreplay.gpu.device import Device
 
-    return CudaDevice(device)
+    return Device(device)
 
 
-# What __init__ makes; the rest of __dict__ is a subclass's own.
-_NATIVE_ATTRIBUTES = frozenset(
-    f"_{name}"
-    for name in (
-        *("schema", "output", "timeout", "device", "storage", "accelerator", "resident"),
-        *("ring", "sampler", "supply", "drawn_supply", "waits", "loaders", "num_spawned"),
-    )
-)
+def _native_attributes() -> set[str]:
+    """Return what `__init__` makes; the rest of `__dict__` is a subclass's own."""
+    return {*Contents.__annotations__, *ReplayBuffer.__annotations__}
+
 
 _living: Living[ReplayBuffer[Any]] = Living()
 
 
 def living_buffers() -> list[ReplayBuffer[Any]]:
     """Return the buffers and faces that this process can draw from."""
-    return [buffer for buffer in _living if buffer._resident is None or not buffer._resident.is_inherited]
+    return [buffer for buffer in _living if buffer._mirror is None or not buffer._mirror.is_inherited]
 
 
 def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
     for buffer in _living:
         buffer._ring.discard_unfinished()
-        if buffer._resident is not None:
-            buffer._resident.begin_in_child()
+        if buffer._mirror is not None:
+            buffer._mirror.begin_in_child()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_discard_unfinished)
-
-
-def _checked_rng_state(state: object) -> tuple[tuple[int, int], int]:
-    try:
-        values = cast("RngState", state)
-        first, second = map(operator.index, values["key"])
-        calls = operator.index(values["calls"])
-        if not all(0 <= number < 2**64 for number in (first, second, calls)):
-            raise ValueError("not 64-bit numbers")
-    except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"rng_state: expected {{'key': [int, int], 'calls': int}}, got {state!r}") from error
-    return (first, second), calls
 
 
 def _rebuild(

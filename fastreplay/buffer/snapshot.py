@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-__all__ = ["ReceivedTransitions", "Transitions", "check_contents", "checked_ticket"]
+__all__ = ["ReceivedTransitions", "Transitions", "checked_ticket"]
 
 # Tickets beyond it are no counts of anything: a billion inserts a second take 146 years to get there.
 _MOST_TICKETS = 2**62
@@ -160,42 +160,3 @@ def checked_ticket(name: str, ticket: object) -> int:
     if type(ticket) is not int or not 0 <= ticket <= _MOST_TICKETS:
         raise ValueError(f"{name}: expected a ticket, an integer in [0, 2**62], got {ticket!r}")
     return ticket
-
-
-def check_contents(columns: object, schema: Schema, capacity: int) -> tuple[Array, ...]:
-    """Return columns that fit a buffer.
-
-    Raises:
-        ValueError: They are of other fields, dtypes, shapes or lengths, or too long.
-    """
-    if not isinstance(columns, Sequence) or isinstance(columns, (str, bytes)):
-        raise ValueError(f"columns: expected a sequence of arrays, got {type(columns).__name__}")
-    arrays = tuple(columns)
-    if len(arrays) != len(schema):
-        raise ValueError(f"columns: expected {len(schema)} ({', '.join(schema)}), got {len(arrays)}")
-    for (name, field), array in zip(schema.items(), arrays, strict=True):
-        if not isinstance(array, np.ndarray) or array.dtype != field.dtype:
-            given = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{name}: expected an array of {field.dtype}, got {given}")
-        if array.ndim == 0 or array.shape[1:] != field.shape or len(array) != len(arrays[0]):
-            expected = (len(arrays[0]) if arrays[0].ndim else "n", *field.shape)
-            raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
-    if len(arrays[0]) > capacity:
-        raise ValueError(f"columns: expected at most {capacity} transitions, got {len(arrays[0])}")
-    return arrays
-
-
-def check_keys(state: object, keys: Sequence[str]) -> None:
-    """Refuse what is no mapping of just these keys.
-
-    Raises:
-        ValueError: It is none, or a key is missing or unknown.
-    """
-    if not isinstance(state, Mapping):
-        raise ValueError(f"state: expected a dict of {', '.join(keys)}, got {type(state).__name__}")
-    for key in keys:
-        if key not in state:
-            raise ValueError(f"state: {key!r} is missing")
-    for key in state:
-        if key not in keys:
-            raise ValueError(f"state: {key!r} is unknown; expected {', '.join(keys)}")

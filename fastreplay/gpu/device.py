@@ -1,31 +1,35 @@
 # SPDX-License-Identifier: MIT
-"""A CUDA device as a pipeline sees it: torch's streams, events and page-locked memory."""
+"""A CUDA device: the stream of whoever asks, and the side stream on which minibatches are copied to it."""
 
 from __future__ import annotations
 
-import ctypes
-import weakref
 from typing import TYPE_CHECKING
 
 import torch
 
 from fastreplay.gpu import memory
 from fastreplay.gpu.library import cuda_error, cuda_sender
-from fastreplay.gpu.pinned import Sender
+from fastreplay.gpu.mirror import Mirror
+from fastreplay.gpu.mirror_delivery import MirrorDelivery
+from fastreplay.gpu.pinned import PinnedDelivery
+from fastreplay.gpu.ring import DeviceRing
+from fastreplay.gpu.transfer import Transfer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from fastreplay import _core
+    from fastreplay.batch.waits import Waits
+    from fastreplay.schema import Schema
 
-    from fastreplay.gpu.mirror import RemoteRing
-
-__all__ = ["CudaDevice", "CudaTransfer"]
+__all__ = ["Device"]
 
 _PROBE_BYTES = 4096
 
 
-class CudaDevice:
-    """A device, and the side stream on which minibatches are copied to it.
+class Device:
+    """A CUDA device.
+
+    Attributes:
+        device: What torch calls it.
 
     Raises:
         RuntimeError: Memory cannot be page-locked here.
@@ -37,109 +41,45 @@ class CudaDevice:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def consumer(self) -> int:
-        """Return the handle of the calling thread's current stream."""
+        """Return the handle of the calling thread's current stream, on which it queues its work."""
         handle: int = torch.cuda.current_stream(self.device).cuda_stream
         return handle
 
-    def allocate(self, num_bytes: int) -> CudaTransfer:
-        """Make a page-locked block and its twin."""
-        return CudaTransfer(self.device, self._stream, num_bytes)
+    def pinned_delivery(self, ring: _core.Ring, schema: Schema, waits: Waits) -> PinnedDelivery:
+        """Make the delivery of minibatches that the host gathers."""
+        return PinnedDelivery(self, ring, schema, waits)
 
-    def ring(self, capacity: int, stride: int) -> RemoteRing:
-        """Make a ring in the device's memory."""
-        from fastreplay.gpu.ring import CudaRing
+    def mirror(self, ring: _core.Ring, waits: Waits) -> Mirror:
+        """Make a twin of a ring in the device's memory.
 
-        return CudaRing(self.device, capacity, stride)
+        Raises:
+            RuntimeError: It cannot be had, and why.
+        """
+        return Mirror(DeviceRing(self.device, ring.capacity, ring.record_bytes), ring, waits)
 
-    def sender(self) -> Sender:
-        """Return fastreplay_cuda_send (csrc/cuda/transfer.h)."""
+    def mirror_delivery(self, mirror: Mirror, ring: _core.Ring, schema: Schema) -> MirrorDelivery:
+        """Make the delivery of minibatches that the device draws from a twin."""
+        return MirrorDelivery(mirror, ring, schema)
+
+    def allocate(self, num_bytes: int) -> Transfer:
+        """Make a page-locked block and its twin.
+
+        Raises:
+            RuntimeError: The memory cannot be had or page-locked.
+        """
+        return Transfer(self.device, self._stream, num_bytes)
+
+    def sender(self) -> int:
+        """Return the address of fastreplay_cuda_send (csrc/cuda/transfer.h), which starts transfers without Python.
+
+        Raises:
+            RuntimeError: There is none, and why.
+        """
         address, reason = cuda_sender()
         if not address:
             raise RuntimeError(f"loader: copies to {self.device} need the CUDA part of fastreplay: {reason}")
-        return Sender(address, cuda_error)
+        return address
 
-
-class _Transfer(ctypes.Structure):
-    """Struct fastreplay_cuda_transfer of csrc/cuda/transfer.h."""
-
-    _fields_ = (
-        ("target", ctypes.c_void_p),
-        ("host", ctypes.c_void_p),
-        ("num_bytes", ctypes.c_size_t),
-        ("stream", ctypes.c_void_p),
-        ("release", ctypes.c_void_p),
-        ("copied", ctypes.c_void_p),
-        ("device", ctypes.c_int),
-    )
-
-
-class CudaTransfer:
-    """A page-locked block, its twin in the device's memory, and the two events between them.
-
-    The twin is allocated for the stream that is current here, as any tensor: when the last tensor on it is gone,
-    torch may give its memory to later work of that stream, which comes after the consumer's. So nothing needs
-    `record_stream`.
-    """
-
-    def __init__(self, device: torch.device, stream: torch.cuda.Stream, num_bytes: int) -> None:
-        self._device = device
-        self._stream = stream
-        with torch.inference_mode(False):  # whose tensors could not be saved for a backward pass later
-            self._pinned = memory.page_locked(num_bytes, device)
-            self.target = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        self.host: NDArray[np.uint8] = self._pinned.numpy()
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._copied.record(stream)  # an event has a handle once it was recorded; here it stands for no copy
-        self._is_new = True
-        self._released = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._consumer = torch.cuda.current_stream(device)
-        self.release()  # from who had this memory before
-        self._native = _Transfer(
-            self.target.data_ptr(),
-            self._pinned.data_ptr(),
-            num_bytes,
-            stream.cuda_stream,
-            self._released.cuda_event,
-            self._copied.cuda_event,
-            device.index,
-        )
-        # torch does not know of copies that fastreplay_cuda_send started: page-locked memory that it gets back
-        # may be somebody else's at once.
-        weakref.finalize(self, _keep_until_copied, self._pinned, self._copied)
-
-    @property
-    def context(self) -> int:
-        """Address of the struct that fastreplay_cuda_send takes."""
-        return ctypes.addressof(self._native)
-
-    def start(self) -> None:
-        """Do what fastreplay_cuda_send does, by torch: its page-locked allocator then knows of the copy."""
-        self._stream.wait_event(self._released)
-        memory.copy(self.target, self._pinned, self._stream)
-        self._copied.record(self._stream)
-
-    def is_copied(self) -> bool:
-        """Tell whether the last copy is done."""
-        return self._is_new or bool(self._copied.query())  # type: ignore[no-untyped-call]
-
-    def finish(self) -> None:
-        """Wait until the last copy is done."""
-        self._copied.synchronize()
-
-    def make_consumer_wait(self) -> None:
-        """Let the current stream wait for the last copy."""
-        self._is_new = False
-        self._consumer = torch.cuda.current_stream(self._device)
-        self._consumer.wait_event(self._copied)
-
-    def release(self) -> None:
-        """Mark what the consumer has queued, here and on the stream where it got the last minibatch."""
-        current = torch.cuda.current_stream(self._device)
-        if current != self._consumer:
-            current.wait_stream(self._consumer)
-        self._released.record(current)
-
-
-def _keep_until_copied(_pinned: torch.Tensor, copied: torch.cuda.Event) -> None:
-    if not copied.query():  # type: ignore[no-untyped-call]
-        copied.synchronize()
+    def describe(self, error: int) -> str:
+        """Return a sender's error in words."""
+        return cuda_error(error)

@@ -1,60 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""What this build can do on this machine, for bug reports and for choosing a path."""
+"""The CUDA part: the library of csrc/cuda beside the native modules, its functions, and why there are none."""
 
 from __future__ import annotations
 
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastreplay import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BackendInfo", "backend_info"]
-
-
-class BackendInfo(TypedDict):
-    """Facts of a build on a machine."""
-
-    version: str
-    cuda_compiled: bool  # whether this build has the CUDA part
-    cuda_devices: int
-    cuda_status: str  # why there is no CUDA, or the versions of what there is
-    target_update_cpu: str  # what moves the targets there, and in how many threads
-    target_update_cuda: str  # the same, and why
-
-
-def backend_info() -> BackendInfo:
-    """Return what this build of fastreplay can use here.
-
-    Example:
-        >>> import fastreplay as fr
-        >>> sorted(fr.backend_info())
-        ['cuda_compiled', 'cuda_devices', 'cuda_status', 'target_update_cpu', 'target_update_cuda', 'version']
-
-    Thread safety:
-        May be called from any thread.
-    """
-    from fastreplay import __version__
-
-    compiled, devices, status = _cuda_facts()
-    return {
-        "version": __version__,
-        "cuda_compiled": compiled,
-        "cuda_devices": devices,
-        "cuda_status": status,
-        "target_update_cpu": _cpu_update(),
-        "target_update_cuda": _cuda_path(),
-    }
+__all__ = ["CudaSampling", "cuda_error", "cuda_facts", "cuda_sampling", "cuda_sender", "cuda_update"]
 
 
 @cache
 def cuda_update(device: int) -> tuple[int, str]:
     """Return the address of the target update for a CUDA device, or 0, and the reason."""
-    _, num_devices, status = _cuda_facts()
+    _, num_devices, status = cuda_facts()
     library = _cuda_library()
     if library is None or device >= num_devices:
         return 0, status
@@ -65,7 +30,7 @@ def cuda_update(device: int) -> tuple[int, str]:
 
 def cuda_sender() -> tuple[int, str]:
     """Return the address of fastreplay_cuda_send (csrc/cuda/transfer.h), or 0, and the reason."""
-    _, num_devices, status = _cuda_facts()
+    _, num_devices, status = cuda_facts()
     library = _cuda_library()
     if library is None or not num_devices:
         return 0, status
@@ -82,7 +47,7 @@ class CudaSampling(NamedTuple):
 @cache
 def cuda_sampling(device: int) -> tuple[CudaSampling | None, str]:
     """Return what draws minibatches on a CUDA device, or None, and the reason."""
-    _, num_devices, status = _cuda_facts()
+    _, num_devices, status = cuda_facts()
     library = _cuda_library()
     if library is None or device >= num_devices:
         return None, status
@@ -100,13 +65,8 @@ def cuda_error(error: int) -> str:
     return f"CUDA error {error}" if library is None else library.fastreplay_cuda_error_string(error).decode()
 
 
-def _cuda_path() -> str:
-    address, reason = cuda_update(0)
-    return "CUDA kernel" if address else f"torch._foreach_lerp_ ({reason})"
-
-
 @cache
-def _cuda_facts() -> tuple[bool, int, str]:
+def cuda_facts() -> tuple[bool, int, str]:
     """Return whether there is a CUDA part, how many devices it can use, and the versions or the reason."""
     library, reason = _load_cuda(Path(_core.__file__).parent)
     if library is None:
@@ -118,18 +78,6 @@ def _cuda_facts() -> tuple[bool, int, str]:
         reason = library.fastreplay_cuda_error_string(-count).decode()
         return True, 0, f"{reason} ({versions})"
     return True, count, versions
-
-
-def _cpu_update() -> str:
-    try:
-        from fastreplay.support.torch_abi import torch_abi
-    except ImportError:
-        return "none: torch is not installed"
-    from fastreplay.target import watched
-
-    abi = torch_abi()
-    threads = "torch's threads" if abi is not None and abi.parallel_for else "one thread"
-    return f"{watched.cpu_level()} kernel, {threads}, tensors watched {'natively' if abi is not None else 'in Python'}"
 
 
 def _readable(version: int) -> str:

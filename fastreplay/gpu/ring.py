@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastreplay.gpu.mirror import Generator, Stage
-
-__all__ = ["CudaGenerator", "CudaRing", "CudaStage"]
+__all__ = ["DeviceRing", "Generator", "Stage"]
 
 _NUM_STAGES = 2
 _STAGE_BYTES = 4 << 20
@@ -44,7 +42,7 @@ class _Sampling(ctypes.Structure):
     )
 
 
-class CudaStage:
+class Stage:
     """Page-locked memory of some records on their way."""
 
     def __init__(self, device: torch.device, num_bytes: int) -> None:
@@ -61,10 +59,10 @@ class CudaStage:
         self.sent.synchronize()
 
 
-class CudaGenerator:
+class Generator:
     """Struct fastreplay_cuda_generator in the device's memory."""
 
-    def __init__(self, ring: CudaRing) -> None:
+    def __init__(self, ring: DeviceRing) -> None:
         self._ring = ring
         self.memory = ring.allocate(4 * 8)
 
@@ -81,8 +79,8 @@ class CudaGenerator:
         self._ring.end()
 
 
-class CudaRing:
-    """Records in the memory of a device, and the launches that draw from them.
+class DeviceRing:
+    """Records in the memory of a device, and the launches that draw from them, on the calling thread's current stream.
 
     Args:
         device: The device.
@@ -102,7 +100,7 @@ class CudaRing:
         self._capacity = capacity
         self._stride = stride
         num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
-        self.stages = tuple(CudaStage(device, num_staged * stride) for _ in range(_NUM_STAGES))
+        self.stages = tuple(Stage(device, num_staged * stride) for _ in range(_NUM_STAGES))
         self._records = self.allocate(capacity * stride)
         self._window = self.allocate(2 * 8)
         self._last = torch.cuda.current_stream(device)
@@ -122,19 +120,18 @@ class CudaRing:
         return torch.cuda.is_current_stream_capturing()
 
     def begin(self) -> None:
-        """Let the current stream wait for what another one was given here."""
+        """Let what is queued from now on come after what was queued up to `end` on another stream."""
         current = torch.cuda.current_stream(self.device)
         if current != self._last:
             current.wait_event(self._used)
             self._last = current
 
     def end(self) -> None:
-        """Mark how far the current stream's work must be before another stream's."""
+        """Mark the end of what `begin` began."""
         self._used.record(self._last)
 
     def send(self, stage: Stage, num_bytes: int, offset: int) -> None:
-        """Queue a copy to a place among the records."""
-        assert isinstance(stage, CudaStage)
+        """Queue a copy of a stage's first bytes to a place among the records; do not wait."""
         memory.copy(self._records[offset : offset + num_bytes], stage.pinned[:num_bytes], self._last)
         stage.sent.record(self._last)
 
@@ -144,9 +141,9 @@ class CudaRing:
             self._functions.set_window(self.device.index, self._last.cuda_stream, self._window.data_ptr(), first, size)
         )
 
-    def new_generator(self) -> CudaGenerator:
+    def new_generator(self) -> Generator:
         """Make a generator's state."""
-        return CudaGenerator(self)
+        return Generator(self)
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
         """Return memory for the current stream."""
@@ -162,7 +159,18 @@ class CudaRing:
     def new_draw(
         self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
     ) -> Callable[[Generator, list[int]], None]:
-        """Return what queues that a minibatch is drawn and gathered into a block."""
+        """Return what queues that a minibatch is drawn and gathered into a block.
+
+        It appends 0 to a list once that is queued, in one step with it: no exception of a signal handler can come
+        between the two.
+
+        Args:
+            block: Memory of a minibatch.
+            pieces: Parts of fields, each its offset in a record, its offset in the block's row 0, the bytes from one
+                row to the next, and its own.
+            tickets_offset: Where the tickets lie in the block.
+            batch_size: Rows.
+        """
         table = self.allocate(len(pieces) * 4 * 8)
         self.upload(table, np.array(pieces, np.uint64))
         sampling = _Sampling(
@@ -179,7 +187,6 @@ class CudaRing:
         )
 
         def draw(generator: Generator, drawn: list[int], _table: torch.Tensor = table) -> None:  # the launch reads it
-            assert isinstance(generator, CudaGenerator)
             sampling.generator = generator.memory.data_ptr()
             stream = torch.cuda.current_stream(self.device).cuda_stream
             launch = partial(self._functions.sample, self.device.index, stream)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from fastreplay.batch.block import as_made
+from fastreplay.batch.field_tensors import as_made
 
 if TYPE_CHECKING:
     import torch
 
-    from fastreplay.batch.block import Layout, PlainTensors
+    from fastreplay.batch.field_tensors import PlainTensors
+    from fastreplay.batch.layout import Layout
     from fastreplay.batch.tensors import FieldTensors
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The checks that a buffer's arguments go through. Each message names the argument."""
+"""The checks that arguments go through. Each message names the argument."""
 
 from __future__ import annotations
 
-import math
 import operator
 import sys
-from typing import TYPE_CHECKING, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from fastreplay.schema.schema import Schema
-
-    Storage = Literal["host", "cuda"]
     Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 # What torch can hold, known here so that naming it needs no torch.
@@ -73,21 +69,6 @@ def checked_steps(steps: object) -> int | None:
     return min(checked, sys.maxsize)  # of which nobody will see the end
 
 
-def checked_timeout(timeout: float | None) -> float:
-    """Return the seconds to wait, infinite for None."""
-    if timeout is None:
-        return math.inf
-    if isinstance(timeout, (bool, str)) or not isinstance(timeout, SupportsFloat):
-        raise TypeError(f"timeout: expected seconds or None, got {timeout!r}")
-    try:
-        seconds = float(timeout)
-    except OverflowError:
-        seconds = math.nan
-    if not seconds >= 0:
-        raise ValueError(f"timeout: expected a non-negative number of seconds, got {timeout}")
-    return seconds
-
-
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
     """Return slots or positions as (B,) int64."""
     if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
@@ -111,19 +92,6 @@ def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
     return np.require(array, np.int64, ("C", "ALIGNED"))
 
 
-def check_output(schema: Schema, output: str, device: object) -> None:
-    """Refuse an output that cannot hold these fields, or not on this device."""
-    if output not in ("torch", "numpy"):
-        raise ValueError(f"output: expected 'torch' or 'numpy', got {output!r}")
-    if output == "numpy":
-        if str(device) != "cpu":
-            raise ValueError(f"device: expected 'cpu' with output='numpy', got {device!r}")
-        return
-    for name, field in schema.items():
-        if field.dtype.name not in TORCH_DTYPES:
-            raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
-
-
 def checked_device(device: torch.device | str | int) -> torch.device | Literal["cpu"]:
     """Return the device, "cpu" without asking torch; raise where it cannot be had."""
     if isinstance(device, str) and device == "cpu":
@@ -135,14 +103,6 @@ def checked_device(device: torch.device | str | int) -> torch.device | Literal["
     except (RuntimeError, AssertionError) as error:
         raise RuntimeError(f"device: {device!r} cannot be had: {error}") from None
     return "cpu" if checked.type == "cpu" else checked
-
-
-def check_storage(storage: str, device: torch.device | Literal["cpu"]) -> None:
-    """Refuse a storage that this device has not."""
-    if storage not in ("host", "cuda"):
-        raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
-    if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
-        raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
 
 
 def key_of(seed: Seed) -> tuple[int, int]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastreplay.adapters.draws import Rng
     from fastreplay.adapters.steps import Array, Part
-    from fastreplay.batch.block import Block
+    from fastreplay.batch.block import HostBlock
 
 __all__ = ["DictReplayBuffer", "ReplayBuffer"]
 
@@ -207,7 +207,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         """Gather the transitions at (B,) int64 rows and environments."""
         return self._sample_type(*self._tensors(self._ring.gather(rows, envs), env))
 
-    def _tensors(self, block: Block, env: VecNormalize | None, rewards: Array | None = None) -> tuple[Any, ...]:
+    def _tensors(self, block: HostBlock, env: VecNormalize | None, rewards: Array | None = None) -> tuple[Any, ...]:
         """Return observation, action, next observation, done and reward of a block as SB3's samples have them.
 
         Fresh tensors of the block's own memory, or what SB3's hooks make of its arrays. `rewards`, a fresh array

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""Where minibatches live, from taken to given back: what all deliveries do, and the one of the host.
+
+Those to a CUDA device are in fastreplay/gpu.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastreplay import _core
+from fastreplay.batch.minibatch import Minibatch
+from fastreplay.batch.pool import Pool
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from fastreplay.batch.block import HostBlock
+    from fastreplay.batch.waits import Waits
+    from fastreplay.schema import Schema
+
+__all__ = ["Delivery", "HostDelivery"]
+
+
+class Delivery(ABC):
+    """Memory of minibatches: a block is taken, filled and given to a caller as a minibatch; or taken and cancelled.
+
+    What a loader fills ahead is given before it is filled, and then made ready, or cancelled where nobody is to have
+    it.
+
+    Args:
+        schema: The fields of a minibatch.
+        device: Where its tensors are.
+
+    Attributes:
+        place: What the blocks have in common that can be filled from here.
+        pinned_bytes: Bytes of page-locked memory.
+    """
+
+    place: object
+    pinned_bytes: int
+
+    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"]) -> None:
+        self.schema = schema
+        self.device = device
+
+    @abstractmethod
+    def take(self, batch_size: int) -> Any:
+        """Return a block that nobody uses, to be filled."""
+
+    @abstractmethod
+    def give(self, block: Any) -> Minibatch[Any]:
+        """Return a filled block as a minibatch; it is taken again when everything made of that is gone."""
+
+    @abstractmethod
+    def cancel(self, block: Any) -> None:
+        """Take a block back that was not filled, or that nobody wants."""
+
+    @abstractmethod
+    def give_ahead(self, block: Any) -> Minibatch[Any]:
+        """Return a minibatch of a block that a prefetcher is to fill."""
+
+    def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
+        """Return a minibatch that was filled ahead, as the caller is to have it.
+
+        As often, and from as many threads, as you like.
+        """
+        return batch
+
+    def cancel_ahead(self, block: Any) -> None:  # noqa: B027 - most have nothing to finish
+        """Finish what a prefetcher, stopped by now, did with a block that nobody is to have; as often as you like."""
+
+    def replace(self, block: Any, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
+        """Replace what a block's holder sees by the transitions in these slots: all of it, or nothing has changed."""
+        block.refill(ring.read, True, slots)
+
+    def block_of(self, out: object, batch_size: int) -> Any:
+        """Return the block of a caller's `out`.
+
+        Raises:
+            TypeError: It is no minibatch.
+            ValueError: It was not made here, or is of another size, or was changed.
+        """
+        if not isinstance(out, Minibatch):
+            raise TypeError(f"out: expected a Minibatch, got {type(out).__name__}")
+        block: Any = out._block
+        if block is None:
+            raise ValueError(f"out: expected a minibatch that sample() or gather() made on {self.device}")
+        if block.device is not self.device and block.device != self.device:
+            raise ValueError(f"out: expected a minibatch on {self.device}, got one on {block.device}")
+        layout = block.layout
+        if layout.schema is not self.schema and layout.schema != self.schema:
+            raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {layout.schema}")
+        if layout.batch_size != batch_size:
+            raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
+        changed = block.first_changed(out._values, out._ticket)
+        if changed >= 0:
+            name = (*self.schema, "ticket")[changed]
+            done = "moved, reshaped, locked or computed from others"
+            raise ValueError(f"out: expected the minibatch as it was made, got {name!r} {done}")
+        if block.place is not self.place:
+            raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
+        return block
+
+    def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None) -> Any:
+        """Make what draws rows into the blocks; its counters go on from those `before`."""
+        if before is None:
+            return _core.Sampler(key, calls)
+        return _core.Sampler(key, calls, before.num_sampled, before.num_redraws)
+
+    def prefetcher(
+        self, ring: _core.Ring, generator: Any, depth: int, steps: int | None, waits: Waits
+    ) -> _core.Prefetcher:
+        """Make what fills `depth` blocks ahead, `steps` in all."""
+        return _core.Prefetcher(ring, generator, depth, steps, waits)
+
+    def describe(self, error: int) -> str:
+        """Return a prefetcher's error in words."""
+        return str(error)
+
+    def num_in_flight(self, num_ahead: int) -> int:
+        """Return how many blocks are being filled or sent, of which loaders say that `num_ahead` are theirs."""
+        return num_ahead
+
+
+class HostDelivery(Delivery):
+    """Minibatches where they were gathered, as tensors or arrays; or as tensors that torch moves elsewhere.
+
+    Args:
+        schema: The fields of a minibatch.
+        device: Where its tensors are to be.
+        output: "torch" or "numpy".
+    """
+
+    place = "host"
+    pinned_bytes = 0
+
+    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"], output: str) -> None:
+        super().__init__(schema, device)
+        self._pool = Pool(schema)
+        self._in_numpy = output == "numpy"
+
+    def take(self, batch_size: int) -> HostBlock:
+        """Return a block that nobody uses, to be filled."""
+        return self._pool.take(batch_size)
+
+    def give(self, block: HostBlock) -> Minibatch[Any]:
+        """Return a filled block as a minibatch."""
+        return self.make_ready(self.give_ahead(block))
+
+    def cancel(self, block: HostBlock) -> None:
+        """Take a block back that was not filled, or that nobody wants."""
+        if block.tensors is not None:
+            self._pool.keep(block)
+
+    def give_ahead(self, block: HostBlock) -> Minibatch[Any]:
+        """Return a minibatch of the block: whoever has it sees what is filled in."""
+        if self._in_numpy:
+            return Minibatch(self.schema, block.arrays(), block, block.layout.batch_size)
+        tensors = block.hand_out_tensors()
+        self._pool.keep(block)
+        return Minibatch(self.schema, tensors, block, block.layout.batch_size)
+
+    def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
+        """Return a filled minibatch on the device."""
+        return batch if self.device == "cpu" else batch.to(self.device)
+
+    def replace(self, block: HostBlock, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
+        """Replace what a block's holder sees, by way of a block that nobody sees."""
+        self._pool.replace(block, ring, slots)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Transitions in a ring: inserted, read by age or slot, and seen as columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, SupportsFloat, TypeVar
+
+import numpy as np
+
+from fastreplay.buffer import insert
+from fastreplay.support.checks import checked_addresses, readable_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Literal
+
+    import torch
+    from numpy.typing import ArrayLike, NDArray
+
+    from fastreplay import _core
+    from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.batch.reader import Reader
+    from fastreplay.schema import Schema
+
+    # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
+    TransitionValue = ArrayLike | torch.Tensor | SupportsFloat | Mapping[str, object]
+
+__all__ = ["Contents"]
+
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+
+class Contents(insert.Inserter, Generic[ArrayT]):
+    """Base of the replay buffer: the transitions that it holds. `ReplayBuffer` makes what is needed."""
+
+    _schema: Schema
+    _output: str
+    _device: torch.device | Literal["cpu"]
+    _ring: _core.Ring
+    _reader: Reader
+
+    if TYPE_CHECKING:
+        # What type checkers and editors see; the docstrings stand in insert.pyx.
+        def add(self, *values: TransitionValue, **fields: TransitionValue) -> None:
+            """Insert one transition, given by field name or in schema order."""
+
+        def extend(self, *values: TransitionValue, **fields: TransitionValue) -> None:
+            """Insert n transitions, whose number is the leading axis of every field."""
+    else:
+        add = insert.ADD
+        extend = insert.EXTEND
+
+    @property
+    def schema(self) -> Schema:
+        """The fields of a transition."""
+        return self._schema
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that the buffer holds at most."""
+        return self._ring.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand."""
+        return self._ring.num_bytes
+
+    def __len__(self) -> int:
+        """Number of transitions up to the oldest unfinished insert; `sample` draws from later ones too."""
+        return len(self._ring)
+
+    def gather(
+        self, slots: Sequence[int] | NDArray[np.integer], *, out: Minibatch[ArrayT] | None = None
+    ) -> Minibatch[ArrayT]:
+        """Read transitions by ring slot (`ticket % capacity`).
+
+        Args:
+            slots: (B,) integers in [0, capacity).
+            out: A minibatch of batch size B to write into; it is changed as a whole, once all was read, or not at all.
+
+        Returns:
+            The transitions in the order of `slots`.
+
+        Raises:
+            IndexError: A slot holds no transition.
+            RuntimeError: Other threads overwrote the transitions at each of many tries.
+            TypeError: The slots are no integers.
+            ValueError: They have more than one dimension, or `out` does not fit.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        return self._reader.by_slot(checked_addresses("slots", slots), out)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> Minibatch[ArrayT]:
+        """Read transitions by age: 0 is the oldest, -1 the newest.
+
+        Args:
+            index: An integer gives one transition, its fields without a batch axis; a slice or (B,)
+                integers give a minibatch.
+
+        Raises:
+            IndexError: Out of range.
+            RuntimeError: Other threads overwrote the transitions at each of many tries.
+            TypeError: No integer, slice or integers.
+            ValueError: The integers have more than one dimension, or the slice's step is 0.
+
+        Thread safety:
+            May be called from any thread; the transitions read are of one moment.
+        """
+        if isinstance(index, slice):
+            return self._reader.by_slice(index)
+        if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
+            return self._reader.one(checked_addresses("index", [index]))
+        return self._reader.by_position(checked_addresses("index", index))
+
+    def view(self, name: str) -> NDArray[np.generic]:
+        """Return a live, writable, strided (capacity, *shape) array of one field, without a copy.
+
+        Row `ticket % capacity` is the field of that ticket. Unchecked: while other threads insert,
+        rows may change as they are read.
+
+        Raises:
+            KeyError: There is no such field.
+        """
+        if name not in self._schema:
+            raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}")
+        field = self._schema[name]
+        return self._ring.column(self._schema.position(name), field.dtype, list(field.shape))
+
+    def clear(self) -> None:
+        """Forget every transition. Tickets and the generator go on.
+
+        Thread safety:
+            May be called from any thread; transitions whose insert is under way are forgotten too.
+        """
+        self._ring.clear()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name} {field.shape} {field.dtype.name}" for name, field in self._schema.items())
+        return (
+            f"{type(self).__name__}({len(self)} of {self.capacity} transitions, {readable_bytes(self.nbytes)}: "
+            f"{fields}; {self._output}, {self._device})"
+        )

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""Delivery of minibatches that are drawn on the device: memory over there, by stream and batch size."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
+
+from fastreplay import _core
+from fastreplay.batch.delivery import Delivery
+from fastreplay.batch.layout import Layout
+from fastreplay.batch.minibatch import Minibatch
+from fastreplay.batch.pool import SIZES, most_blocks
+from fastreplay.gpu.mirror import MirrorGenerator, QueuedDraws
+from fastreplay.gpu.tensors import DeviceTensors
+from fastreplay.support.latest import Latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    import torch
+
+    from fastreplay.batch.waits import Waits
+    from fastreplay.gpu.mirror import Mirror
+    from fastreplay.gpu.ring import DeviceRing, Generator
+    from fastreplay.schema import Schema
+
+__all__ = ["MirrorBlock", "MirrorDelivery"]
+
+# Streams for which minibatch memory is kept.
+_CONSUMERS = 4
+# Blocks that are looked at for a free one.
+_PROBES = 4
+# One piece of a row is copied by 32 threads, 16 bytes each: four times at most.
+_PIECE_BYTES = 2048
+
+ResultT = TypeVar("ResultT")
+
+
+class MirrorBlock:
+    """Memory of one minibatch on the device, which draws are gathered into."""
+
+    __slots__ = (
+        "_draw",
+        "_drawn",
+        "_flat",
+        "consumer",
+        "device",
+        "layout",
+        "place",
+        "tensors",
+    )
+
+    context = 0
+
+    def __init__(self, ring: DeviceRing, source: _core.Ring, schema: Schema, batch_size: int) -> None:
+        self.layout = Layout(_core.Block(source, batch_size), schema)
+        self.consumer = ring.consumer()
+        self._flat = ring.allocate(self.layout.num_bytes)
+        self.device = ring.device
+        self.place = ring
+        self.tensors = DeviceTensors(self._flat, self.layout)
+        self._drawn: list[int] = []
+        offsets = self.layout.offsets
+        self._draw = ring.new_draw(self._flat, _pieces(source, schema, offsets), offsets[-1], batch_size)
+
+    @property
+    def native(self) -> MirrorBlock:
+        """What a sampler fills."""
+        return self
+
+    def flat_tensor(self) -> torch.Tensor:
+        """Return the block's bytes."""
+        return self._flat
+
+    def draw(self, generator: Generator) -> None:
+        """Queue a draw into the block."""
+        self._draw(generator, [])
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether `draw_once` has queued a draw."""
+        return 0 in self._drawn
+
+    def draw_once(self, generator: Generator) -> None:
+        """Queue a draw into a block of a loader, if that was not done."""
+        if not self.is_drawn:
+            self._draw(generator, self._drawn)
+
+    def begin_again(self) -> None:
+        """Let the next `draw_once` queue a draw."""
+        self._drawn = []
+
+    def ticket(self) -> torch.Tensor:
+        """Return the tickets that were handed out with the fields."""
+        return self.tensors.ticket
+
+    def first_changed(self, _values: tuple[object, ...], _tickets: object) -> int:
+        """Return the position of the first field or tickets handed out that are not as they were made, or -1."""
+        return self.tensors.first_changed()
+
+    def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
+        """Replace what the block's holder sees, in the order of the stream."""
+        result = fill(*arguments, self)
+        if result is not False:
+            self.tensors.count_up_versions()
+        return result
+
+    def is_free(self) -> bool:
+        """Tell whether nothing outside refers to the block's memory."""
+        return self.tensors.is_free()
+
+
+def _pieces(source: _core.Ring, schema: Schema, offsets: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    pieces = []
+    for record_offset, block_offset, (row_bytes, _) in zip(source.record_offsets, offsets, schema.sizes, strict=False):
+        for start in range(0, row_bytes, _PIECE_BYTES):
+            num_bytes = min(_PIECE_BYTES, row_bytes - start)
+            pieces.append((record_offset + start, block_offset + start, row_bytes, num_bytes))
+    return pieces
+
+
+class _Pool:
+    """Blocks by batch size, of which those that nobody uses any more are taken again."""
+
+    __slots__ = ("_by_size",)
+
+    def __init__(self) -> None:
+        self._by_size: Latest[int, deque[MirrorBlock]] = Latest(SIZES)
+
+    def take(self, batch_size: int) -> MirrorBlock | None:
+        """Return a free block of this size, None where there is none."""
+        blocks = self._by_size.get(batch_size, deque())
+        for _ in range(_PROBES):  # the oldest; a caller who holds more waits for their turn
+            try:
+                block = blocks.popleft()
+            except IndexError:  # none left, or other threads hold them
+                break
+            if block.is_free():
+                return block
+            blocks.append(block)
+        return None
+
+    def keep(self, block: MirrorBlock) -> None:
+        """Take a block in once it was handed out."""
+        size = block.layout.batch_size
+        blocks = self._by_size.get(size)
+        if blocks is None:
+            blocks = deque(maxlen=most_blocks(block.layout.num_bytes))
+            self._by_size.put(size, blocks)
+        blocks.append(block)
+
+
+class MirrorDelivery(Delivery):
+    """Memory of minibatches that are drawn on the device: one pool for each stream that asks."""
+
+    def __init__(self, mirror: Mirror, source: _core.Ring, schema: Schema) -> None:
+        super().__init__(schema, mirror.ring.device)
+        self._mirror = mirror
+        self._source = source
+        self.place = mirror.ring
+        self._pools: Latest[Hashable, _Pool] = Latest(_CONSUMERS)
+
+    @property
+    def pinned_bytes(self) -> int:  # type: ignore[override]
+        """Bytes of page-locked memory."""
+        return self._mirror.pinned_bytes
+
+    def num_in_flight(self, num_ahead: int) -> int:
+        """Return how many pieces of the ring are being copied, and how many draws loaders have queued."""
+        return self._mirror.num_in_flight + num_ahead
+
+    def take(self, batch_size: int) -> MirrorBlock:
+        """Return a block whose last use comes before what is queued now.
+
+        Raises:
+            RuntimeError: A graph is being captured, whose replays would write into memory that is handed out again.
+        """
+        if self._mirror.ring.is_captured():
+            raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
+        block = self._pool(self._mirror.ring.consumer()).take(batch_size)
+        return MirrorBlock(self._mirror.ring, self._source, self.schema, batch_size) if block is None else block
+
+    def give(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:
+        """Return the block as a minibatch, and keep it for later."""
+        tensors = block.tensors.hand_out()
+        self.cancel(block)
+        return Minibatch(self.schema, tensors, block, block.layout.batch_size)
+
+    def cancel(self, block: MirrorBlock) -> None:
+        """Keep a block that was not handed out."""
+        self._pool(block.consumer).keep(block)
+
+    def give_ahead(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:
+        """Return the block as a minibatch: work that is queued later sees what is drawn."""
+        block.begin_again()
+        return self.give(block)
+
+    def generator(self, key: tuple[int, int], calls: int = 0, before: MirrorGenerator | None = None) -> MirrorGenerator:
+        """Make what draws rows, or let it go on under another key: captured graphs hold the one that they have."""
+        if before is None:
+            return MirrorGenerator(self._mirror, key, calls)
+        before.restart(key, calls, before.num_sampled)
+        return before
+
+    def prefetcher(
+        self,
+        ring: _core.Ring,  # noqa: ARG002
+        generator: MirrorGenerator,
+        depth: int,
+        steps: int | None,
+        waits: Waits,
+    ) -> _core.Prefetcher:
+        """Make what draws at once: the device has the draws ahead in its queue."""
+        return QueuedDraws(generator, depth, steps, waits)
+
+    def _pool(self, consumer: Hashable) -> _Pool:
+        pool = self._pools.get(consumer)
+        if pool is None:
+            pool = _Pool()
+            self._pools.put(consumer, pool)
+        return pool
