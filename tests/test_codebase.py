@@ -34,7 +34,7 @@ ALLOWED_INCLUDES = {
 KNOWN_ROOMS = {"storage": {"storage"}, "ring": {"ring", "storage"}, "batch": {"batch", "ring", "storage"}}
 
 # What each room of the package may import from, at any place in its files. All may use the native core.
-ROOMS = {
+PACKAGE_ROOMS: dict[str, set[str]] = {
     "support": set(),
     "schema": {"support"},
     "batch": {"support", "schema"},
@@ -100,7 +100,7 @@ def test_python_layers() -> None:
         if not rooms:
             continue
         used = set(re.findall(r"^ *(?:from|import) fastreplay\.([a-z]\w*)", path.read_text(), re.MULTILINE))
-        assert used <= ROOMS[rooms[0]] | {rooms[0]}, f"{path} imports from {used - ROOMS[rooms[0]] - {rooms[0]}}"
+        assert used <= PACKAGE_ROOMS[rooms[0]] | {rooms[0]}, f"{path} imports from {used - PACKAGE_ROOMS[rooms[0]] - {rooms[0]}}"
 
 
 def test_what_is_imported_at_once() -> None:
