@@ -100,7 +100,7 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_OWNERSHIP_EXAMPLES=1000 $(VENV)/bin/python -m pytest tests/test_ownership_stateful.py
 
 bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)
-	$(VENV)/bin/python bench/everything.py $(ARGS)
+	$(VENV)/bin/python bench/run.py $(ARGS)
 
 install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
 	$(VENV)/bin/python tests/install/check.py $(CASES)

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# By the names that contestants have here; a suffix ("-2-threads") says how one of them is run.
-_RIVALS = ("numpy", "naive", "sb3", "cpprb", "rlox", "torchrl", "cleanrl", "lerp", "foreach", "flat")
 _LIMIT_S = 300.0  # far more than filling the largest ring takes anybody
 
 
@@ -20,34 +17,45 @@ class AbsentError(Exception):
     """Says why a contestant cannot be measured: it is not installed, or cannot hold the workload."""
 
 
-@contextmanager
-def excused(name: str, absent: dict[str, str], limit_s: float = _LIMIT_S) -> Iterator[None]:
-    """Leave out contestant `name` where the block fails or does not end: its reason goes into `absent`.
+def require(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        reason = f"{module} is not installed"
+        raise AbsentError(reason) from error
 
-    But for AbsentError, the errors of whoever is no rival pass through.
+
+class Absences(dict[str, str]):
+    """The reason of each contestant that is left out.
 
     Args:
-        name: The contestant.
-        absent: Reasons, by contestant.
-        limit_s: Seconds after which a block that Python can interrupt has failed.
+        rivals: Whose errors are reasons. But for AbsentError, the errors of others pass through.
     """
-    try:
-        with _limited(limit_s):
-            yield
-    except AbsentError as reason:
-        absent[name] = str(reason)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        if name.split("-", maxsplit=1)[0] not in _RIVALS:
+
+    def __init__(self, rivals: Collection[str]) -> None:
+        super().__init__()
+        self._rivals = rivals
+
+    @contextmanager
+    def excused(self, name: str, limit_s: float = _LIMIT_S) -> Iterator[None]:
+        """Leave out contestant `name` where the block fails or does not end.
+
+        Args:
+            name: The contestant.
+            limit_s: Seconds after which a block that Python can interrupt has failed.
+        """
+        try:
+            with _limited(limit_s):
+                yield
+        except AbsentError as reason:
+            self[name] = str(reason)
+        except (KeyboardInterrupt, SystemExit):
             raise
-        absent[name] = reason_of(error)
-
-
-def reason_of(error: BaseException) -> str:
-    """Return an error in one line."""
-    said = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {said}"[:200]
+        except BaseException as error:
+            if name not in self._rivals:
+                raise
+            said = str(error).strip().split("\n", 1)[0]
+            self[name] = f"{type(error).__name__}: {said}"[:200]
 
 
 @contextmanager

@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from peers.peer import Peer
 from workloads import Workload, contents, decode, steps, transitions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from peers import Peer
 
 _SMALL_CAPACITY = 512
 
 
-def check_contents(peer: Peer, workload: Workload, batch_size: int, window: range) -> npt.NDArray[np.int64]:
-    """Check that minibatches hold stored transitions, whole.
+def check_contents(peer: Peer, workload: Workload, batch_size: int, window: range) -> None:
+    """Check that minibatches hold stored transitions, whole; names the peer and the field where they do not."""
+    _drawn(peer, workload, batch_size, window)
+
+
+def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range) -> npt.NDArray[np.int64]:
+    """Check the contents of minibatches.
 
     Args:
         peer: A buffer that holds transitions numbered in `window`.
@@ -50,7 +51,7 @@ def check_contents(peer: Peer, workload: Workload, batch_size: int, window: rang
 
 def check_sample(peer: Peer, workload: Workload, batch_size: int, window: range) -> None:
     """Check contents as above, and that each minibatch is drawn anew over the whole window."""
-    seen = check_contents(peer, workload, batch_size, window)
+    seen = _drawn(peer, workload, batch_size, window)
     assert len(np.unique(seen, axis=0)) == len(seen), f"{peer.label}: a draw came twice"
     spread = np.ptp(seen)
     assert spread > len(window) // 2, f"{peer.label}: draws lie within {spread} of {len(window)}"

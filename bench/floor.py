@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from absence import require
+from peers.ours import Fastreplay
 
 _SOURCE_BYTES = 256 << 20  # far more than any cache holds
 _ROUNDS = 64
@@ -17,24 +16,24 @@ _ROUNDS = 64
 _rng = np.random.default_rng(1)
 
 
-def gather_us(buffer: Any, batch_size: int, gather: str) -> float | None:
-    """Time a C++ gather of random rows of `buffer`: no draw, no check, no Python, no tensor.
+def gather_s(ours: Fastreplay, batch_size: int, gather: str) -> float:
+    """Time a C++ gather of random rows of our ring: no draw, no check, no Python, no tensor.
 
     Args:
-        buffer: A full fastreplay.ReplayBuffer in its first lap.
+        ours: A full ring in its first lap.
         batch_size: Rows of one gather.
         gather: "plain_gather", record by record with memcpy and eight records prefetched ahead, what
             a careful programmer writes; or "gather", the kernel that our sample() uses.
 
     Returns:
-        The median over rounds in µs, or None where the native timer (bench/native) is not built.
+        The median over rounds in seconds.
+
+    Raises:
+        AbsentError: The native timer (bench/native) is not built.
     """
-    try:
-        native = importlib.import_module("_gather_floor")
-    except ImportError:
-        return None
-    slots = _rng.integers(0, buffer.capacity, (_ROUNDS, batch_size), dtype=np.int64)
-    return float(getattr(native, f"{gather}_ns")(buffer._ring, slots)) * 1e-3
+    native: Any = require("_gather_floor")
+    slots = _rng.integers(0, ours.capacity, (_ROUNDS, batch_size), dtype=np.int64)
+    return float(getattr(native, f"{gather}_ns")(ours.buffer._ring, slots)) * 1e-9
 
 
 def cold_copy(num_bytes: int) -> Callable[[], None]:

@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,11 @@ class Net:
     title: str
     make: Callable[[], nn.Module]
     is_rl_sized: bool = True
+
+    def meta(self) -> nn.Module:
+        """Return a network without memory, to be counted."""
+        with torch.device("meta"):
+            return self.make()
 
     def pair(self, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
         """Return a target and an online network that differ everywhere, the same at every call."""

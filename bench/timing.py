@@ -12,12 +12,15 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from absence import excused
+from absence import Absences
 
-Round = Callable[[], float]  # measures once; seconds a call
+SECONDS = "s"  # the measure of a round that has one: seconds a call
+Call: TypeAlias = Callable[..., Any]
+Reading: TypeAlias = Mapping[str, float]  # by measure
+Round: TypeAlias = Callable[[], Reading]
 
 
 def keep_heap() -> bool:
@@ -52,7 +55,7 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def elapsed_s(call: Callable[[], Any], loops: int) -> float:
+def elapsed_s(call: Call, loops: int) -> float:
     """Return the seconds that `loops` calls take; each result lives until the next is there."""
     result = None
     for _ in range(loops // 16 + 1):  # back into the caches, after the others' turns
@@ -63,7 +66,7 @@ def elapsed_s(call: Callable[[], Any], loops: int) -> float:
     return (perf_counter_ns() - start) * 1e-9
 
 
-def loops_for(call: Callable[[], Any], round_s: float) -> int:
+def loops_for(call: Call, round_s: float) -> int:
     """Return how many calls fill a round of `round_s` seconds; warms the call up.
 
     The least of several readings counts: an interruption would make the rounds far too short.
@@ -74,41 +77,37 @@ def loops_for(call: Callable[[], Any], round_s: float) -> int:
     return max(1, round(loops * round_s / taken))
 
 
-def timed_round(call: Callable[[], Any], *, round_s: float, calls_each: int = 1) -> Round:
+def wall_round(call: Call, *, round_s: float, calls_each: int = 1) -> Round:
     """Return a round over `call`.
 
     Args:
         call: What is timed.
         round_s: How long a round should be, in seconds.
-        calls_each: How many of the peer's calls one `call` makes.
+        calls_each: How many of the contestant's calls one `call` makes.
     """
     loops = loops_for(call, round_s)
-    return lambda: elapsed_s(call, loops) / (loops * calls_each)
+    return lambda: {SECONDS: elapsed_s(call, loops) / (loops * calls_each)}
 
 
-def take_turns(
-    rounds: Mapping[str, Round], num_rounds: int, on_cycle: Callable[[], object], absent: dict[str, str]
-) -> dict[str, list[float]]:
+def take_turns(rounds: Mapping[str, Round], num_rounds: int, absent: Absences) -> dict[str, list[Reading]]:
     """Measure every contestant once a cycle, in an order that is drawn anew for each cycle.
 
     Args:
         rounds: The contestants.
         num_rounds: How many cycles.
-        on_cycle: Called after each cycle, outside the clock.
         absent: Where the reason goes of a rival that fails.
 
     Returns:
-        The seconds a call of each contestant that did not fail, one number a cycle.
+        The readings of each contestant that did not fail, one a cycle.
     """
     order = np.random.default_rng(0)
     names = list(rounds)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    readings: dict[str, list[Reading]] = {name: [] for name in names}
     with no_garbage_collection():
         for _ in range(num_rounds):
             for i in order.permutation(len(names)):
                 name = names[i]
                 if name not in absent:
-                    with excused(name, absent):
-                        seconds[name].append(rounds[name]())
-            on_cycle()
-    return {name: taken for name, taken in seconds.items() if name not in absent}
+                    with absent.excused(name):
+                        readings[name].append(rounds[name]())
+    return {name: taken for name, taken in readings.items() if name not in absent}

@@ -7,14 +7,11 @@ by itself which transition it is and whether any of its bytes is wrong. Knows no
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 Array = npt.NDArray[np.generic]
 Columns = dict[str, Array]  # field name -> (n, *shape)

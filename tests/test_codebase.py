@@ -76,7 +76,7 @@ def test_the_walks_find_files() -> None:
         "n_step.py",
         "ddpg.py",
         "learner.py",
-        "table.py",
+        "buffers.py",
         "test_codebase.py",
     }
     assert {path.name for path in CYTHON} >= {"insert.pyx", "step_writer.pyx", "watched.pyx", "tensors.pyx"}

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What a replay buffer must do to be measured. Knows no clock.
+
+Each peer hands out closures: what runs inside one is what is timed. It holds the peer's own call and what each of its
+callers must do around it between an environment's arrays and a loss (torch.from_numpy where NumPy arrays come out),
+nothing else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from timing import Call
+from workloads import FIELD_NAMES, Columns, Transition, Workload
+
+
+class Peer(ABC):
+    """One replay buffer of `capacity` transitions.
+
+    Args:
+        workload: The transition's shape.
+        capacity: Transitions that the ring holds.
+        num_envs: Transitions of one `extend`; only SB3 must know it in advance.
+
+    Raises:
+        AbsentError: If the peer is not installed or cannot hold the workload.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    kinds: ClassVar[frozenset[str]] = frozenset(("add", "extend", "sample"))  # what is measured
+    is_rival: ClassVar[bool] = True
+
+    def __init__(self, workload: Workload, capacity: int, *, num_envs: int = 1) -> None:
+        self.workload = workload
+        self.capacity = capacity
+        self.num_envs = num_envs
+        self._build(workload, capacity)
+
+    @abstractmethod
+    def _build(self, workload: Workload, capacity: int) -> None:
+        """Make the peer's own buffer."""
+
+    @abstractmethod
+    def fill(self) -> None:
+        """Store the transitions 0 to capacity - 1, so that every page of the ring is touched."""
+
+    @abstractmethod
+    def adder(self, rows: Sequence[Transition]) -> Call:
+        """Return a call that adds each of the rows, one transition at a time."""
+
+    @abstractmethod
+    def extender(self, blocks: Sequence[Columns]) -> Call:
+        """Return a call that adds each of the blocks, one call a block."""
+
+    @abstractmethod
+    def sampler(self, batch_size: int) -> Call:
+        """Return a call that draws a minibatch of CPU tensors, all of them made."""
+
+    def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Name the tensors of what a sampler's call returned (untimed)."""
+        return dict(zip(FIELD_NAMES, batch, strict=True))
+
+
+def in_order(store: Callable[..., object], rows: Iterable[Any]) -> Call:
+    """Return a call that hands each row to `store`, its values in the order of FIELD_NAMES."""
+    prepared = list(rows)
+
+    def run() -> None:
+        for observation, action, next_observation, reward, terminated in prepared:
+            store(observation, action, next_observation, reward, terminated)
+
+    return run

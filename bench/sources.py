@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""Where minibatches on a device come from: ours in four ways, and what others do. Knows no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from absence import AbsentError, require
+from peers import NumpyRing, StableBaselines3
+from peers.ours import empty_buffer, fill
+from timing import Call
+from workloads import FIELD_NAMES, Workload, chunks, contents, decode
+
+DEPTH = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Minibatches.
+
+    Attributes:
+        call: Gives the next.
+        fields: Names its tensors.
+        close: Ends what runs beside.
+    """
+
+    call: Call
+    fields: Callable[[Any], Mapping[str, torch.Tensor]]
+    close: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is drawn from, and where it goes."""
+
+    workload: Workload
+    batch_size: int
+    capacity: int
+    device: str
+
+    @cached_property
+    def buffer(self) -> Any:
+        """Ours, in the host's memory, full."""
+        return self._filled("host")
+
+    @cached_property
+    def resident(self) -> Any:
+        """Ours, in the device's memory too, full.
+
+        Raises:
+            AbsentError: The device is none of CUDA's.
+        """
+        if not self.device.startswith("cuda"):
+            reason = "storage='cuda' needs a CUDA device"
+            raise AbsentError(reason)
+        return self._filled("cuda")
+
+    def _filled(self, storage: Any) -> Any:
+        buffer = empty_buffer(self.workload, self.capacity, device=self.device, storage=storage)
+        fill(buffer, self.workload)
+        return buffer
+
+
+def _named(batch: Any) -> Mapping[str, torch.Tensor]:
+    return dict(batch)
+
+
+def _naive(setting: Setting) -> Source:
+    peer = NumpyRing(setting.workload, setting.capacity)
+    peer.fill()
+    sample = peer.sampler(setting.batch_size)
+
+    def call() -> tuple[torch.Tensor, ...]:
+        return tuple([torch.as_tensor(array).to(setting.device) for array in sample()])
+
+    return Source(call, lambda batch: dict(zip(FIELD_NAMES, batch, strict=True)))
+
+
+def _sb3(setting: Setting) -> Source:
+    peer = StableBaselines3(setting.workload, setting.capacity)
+    peer.buffer.device = torch.device(setting.device)
+    peer.fill()
+    return Source(peer.sampler(setting.batch_size), peer.fields)
+
+
+def _torchrl(setting: Setting) -> Source:
+    data, tensordict = require("torchrl.data"), require("tensordict")
+    buffer = data.TensorDictReplayBuffer(
+        storage=data.LazyTensorStorage(setting.capacity),
+        batch_size=setting.batch_size,
+        pin_memory=setting.device.startswith("cuda"),
+        prefetch=DEPTH,
+    )
+    for _, columns in chunks(setting.workload, setting.capacity):
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]))
+
+    def call() -> Any:
+        return buffer.sample().to(setting.device, non_blocking=True)
+
+    return Source(call, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+
+
+def _sample(setting: Setting) -> Source:
+    buffer, batch_size = setting.buffer, setting.batch_size
+    return Source(lambda: buffer.sample(batch_size), _named)
+
+
+def _out(setting: Setting) -> Source:
+    buffer, batch_size = setting.buffer, setting.batch_size
+    out = buffer.sample(batch_size)
+    return Source(lambda: buffer.sample(batch_size, out=out), _named)
+
+
+def _loader(setting: Setting) -> Source:
+    loader = setting.buffer.loader(setting.batch_size, depth=DEPTH)
+    return Source(loader.__next__, _named, loader.close)
+
+
+def _storage(setting: Setting) -> Source:
+    buffer, batch_size = setting.resident, setting.batch_size
+    return Source(lambda: buffer.sample(batch_size), _named)
+
+
+SOURCES: dict[str, Callable[[Setting], Source]] = {
+    "naive": _naive,
+    "sb3": _sb3,
+    "torchrl": _torchrl,
+    "sample": _sample,
+    "out": _out,
+    "loader": _loader,
+    "storage": _storage,
+}
+RIVALS = ("naive", "sb3", "torchrl")
+LABELS = {
+    "naive": "NumPy ring, `.to()`",
+    "sb3": "SB3",
+    "torchrl": f"TorchRL, pinned, prefetch {DEPTH}",
+    "sample": "`sample`",
+    "out": "`sample(out=)`",
+    "loader": f"`loader`, depth {DEPTH}",
+    "storage": '`storage="cuda"`',
+}
+
+
+def check(source: Source, setting: Setting, finish: Callable[[], object]) -> None:
+    """See that minibatches hold stored transitions, whole, and not always the same.
+
+    Raises:
+        AssertionError: A row is none that was stored.
+    """
+    seen = set()
+    for _ in range(4):
+        batch = source.fields(source.call())
+        finish()
+        columns = {name: batch[name].cpu().numpy() for name in FIELD_NAMES}
+        tickets = decode(columns)
+        seen.add(tickets.tobytes())
+        for name, expected in contents(setting.workload, tickets).items():
+            found = columns[name].reshape(expected.shape).astype(expected.dtype)
+            assert np.array_equal(found, expected), f"{name} is none that was stored"
+            assert len(found) == setting.batch_size
+    assert len(seen) > 1, "always the same minibatch"
