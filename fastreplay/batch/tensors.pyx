@@ -6,7 +6,7 @@ Each field is a tensor with a storage of its own, which owns the block that it l
 goes. That alone makes memory safe, whatever is done to tensors. What is here is for speed: torch gives the GIL away
 whenever a tensor object is destroyed, so that beside a thread that runs Python without pause, whoever samples would
 wait for it at nearly every minibatch. So tensors that nobody has any more are not destroyed but handed out again, if
-they are, byte for byte, what they were when they were made (ARCHITECTURE.md, Minibatches are the caller's).
+they are, byte for byte, what they were when they were made (docs/design/minibatches.md).
 """
 
 from cpython.object cimport PyObject, PyTypeObject

@@ -21,7 +21,7 @@
 //             writer alone (the gate makes writers of one slot follow each other), read by all.
 //   records_  the records' bytes. Written by the owner of the reserved ticket, read by all.
 //
-// The proof that a row accepted by a reader is whole stands in ARCHITECTURE.md (Concurrency).
+// The proof that a row accepted by a reader is whole stands in docs/design/concurrency.md.
 #pragma once
 
 #include <atomic>
