@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -15,10 +14,8 @@ from fastreplay.batch.delivery import Delivery, HostDelivery
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.sampler import Sampler
 from fastreplay.batch.waits import Waits
-from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
-from fastreplay.buffer.saved_state import checked_state
-from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
+from fastreplay.buffer.pickled import Pickled
 from fastreplay.buffer.state import checked_rng_state
 from fastreplay.schema import Schema
 from fastreplay.support.checks import (
@@ -49,7 +46,6 @@ if TYPE_CHECKING:
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.schema import FieldLike
     from fastreplay.support.checks import Seed
-    from fastreplay.support.saving import Format
 
     Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 
@@ -61,7 +57,7 @@ ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 _FACE_BYTES = 1024
 
 
-class ReplayBuffer(Contents[ArrayT]):
+class ReplayBuffer(Pickled[ArrayT]):
     """A ring of transitions with uniform minibatches.
 
     Experience replay (Lin 1992; Mnih et al. 2015): store every transition, overwrite the oldest,
@@ -112,14 +108,10 @@ class ReplayBuffer(Contents[ArrayT]):
         ReplayBuffer(10 of 1000 transitions, 36 kB: observation (3,) float32, action () int64; torch, cpu)
     """
 
-    _timeout: float
-    _storage: Storage
     _waits: Waits
     _gpu: Device | None
     _mirror: Mirror | None
     _deliveries: list[Delivery]
-    _sampler: Sampler
-    _num_spawned: _core.Counter
 
     @overload
     def __init__(
@@ -316,6 +308,9 @@ class ReplayBuffer(Contents[ArrayT]):
         """
         return self._sampler.loader(checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps))
 
+    def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
+        ReplayBuffer.__init__(self, capacity, schema, **options)  # type: ignore[arg-type]
+
     def flush(self) -> None:
         """With storage="cuda", queue that the device gets what was inserted up to now; else do nothing.
 
@@ -382,44 +377,6 @@ class ReplayBuffer(Contents[ArrayT]):
             "wait_s": self._waits.seconds,
         }
 
-    def __reduce__(self) -> tuple[object, ...]:
-        state = {
-            "first": self._ring.window()[0],
-            "columns": Transitions(self),
-            "rng_state": self.rng_state,
-            "num_spawned": self._num_spawned.value,
-            "extra": {k: v for k, v in self.__dict__.items() if k not in _native_attributes()},
-        }
-        options = {
-            "device": str(self._device),
-            "storage": self._storage,
-            "output": self._output,
-            "timeout": self._timeout,
-        }
-        return _rebuild, (type(self), self.capacity, self._schema, options), state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what a pickle holds; no other thread may use the buffer meanwhile.
-
-        Raises:
-            ValueError: The state is malformed, or of another schema; the buffer is as it was.
-        """
-        saved = checked_state(state, _native_attributes())
-        if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
-            first, columns = saved.contents(self._schema, self.capacity)
-            self._ring.start_at(first)
-            ReplayBuffer.extend(self, *columns)
-        self.__dict__.update(saved.extra)
-        self._num_spawned = _core.Counter(saved.num_spawned)
-        self._sampler.restart(saved.key, saved.calls)
-
-    def _receive(self, form: Format) -> ReceivedTransitions:
-        """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
-        target = self
-        if self._ring.num_inserted or self._ring.window() != (0, 0):
-            target = _rebuild(ReplayBuffer, self.capacity, self._schema, {"output": "numpy"})
-        return ReceivedTransitions(target, partial(ReplayBuffer.extend, target), form)
-
 
 def _gpu(device: torch.device | Literal["cpu"]) -> Device | None:
     if device == "cpu" or device.type != "cuda":
@@ -427,11 +384,6 @@ def _gpu(device: torch.device | Literal["cpu"]) -> Device | None:
     from fastreplay.gpu.device import Device
 
     return Device(device)
-
-
-def _native_attributes() -> set[str]:
-    """Return what `__init__` makes; the rest of `__dict__` is a subclass's own."""
-    return {*Contents.__annotations__, *ReplayBuffer.__annotations__}
 
 
 _living: Living[ReplayBuffer[Any]] = Living()
@@ -452,11 +404,3 @@ def _discard_unfinished() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_discard_unfinished)
-
-
-def _rebuild(
-    cls: type[ReplayBuffer[ArrayT]], capacity: int, schema: Schema, options: dict[str, Any]
-) -> ReplayBuffer[ArrayT]:
-    buffer = cls.__new__(cls)
-    ReplayBuffer.__init__(buffer, capacity, schema, **options)  # type: ignore[arg-type]
-    return buffer

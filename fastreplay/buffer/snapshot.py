@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastreplay.buffer.replay_buffer import ReplayBuffer
+    from fastreplay.buffer.pickled import Pickled
     from fastreplay.schema.schema import Schema
     from fastreplay.support.saving import Format, Parser
 
@@ -47,7 +47,7 @@ class Transitions(Sequence[Any]):
     stopping writers. In ascending order: what they overwrite meanwhile is at the beginning, and is left out.
     """
 
-    def __init__(self, buffer: ReplayBuffer[Any]) -> None:
+    def __init__(self, buffer: Pickled[Any]) -> None:
         self.buffer = buffer
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class ReceivedTransitions(Receiver, Transitions):
         form: As they were saved.
     """
 
-    def __init__(self, buffer: ReplayBuffer[Any], extend: Callable[..., None], form: Format) -> None:
+    def __init__(self, buffer: Pickled[Any], extend: Callable[..., None], form: Format) -> None:
         Transitions.__init__(self, buffer)
         self._extend = extend
         self.first = self._next = -1
@@ -147,7 +147,7 @@ class ReceivedTransitions(Receiver, Transitions):
             self.is_complete = True
 
 
-def _receive(buffer: ReplayBuffer[Any], form: Format) -> ReceivedTransitions:
+def _receive(buffer: Pickled[Any], form: Format) -> ReceivedTransitions:
     return buffer._receive(form)
 
 

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""A buffer's way through pickle and back: transitions, generator, options, and what subclasses have added."""
+
+from __future__ import annotations
+
+from functools import partial
+from inspect import get_annotations
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastreplay import _core
+from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.saved_state import checked_state
+from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
+
+if TYPE_CHECKING:
+    from fastreplay.batch.sampler import Sampler
+    from fastreplay.buffer.options import Storage
+    from fastreplay.schema import Schema
+    from fastreplay.support.saving import Format
+
+__all__ = ["Pickled"]
+
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+
+class Pickled(Contents[ArrayT]):
+    """Base of the replay buffer: how it is pickled."""
+
+    _storage: Storage
+    _timeout: float
+    _sampler: Sampler
+    _num_spawned: _core.Counter
+
+    def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
+        """Initialize the buffer, whatever constructor a subclass has."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[object, ...]:
+        native = _native_attributes(self)
+        state = {
+            "first": self._ring.window()[0],
+            "columns": Transitions(self),
+            "rng_state": {"key": list(self._sampler.key), "calls": self._sampler.calls},
+            "num_spawned": self._num_spawned.value,
+            "extra": {k: v for k, v in self.__dict__.items() if k not in native},
+        }
+        options = {
+            "device": str(self._device),
+            "storage": self._storage,
+            "output": self._output,
+            "timeout": self._timeout,
+        }
+        return _rebuild, (type(self), self.capacity, self._schema, options), state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a pickle holds; no other thread may use the buffer meanwhile.
+
+        Raises:
+            ValueError: The state is malformed, or of another schema; the buffer is as it was.
+        """
+        saved = checked_state(state, _native_attributes(self))
+        if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
+            first, columns = saved.contents(self._schema, self.capacity)
+            self._ring.start_at(first)
+            Contents.extend(self, *columns)
+        self.__dict__.update(saved.extra)
+        self._num_spawned = _core.Counter(saved.num_spawned)
+        self._sampler.restart(saved.key, saved.calls)
+
+    def _receive(self, form: Format) -> ReceivedTransitions:
+        """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
+        target = self
+        if self._ring.num_inserted or self._ring.window() != (0, 0):
+            target = _rebuild(type(self), self.capacity, self._schema, {"output": "numpy"})
+        return ReceivedTransitions(target, partial(Contents.extend, target), form)
+
+
+def _native_attributes(buffer: Pickled[Any]) -> set[str]:
+    """Return what the constructor makes; the rest of `__dict__` is a subclass's own."""
+    own = [base for base in type(buffer).__mro__ if base.__module__.startswith(__package__)]
+    return {name for base in own for name in get_annotations(base)}
+
+
+def _rebuild(cls: type[Pickled[ArrayT]], capacity: int, schema: Schema, options: dict[str, Any]) -> Pickled[ArrayT]:
+    buffer = cls.__new__(cls)
+    buffer._initialize(capacity, schema, options)
+    return buffer
