@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
 # What is compiled; the Python files are used where they lie.
-NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.cu' -o -name '*.h' \
+NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.cu' -o -name '*.h' \
             -o -name 'CMakeLists.txt' -o -name '*.cmake') CMakeLists.txt pyproject.toml
 
 # The same for an interpreter without GIL. PYTHON_GIL is not set: an import that turns the GIL on is to be seen.
@@ -74,7 +74,7 @@ format: $(VENV)/.lint
 typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy strict, stubs against the modules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy bench
-	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.step_writer fastreplay.target.watched fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt
+	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.step_writer fastreplay.adapters.sb3.polyak_native fastreplay.target.watched fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt
 
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
 	$(call cmake_tests,build/asan/cpp,address$(comma)undefined,FASTREPLAY_STRESS_ROWS=2000000)

@@ -23,7 +23,8 @@ from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
 
 if TYPE_CHECKING:
-    from fastreplay.target.soft_update import SoftUpdate, hard_update_, soft_update_
+    from fastreplay.target.functional import hard_update_, soft_update_
+    from fastreplay.target.soft_update import SoftUpdate
 
 __all__ = [
     "BackendInfo",
@@ -42,17 +43,18 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_NEED_TORCH = ("SoftUpdate", "hard_update_", "soft_update_")
+_NEED_TORCH = {"SoftUpdate": "soft_update", "hard_update_": "functional", "soft_update_": "functional"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for: buffers of NumPy arrays do without."""
     if name not in _NEED_TORCH:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fastreplay.target import soft_update
+    from importlib import import_module
 
-    globals().update({needed: getattr(soft_update, needed) for needed in _NEED_TORCH})
-    return globals()[name]
+    value = getattr(import_module(f"fastreplay.target.{_NEED_TORCH[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ import fastreplay.cleanrl
 import fastreplay.sb3
 from fastreplay import _core
 from fastreplay.adapters import step_writer, steps
+from fastreplay.adapters.sb3 import polyak_native
 from fastreplay.adapters.steps import Part, VectorRing
 from fastreplay.batch import tensors
 from fastreplay.buffer import insert
@@ -30,7 +31,7 @@ from fastreplay.target import watched
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULES = (_core, insert, step_writer, watched, tensors)
+MODULES = (_core, insert, step_writer, polyak_native, watched, tensors)
 
 
 def in_process(work: Callable[[], Any]) -> None:

@@ -59,7 +59,9 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
     assert not strangers
 
 
-MODULES = ("_core", "adapters/step_writer", "batch/tensors", "buffer/insert", "target/watched")
+MODULES = (
+    "_core", "adapters/sb3/polyak_native", "adapters/step_writer", "batch/tensors", "buffer/insert", "target/watched"
+)  # fmt: skip
 
 
 def test_wheel_contents(built: tuple[Path, Path]) -> None:

@@ -42,7 +42,7 @@ from target_support import (
 from torch import Tensor, nn
 
 from fastreplay.support.torch_abi import torch_abi
-from fastreplay.target import mover, watched
+from fastreplay.target import plan, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ half_targets_pass = pytest.mark.filterwarnings("ignore:.*stands still:UserWarnin
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(plan, "torch_abi", lambda: None)
     way: str = request.param
     return way
 

@@ -26,7 +26,7 @@ from target_support import (
 )
 from torch import Tensor
 
-from fastreplay.target import mover
+from fastreplay.target import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ POSITIONS = range(4)
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(plan, "torch_abi", lambda: None)
 
 
 def tensors(seed: int) -> list[Tensor]:

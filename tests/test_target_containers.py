@@ -22,7 +22,7 @@ from target_support import (
 )
 from torch import Tensor, nn
 
-from fastreplay.target import mover
+from fastreplay.target import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ NAMES = ("a", "b", "c")
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(plan, "torch_abi", lambda: None)
 
 
 def tensor(seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 import fastreplay as fr
 from fastreplay.gpu import library
 from fastreplay.support.torch_abi import torch_abi
-from fastreplay.target import mover, watched
+from fastreplay.target import plan, watched
 
 
 class Chunk(ctypes.Structure):
@@ -139,7 +139,7 @@ def test_backend_info_says_which_path_and_why() -> None:
 
 def test_without_the_kernel_torch_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a device without a kernel gets, tried on the CPU: the same values from torch's operations."""
-    monkeypatch.setattr(mover, "_has_kernel", lambda _: False)
+    monkeypatch.setattr(plan, "_has_kernel", lambda _: False)
     online = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
     target = copy.deepcopy(online)
     for parameter in online.parameters():

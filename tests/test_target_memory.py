@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from target_support import SoftUpdate, unchanged
 
-from fastreplay.target import places
+from fastreplay.target import tensor_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,8 @@ def test_shared_elements_are_those_of_the_places(data: st.DataObject) -> None:
     memory = torch.zeros(NUM_BYTES, dtype=torch.uint8)
     a, b = data.draw(views(memory)), data.draw(views(memory))
     expected = not bytes_of(a).isdisjoint(bytes_of(b))
-    assert places.share_an_element(a, b) is expected
-    assert places.share_an_element(b, a) is expected
+    assert tensor_memory.share_an_element(a, b) is expected
+    assert tensor_memory.share_an_element(b, a) is expected
 
 
 @given(st.data())
@@ -64,7 +64,7 @@ def test_shared_elements_are_those_of_the_places(data: st.DataObject) -> None:
 def test_an_overlap_with_itself_is_a_place_twice(data: st.DataObject) -> None:
     tensor = data.draw(views(torch.zeros(NUM_BYTES, dtype=torch.uint8)))
     found = addresses(tensor)
-    assert places.overlaps_itself(tensor) is (len(set(found)) < len(found))
+    assert tensor_memory.overlaps_itself(tensor) is (len(set(found)) < len(found))
 
 
 @given(st.data())
@@ -79,7 +79,7 @@ def test_what_is_refused_is_what_would_be_written_twice_or_read_late(data: st.Da
         return memory.as_strided(shape, strides, data.draw(st.integers(0, 40)))
 
     targets, onlines = [view(), view()], [view(), view()]
-    is_tied = places.place(targets[0]) == places.place(targets[1])
+    is_tied = tensor_memory.elements_key(targets[0]) == tensor_memory.elements_key(targets[1])
     if is_tied:
         onlines[1] = onlines[0]
     count = 1 if is_tied else 2
@@ -128,7 +128,7 @@ def test_tensors_of_any_size_are_decided_without_their_addresses(make: Callable[
 
 def test_strides_that_take_too_long_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy gives up after so many steps, and so does the update: it does not guess."""
-    monkeypatch.setattr(places, "_MAX_WORK", 1)
+    monkeypatch.setattr(tensor_memory, "_MAX_WORK", 1)
     base = torch.zeros(4000)
     shape = (3, 4, 3, 2)
     target = base.as_strided(shape, (101, 67, 43, 31), 0)
@@ -142,8 +142,8 @@ def test_devices_have_memories_of_their_own() -> None:
         device = torch.device("cuda")
 
     tensor = torch.zeros(3)
-    assert places.share_an_element(tensor, tensor)
-    assert not places.share_an_element(tensor, tensor.as_subclass(Elsewhere))
+    assert tensor_memory.share_an_element(tensor, tensor)
+    assert not tensor_memory.share_an_element(tensor, tensor.as_subclass(Elsewhere))
 
 
 def test_memory_that_is_gone_is_refused() -> None:

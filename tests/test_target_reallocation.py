@@ -31,9 +31,8 @@ from target_support import (
 )
 from torch import Tensor, nn
 
-import fastreplay.target.soft_update
-from fastreplay.target import mover
-from fastreplay.target.soft_update import _PAIRINGS
+from fastreplay.target import plan
+from fastreplay.target.functional import _PLANS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at tensors by torch's native functions, or by Python."""
     if request.param == "python":
-        monkeypatch.setattr(mover, "torch_abi", lambda: None)
+        monkeypatch.setattr(plan, "torch_abi", lambda: None)
 
 
 def small(seed: int) -> nn.Sequential:
@@ -480,13 +479,13 @@ def test_loading_writes_the_target_that_is_there() -> None:
 def pairings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Collect a mark for each time that tensors are paired."""
     found: list[object] = []
-    real = fastreplay.target.soft_update.pair  # type: ignore[attr-defined]
+    real = plan.pairs_of  # type: ignore[attr-defined]
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         found.append(args[0])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(fastreplay.target.soft_update, "pair", spy)
+    monkeypatch.setattr(plan, "pairs_of", spy)
     return found
 
 
@@ -526,8 +525,8 @@ def test_lists_and_dictionaries_are_paired_at_every_call(pairings: list[object])
 
 
 def known(target: nn.Module) -> dict[int, Any]:
-    """Give what is kept of a target's pairings, by the identity of the online module."""
-    found: dict[int, Any] = target.__dict__.get(_PAIRINGS, {})
+    """Give the plans that are kept in a target, by the identity of the online module."""
+    found: dict[int, Any] = target.__dict__.get(_PLANS, {})
     return found
 
 

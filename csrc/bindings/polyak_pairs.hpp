@@ -10,7 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "target_table.hpp"
+#include "target.hpp"
+#include "torch_abi.hpp"
 
 namespace fastreplay {
 
@@ -114,7 +115,7 @@ class PolyakPairs {
       expected *= sizes[i];
     }
     if (torch.get_data_ptr(tensor, &view.data) != 0) return false;
-    // Without an address its storage was freed; for the alignment see _is_aligned in _mover.py.
+    // Without an address its storage was freed; for the alignment see _is_aligned in fastreplay/target/plan.py.
     if (view.data == nullptr && view.numel != 0) return false;
     return reinterpret_cast<std::uintptr_t>(view.data) % size_of(view.dtype) == 0;
   }

@@ -1,30 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""What target updates take beside tensors, and what they refuse of it. Changes nothing."""
+"""What target updates take beside tensors, tau above all, and what they refuse of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, SupportsFloat, TypeAlias, TypeGuard
-from warnings import warn
+from typing import Any, SupportsFloat, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
-from fastreplay.target.pairing import HALVES
-from fastreplay.target.places import is_plain
-
-if TYPE_CHECKING:
-    from fastreplay.target.pairing import Pair
-
 __all__ = [
     "Tau",
     "check_count",
-    "check_master",
     "check_options",
     "checked_state",
     "checked_tau",
     "is_schedule",
-    "warn_of_halves",
 ]
 
 Tau: TypeAlias = float | Tensor | Callable[[int], float]
@@ -87,36 +78,7 @@ def checked_state(state: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
     return count, masters
 
 
-def check_master(name: str, master: object, like: Tensor) -> None:
-    """Refuse what could not be copied to the master `like`."""
-    if not isinstance(master, Tensor):
-        raise TypeError(f"state: masters: {name}: expected a tensor, got {type(master).__name__}")
-    if type(master) is not type(like) and not (is_plain(master) and is_plain(like)):
-        raise TypeError(f"state: masters: {name}: expected {type(like).__name__}, got {type(master).__name__}")
-    if master.layout is not torch.strided or master.is_nested:
-        raise TypeError(f"state: masters: {name}: expected layout torch.strided, got {master.layout}")
-    if master.dtype != torch.float32:
-        raise TypeError(f"state: masters: {name}: expected torch.float32, got {master.dtype}")
-    if master.shape != like.shape:
-        raise ValueError(f"state: masters: {name}: expected shape {tuple(like.shape)}, got {tuple(master.shape)}")
-    if master.device.type == "meta":
-        raise ValueError(f"state: masters: {name}: is on meta, and has no values")
-
-
 def _check_range(tau: float) -> float:
     if not 0.0 <= tau <= 1.0:
         raise ValueError(f"tau: expected a number in [0, 1], got {tau}")
     return tau
-
-
-def warn_of_halves(pairs: list[Pair], *, stacklevel: int) -> None:
-    """Warn of the first 16-bit target without a master."""
-    for this in pairs:
-        if this.target.dtype in HALVES and not this.is_copied and this.master is None:
-            warn(
-                f"{this.name}: a {str(this.target.dtype).removeprefix('torch.')} target stands still where "
-                "tau * |online - target| is under half a unit in its last place; keep the target in float32, or "
-                "use SoftUpdate(..., master=True)",
-                stacklevel=stacklevel,
-            )
-            return

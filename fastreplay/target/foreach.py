@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fastreplay.target.pairing import Pair
+    from fastreplay.target.pair import Pair
 
 __all__ = ["Foreach"]
 

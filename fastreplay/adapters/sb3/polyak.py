@@ -10,8 +10,8 @@ import torch as th
 from stable_baselines3.common import utils as sb3
 from torch import Tensor, nn
 
+from fastreplay.adapters.sb3.polyak_native import ParameterLists, PolyakUpdate
 from fastreplay.support.torch_abi import form_abi, torch_abi, torch_is_fused
-from fastreplay.target.watched import PolyakUpdate, Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["polyak_update"]
 
 _sb3_update = sb3.polyak_update
-_walk = Walk(nn.Module)
-_both_listed, _listed = _walk.both_listed, _walk.listed
+_lists_of_both = ParameterLists(nn.Module).of_both
 _is_dynamo_compiling = th.compiler.is_dynamo_compiling
 _num_dispatch_modes = th._C._len_torch_dispatch_stack
 _num_function_modes = th._C._len_torch_function_stack
@@ -70,9 +69,9 @@ def polyak_update(params: Iterable[Tensor], target_params: Iterable[Tensor], tau
     ):
         _sb3_update(params, target_params, tau)
         return
-    update, listed = _native_update(), _both_listed(params, target_params)
-    if listed is not None:
-        params, target_params = listed
+    update, lists = _native_update(), _lists_of_both(params, target_params)
+    if lists is not None:
+        params, target_params = lists
         if update is not None and update.update(params, target_params, tau):
             return
     _sb3_update(params, target_params, tau)

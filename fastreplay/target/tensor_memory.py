@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the elements of tensors lie, and whether two of them share a place. Reads no element."""
+"""Where the elements of a tensor lie in memory, and whether two share a place. Reads no element."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-__all__ = ["has_memory", "is_dense", "is_plain", "long_dims", "overlaps_itself", "place", "share_an_element", "span"]
+__all__ = [
+    "elements_key",
+    "has_memory",
+    "is_dense",
+    "is_plain",
+    "long_dims",
+    "overlaps_itself",
+    "share_an_element",
+    "span",
+]
 
 _PLAIN = frozenset([Tensor, nn.Parameter])
 
@@ -52,7 +61,7 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def place(tensor: Tensor) -> Hashable:
+def elements_key(tensor: Tensor) -> Hashable:
     """Return what two tensors have in common only if they are the same elements in the same order."""
     if not has_memory(tensor):
         return id(tensor)
@@ -86,7 +95,7 @@ def overlaps_itself(tensor: Tensor) -> bool | None:
     # Of two indices of one place, take the last dimension in which they differ, and shift both to where the
     # lesser begins: one lies in the dimensions before, the other a stride or more further on.
     answers = [
-        _share(_bytes(0, dims[:k], 1), _bytes(stride, [*dims[:k], (size - 1, stride)], 1))
+        _shares_memory(_bytes(0, dims[:k], 1), _bytes(stride, [*dims[:k], (size - 1, stride)], 1))
         for k, (size, stride) in enumerate(dims)
     ]
     return True if True in answers else None if None in answers else False
@@ -100,7 +109,7 @@ def share_an_element(a: Tensor, b: Tensor) -> bool | None:
         (start_a, end_a), (start_b, end_b) = span(a), span(b)
         return start_a < end_b and start_b < end_a
     start = min(a.data_ptr(), b.data_ptr())
-    return _share(*(_bytes(t.data_ptr() - start, long_dims(t), t.element_size()) for t in (a, b)))
+    return _shares_memory(*(_bytes(t.data_ptr() - start, long_dims(t), t.element_size()) for t in (a, b)))
 
 
 class _Bytes:
@@ -126,7 +135,7 @@ def _bytes(start: int, dims: Sequence[tuple[int, int]], width: int) -> np.ndarra
 _ORIGIN = 4096  # any address but null, which would be for NumPy to allocate
 
 
-def _share(a: np.ndarray, b: np.ndarray) -> bool | None:
+def _shares_memory(a: np.ndarray, b: np.ndarray) -> bool | None:
     """Let NumPy solve it: where it gives up, so do we."""
     try:
         return bool(np.shares_memory(a, b, max_work=_MAX_WORK))  # type: ignore[arg-type]
