@@ -28,7 +28,7 @@ ALLOWED_INCLUDES = {
     "cuda": r"(device|sampling|target|transfer)\.h|cuda_runtime(_api)?\.h"
     r"|(current_device|inline|lerp|random|sampling_kernel|target|target_kernel)\.hpp",
     "bindings": rf"{ROOMS}|(block_pool|index_set|minibatch|prefetch|random|step_ring|target)\.hpp"
-    r"|(bindings|capsule|dlpack|fastpath|fields|pristine|records|steps|target_table)\.hpp|pybind11/\w+\.h",
+    r"|(bindings|capsule|dlpack|fastpath|fields|pristine|records|steps|target_table|torch_abi)\.hpp|pybind11/\w+\.h",
 }
 # What each room of the core may know of the others.
 KNOWN_ROOMS = {"storage": {"storage"}, "ring": {"ring", "storage"}, "batch": {"batch", "ring", "storage"}}
@@ -159,7 +159,7 @@ def test_atomic_calls_are_recognised() -> None:
 @pytest.mark.parametrize("path", [*NATIVE, *PYTHON, *CYTHON], ids=lambda path: path.name)
 def test_file_headers(path: Path) -> None:
     first, second, *_ = path.read_text().splitlines()
-    comment = "#" if path.suffix in {".py", ".pyx"} else "/*" if path.suffix == ".h" else "//"
+    comment = "#" if path.suffix in {".py", ".pyx", ".pxd"} else "/*" if path.suffix == ".h" else "//"
     assert first.startswith(f"{comment} SPDX-License-Identifier: MIT")
     assert second  # its purpose follows at once
 
