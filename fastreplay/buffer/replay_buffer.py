@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -14,6 +13,7 @@ from fastreplay.batch.delivery import Delivery, HostDelivery
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.sampler import Sampler
 from fastreplay.batch.waits import Waits
+from fastreplay.buffer.forks import living
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
 from fastreplay.buffer.pickled import Pickled
 from fastreplay.buffer.state import checked_rng_state
@@ -27,7 +27,6 @@ from fastreplay.support.checks import (
     checked_steps,
     key_of,
 )
-from fastreplay.support.living import Living
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class ReplayBuffer(Pickled[ArrayT]):
         self._sampler = Sampler(self._ring, draws, key, self._waits)
         self._num_spawned = _core.Counter()
         super().__init__(self._ring, self._schema, self._timeout)
-        _living.add(self)
+        living.add(self)
 
     def _new_delivery(self) -> Delivery:
         """Make the delivery of what the host gathers."""
@@ -384,23 +383,3 @@ def _gpu(device: torch.device | Literal["cpu"]) -> Device | None:
     from fastreplay.gpu.device import Device
 
     return Device(device)
-
-
-_living: Living[ReplayBuffer[Any]] = Living()
-
-
-def living_buffers() -> list[ReplayBuffer[Any]]:
-    """Return the buffers and faces that this process can draw from."""
-    return [buffer for buffer in _living if buffer._mirror is None or not buffer._mirror.is_inherited]
-
-
-def _discard_unfinished() -> None:
-    """In the child after a fork, where no other thread is left to finish its insert."""
-    for buffer in _living:
-        buffer._ring.discard_unfinished()
-        if buffer._mirror is not None:
-            buffer._mirror.begin_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_discard_unfinished)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastreplay.adapters.draws import living_draws
-from fastreplay.buffer.replay_buffer import living_buffers
+from fastreplay.buffer.forks import living_buffers
 from fastreplay.support.checks import checked_index, key_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""Which buffers are alive, and what becomes of them in the child after a fork."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from fastreplay.support.living import Living
+
+if TYPE_CHECKING:
+    from fastreplay.buffer.replay_buffer import ReplayBuffer
+
+__all__ = ["living", "living_buffers"]
+
+living: Living[ReplayBuffer[Any]] = Living()
+
+
+def living_buffers() -> list[ReplayBuffer[Any]]:
+    """Return the buffers and faces that this process can draw from."""
+    return [buffer for buffer in living if buffer._mirror is None or not buffer._mirror.is_inherited]
+
+
+def _discard_unfinished() -> None:
+    """In the child after a fork, where no other thread is left to finish its insert."""
+    for buffer in living:
+        buffer._ring.discard_unfinished()
+        if buffer._mirror is not None:
+            buffer._mirror.begin_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_discard_unfinished)
