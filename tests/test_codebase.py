@@ -199,3 +199,108 @@ def test_import_reads_few_modules() -> None:
     """Import time is noisy; the number of modules above NumPy's own is not (measured: 12 ms)."""
     code = "import sys, numpy; n = len(sys.modules); import fastreplay; print(len(sys.modules) - n)"
     assert int(run_python(code)) < 60
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 40
+SIZED = [
+    *(path for path in NATIVE),
+    *CYTHON,
+    *(path for path in PYTHON if path.is_relative_to(PACKAGE) or "tests" not in path.parts),
+]
+
+
+def functions_of(path: Path) -> dict[str, int]:
+    """Give the lines of each function's body, without its docstring."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        found = [
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        ]
+        bodies = {node.name: node.body[1:] if ast.get_docstring(node) else node.body for node in found}
+        return {name: (body[-1].end_lineno or 0) - body[0].lineno + 1 for name, body in bodies.items() if body}
+    text = re.sub(r"^#[^\n]*\n", "", re.sub(r'""".*?"""', "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    lines = re.sub(r"^( *c?p?def [^:\n]*,)\n +", r"\1 ", text, flags=re.MULTILINE).splitlines()
+    is_native = path.suffix not in {".pyx", ".pxd"}
+    # What is formatted begins a body at the end of a line, and ends it at the depth of the line where it began.
+    if is_native:
+        other = "namespace|class|struct|enum|extern|union|if|for|while|switch|try"
+        opens = rf"^( {{0,2}})(?=[^\s#}}/])(?!{other}).*(\)|const|noexcept|override)[^;]*\{{$"
+    else:
+        opens = r"^( *)(?:def|cdef|cpdef) .*\)[^()]*:$"
+    sizes = {}
+    for i, line in enumerate(lines):
+        start = re.match(opens, line)
+        if start is None:
+            continue
+        depth = len(start[1])
+        rest = lines[i + 1 :]
+        ends = [k for k, below in enumerate(rest) if below.strip() and len(below) - len(below.lstrip()) <= depth]
+        sizes[line.strip()] = ends[0] if ends else len(rest)
+    return sizes
+
+
+@pytest.mark.parametrize("path", SIZED, ids=lambda path: path.name)
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+    for name, num_lines in functions_of(path).items():
+        assert num_lines <= MOST_LINES_OF_A_FUNCTION, f"{name}: {num_lines} lines"
+
+
+def test_the_walk_over_functions_finds_them() -> None:
+    assert functions_of(PACKAGE / "batch" / "sampler.py")["sample"] > 5
+    assert sum(num_lines > 3 for num_lines in functions_of(ROOT / "csrc/core/storage/region.cpp").values()) >= 2
+    assert sum(num_lines > 3 for num_lines in functions_of(PACKAGE / "buffer/insert.pyx").values()) >= 5
+
+
+def classes_of_the_package() -> list[tuple[Path, ast.ClassDef]]:
+    package = sorted(PACKAGE.rglob("*.py"))
+    return [
+        (path, node) for path in package for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    ]
+
+
+def members_of(node: ast.ClassDef) -> set[str]:
+    found: set[str] = set()
+    for item in ast.walk(node):
+        if isinstance(item, ast.FunctionDef):
+            found.add(item.name)
+        elif isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store):
+            found.add(item.id)
+        elif isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
+            found.add(item.attr)
+    return found
+
+
+def test_an_interface_has_two_implementers_or_more() -> None:
+    classes = [node for _, node in classes_of_the_package()]
+    for interface in classes:
+        bases = {ast.unparse(base).split("[")[0] for base in interface.bases}
+        if not bases & {"Protocol", "ABC"}:
+            continue
+        promised = {name for name in members_of(interface) if not name.startswith("_")}
+        derived = [
+            node
+            for node in classes
+            if node is not interface
+            and (promised <= members_of(node) or interface.name in {ast.unparse(base) for base in node.bases})
+        ]
+        assert not promised or len(derived) >= 2, interface.name
+
+
+def test_a_word_has_one_meaning() -> None:
+    """No class's name is another's too, but for those that other libraries gave; and no word stands for a second."""
+    names = [node.name for path, node in classes_of_the_package() if "adapters" not in path.parts]
+    assert sorted(names) == sorted(set(names))
+    words = (ROOT / "ARCHITECTURE.md").read_text().split("## Words")[1].split("\n## ")[0]
+    rejected = {
+        word.strip()
+        for row in re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|$", words, re.MULTILINE)
+        for word in row.split(",")
+    }
+    rejected -= {"", "not", "---"}
+    assert len(rejected) > 10
+    for path in [*NATIVE, *CYTHON, *(path for path in PYTHON if path.is_relative_to(PACKAGE))]:
+        code = re.sub(r'""".*?"""|#[^\n]*|//[^\n]*|"[^"\n]*"', "", path.read_text(), flags=re.DOTALL)
+        split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).lower()
+        found = rejected & set(re.findall(r"[a-z]+", split.replace("_", " ")))
+        assert not found, f"{path}: {found}"

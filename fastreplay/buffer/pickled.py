@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.saved_state import checked_state
+from fastreplay.buffer.pickled_state import checked_state
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
 
 if TYPE_CHECKING:

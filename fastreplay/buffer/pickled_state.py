@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-__all__ = ["SavedState", "checked_state"]
+__all__ = ["PickledState", "checked_state"]
 
 _KEYS = ("first", "columns", "rng_state", "num_spawned", "extra")
 
 
-class SavedState(NamedTuple):
+class PickledState(NamedTuple):
     """What a pickle holds, checked but for the columns."""
 
     first: int
@@ -53,7 +53,7 @@ class SavedState(NamedTuple):
         return first, arrays
 
 
-def checked_state(state: object, native: AbstractSet[str]) -> SavedState:
+def checked_state(state: object, native: AbstractSet[str]) -> PickledState:
     """Return what a pickle holds.
 
     Args:
@@ -75,7 +75,7 @@ def checked_state(state: object, native: AbstractSet[str]) -> SavedState:
         raise ValueError(f"extra: {min(names)!r} is not to be set")
     if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
         raise ValueError(f"columns: expected whole transitions from {first} on")
-    return SavedState(first, columns, key, calls, num_spawned, extra)
+    return PickledState(first, columns, key, calls, num_spawned, extra)
 
 
 def _checked_keys(state: object) -> Mapping[str, Any]:
