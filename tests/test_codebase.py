@@ -300,6 +300,8 @@ def test_a_word_has_one_meaning() -> None:
     rejected -= {"", "not", "---"}
     assert len(rejected) > 10
     for path in [*NATIVE, *CYTHON, *(path for path in PYTHON if path.is_relative_to(PACKAGE))]:
+        if "adapters" in path.parts:  # which speak as those that they stand in for
+            continue
         code = re.sub(r'""".*?"""|#[^\n]*|//[^\n]*|"[^"\n]*"', "", path.read_text(), flags=re.DOTALL)
         split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).lower()
         found = rejected & set(re.findall(r"[a-z]+", split.replace("_", " ")))
