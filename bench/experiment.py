@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -160,7 +159,5 @@ def measure(experiment: Experiment, *, rounds: int, round_s: float) -> Result:
     finally:
         for contestant in ready.values():
             contestant.close()
-        ready.clear()
-        gc.collect()  # gigabytes, before the next experiment's are made
     whole = {name: taken for name, taken in readings.items() if name not in absent}
     return Result(experiment, whole, is_exact, absent)

@@ -111,7 +111,7 @@ def si(value: float | None, unit: str) -> str:
 def to_markdown(question: Question, results: Sequence[Result], header: Mapping[str, str]) -> str:
     """Return the report: the header, the tables, and who is absent."""
     parts = [f"# {question.title}, measured", "\n".join(f"- {name}: {value}" for name, value in header.items())]
-    parts += map(str, question.tables(results))
+    parts += [str(table) for table in question.tables(results) if table.rows]
     absent = {
         f"- {result.experiment.title}, {question.labels.get(name, name)}: {reason}"
         for result in results

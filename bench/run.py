@@ -87,6 +87,7 @@ def answer(name: str, options: argparse.Namespace) -> int:
     for experiment in chosen:
         sys.stderr.write(f"{name}: {experiment.key}\n")
         results.append(measure(experiment, rounds=rounds, round_s=round_s))
+        gc.collect()  # gigabytes, before the next experiment's are made
         header["disturbance"] = str(disturbance)
         markdown = to_markdown(question, results, header)
         if options.out is not None:

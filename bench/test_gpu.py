@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pytest
+import run
 import torch
 from device import Device
 from experiment import measure
@@ -49,6 +51,20 @@ def test_updates_are_measured_on_a_stand_in(dtype: str) -> None:
     assert all(result.is_exact.values())
     assert all(len(result.series(name, "device") or ()) == 3 for name in eager | graphs)
     assert experiment.facts["bytes_per_update"] == 4481 * (12 if dtype == "float32" else 10)
+
+
+def test_the_report_bears_the_devices_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = replace(
+        gpu_soft_update.QUESTION,
+        experiments=lambda is_quick: [gpu_soft_update.experiment(NETS[0], "float32", CPU)] if is_quick else [],
+        missing=lambda: "",
+        describe=lambda: {"GPU": "NVIDIA H100, 132 SMs"},
+    )
+    monkeypatch.setattr(gpu_soft_update, "QUESTION", question)
+    assert run.main(["gpu_soft_update", "--quick", "--out", str(tmp_path)]) == 0
+    (report,) = tmp_path.glob("*-nvidia-h100-gpu-soft-update.md")
+    assert "- GPU: NVIDIA H100, 132 SMs\n" in report.read_text()
+    assert report.with_suffix(".json").exists()
 
 
 def test_a_copy_moves_as_many_bytes() -> None:

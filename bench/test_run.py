@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -107,10 +108,14 @@ def test_one_experiment_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 @pytest.mark.parametrize("question", ["gpu_soft_update", "gpu_pipeline"])
-def test_without_a_device_one_line_says_so(question: str) -> None:
+def test_without_a_device_one_line_says_so(question: str, tmp_path: Path) -> None:
+    """On a machine that has NumPy and torch and nothing else of what is measured, or measures, elsewhere."""
+    for module in ("gymnasium", "stable_baselines3", "torchrl", "cpprb", "rlox", "tqdm", "pytest"):
+        (tmp_path / f"{module}.py").write_text("raise ImportError")
     command = (sys.executable, FOLDER / "run.py", question)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2, done.stderr
     assert not done.stdout
     (line,) = done.stderr.splitlines()
     assert "needs" in line

@@ -154,10 +154,9 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     tables = []
     for title, kinds in (("Inserting", ("add", "extend")), ("Sampling", ("sample",))):
         group = [result for result in results if result.experiment.key.split("-")[0] in kinds]
-        if group:
-            times = medians(group, LABELS)
-            columns: Columns = {"capacity": fact("capacity"), **times, "over the fastest rival": _over_fastest}
-            tables.append(Table(title, note, "work", by_title(group), columns))
+        times = medians(group, LABELS)
+        columns: Columns = {"capacity": fact("capacity"), **times, "over the fastest rival": _over_fastest}
+        tables.append(Table(title, note, "work", by_title(group), columns))
     rates: Columns = {
         "bytes a call": fact("bytes_per_call"),
         **{LABELS[name]: partial(_rate, name=name) for name in ("fastreplay", _OUT)},

@@ -178,7 +178,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
         "Many, one after another (µs each, between CUDA events)": medians(moved, _LABELS, "rate"),
         "The same in GB/s of the fields": medians(moved, _LABELS, "rate", bandwidth),
     }
-    tables = [Table(title, "", "minibatch", by_title(moved), columns) for title, columns in titled.items() if moved]
+    tables = [Table(title, "", "minibatch", by_title(moved), columns) for title, columns in titled.items()]
     return [*tables, *(_learner_table(result) for result in results if result.experiment.key == "learner")]
 
 

@@ -144,12 +144,12 @@ def _tables(results: Sequence[Result]) -> list[Table]:
         "bfloat16."
     )
     rates: Columns = {**medians(results, _LABELS, "device", _rate), "ours of the copy": _share_of_copy}
-    tables += [
+    return [
+        *tables,
         Table("The host", host, "net", rows, medians(results, _LABELS, "host")),
         Table("Bandwidth", rate, "net", rows, rates),
         Table("Results beside `torch.lerp`", "", "net", rows, _exactness(results)),
     ]
-    return [table for table in tables if table.rows]
 
 
 def _rate(result: Result, seconds: float) -> str:

@@ -99,7 +99,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     }
     rates = medians(results, _LABELS, form=lambda result, s: f"{_num_bytes(result) / s * 1e-9:.3g}")
     threaded = [result for result in results if result.experiment.key.removeprefix("target-") in _THREADED_NETS]
-    tables = [
+    return [
         Table(
             "Times",
             "µs per update of float32 parameters on one thread, medians over rounds; ratios are medians of the "
@@ -123,7 +123,6 @@ def _tables(results: Sequence[Result]) -> list[Table]:
             rates,
         ),
     ]
-    return [table for table in tables if table.rows]
 
 
 def _num_bytes(result: Result) -> int:

@@ -225,7 +225,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     native = [result for result in results if result.experiment.key.startswith("native")]
     single = {"together": _together_table, "latency": _latency_table}
     others = [single[result.experiment.key](result) for result in results if result.experiment.key in single]
-    return [*([_native_table(native)] if native else []), *others]
+    return [_native_table(native), *others]
 
 
 QUESTION = Question(
