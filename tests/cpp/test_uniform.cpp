@@ -39,7 +39,7 @@ using fastreplay::Block;
 using fastreplay::RecordLayout;
 using fastreplay::Ring;
 using fastreplay::Sampler;
-using fastreplay::Step;
+using fastreplay::StopPoint;
 using fastreplay::Ticket;
 
 namespace {
