@@ -16,7 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "protocol.hpp"
+#include "state.hpp"
+#include "table.hpp"
 
 namespace model {
 
@@ -167,6 +168,7 @@ class StateSet {
 struct Result {
   Violation violation = Violation::kNone;
   std::size_t num_states = 0;
+  std::size_t num_thread_states = 0;
   std::size_t num_rows = 0;  // accepted, each compared with what its ticket's writer stored
   double seconds = 0;
   std::vector<Event> trace;  // to the violation
@@ -174,7 +176,7 @@ struct Result {
 
 class Search {
  public:
-  Search(const Protocol& protocol, const Config& config) : protocol_{protocol}, config_{config} {}
+  Search(const Faults& faults, const Config& config) : config_{config}, table_{config, faults} {}
 
   // With `liveness`, also that the threads can finish from every state.
   Result run(bool liveness) {
@@ -184,6 +186,7 @@ class Search {
     while (!frontier_.empty() && result_.violation == Violation::kNone) expand_level();
     if (result_.violation == Violation::kNone && liveness) check_way_out();
     result_.num_states = states_.size();
+    result_.num_thread_states = table_.size();
     if (result_.violation != Violation::kNone) result_.trace = trace();
     result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result_);
@@ -196,7 +199,7 @@ class Search {
   };
 
   void start_search() {
-    State state{config_};
+    State state{config_, table_};
     state.normalise(config_);
     visit(state, {0, 0});
     frontier_.clear();
@@ -217,7 +220,7 @@ class Search {
 
   void expand_level() {
     frontier_.for_each([this](const std::uint64_t* words) {
-      State state{config_};
+      State state{config_, table_};
       PackReader reader{words};
       state.pack(reader, config_);
       expand(state);
@@ -233,12 +236,12 @@ class Search {
     const auto step = [&](State& next, const Event& event) {
       const Origin origin{static_cast<std::uint32_t>(expanded_), choice++};
       if (result_.violation != Violation::kNone) return;
-      result_.num_rows += event.accepted ? 1 : 0;
+      result_.num_rows += event.accepts ? 1 : 0;
       if (event.violation != Violation::kNone) return fail(event.violation, origin.parent, choice);
       const std::uint32_t number = visit(next, origin);
       if (keeps_edges_) edges_.push_back(number);
     };
-    Stepper stepper{protocol_, config_, step};
+    Stepper stepper{table_, config_, step};
     stepper.all_steps(state);
     if (keeps_edges_) edges_end_.push_back(edges_.size());
     if (choice == 0) end(state);
@@ -247,7 +250,7 @@ class Search {
   // No thread can make a step.
   void end(const State& state) {
     for (std::size_t i = 0; i < config_.num_threads(); ++i) {
-      if (state.threads[i].at != At::kDone) return fail(Violation::kDeadlock, expanded_, 0);
+      if (state.threads[i] != Table::kEnd) return fail(Violation::kDeadlock, expanded_, 0);
     }
     const Violation violation = check_at_rest(state, config_);
     if (violation != Violation::kNone) fail(violation, expanded_, 0);
@@ -285,11 +288,11 @@ class Search {
     return false;
   }
 
-  [[nodiscard]] std::vector<Event> trace() const {
+  [[nodiscard]] std::vector<Event> trace() {
     std::vector<std::uint16_t> choices;
     if (failed_choices_ > 0) choices.push_back(static_cast<std::uint16_t>(failed_choices_ - 1));
     for (std::size_t s = failed_; s != 0; s = origins_[s].parent) choices.push_back(origins_[s].choice);
-    State state{config_};
+    State state{config_, table_};
     state.normalise(config_);
     std::vector<Event> events;
     for (; !choices.empty(); choices.pop_back()) events.push_back(repeat(state, choices.back()));
@@ -297,7 +300,7 @@ class Search {
   }
 
   // Makes the state's step of that number.
-  Event repeat(State& state, std::uint16_t wanted) const {
+  Event repeat(State& state, std::uint16_t wanted) {
     const State from = state;
     Event made;
     std::uint16_t choice = 0;
@@ -306,13 +309,13 @@ class Search {
       state = next;
       made = event;
     };
-    Stepper stepper{protocol_, config_, step};
+    Stepper stepper{table_, config_, step};
     stepper.all_steps(from);
     return made;
   }
 
-  Protocol protocol_;
   Config config_;
+  Table table_;
   StateSet states_;
   std::vector<Origin> origins_;
   PackedStates frontier_;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Checks the ring's protocol exhaustively: every interleaving of a few threads and every value that
-// weak memory lets each load return (memory.hpp, protocol.hpp). Then breaks it, one way at a time:
-// each mutant must be caught. Last, orders that are stronger than the model needs are weakened together,
-// and nothing may be found: were one of them to become needed, that would show here.
+// weak memory lets each load return (memory.hpp); the threads run the ring's code itself (threads.hpp). Then breaks it,
+// one way at a time: each mutant must be caught. Last, orders that are stronger than the model needs are weakened
+// together, and nothing may be found: were one of them to become needed, that would show here.
 //
 //   test_model                what make test runs
 //   test_model --large        larger configurations, for make stress
@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,52 +49,82 @@ const std::vector<Config> kLarge{
     {"capacity 1, 3 writers twice, 1 reader", 1, 3, 2, 1, 1, 1},
 };
 
+constexpr Order kRelaxed = Order::kRelaxed;
+
 struct Mutant {
   const char* name;
-  void (*change)(Protocol&);
+  Faults faults;
 };
 
+Faults weaker(const Site& site, std::optional<Order> order, std::optional<Order> failure = {}) {
+  return {.changes = {{.site = site, .order = order, .failure = failure}}};
+}
+Faults without(const Site& site) { return {.changes = {{.site = site, .leaves_out = true}}}; }
+Faults lying(const Site& site, int lie) { return {.changes = {{.site = site, .lie = lie}}}; }
+
+constexpr Site kGate{"try_reserve", Kind::kLoad, kCommit};
+constexpr Site kReservation{"try_reserve", Kind::kUpdate, kHead};
+constexpr Site kFenceR1{"write", Kind::kFence};
+constexpr Site kWordStore{"publish", Kind::kStore, kFirstWord};
+constexpr Site kAdvanceCommit{"advance", Kind::kLoad, kCommit};
+constexpr Site kAdvanceHead{"advance", Kind::kLoad, kHead};
+constexpr Site kAdvanceWord{"advance", Kind::kLoad, kFirstWord};
+constexpr Site kAdvanceUpdate{"advance", Kind::kUpdate, kCommit};
+constexpr Site kWindowBase{"window_within", Kind::kLoad, kBase};
+constexpr Site kWindowCommit{"window_within", Kind::kLoad, kCommit};
+constexpr Site kWindowHead{"window_within", Kind::kLoad, kHead};
+constexpr Site kIsPublished{"is_published", Kind::kLoad, kFirstWord};
+constexpr Site kFenceR2{"oldest_whole", Kind::kFence};
+constexpr Site kValidation{"oldest_whole", Kind::kLoad, kHead};
+constexpr Site kClearHead{"clear", Kind::kLoad, kHead};
+constexpr Site kClearUpdate{"clear", Kind::kUpdate, kBase};
+
 const std::vector<Mutant> kMutants{
-    {"no-gate", [](Protocol& p) { p.lap_gate = false; }},
-    {"gate-off-by-one", [](Protocol& p) { p.gate_slack = 1; }},
-    {"gate-too-tight", [](Protocol& p) { p.gate_slack = -1; }},
-    {"gate-relaxed", [](Protocol& p) { p.gate_commit = Order::kRelaxed; }},
-    {"no-validation", [](Protocol& p) { p.validation = Validation::kNever; }},
-    {"validation-off-by-one", [](Protocol& p) { p.validation_slack = 1; }},
-    {"validation-before-copy", [](Protocol& p) { p.validation = Validation::kBeforeCopy; }},
-    {"no-word-check", [](Protocol& p) { p.checks_word = false; }},
-    {"word-before-data", [](Protocol& p) { p.words_last = false; }},
-    {"word-store-relaxed", [](Protocol& p) { p.word_store = Order::kRelaxed; }},
-    {"advance-cas-relaxed", [](Protocol& p) { p.advance_update = Order::kAcquire; }},
-    {"no-fence-r1", [](Protocol& p) { p.fence_r1 = false; }},
-    {"no-fence-r2", [](Protocol& p) { p.fence_r2 = false; }},
-    {"is-published-relaxed", [](Protocol& p) { p.is_published = Order::kRelaxed; }},
-    {"window-commit-relaxed", [](Protocol& p) { p.window_commit = Order::kRelaxed; }},
-    {"window-base-relaxed", [](Protocol& p) { p.window_base = Order::kRelaxed; }},
-    {"clear-relaxed", [](Protocol& p) { p.clear_base = Order::kRelaxed; }},
-    {"advance-word-relaxed", [](Protocol& p) { p.advance_word = Order::kRelaxed; }},
-    {"advance-commit-relaxed", [](Protocol& p) { p.advance_commit = Order::kRelaxed; }},
-    {"advance-failure-relaxed", [](Protocol& p) { p.advance_failure = Order::kRelaxed; }},
+    {"no-gate", lying(kGate, 1000)},
+    {"gate-off-by-one", lying(kGate, 1)},
+    {"gate-too-tight", lying(kGate, -1)},
+    {"gate-relaxed", weaker(kGate, kRelaxed)},
+    {"no-validation", {.validation = Validation::kNever}},
+    {"validation-off-by-one", lying(kValidation, -1)},
+    {"validation-before-copy", {.validation = Validation::kBeforeCopy}},
+    {"no-word-check", {.checks_word = false}},
+    {"word-before-data", {.data_last = true}},
+    {"word-store-relaxed", weaker(kWordStore, kRelaxed)},
+    {"advance-cas-relaxed", weaker(kAdvanceUpdate, Order::kAcquire)},
+    {"no-fence-r1", without(kFenceR1)},
+    {"no-fence-r2", without(kFenceR2)},
+    {"is-published-relaxed", weaker(kIsPublished, kRelaxed)},
+    {"window-commit-relaxed", weaker(kWindowCommit, kRelaxed)},
+    {"window-base-relaxed", weaker(kWindowBase, kRelaxed)},
+    {"clear-relaxed", weaker(kClearUpdate, kRelaxed)},
+    {"advance-word-relaxed", weaker(kAdvanceWord, kRelaxed)},
+    {"advance-commit-relaxed", weaker(kAdvanceCommit, kRelaxed)},
+    {"advance-failure-relaxed", weaker(kAdvanceUpdate, {}, kRelaxed)},
 };
 
 // Orders that are stronger than this model needs, and why. Weaker orders allow more, so one search
 // with all of them weakened at once shows that each alone is harmless.
 struct Spare {
   const char* name;
-  void (*change)(Protocol&);
+  Change change;
   const char* reason;
 };
 
 const std::vector<Spare> kSpares{
-    {"reserve-relaxed", [](Protocol& p) { p.reserve = Order::kRelaxed; },
+    {"reserve-relaxed",
+     {.site = kReservation, .order = kRelaxed},
      "the gate orders writers of a slot, fence R1 and the commit's release show the reservation to readers"},
-    {"advance-cas-release", [](Protocol& p) { p.advance_update = Order::kRelease; },
+    {"advance-cas-release",
+     {.site = kAdvanceUpdate, .order = Order::kRelease},
      "the commit that it replaces was read by acquire before"},
-    {"advance-head-relaxed", [](Protocol& p) { p.advance_head = Order::kRelaxed; },
+    {"advance-head-relaxed",
+     {.site = kAdvanceHead, .order = kRelaxed},
      "the commit read before, by acquire, brings a head as new"},
-    {"window-head-relaxed", [](Protocol& p) { p.window_head = Order::kRelaxed; },
+    {"window-head-relaxed",
+     {.site = kWindowHead, .order = kRelaxed},
      "the commit and base read before, by acquire, bring a head as new"},
-    {"clear-head-relaxed", [](Protocol& p) { p.clear_head = Order::kRelaxed; },
+    {"clear-head-relaxed",
+     {.site = kClearHead, .order = kRelaxed},
      "releasing base hands on the head that was read, whatever the order of that read"},
 };
 
@@ -119,15 +150,16 @@ void print_event(const Config& config, const Event& event) {
   const char* role = event.thread < config.num_writers                        ? "writer"
                      : event.thread < config.num_writers + config.num_readers ? "reader"
                                                                               : "clear ";
-  std::printf("    %s %u  %-12s %s", role, event.thread, event.step, event.access);
+  std::printf("    %s %u  %-12s %s", role, event.thread, event.function, event.verb);
   if (event.location == kNoLocation) {
-    std::printf(" %u", event.value);
+    std::printf(" %u", static_cast<unsigned>(event.value));
   } else {
-    const bool reads = std::strcmp(event.access, "reads") == 0;
-    std::printf(" %s %s %u", location_name(config, event.location).c_str(), reads ? "=" : ":=", event.value);
+    const bool reads = std::strcmp(event.verb, "reads") == 0;
+    std::printf(" %s %s %u", location_name(config, event.location).c_str(),
+                reads ? "=" : ":=", static_cast<unsigned>(event.value));
     if (event.num_newer > 0) std::printf(" (%zu newer there)", event.num_newer);
   }
-  std::puts(event.accepted ? ", and accepts the row" : "");
+  std::puts(event.accepts ? ", and accepts the row" : "");
 }
 
 void check_litmus() {
@@ -139,29 +171,27 @@ void check_litmus() {
   std::printf("memory model: %zu litmus programs\n", litmus::all().size());
 }
 
-void check_protocol(const char* name, const Protocol& protocol, const std::vector<Config>& configs) {
+void check_protocol(const char* name, const Faults& faults, const std::vector<Config>& configs) {
   for (const Config& config : configs) {
-    const Result result = Search{protocol, config}.run(true);
-    std::printf("%-8s %-47s %9zu states %8zu rows %7.2f s  %s", name, config.name, result.num_states, result.num_rows,
-                result.seconds, describe(result.violation));
+    const Result result = Search{faults, config}.run(true);
+    std::printf("%-8s %-47s %9zu states (%5zu of a thread) %8zu rows %7.2f s  %s", name, config.name, result.num_states,
+                result.num_thread_states, result.num_rows, result.seconds, describe(result.violation));
     print_verdict(result.violation == Violation::kNone);
     for (const Event& event : result.trace) print_event(config, event);
   }
 }
 
 void check_spares(const std::vector<Config>& configs) {
-  Protocol weakest;
-  for (const Spare& spare : kSpares) spare.change(weakest);
+  Faults weakest;
+  for (const Spare& spare : kSpares) weakest.changes.push_back(spare.change);
   check_protocol("weakest", weakest, configs);
   for (const Spare& spare : kSpares) std::printf("  includes %-20s not needed here: %s\n", spare.name, spare.reason);
 }
 
 void check_mutant(const Mutant& mutant, bool prints_trace) {
-  Protocol protocol;
-  mutant.change(protocol);
   double seconds = 0;
   for (const Config& config : kQuick) {
-    const Result result = Search{protocol, config}.run(true);
+    const Result result = Search{mutant.faults, config}.run(true);
     seconds += result.seconds;
     if (result.violation == Violation::kNone) continue;
     std::printf("mutant %-23s caught: %s (%s; %zu steps, %.2f s)", mutant.name, describe(result.violation), config.name,
@@ -188,8 +218,8 @@ int main(int argc, char** argv) {
     return EXIT_FAILURE;
   }
   check_litmus();
-  check_protocol("protocol", Protocol{}, kQuick);
-  if (large) check_protocol("protocol", Protocol{}, kLarge);
+  check_protocol("protocol", Faults{}, kQuick);
+  if (large) check_protocol("protocol", Faults{}, kLarge);
   check_spares(kQuick);
   for (const Mutant& mutant : kMutants) check_mutant(mutant, mutant.name == traced);
   std::puts(all_as_expected ? "all as expected" : "NOT ALL AS EXPECTED");

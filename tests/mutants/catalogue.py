@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RING = "ring/ring.cpp"
+RING = "ring/protocol.hpp"
 MINIBATCH = "minibatch.cpp"
 
 
@@ -52,20 +52,19 @@ MUTANTS = (
     Mutant(
         "a publisher moves commit over others' unfinished rows",
         RING,
-        "  if (((first + num_rows) ^ first) >= commit_interval_) advance();\n",
+        "  if (Atomics::prefers(((first + num_rows) ^ first) >= commit_interval_)) advance();\n",
         "  Ticket seen = first;\n"
         "  while (seen < first + num_rows &&\n"
-        "         !commit_.compare_exchange_weak(seen, first + num_rows, std::memory_order_acq_rel)) {\n  }\n",
+        "         !Atomics::compare_exchange_weak(header_.commit, seen, first + num_rows, std::memory_order_acq_rel,\n"
+        "                                         std::memory_order_acquire)) {\n  }\n",
     ),
     Mutant(
         "commit set to the latest publisher's rows",
         RING,
-        "  if (((first + num_rows) ^ first) >= commit_interval_) advance();\n",
-        "  commit_.store(first + num_rows, std::memory_order_release);\n",
+        "  if (Atomics::prefers(((first + num_rows) ^ first) >= commit_interval_)) advance();\n",
+        "  Atomics::store(header_.commit, first + num_rows, std::memory_order_release);\n",
     ),
-    Mutant(
-        "lap word of the next lap", RING, "store(lap_word(lap), std::memory", "store(lap_word(lap + 1), std::memory"
-    ),
+    Mutant("lap word of the next lap", RING, "lap_word(lap), std::memory", "lap_word(lap + 1), std::memory"),
     Mutant(
         "lap word of the insert's first lap",
         RING,
@@ -77,14 +76,14 @@ MUTANTS = (
     Mutant(
         "helping looks at no lap word",
         RING,
-        "while (finished < end && word_at(at).load(std::memory_order_acquire) == lap_word(lap)) {",
+        "while (finished < end && Atomics::load(word_at(at), std::memory_order_acquire) == lap_word(lap)) {",
         "while (finished < end) {",
     ),
     Mutant(
         "helping takes any lap for this one",
         RING,
-        "while (finished < end && word_at(at).load(std::memory_order_acquire) == lap_word(lap)) {",
-        "while (finished < end && word_at(at).load(std::memory_order_acquire) != 0) {",
+        "while (finished < end && Atomics::load(word_at(at), std::memory_order_acquire) == lap_word(lap)) {",
+        "while (finished < end && Atomics::load(word_at(at), std::memory_order_acquire) != 0) {",
     ),
     Mutant(
         "helping goes one row too far",
@@ -105,8 +104,8 @@ MUTANTS = (
     Mutant(
         "any lap passes for this one",
         RING,
-        "word_at(slot(ticket)).load(std::memory_order_acquire) == lap_word(ticket / capacity_);",
-        "word_at(slot(ticket)).load(std::memory_order_acquire) != 0;",
+        "Atomics::load(word_at(slot(ticket)), std::memory_order_acquire) == lap_word(ticket / capacity_);",
+        "Atomics::load(word_at(slot(ticket)), std::memory_order_acquire) != 0;",
     ),
     Mutant(
         "commit is taken one row too far", RING, "if (ticket < window.committed)", "if (ticket <= window.committed)"
@@ -116,14 +115,14 @@ MUTANTS = (
     Mutant(
         "clear leaves the newest row",
         RING,
-        "compare_exchange_weak(base, head,",
-        "compare_exchange_weak(base, head - 1,",
+        "compare_exchange_weak(header_.base, base, head,",
+        "compare_exchange_weak(header_.base, base, head - 1,",
     ),
     # Readers: validation.
     Mutant(
         "no validation",
         RING,
-        "  const Ticket head = head_.load(std::memory_order_relaxed);\n"
+        "  const Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);\n"
         "  return head > capacity_ ? head - capacity_ : 0;",
         "  return 0;",
     ),
@@ -142,8 +141,8 @@ MUTANTS = (
     Mutant(
         "validation asks commit, not head",
         RING,
-        "  // relaxed: the fence orders it.\n  const Ticket head = head_",
-        "  const Ticket head = commit_",
+        "  // relaxed: the fence orders it.\n  const Ticket head = Atomics::load(header_.head",
+        "  const Ticket head = Atomics::load(header_.commit",
     ),
     Mutant(
         "validation before the copy",
@@ -185,15 +184,15 @@ MUTANTS = (
     Mutant(
         "a count leaves out what stands above commit",
         RING,
-        "  return head_.load(std::memory_order_relaxed) - start_;",
-        "  return commit_.load(std::memory_order_relaxed) - start_;",
+        "  return Atomics::load(header_.head, std::memory_order_relaxed) - header_.start;",
+        "  return Atomics::load(header_.commit, std::memory_order_relaxed) - header_.start;",
         test="history",
     ),
     Mutant(
         "clear leaves what stands above commit",
         RING,
-        "  const Ticket head = head_.load(std::memory_order_acquire);\n  // relaxed: re-read",
-        "  const Ticket head = commit_.load(std::memory_order_acquire);\n  // relaxed: re-read",
+        "  const Ticket head = Atomics::load(header_.head, std::memory_order_acquire);\n  // relaxed: re-read",
+        "  const Ticket head = Atomics::load(header_.commit, std::memory_order_acquire);\n  // relaxed: re-read",
         test="history",
     ),
     # Draws that are not uniform.

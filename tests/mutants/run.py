@@ -35,6 +35,8 @@ SOURCES = (
     "storage/records.cpp",
     "storage/region.cpp",
 )
+# The source that a header of the core is compiled with.
+COMPILED_BY = {"ring/protocol.hpp": "ring/ring.cpp"}
 FLAGS = (
     *("-std=c++20", "-O1", "-DNDEBUG", "-DFASTREPLAY_STOP_POINTS", "-pthread"),
     *(f"-I{CORE}", f"-I{ROOT / 'tests/cpp'}"),
@@ -75,9 +77,9 @@ class Builder:
         shutil.copyfile(STANDARD, self.standard)
         self.call("-x", "c++-header", str(self.standard), "-o", f"{self.standard}.gch")
 
-    def compile(self, source: Path, name: str) -> Path:
+    def compile(self, source: Path, name: str, *first: str) -> Path:
         target = self.folder / f"{name}.o"
-        self.call("-include", str(self.standard), "-c", str(source), "-o", str(target))
+        self.call(*first, "-include", str(self.standard), "-c", str(source), "-o", str(target))
         return target
 
     def link(self, objects: list[Path], name: str) -> Path:
@@ -86,7 +88,7 @@ class Builder:
         return target
 
     def call(self, *arguments: str) -> None:
-        done = subprocess.run([self.compiler, *FLAGS, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([self.compiler, *arguments, *FLAGS], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
 
@@ -160,10 +162,13 @@ def main() -> int:
 
         def build(mutant: Mutant, text: str) -> Path:
             name = identifier(mutant.name)
-            source = builder.folder / f"{name}.cpp"
-            source.write_text(text)
-            objects = [builder.compile(source, name)]
-            objects += [core[other].result() for other in SOURCES if other != mutant.file]
+            broken = builder.folder / name / mutant.file
+            broken.parent.mkdir(parents=True, exist_ok=True)
+            broken.write_text(text)
+            source = COMPILED_BY.get(mutant.file, mutant.file)
+            at = broken if source == mutant.file else CORE / source
+            objects = [builder.compile(at, name, f"-I{builder.folder / name}")]
+            objects += [core[other].result() for other in SOURCES if other != source]
             return builder.link([mains[mutant.test].result(), *objects], name)
 
         programs = [pool.submit(build, mutant, text) for mutant, text in zip(chosen, texts, strict=True)]

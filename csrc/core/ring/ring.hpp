@@ -10,13 +10,7 @@
 // The only place that can wait is the lap gate: a writer may not reserve a slot whose last ticket
 // is unfinished. Readers never wait: they copy first and check afterwards.
 //
-// Ownership of what is shared:
-//   head_     next ticket to reserve. Written by writers (CAS), read by all; only grows. Own line.
-//   commit_   every ticket below it is published; a lower bound. Written by anybody who helps (CAS),
-//             read by all; only grows, never passes head_. Own line.
-//   base_     tickets below it were cleared. Written by clear(), read by all; only grows. Shares a
-//             line with the read-only members: it changes about never.
-//   overwritten_before_clear_  as base_.
+// Shared are the header (header.hpp), of which each member says whose it is, and
 //   words_[s] lap word of slot s: lap_word(t) once ticket t is published. Written by the ticket's
 //             writer alone (the gate makes writers of one slot follow each other), read by all.
 //   records_  the records' bytes. Written by the owner of the reserved ticket, read by all.
@@ -24,17 +18,16 @@
 // The proof that a row accepted by a reader is whole stands in docs/design/concurrency.md.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "ring/atomics.hpp"
+#include "ring/header.hpp"
 #include "storage/records.hpp"
 
 namespace fastreplay {
-
-using Ticket = std::uint64_t;
 
 // The tickets that a reader may draw from, as they were at one moment.
 struct Window {
@@ -46,10 +39,11 @@ struct Window {
   [[nodiscard]] std::uint64_t published() const noexcept { return committed > first ? committed - first : 0; }
 };
 
-class Ring {
+template <class Atomics>
+class BasicRing {
  public:
   // Throws std::invalid_argument on capacity 0 and on sizes that do not fit, std::bad_alloc.
-  Ring(RecordLayout layout, std::size_t capacity);
+  BasicRing(RecordLayout layout, std::size_t capacity);
 
   // For views of whole columns, too, unchecked while writers run.
   [[nodiscard]] Records& records() noexcept { return records_; }
@@ -92,11 +86,18 @@ class Ring {
   [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
   [[nodiscard]] std::uint64_t num_overwritten() const noexcept;  // lost because the ring was full
 
+ protected:  // for a model, which tells accesses by their addresses
+  [[nodiscard]] std::uint32_t& word_at(std::size_t slot) const noexcept {
+    return reinterpret_cast<std::uint32_t*>(words_.data())[slot];
+  }
+
+  RingHeader header_;
+
  private:
   // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
   class Claim {
    public:
-    Claim(Ring& ring, Ticket first, std::size_t num_rows) noexcept
+    Claim(BasicRing& ring, Ticket first, std::size_t num_rows) noexcept
         : ring_{ring},
           first_{first},
           slot_{first % ring.capacity_},
@@ -109,7 +110,7 @@ class Ring {
     [[nodiscard]] std::size_t slot() const noexcept { return slot_; }
 
    private:
-    Ring& ring_;
+    BasicRing& ring_;
     Ticket first_;
     std::size_t slot_;
     std::uint64_t lap_;
@@ -125,9 +126,6 @@ class Ring {
   [[nodiscard]] Window window_within(std::size_t slack) noexcept;
   void set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept;
 
-  [[nodiscard]] std::atomic_ref<std::uint32_t> word_at(std::size_t slot) const noexcept {
-    return std::atomic_ref{reinterpret_cast<std::uint32_t*>(words_.data())[slot]};
-  }
   // 2 * (lap + 1) modulo 2^32: the gate keeps a slot's word at this lap or the one before, so a word
   // that wraps is never taken for another. Bit 0 is kept for tombstones.
   [[nodiscard]] static std::uint32_t lap_word(std::uint64_t lap) noexcept {
@@ -140,15 +138,9 @@ class Ring {
   std::size_t commit_interval_;  // a power of two
   std::size_t prefetch_rows_;    // how far ahead of a store the ring's memory is asked for
   Region words_;
-  std::atomic<Ticket> base_{0};
-  std::atomic<std::uint64_t> overwritten_before_clear_{0};
-  std::uint64_t start_ = 0;  // first ticket of this ring; read-only once shared
-  // Two lines apart: adjacent-line prefetchers pull pairs.
-  alignas(2 * kCacheLine) std::atomic<Ticket> head_{0};
-  alignas(2 * kCacheLine) std::atomic<Ticket> commit_{0};
-
-  static_assert(std::atomic<Ticket>::is_always_lock_free);
-  static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
 };
+
+extern template class BasicRing<StdAtomics>;
+using Ring = BasicRing<StdAtomics>;
 
 }  // namespace fastreplay

@@ -43,7 +43,7 @@ inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_byt
     if (detail::on_word(ring + i, num_bytes - i)) {
       std::uint64_t word;
       std::memcpy(&word, row + i, sizeof word);
-      // relaxed: the fences around the copy order it (ring/ring.cpp, R1 and publish).
+      // relaxed: the fences around the copy order it (ring/protocol.hpp, R1 and publish).
       std::atomic_ref{*reinterpret_cast<std::uint64_t*>(ring + i)}.store(word, std::memory_order_relaxed);
       i += sizeof word;
     } else {
@@ -59,7 +59,7 @@ inline void load_row(std::byte* row, const std::byte* ring, std::size_t num_byte
   auto* source = const_cast<std::byte*>(ring);  // atomic_ref takes no const before C++26
   for (std::size_t i = 0; i < num_bytes;) {
     if (detail::on_word(source + i, num_bytes - i)) {
-      // relaxed: the acquire fence after the copy orders it (ring/ring.cpp, R2).
+      // relaxed: the acquire fence after the copy orders it (ring/protocol.hpp, R2).
       const std::uint64_t word =
           std::atomic_ref{*reinterpret_cast<std::uint64_t*>(source + i)}.load(std::memory_order_relaxed);
       std::memcpy(row + i, &word, sizeof word);

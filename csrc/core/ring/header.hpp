@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// What the threads of a ring share beside its records and lap words: plain data, for whoever accesses it by an
+// atomics policy (atomics.hpp), wherever it lies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "storage/region.hpp"
+
+namespace fastreplay {
+
+using Ticket = std::uint64_t;
+
+struct RingHeader {
+  // Tickets below it were cleared. Written by clear(), read by all; only grows, and changes about never.
+  Ticket base = 0;
+  // Transitions that were overwritten before they were cleared. As base.
+  std::uint64_t overwritten_before_clear = 0;
+  // First ticket of this ring; read-only once shared.
+  Ticket start = 0;
+  // Next ticket to reserve. Written by writers (CAS), read by all; only grows. The two that writers change lie two
+  // lines apart: adjacent-line prefetchers pull pairs.
+  alignas(2 * kCacheLine) Ticket head = 0;
+  // Every ticket below it is published; a lower bound. Written by anybody who helps (CAS), read by all; only grows,
+  // never passes head.
+  alignas(2 * kCacheLine) Ticket commit = 0;
+};
+
+}  // namespace fastreplay

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MIT
+// The ring's protocol, access by access. Included by ring.cpp, which makes Ring of it, and by tests/model, which runs
+// it on a weak memory.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "ring/ring.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
+
+namespace fastreplay {
+
+namespace detail {
+
+// How far ahead of a store the ring's memory is prefetched.
+inline constexpr std::size_t kPrefetchBytes = 8192;
+// Rows that are copied together, field by field, so that a field's size is looked at once a group.
+inline constexpr std::size_t kGroupRows = 16;
+// Rows after which a writer moves commit: as many as a reader walks over in the time of one miss.
+inline constexpr std::size_t kMaxCommitInterval = 64;
+
+}  // namespace detail
+
+template <class Atomics>
+BasicRing<Atomics>::BasicRing(RecordLayout layout, std::size_t capacity)
+    : records_{std::move(layout), capacity},
+      capacity_{capacity},
+      max_rows_per_insert_{std::max<std::size_t>(1, capacity / 8)},
+      commit_interval_{std::bit_floor(std::clamp<std::size_t>(capacity / 16, 1, detail::kMaxCommitInterval))},
+      prefetch_rows_{detail::kPrefetchBytes / records_.layout().stride()},
+      words_{capacity * sizeof(std::uint32_t)} {}
+
+template <class Atomics>
+bool BasicRing<Atomics>::insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
+                                std::chrono::nanoseconds patience) noexcept {
+  Ticket first = 0;
+  if (!reserve(num_rows, patience, first)) return false;
+  const Claim claim{*this, first, num_rows};
+  write(fields, first_row, claim.slot(), num_rows);
+  return true;
+}
+
+template <class Atomics>
+bool BasicRing<Atomics>::reserve(std::size_t num_rows, std::chrono::nanoseconds patience, Ticket& first) noexcept {
+  if (try_reserve(num_rows, first)) return true;
+  typename Atomics::Wait wait{patience};
+  do {
+    advance();
+    if (try_reserve(num_rows, first)) return true;
+  } while (wait.goes_on());
+  return false;
+}
+
+// False when the lap gate is shut: the ticket that one of the rows would overwrite is unfinished.
+template <class Atomics>
+bool BasicRing<Atomics>::try_reserve(std::size_t num_rows, Ticket& first) noexcept {
+  // relaxed: a stale head only makes the CAS fail and bring the fresh one.
+  Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);
+  for (;;) {
+    // acquire: the earlier writer of each slot finished before we overwrite it; pairs with the
+    // release CAS on commit in advance().
+    const Ticket finished = Atomics::load(header_.commit, std::memory_order_acquire);
+    if (head + num_rows > finished + capacity_) return false;
+    at_stop_point(StopPoint::kGatePassed);
+    // acq_rel on success: more than is needed, at no cost on x86; the gate's acquire orders the writers
+    // of a slot, R1 in write() shows the reservation. relaxed on failure: we only try again.
+    if (Atomics::compare_exchange_weak(header_.head, head, head + num_rows, std::memory_order_acq_rel,
+                                       std::memory_order_relaxed)) {
+      first = head;
+      return true;
+    }
+  }
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::write(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
+                               std::size_t num_rows) noexcept {
+  // R1, release: the reservation is visible to every reader that sees one of the bytes below; pairs
+  // with the acquire fence in oldest_whole().
+  Atomics::fence(std::memory_order_release);
+  at_stop_point(StopPoint::kReserved);
+  compiler_barrier();
+  const std::span<const Column> columns{records_.layout().columns()};
+  for (std::size_t row = first_row, left = num_rows; left > 0;) {
+    const std::size_t group_rows = std::min(std::min(detail::kGroupRows, left), capacity_ - slot);
+    std::byte* records = records_.at(slot);
+    prefetch(slot, group_rows);
+    for (std::size_t f = 0; f < columns.size(); ++f) {
+      const auto [offset, row_bytes] = columns[f];
+      const auto [data, stride_bytes] = fields[f];
+      const std::byte* rows = data + row * stride_bytes;
+      if (group_rows == 1) {  // the step of one environment, where choosing a loop costs more than it saves
+        Atomics::store_row(records + offset, rows, row_bytes);
+      } else {
+        Atomics::store_rows(records + offset, records_.layout().stride(), rows, stride_bytes, row_bytes, group_rows);
+      }
+      at_stop_point(StopPoint::kFieldWritten);
+    }
+    row += group_rows;
+    left -= group_rows;
+    slot = slot + group_rows == capacity_ ? 0 : slot + group_rows;
+  }
+  compiler_barrier();
+  at_stop_point(StopPoint::kRowsWritten);
+}
+
+// Asks for the slots that lie some way after [slot, slot + num_rows), for this insert or the next.
+template <class Atomics>
+void BasicRing<Atomics>::prefetch(std::size_t slot, std::size_t num_rows) const noexcept {
+  if (prefetch_rows_ == 0 || slot + num_rows + prefetch_rows_ > capacity_) return;
+  const std::byte* begin = records_.at(slot + prefetch_rows_);
+  const std::byte* end = begin + num_rows * records_.layout().stride();
+  for (const std::byte* line = begin; line < end; line += kCacheLine) __builtin_prefetch(line, 1, 2);
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    // release: the record's bytes happen-before a reader that sees this word; pairs with the acquire
+    // loads in is_published() and advance().
+    Atomics::store(word_at(slot), lap_word(lap), std::memory_order_release);
+    at_stop_point(StopPoint::kRowPublished);
+    if (++slot == capacity_) {
+      slot = 0;
+      ++lap;
+    }
+  }
+  at_stop_point(StopPoint::kAllPublished);
+  // Now and then: readers and gated writers move commit themselves, and here each move costs an atomic update
+  // of a line that all share.
+  if (Atomics::prefers(((first + num_rows) ^ first) >= commit_interval_)) advance();
+}
+
+// Moves commit_ over every published ticket and returns it. Anybody may call it at any time.
+template <class Atomics>
+Ticket BasicRing<Atomics>::advance() noexcept {
+  // acquire: what lies below is published for us too; pairs with the CAS below.
+  Ticket seen = Atomics::load(header_.commit, std::memory_order_acquire);
+  // acquire: spare; the commit just read already makes head no older, so that the loop ends at a real
+  // ticket.
+  const Ticket end = Atomics::load(header_.head, std::memory_order_acquire);
+  Ticket finished = seen;
+  std::size_t at = slot(finished);
+  std::uint64_t lap = finished / capacity_;
+  // acquire: the record's bytes are visible to whoever sees the commit we publish; pairs with the
+  // release store of the word in publish().
+  while (finished < end && Atomics::load(word_at(at), std::memory_order_acquire) == lap_word(lap)) {
+    ++finished;
+    if (++at == capacity_) {
+      at = 0;
+      ++lap;
+    }
+  }
+  if (seen < finished) at_stop_point(StopPoint::kHelping);
+  while (seen < finished) {
+    // release: passes on what the words above showed us; pairs with the acquire loads of commit_.
+    // acquire on both: seen becomes another helper's commit, which we return in place of ours.
+    if (Atomics::compare_exchange_weak(header_.commit, seen, finished, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+      return finished;
+    }
+  }
+  return seen;
+}
+
+// A window whose `committed` is at most `slack` tickets behind its end, or else as new as can be.
+template <class Atomics>
+Window BasicRing<Atomics>::window_within(std::size_t slack) noexcept {
+  // acquire: head is read at least as new as the base that clear() took from it; pairs with the
+  // release CAS in clear().
+  const Ticket base = Atomics::load(header_.base, std::memory_order_acquire);
+  // acquire: rows below are published for us; pairs with the release CAS in advance().
+  Ticket committed = Atomics::load(header_.commit, std::memory_order_acquire);
+  at_stop_point(StopPoint::kCommitRead);
+  // acquire: spare, as in advance(); the loads of base_ and commit_ make it no older than they are.
+  Ticket end = Atomics::load(header_.head, std::memory_order_acquire);
+  if (end > committed && Atomics::prefers(end - committed > slack)) {
+    committed = advance();
+    // acquire: spare, as above.
+    end = Atomics::load(header_.head, std::memory_order_acquire);
+  }
+  const Ticket oldest = end > capacity_ ? end - capacity_ : 0;
+  return {.first = std::max(base, oldest), .end = end, .committed = committed};
+}
+
+template <class Atomics>
+bool BasicRing<Atomics>::is_published(Ticket ticket, const Window& window) const noexcept {
+  if (ticket < window.committed) return true;
+  // acquire: the record's bytes happen-before our copy; pairs with the release store in publish().
+  return Atomics::load(word_at(slot(ticket)), std::memory_order_acquire) == lap_word(ticket / capacity_);
+}
+
+template <class Atomics>
+Ticket BasicRing<Atomics>::oldest_whole() const noexcept {
+  at_stop_point(StopPoint::kRowsCopied);
+  compiler_barrier();
+  // R2, acquire: if the copy saw a byte of a later lap, the reservation of that lap happens-before
+  // the load below; pairs with fence R1 in write().
+  Atomics::fence(std::memory_order_acquire);
+  // relaxed: the fence orders it.
+  const Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);
+  return head > capacity_ ? head - capacity_ : 0;
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::clear() noexcept {
+  // acquire: spare; the release of base_ below hands on the head that was read, so that base never
+  // passes a head that readers see.
+  const Ticket head = Atomics::load(header_.head, std::memory_order_acquire);
+  // relaxed: re-read by the CAS.
+  Ticket base = Atomics::load(header_.base, std::memory_order_relaxed);
+  while (base < head) {
+    // release: readers that see this base see a head at least as new; pairs with window().
+    // relaxed on failure: another clear() came first; we only raise its base to ours.
+    if (Atomics::compare_exchange_weak(header_.base, base, head, std::memory_order_release,
+                                       std::memory_order_relaxed)) {
+      const std::uint64_t lost = head - base > capacity_ ? head - base - capacity_ : 0;
+      // relaxed: a statistic; only the sum matters.
+      Atomics::fetch_add(header_.overwritten_before_clear, lost, std::memory_order_relaxed);
+      return;
+    }
+  }
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::discard_unfinished() noexcept {
+  // relaxed, here and below: nobody else uses the ring.
+  const Ticket end = Atomics::load(header_.head, std::memory_order_relaxed);
+  const Ticket base = Atomics::load(header_.base, std::memory_order_relaxed);
+  const Ticket finished = advance();
+  if (finished == end) return;
+  const Ticket first = std::max(finished, base);                           // what was cleared is not to come back
+  const Window nothing{.first = first, .end = first, .committed = first};  // so that every word is looked at
+  Ticket next = first;
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    if (!is_published(ticket, nothing)) continue;
+    if (ticket != next) std::memcpy(records_.at(slot(next)), record(ticket), records_.layout().stride());
+    ++next;
+  }
+  set_words(finished, next, 0);
+  set_words(next, end, 1);
+  // The slots of [next, end) held the oldest transitions of the window, and hold none any more.
+  const std::uint64_t overwritten = end - base > capacity_ ? end - base - capacity_ : 0;
+  // relaxed: as above.
+  Atomics::fetch_add(header_.overwritten_before_clear, overwritten, std::memory_order_relaxed);
+  Atomics::store(header_.base, base + overwritten, std::memory_order_relaxed);
+  Atomics::store(header_.head, next, std::memory_order_relaxed);
+  Atomics::store(header_.commit, next, std::memory_order_relaxed);
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::start_at(Ticket ticket) noexcept {
+  header_.start = ticket;
+  // A word that was never set must not pass for a later lap.
+  set_words(ticket, ticket + capacity_, 1);
+  // relaxed: the ring is not shared yet; handing it over orders these.
+  Atomics::store(header_.head, ticket, std::memory_order_relaxed);
+  // relaxed: as above.
+  Atomics::store(header_.commit, ticket, std::memory_order_relaxed);
+  // relaxed: as above.
+  Atomics::store(header_.base, ticket, std::memory_order_relaxed);
+}
+
+// Marks the slots of [first, end) as published in the tickets' own lap, or some laps before it.
+template <class Atomics>
+void BasicRing<Atomics>::set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept {
+  for (Ticket ticket = first; ticket < end; ++ticket) {
+    // relaxed: the ring is not shared; handing it over orders this.
+    Atomics::store(word_at(slot(ticket)), lap_word(ticket / capacity_ - laps_before), std::memory_order_relaxed);
+  }
+}
+
+template <class Atomics>
+std::uint64_t BasicRing<Atomics>::num_inserted() const noexcept {
+  // relaxed: a statistic.
+  return Atomics::load(header_.head, std::memory_order_relaxed) - header_.start;
+}
+
+template <class Atomics>
+std::uint64_t BasicRing<Atomics>::num_overwritten() const noexcept {
+  // acquire: as in window(), head must not be older than base.
+  const Ticket base = Atomics::load(header_.base, std::memory_order_acquire);
+  // relaxed: ordered after base by the acquire above.
+  const std::uint64_t since_clear = Atomics::load(header_.head, std::memory_order_relaxed) - base;
+  // relaxed: a statistic.
+  const std::uint64_t before = Atomics::load(header_.overwritten_before_clear, std::memory_order_relaxed);
+  return before + (since_clear > capacity_ ? since_clear - capacity_ : 0);
+}
+
+}  // namespace fastreplay

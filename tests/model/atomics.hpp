@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+// The atomics policy that the ring is made of here: each access is asked of the run (run.hpp) in place of memory.
+// Knows where in the ring a location lies, and nothing of the protocol.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "ring/protocol.hpp"
+#include "run.hpp"
+
+namespace model {
+
+constexpr Order order_of(std::memory_order order) {
+  switch (order) {
+    case std::memory_order_relaxed:
+      return Order::kRelaxed;
+    case std::memory_order_acquire:
+      return Order::kAcquire;
+    case std::memory_order_release:
+      return Order::kRelease;
+    case std::memory_order_acq_rel:
+      return Order::kAcqRel;
+    default:
+      throw std::invalid_argument{"an order that the memory does not have"};
+  }
+}
+
+// Addresses of what the threads share.
+struct Places {
+  const fastreplay::RingHeader* header;
+  const std::uint32_t* words;
+  const std::byte* records;
+  std::size_t stride;
+  const std::uint64_t* rows;  // of the transitions that are inserted: of the first field, then of the second
+  const Config* config;
+
+  static inline const Places* current = nullptr;
+
+  [[nodiscard]] std::uint8_t of(const std::uint64_t& place) const {
+    return narrow(&place == &header->head ? kHead : &place == &header->commit ? kCommit : kBase);
+  }
+  [[nodiscard]] std::uint8_t of(const std::uint32_t& word) const {
+    return narrow(config->word(static_cast<std::uint64_t>(&word - words)));
+  }
+  [[nodiscard]] std::uint8_t of(const std::byte* row_in_record) const {
+    const auto offset = static_cast<std::size_t>(row_in_record - records);
+    return narrow(config->data(offset / stride, offset % stride / sizeof(std::uint64_t)));
+  }
+};
+
+// What calls one of these is named by __builtin_FUNCTION().
+struct Atomics {
+  template <class T>
+  [[gnu::always_inline]] static T load(const T& place, std::memory_order order,
+                                       const char* function = __builtin_FUNCTION()) noexcept {
+    const std::uint8_t location = Places::current->of(place);
+    // Where nobody clears, base is what it was for ever.
+    if (location == kBase && Places::current->config->num_clearers == 0) return 0;
+    return static_cast<T>(Run::current->load(
+        {.kind = Kind::kLoad, .order = order_of(order), .location = location, .function = function}));
+  }
+  [[gnu::always_inline]] static void store(std::uint32_t& word, std::uint32_t value, std::memory_order order,
+                                           const char* function = __builtin_FUNCTION()) noexcept {
+    Run::current->store_word({.kind = Kind::kStore,
+                              .order = order_of(order),
+                              .location = Places::current->of(word),
+                              .value = value,
+                              .function = function});
+  }
+  [[gnu::always_inline]] static bool compare_exchange_weak(std::uint64_t& place, std::uint64_t& expected,
+                                                           std::uint64_t desired, std::memory_order success,
+                                                           std::memory_order failure,
+                                                           const char* function = __builtin_FUNCTION()) noexcept {
+    return Run::current->update({.kind = Kind::kUpdate,
+                                 .order = order_of(success),
+                                 .failure = order_of(failure),
+                                 .location = Places::current->of(place),
+                                 .value = desired,
+                                 .expected = expected,
+                                 .function = function},
+                                expected);
+  }
+  // A statistic, of which only the sum matters.
+  static void fetch_add(std::uint64_t& /*place*/, std::uint64_t /*value*/, std::memory_order /*order*/) noexcept {}
+  [[gnu::always_inline]] static void fence(std::memory_order order,
+                                           const char* function = __builtin_FUNCTION()) noexcept {
+    Run::current->fence({.kind = Kind::kFence, .order = order_of(order), .function = function});
+  }
+
+  [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t /*num_bytes*/,
+                                               const char* function = __builtin_FUNCTION()) noexcept {
+    const auto index = static_cast<std::size_t>(reinterpret_cast<const std::uint64_t*>(row) - Places::current->rows);
+    Run::current->store_data({.kind = Kind::kStore, .location = Places::current->of(record), .function = function},
+                             index % kMaxRows);
+  }
+  [[gnu::always_inline]] static void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows,
+                                                std::size_t rows_stride, std::size_t row_bytes, std::size_t num_rows,
+                                                const char* function = __builtin_FUNCTION()) noexcept {
+    for (std::size_t i = 0; i < num_rows; ++i) {
+      store_row(records + i * record_stride, rows + i * rows_stride, row_bytes, function);
+    }
+  }
+  [[gnu::always_inline]] static std::uint64_t load_row(const std::byte* row_in_record,
+                                                       const char* function = __builtin_FUNCTION()) noexcept {
+    return Run::current->load(
+        {.kind = Kind::kLoad, .location = Places::current->of(row_in_record), .function = function});
+  }
+
+  [[gnu::always_inline]] static std::uint64_t choose(std::uint64_t num_options,
+                                                     const char* function = __builtin_FUNCTION()) noexcept {
+    return Run::current->access({.kind = Kind::kChoice, .value = num_options, .function = function});
+  }
+  [[gnu::always_inline]] static bool prefers(bool /*faster*/, const char* function = __builtin_FUNCTION()) noexcept {
+    return choose(2, function) == 1;
+  }
+
+  // Patience never ends.
+  struct Wait {
+    explicit Wait(std::chrono::nanoseconds /*patience*/) noexcept {}
+    [[nodiscard]] static bool goes_on() noexcept {
+      Run::current->wait();
+      return true;
+    }
+  };
+};
+
+// The ring, of which the threads run the code: nothing is ever written to its memory.
+class Ring : public fastreplay::BasicRing<Atomics> {
+ public:
+  using BasicRing::BasicRing;
+  [[nodiscard]] const fastreplay::RingHeader* header() const { return &header_; }
+  [[nodiscard]] const std::uint32_t* words() const { return &word_at(0); }
+};
+
+}  // namespace model
