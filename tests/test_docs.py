@@ -94,6 +94,14 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link
 
 
+def test_the_files_that_pages_name_exist() -> None:
+    folders = ("csrc", "fastreplay", "tests", "bench", "examples")
+    known = {path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.*")}
+    for page in PAGES:
+        for name in re.findall(r"`([\w/]+\.(?:pyx?|pxd|pyi|hpp|cpp|h|cu|sh))`", page.read_text()):
+            assert any(path.endswith("/" + name) for path in known), f"{page}: {name}"
+
+
 def test_the_map_names_files_that_exist() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = set(re.findall(r"`((?:fastreplay|csrc|bench|tests|docs)/[\w./]+)`", text))
