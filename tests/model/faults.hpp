@@ -3,6 +3,7 @@
 // stands in. Without any, the code is as it stands.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -45,6 +46,7 @@ struct Change {
   std::optional<Order> failure{};
   int lie = 0;  // is added to what a load returns
   bool leaves_out = false;
+  mutable bool is_met = false;  // by an access: a site that is none changes nothing
 };
 
 enum class Validation : std::uint8_t { kAfterCopy, kBeforeCopy, kNever };
@@ -56,9 +58,13 @@ struct Faults {
   bool checks_word = true;
   Validation validation = Validation::kAfterCopy;
 
+  [[nodiscard]] bool are_met() const {
+    return std::all_of(changes.begin(), changes.end(), [](const Change& change) { return change.is_met; });
+  }
   void weaken(Access& access) const {
     for (const Change& change : changes) {
       if (!change.site.is_of(access)) continue;
+      change.is_met = true;
       access.order = change.order.value_or(access.order);
       access.failure = change.failure.value_or(access.failure);
     }

@@ -20,7 +20,7 @@ namespace model {
 
 class Table {
  public:
-  Table(const Config& config, const Faults& faults) : config_{config}, threads_{config, faults} {
+  Table(const Config& config, const Faults& faults) : config_{config}, threads_{config_, faults} {
     for (std::size_t i = 0; i < config.num_threads(); ++i) {
       starts_.push_back(threads_.start(config.role_of(i), config.num_operations_of(i)));
     }

@@ -185,6 +185,8 @@ void check_spares(const std::vector<Config>& configs) {
   Faults weakest;
   for (const Spare& spare : kSpares) weakest.changes.push_back(spare.change);
   check_protocol("weakest", weakest, configs);
+  std::printf("  %zu orders weakened", weakest.changes.size());
+  print_verdict(weakest.are_met());
   for (const Spare& spare : kSpares) std::printf("  includes %-20s not needed here: %s\n", spare.name, spare.reason);
 }
 

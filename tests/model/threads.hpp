@@ -31,7 +31,7 @@ class Threads {
   Threads(const Config& config, const Faults& faults)
       : config_{config},
         faults_{faults},
-        run_{config_, faults_},
+        run_{config_, faults},
         ring_{fastreplay::RecordLayout{{{.row_bytes = 8, .alignment = 8}, {.row_bytes = 8, .alignment = 8}}},
               config.capacity} {
     for (std::size_t f = 0; f < kWordsPerRecord; ++f) {
@@ -156,8 +156,8 @@ class Threads {
                                               : Violation::kOtherTicket;
   }
 
-  Config config_;
-  Faults faults_;
+  const Config& config_;
+  const Faults& faults_;
   Run run_;
   Ring ring_;
   std::array<std::uint64_t, kWordsPerRecord * kMaxRows> rows_{};

@@ -162,12 +162,13 @@ def main() -> int:
 
         def build(mutant: Mutant, text: str) -> Path:
             name = identifier(mutant.name)
-            broken = builder.folder / name / mutant.file
+            core_of_its_own = builder.folder / "broken" / name  # comes before the core
+            broken = core_of_its_own / mutant.file
             broken.parent.mkdir(parents=True, exist_ok=True)
             broken.write_text(text)
             source = COMPILED_BY.get(mutant.file, mutant.file)
             at = broken if source == mutant.file else CORE / source
-            objects = [builder.compile(at, name, f"-I{builder.folder / name}")]
+            objects = [builder.compile(at, name, f"-I{core_of_its_own}")]
             objects += [core[other].result() for other in SOURCES if other != source]
             return builder.link([mains[mutant.test].result(), *objects], name)
 
