@@ -284,7 +284,7 @@ class _Overtaken:
 
 
 def _overtaken(scene: Scene, read: Callable[[], Any]) -> Any:
-    with patch.object(scene.b, "_ring", _Overtaken(scene.b._ring)):
+    with patch.object(scene.b._reader, "_ring", _Overtaken(scene.b._ring)):
         return read()
 
 

@@ -26,6 +26,7 @@ from test_threads import WRITER, assert_whole, certified, switching
 import fastreplay as fr
 from fastreplay import _core
 from fastreplay.adapters.steps import Part, VectorRing
+from fastreplay.buffer.insert import Inserter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +59,9 @@ def is_installed(name: str) -> bool:
 
 
 def public_names(cls: type) -> set[str]:
-    """Names without an underscore, inherited ones too, and the special methods that the class itself defines."""
-    special = {name for name in vars(cls) if name.startswith("__") and name.endswith("__")}
+    """Names without an underscore, inherited ones too, and the special methods that its Python files define."""
+    bases = [base for base in cls.__mro__ if base.__module__.startswith("fastreplay.") and base is not Inserter]
+    special = {name for base in bases for name in vars(base) if name.startswith("__") and name.endswith("__")}
     return {name for name in dir(cls) if not name.startswith("_")} | (special - MADE_BY_PYTHON)
 
 
