@@ -492,8 +492,8 @@ def test_eight_threads_call_every_method_at_once() -> None:
 
 
 def test_draws_of_threads_are_those_of_one() -> None:
-    draws = _core.Draws((1, 2))
-    expected = {tuple(_core.Draws((1, 2), call).below(1 << 40, 3).tolist()) for call in range(THREADS * 200)}
+    draws = _core.UniformIntegers((1, 2))
+    expected = {tuple(_core.UniformIntegers((1, 2), call).below(1 << 40, 3).tolist()) for call in range(THREADS * 200)}
     together = threading.Barrier(THREADS)
 
     def work() -> list[tuple[int, ...]]:

@@ -44,7 +44,7 @@ def in_process(work: Callable[[], Any]) -> None:
 
 def test_there_are_classes_to_be_walked() -> None:
     names = {name for module in MODULES for name, value in vars(module).items() if isinstance(value, type)}
-    assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "StepRing", "Table", "FieldTensors"} <= names
+    assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "StepTable", "Table", "FieldTensors"} <= names
 
 
 def fresh(kind: Any) -> Any:
@@ -123,9 +123,9 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda: fill(NativeBuffer(10, FIELDS), 5),
         lambda b: insert.Inserter.__init__(b, b._ring, b.schema, 1),
     ),
-    "StepRing": (
+    "StepTable": (
         lambda: sb3_buffer()._ring,
-        lambda ring: step_writer.StepRing.__init__(ring, ring._ring, [], 1, 1, None),
+        lambda ring: step_writer.StepTable.__init__(ring, ring._records, [], 1, 1, None),
     ),
     "Table": (lambda: watched.Table([], None, True, print), lambda table: table.__init__([], None, True, print)),
 }
@@ -299,7 +299,7 @@ def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[
 )
 def test_columns_of_another_form_are_refused(dtype: str, shape: list[int]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        native(SMALL).column(0, np.dtype(dtype), shape)
+        native(SMALL).records.column(0, np.dtype(dtype), shape)
 
 
 def test_rows_of_objects_are_not_copied_as_bytes() -> None:
@@ -319,24 +319,34 @@ def test_blocks_that_are_none_are_refused() -> None:
     ring = vector_ring()
     rows = np.zeros(2, np.int64)
     block = ring.gather(rows, rows)
-    flat, offsets = block.native.flat, tuple(block.layout.offsets)
-    assert ring.gather_into(flat, offsets, rows, rows)
-    wrong: list[tuple[Any, Any]] = [
-        (None, offsets),
-        (flat, None),
-        (flat[:-600], offsets),
-        (flat.view(np.float32), offsets),
-        (flat, offsets[:-1]),
-        (flat, (*offsets[:-1], -8)),
-        (flat, (-8, *offsets[1:])),
-        (flat, (flat.size, *offsets[1:])),
-        (flat, (1 << 62, *offsets[1:])),
-        (flat, (4, *offsets[1:])),
-        (np.zeros(flat.size, np.uint8)[::-1], offsets),
+    assert ring.gather_into(block.native, rows, rows)
+    of_transitions = native({"x": (3,), "y": (1,)})
+    wrong: list[Any] = [
+        None,
+        block,
+        block.native.flat,
+        block.native.capsule(),
+        _core.Block(of_transitions, 2),
+        _core.Block(ring.parts, 3),
+        _core.Block([*ring.parts[1:], ring.parts[0]], 2),
     ]
-    for flat_given, offsets_given in wrong:
+    for given in wrong:
         with pytest.raises((ValueError, TypeError)):
-            ring.gather_into(flat_given, offsets_given, rows, rows)
+            ring.gather_into(given, rows, rows)
+
+
+def test_parts_that_are_none_are_refused() -> None:
+    slots = (2, 8, 0)
+    none: list[Any] = [
+        [],
+        [(0, 4, 0)],
+        *([part, slots] for part in ((4, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
+    ]
+    for parts in none:
+        with pytest.raises((ValueError, TypeError)):
+            _core.Block(parts, 4)
+    with pytest.raises(ValueError, match="another layout"):
+        native(SMALL).read(False, np.arange(4), _core.Block([(0, 4, 1), slots], 4))
 
 
 def test_keys_that_free_what_was_looked_at() -> None:

@@ -88,11 +88,11 @@ def test_only_what_is_new_goes_over(cuda: FakeCuda) -> None:
     buffer.extend(**transitions(100, 3))
     buffer.sample(16)
     cuda.run_all()
-    assert cuda.num_copied_bytes - copied == 3 * buffer._ring.record_bytes
+    assert cuda.num_copied_bytes - copied == 3 * buffer._ring.records.record_bytes
     for _ in range(5):
         buffer.sample(16)
     cuda.run_all()
-    assert cuda.num_copied_bytes - copied == 3 * buffer._ring.record_bytes
+    assert cuda.num_copied_bytes - copied == 3 * buffer._ring.records.record_bytes
 
 
 def test_a_row_of_many_pieces(cuda: FakeCuda) -> None:
@@ -278,7 +278,7 @@ def test_a_slow_device_makes_the_host_wait_for_a_stage(cuda: FakeCuda) -> None:
     stats = buffer.stats()
     assert stats["waits"] == cuda.num_host_waits == 3
     assert stats["wait_s"] > 0
-    assert stats["pinned_bytes"] == 2 * 100 * buffer._ring.record_bytes
+    assert stats["pinned_bytes"] == 2 * 100 * buffer._ring.records.record_bytes
     cuda.run_all()
     assert buffer.stats()["blocks_in_flight"] == 0
 

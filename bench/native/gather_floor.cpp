@@ -10,7 +10,8 @@
 #include <cstring>
 #include <vector>
 
-#include "minibatch.hpp"
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "ring/ring.hpp"
 
 namespace py = pybind11;
@@ -47,7 +48,7 @@ template <class Gather>
 double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
   const auto rounds = static_cast<std::size_t>(slots.shape(0));
   const auto batch_size = static_cast<std::size_t>(slots.shape(1));
-  const fr::Block block{ring.records().layout(), batch_size};
+  const fr::Block block{transition_parts(ring.records().layout()), batch_size};
   std::vector<double> times;
   for (std::size_t round = 0; round < rounds; ++round) {
     const std::int64_t* row = slots.data(static_cast<py::ssize_t>(round), 0);
@@ -65,7 +66,7 @@ double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
 PYBIND11_MODULE(_gather_floor, m) {
   py::module_::import("fastreplay");
   m.def("gather_ns", [](const fr::Ring& ring, const Slots& slots) {
-    return median_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::gather(r, b); });
+    return median_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::read_tickets(r, b); });
   });
   m.def("plain_gather_ns",
         [](const fr::Ring& ring, const Slots& slots) { return median_ns(ring, slots, plain_gather); });

@@ -12,8 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "minibatch.hpp"
-#include "random.hpp"
+#include "batch/random.hpp"
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "ring/ring.hpp"
 
 namespace py = pybind11;
@@ -112,7 +113,7 @@ Pair sample_ns(std::size_t row_bytes, std::size_t capacity, std::size_t batch_si
                                  [&] {
                                    fr::WordStream words{{3, 4}, call++};
                                    for (fr::Ticket& ticket : bare.tickets()) ticket = words.below(capacity);
-                                   (void)fr::gather(filled.ring, bare);
+                                   (void)fr::read_tickets(filled.ring, bare);
                                  });
   return {of_batch.first / static_cast<double>(batch_size), of_batch.second / static_cast<double>(batch_size)};
 }
@@ -134,7 +135,7 @@ double rate(Call call) {
 Pair sample_rates(std::size_t row_bytes, std::size_t capacity, std::size_t batch_size) {
   Filled filled{row_bytes, capacity};
   fr::Sampler sampler{{1, 2}};
-  const fr::Block block{filled.ring.records().layout(), batch_size};
+  const fr::Block block{transition_parts(filled.ring.records().layout()), batch_size};
   const auto sample = [&] { (void)sampler.sample(filled.ring, block); };
   std::vector<double> alone, beside;
   for (int round = 0; round < kRounds; ++round) {

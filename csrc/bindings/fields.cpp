@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "fields.hpp"
-
+// The parts of a minibatch block as arrays and tensors, each of which owns the block.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -11,8 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "batch/block.hpp"
 #include "dlpack.hpp"
-#include "minibatch.hpp"
+#include "module.hpp"
 
 namespace py = pybind11;
 
@@ -161,7 +161,7 @@ class Fields {
 
 }  // namespace
 
-void register_fields(py::module_& m) {
+void bind_fields(py::module_& m) {
   py::class_<Fields>(m, "Fields")
       .def(py::init<std::vector<Fields::Part>>(), py::arg("parts"))
       .def("arrays", &Fields::arrays, py::arg("block"))

@@ -10,7 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "target.hpp"
+#include "target/chunks.hpp"
+#include "target/update.hpp"
 #include "torch_abi.hpp"
 
 namespace fastreplay {

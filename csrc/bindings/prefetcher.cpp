@@ -24,8 +24,9 @@
 #include <utility>
 #include <vector>
 
-#include "bindings.hpp"
-#include "prefetch.hpp"
+#include "batch/prefetch.hpp"
+#include "module.hpp"
+#include "rows.hpp"
 
 namespace py = pybind11;
 

@@ -9,7 +9,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "target.hpp"
+#include "target/chunks.hpp"
+#include "target/update.hpp"
 #include "torch_abi.hpp"
 
 namespace fastreplay {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "target.hpp"
+#include "target/chunks.hpp"
 
 namespace fastreplay {
 

@@ -8,7 +8,7 @@
 #include <chrono>
 #include <mutex>
 
-#include "bindings.hpp"
+#include "module.hpp"
 
 namespace py = pybind11;
 

@@ -15,15 +15,15 @@ struct fastreplay_cuda_window {
   uint64_t size;
 };
 
-/* The generator of core/random.hpp, whose state is a call number, and what it drew. In the device's memory. */
+/* The generator of core/batch/random.hpp, whose state is a call number, and what it drew. In the device's memory. */
 struct fastreplay_cuda_generator {
   uint64_t key[2];
   uint64_t calls;
   uint64_t num_sampled;
 };
 
-/* A part of one field of every transition: where it lies in a record, and in row 0 of the block. In the device's
-   memory. */
+/* A piece of a part that is copied (core/batch/layout.hpp): where it lies in a record, and in row 0 of the block. How a
+   minibatch lies is said by its pieces and tickets_offset alone. In the device's memory. */
 struct fastreplay_cuda_piece {
   uint64_t record_offset;
   uint64_t block_offset;
@@ -40,8 +40,8 @@ struct fastreplay_cuda_sampling {
   uint64_t capacity;
   const struct fastreplay_cuda_piece* pieces;
   uint64_t num_pieces;
-  void* block; /* of core/batch/block_layout.hpp */
-  uint64_t tickets_offset;
+  void* block;
+  uint64_t tickets_offset; /* of the part whose source is the ticket */
   uint64_t batch_size;
 };
 
@@ -54,9 +54,9 @@ int fastreplay_cuda_prepare_sampling(int device);
 int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_window* window, uint64_t first,
                                uint64_t size);
 
-/* Queues on `stream` that a minibatch is drawn and gathered: the rows that core/minibatch.hpp's Sampler would draw from
-   that window at that call. Where the window is empty, nothing is written. Neither allocates nor waits; may be
-   captured in a graph. Returns a cudaError_t. */
+/* Queues on `stream` that a minibatch is drawn and gathered: the rows that the Sampler of core/batch/sample.hpp would
+   draw from that window at that call. Where the window is empty, nothing is written. Neither allocates nor waits; may
+   be captured in a graph. Returns a cudaError_t. */
 int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);
 
 #if defined(__cplusplus)

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "batch/random.hpp"
 #include "inline.hpp"
-#include "random.hpp"
 #include "sampling.h"
 
 namespace fastreplay {

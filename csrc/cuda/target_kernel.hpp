@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "lerp.hpp"
-#include "target.hpp"
+#include "target/chunks.hpp"
+#include "target/lerp.hpp"
 
 namespace fastreplay {
 

@@ -37,7 +37,7 @@ class NativeDraw:
     """Draws from a Philox generator of its own; call k uses `numpy.random.Philox(key, counter=[0, k, 0, 0])`."""
 
     def __init__(self, key: tuple[int, int], calls: int = 0) -> None:
-        self._draws = _core.Draws(key, calls)
+        self._draws = _core.UniformIntegers(key, calls)
         _living.add(self)
 
     def __call__(self, low: int, high: int, count: int) -> NDArray[np.int64]:
@@ -55,7 +55,7 @@ class NativeDraw:
 
     def restart(self, key: tuple[int, int]) -> None:
         """Draw under another key from now on."""
-        self._draws = _core.Draws(key, 0)
+        self._draws = _core.UniformIntegers(key, 0)
 
     def __reduce__(self) -> tuple[type[NativeDraw], tuple[tuple[int, int], int]]:
         return NativeDraw, (self.key, self._draws.calls)

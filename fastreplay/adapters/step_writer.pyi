@@ -1,17 +1,17 @@
-# Written together with _step_ring.pyx; `make typecheck` holds the two against each other.
+# Written together with step_writer.pyx; `make typecheck` holds the two against each other.
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from fastreplay._core import Ring
+from fastreplay._core import Block, Records
 
 @disjoint_base
-class StepRing:
+class StepTable:
     def __init__(
         self,
-        ring: Ring,
+        records: Records,
         fields: list[tuple[np.dtype[Any], tuple[int, ...], bool]],
         num_envs: int,
         num_observations: int,
@@ -28,11 +28,12 @@ class StepRing:
         done: object,
         infos: object,
     ) -> bool: ...
-    def gather_into(self, flat: NDArray[np.uint8], offsets: tuple[int, ...], rows: object, envs: object) -> bool: ...
+    @property
+    def parts(self) -> list[tuple[int, int, int]]: ...
+    def gather_into(self, block: Block, rows: object, envs: object) -> bool: ...
     def gather_n_steps_into(
         self,
-        flat: NDArray[np.uint8],
-        offsets: tuple[int, ...],
+        block: Block,
         rows: object,
         envs: object,
         newest_row: int,

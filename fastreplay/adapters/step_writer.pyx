@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""Vector steps in and out of a ring: from the arrays of one step to row pointers to one call of the core.
+"""Vector steps in and out of a table of records: from the arrays of one step to row pointers to one call of the core.
 
 Takes what training loops pass at every step. For anything else a method says False, and has changed
 nothing. This module never sees an atomic, and the core never sees a Python object.
@@ -14,12 +14,13 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
+from libcpp.vector cimport vector
 
 from cython cimport boundscheck
 
 cimport numpy as cnp
 
-from fastreplay._core import Ring as NativeRing
+from fastreplay._core import Block as NativeBlock, Records as NativeRecords
 
 cnp.import_array()
 
@@ -37,31 +38,40 @@ cdef extern from "numpy/arrayobject.h":
     bint PyArray_ISCARRAY_RO(cnp.PyArrayObject *array)
 
 
-cdef extern from "steps.hpp" namespace "fastreplay" nogil:
-    cppclass Ring:
+cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
+    cppclass Records:
         pass
     struct Rows:
         pass
-    cppclass CoreRing "fastreplay::StepRing":
-        CoreRing(Ring &ring, size_t num_envs, size_t num_observations) except +
+    cppclass CoreBlock "fastreplay::Block":
+        size_t batch_size()
+    enum class Source:
+        pass
+    struct CorePart "fastreplay::Part":
+        Source source
+        size_t row_bytes
+        size_t field
+    cppclass CoreTable "fastreplay::StepTable":
+        CoreTable(Records &records, size_t num_envs, size_t num_observations) except +
         size_t num_rows()
         size_t num_fields()
         size_t row_bytes(size_t field)
-    cppclass Outputs:
-        void put(char *place)
-    const char *kRingCapsule
+        const vector[CorePart] &parts()
+        void gather(const CoreBlock &block, uint64_t *ends)
+        void gather_n_steps(const CoreBlock &block, uint64_t *ends, size_t num_steps, size_t newest_row, float *rewards,
+                            uint8_t *is_counted, float *counts)
+    const char *kBlockCapsule
+    const char *kRecordsCapsule
     const size_t kReleaseReadBytes
-    const char *records_begin(Ring &ring)
-    const char *records_end(Ring &ring)
-    bint locate(const CoreRing &ring, const int64_t *rows, const int64_t *envs, size_t count, uint64_t *slots)
-    void gather(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs, uint64_t *ends)
-    void gather_n_steps(const CoreRing &ring, const uint64_t *slots, size_t count, const Outputs &outputs,
-                        uint64_t *ends, size_t num_steps, size_t newest_row, float *rewards, uint8_t *is_counted,
-                        float *counts)
+    const char *records_begin(Records &records)
+    const char *records_end(Records &records)
+    bint fits(const CoreTable &table, const CoreBlock &block)
+    size_t num_bytes(const CoreBlock &block)
+    bint locate(const CoreTable &table, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
     bint sum_discounted "fastreplay::discounted_sums"(const float *rewards, const float *discounts,
                                                       const uint8_t *is_counted, float *sums, size_t count,
                                                       size_t num_steps)
-    void store(CoreRing &ring, size_t row, const Rows *fields, size_t num_fields)
+    void store(CoreTable &table, size_t row, const Rows *fields, size_t num_fields)
     bint narrow(const void *values, float *out, size_t count)
     void from_flags(const void *flags, float *out, size_t count)
 
@@ -70,10 +80,8 @@ cdef extern from *:
     static inline fastreplay::Rows make_rows(const void *data, std::size_t stride_bytes) noexcept {
       return {static_cast<const std::byte *>(data), stride_bytes};
     }
-    static inline void put(fastreplay::Outputs &outputs, void *place) { outputs.put(static_cast<std::byte *>(place)); }
     """
     Rows make_rows(const void *data, size_t stride_bytes) nogil
-    void put(Outputs &outputs, void *place)
 
 
 cdef enum:
@@ -119,12 +127,12 @@ cdef int describe(Field *field, tuple description, size_t row_bytes) except -1:
     return 0
 
 
-cdef class StepRing:
-    """Base of VectorRing: the way of whole steps into a ring of packed records, and of minibatches out of it."""
+cdef class StepTable:
+    """Base of VectorRing: the way of whole steps into packed records, and of minibatches out of them."""
 
-    cdef CoreRing *core
-    cdef object ring_object   # keeps the ring alive
-    cdef const char *begin    # of its records
+    cdef CoreTable *core
+    cdef object records       # kept alive
+    cdef const char *begin    # of them
     cdef const char *end
     cdef Field *fields        # in the order of the core: observation, action, reward, done, timeout, next observation
     cdef Py_ssize_t num_fields
@@ -143,8 +151,8 @@ cdef class StepRing:
         PyMem_Free(self.fields)
         PyMem_Free(self.scratch)
 
-    def __init__(self, ring, list fields not None, size_t num_envs, size_t num_observations, tuple keys):
-        """Take a ring of the core's and its fields: (dtype, shape, is_reshaped) each, the shared ones twice."""
+    def __init__(self, records, list fields not None, size_t num_envs, size_t num_observations, tuple keys):
+        """Take records of the core's and their fields: (dtype, shape, is_reshaped) each, the shared ones twice."""
         cdef Py_ssize_t i
         cdef size_t scratch_bytes = 0
         cdef list described = [(dtype, tuple(shape), bool(is_reshaped)) for dtype, shape, is_reshaped in fields]
@@ -153,9 +161,9 @@ cdef class StepRing:
             raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
         if keys is not None and <size_t>len(keys) != num_observations:
             raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
-        # What is made here is the ring's own until all is checked, since the arguments may run Python code.
-        cdef Ring *ring_pointer = <Ring *>PyCapsule_GetPointer(NativeRing.capsule(ring), kRingCapsule)
-        cdef CoreRing *core = new CoreRing(ring_pointer[0], num_envs, num_observations)
+        # What is made here is not the table's own until all is checked, since the arguments may run Python code.
+        cdef Records *native = <Records *>PyCapsule_GetPointer(NativeRecords.capsule(records), kRecordsCapsule)
+        cdef CoreTable *core = new CoreTable(native[0], num_envs, num_observations)
         cdef Field *staged = <Field *>PyMem_Malloc(len(described) * sizeof(Field))
         cdef char *scratch = NULL
         try:
@@ -183,13 +191,13 @@ cdef class StepRing:
         self.num_observations = <Py_ssize_t>num_observations
         self.num_envs = num_envs
         self.keys = keys
-        self.ring_object = ring
-        self.begin = records_begin(ring_pointer[0])
-        self.end = records_end(ring_pointer[0])
+        self.records = records
+        self.begin = records_begin(native[0])
+        self.end = records_end(native[0])
         self.core = core
 
     def _refuse_second_init(self):
-        """Refuse to make a ring of one that is in use."""
+        """Refuse to make a table of one that is in use."""
         if self.core != NULL:
             raise RuntimeError(f"{type(self).__name__}: __init__ was called before; make another")
 
@@ -341,44 +349,48 @@ cdef class StepRing:
             timeouts[env] = is_timeout is True
         return <size_t>PyList_GET_SIZE(infos) == self.num_envs
 
-    def gather_into(self, cnp.ndarray flat not None, tuple offsets not None, rows, envs):
+    @property
+    def parts(self):
+        """What a minibatch is made of, for `_core.Block`: observation, action, next observation, reward, done, slots."""
+        cdef size_t i
+        cdef list parts = []
+        self.check_initialized()
+        for i in range(self.core.parts().size()):
+            parts.append((<int>self.core.parts()[i].source, self.core.parts()[i].row_bytes, self.core.parts()[i].field))
+        return parts
+
+    def gather_into(self, block, rows, envs):
         """Copy transitions into a minibatch's block.
 
         Args:
-            flat: (num_bytes,) uint8, the block.
-            offsets: In bytes, where the block's parts begin: those of the observation, action, those of the next
-                observation, reward, done, then room for one int64 a row.
+            block: The native block, made of `parts`.
             rows: (B,) int64; negative ones count from the end.
             envs: (B,) int64.
 
         Returns:
             Whether it was done. False where rows and envs are no such arrays, or one is out of range.
         """
-        cdef Py_ssize_t count
-        cdef Outputs outputs
-        cdef uint64_t *slots = self.locate(flat, offsets, <PyObject *>rows, <PyObject *>envs, &count, &outputs)
+        cdef const CoreBlock *into = self.located(block, <PyObject *>rows, <PyObject *>envs)
         cdef uint64_t *ends
-        if slots == NULL:
+        if into == NULL:
             return False
-        ends = <uint64_t *>PyMem_Malloc(<size_t>count * sizeof(uint64_t))
+        ends = <uint64_t *>PyMem_Malloc(into.batch_size() * sizeof(uint64_t))
         if ends == NULL:
             raise MemoryError()
-        if <size_t>cnp.PyArray_NBYTES(flat) < kReleaseReadBytes:
-            gather(self.core[0], slots, <size_t>count, outputs, ends)
+        if num_bytes(into[0]) < kReleaseReadBytes:
+            self.core.gather(into[0], ends)
         else:
             with nogil:
-                gather(self.core[0], slots, <size_t>count, outputs, ends)
+                self.core.gather(into[0], ends)
         PyMem_Free(ends)
         return True
 
-    def gather_n_steps_into(self, cnp.ndarray flat not None, tuple offsets not None, rows, envs, size_t newest_row,
-                            cnp.ndarray rewards not None, cnp.ndarray is_counted not None,
-                            cnp.ndarray counts not None):
-        """Copy n-step transitions into a minibatch's block, all but their reward.
+    def gather_n_steps_into(self, block, rows, envs, size_t newest_row, cnp.ndarray rewards not None,
+                            cnp.ndarray is_counted not None, cnp.ndarray counts not None):
+        """Copy n-step transitions into a minibatch's block. The reward there is that of the first step alone.
 
         Args:
-            flat: As in `gather_into`; next observation and done are those of the last step.
-            offsets: As in `gather_into`; the reward's part is left as it was.
+            block: As in `gather_into`; next observation and done are those of the last step.
             rows: (B,) int64, where they start.
             envs: (B,) int64.
             newest_row: No step leads beyond it.
@@ -389,13 +401,13 @@ cdef class StepRing:
         Returns:
             As `gather_into`.
         """
-        cdef Py_ssize_t count
-        cdef Outputs outputs
-        cdef uint64_t *slots = self.locate(flat, offsets, <PyObject *>rows, <PyObject *>envs, &count, &outputs)
+        cdef const CoreBlock *into = self.located(block, <PyObject *>rows, <PyObject *>envs)
         cdef uint64_t *ends
         cdef size_t num_steps
-        if slots == NULL:
+        cdef Py_ssize_t count
+        if into == NULL:
             return False
+        count = <Py_ssize_t>into.batch_size()
         if not (is_output(rewards, cnp.NPY_FLOAT, 2, count) and is_output(is_counted, cnp.NPY_BOOL, 2, count)
                 and is_output(counts, cnp.NPY_FLOAT, 2, count) and cnp.PyArray_DIMS(rewards)[1] > 0
                 and cnp.PyArray_DIMS(is_counted)[1] == cnp.PyArray_DIMS(rewards)[1]
@@ -405,57 +417,27 @@ cdef class StepRing:
         ends = <uint64_t *>PyMem_Malloc(<size_t>count * sizeof(uint64_t))
         if ends == NULL:
             raise MemoryError()
-        gather_n_steps(self.core[0], slots, <size_t>count, outputs, ends, num_steps, newest_row,
-                       <float *>cnp.PyArray_DATA(rewards), <uint8_t *>cnp.PyArray_DATA(is_counted),
-                       <float *>cnp.PyArray_DATA(counts))
+        self.core.gather_n_steps(into[0], ends, num_steps, newest_row, <float *>cnp.PyArray_DATA(rewards),
+                                 <uint8_t *>cnp.PyArray_DATA(is_counted), <float *>cnp.PyArray_DATA(counts))
         PyMem_Free(ends)
         return True
 
-    # The slots of the rows, in the block's last part; NULL where the arguments do not fit.
-    cdef uint64_t *locate(self, cnp.ndarray flat, tuple offsets, PyObject *rows, PyObject *envs, Py_ssize_t *count,
-                          Outputs *outputs) except? NULL:
-        cdef Py_ssize_t starts[2 * kMaxFields]
-        cdef Py_ssize_t i
-        cdef char *block
-        cdef uint64_t *slots
+    # The block, with the slots of the rows in it; NULL where the arguments do not fit.
+    cdef const CoreBlock *located(self, block, PyObject *rows, PyObject *envs) except? NULL:
+        cdef const CoreBlock *into
         self.check_initialized()
-        cdef Py_ssize_t num_outputs = 2 * self.num_observations + 3
-        if len(offsets) != num_outputs + 1:
-            raise ValueError("the block is of another layout or batch size")
-        for i in range(num_outputs + 1):
-            starts[i] = offsets[i]
+        into = <const CoreBlock *>PyCapsule_GetPointer(NativeBlock.capsule(block), kBlockCapsule)
         # From here on nothing of Python's runs but to refuse.
         if not is_indices(rows) or not is_indices(envs):
             return NULL
-        count[0] = cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]
-        if cnp.PyArray_DIMS(<cnp.ndarray>envs)[0] != count[0]:
+        if cnp.PyArray_DIMS(<cnp.ndarray>envs)[0] != cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]:
             return NULL
-        if not is_output(flat, cnp.NPY_UINT8, 1, cnp.PyArray_SIZE(flat)):
-            raise ValueError("expected a block (num_bytes,) uint8 that can be written")
-        for i in range(num_outputs + 1):
-            if not is_part(starts[i], <size_t>count[0], self.output_bytes(i, num_outputs), cnp.PyArray_SIZE(flat)):
-                raise ValueError("the block is of another layout or batch size")
-        block = <char *>cnp.PyArray_DATA(flat)
-        slots = <uint64_t *>(block + starts[num_outputs])
+        if not fits(self.core[0], into[0]) or <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0] != into.batch_size():
+            raise ValueError("the block is of another layout or batch size")
         if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
-                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), <size_t>count[0], slots):
+                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into[0]):
             return NULL
-        for i in range(num_outputs):
-            put(outputs[0], block + starts[i])
-        return slots
-
-    # Bytes of a row of a block's part: observation, action, next observation, reward, done, slots.
-    cdef inline size_t output_bytes(self, Py_ssize_t i, Py_ssize_t num_outputs) noexcept:
-        if i == num_outputs:
-            return sizeof(uint64_t)
-        if i >= num_outputs - 2:
-            return sizeof(float)
-        return self.fields[i if i <= self.num_observations else i - self.num_observations - 1].row_bytes
-
-
-cdef inline bint is_part(Py_ssize_t start, size_t num_rows, size_t row_bytes, Py_ssize_t num_bytes) noexcept:
-    return (0 <= start <= num_bytes and start % <Py_ssize_t>sizeof(uint64_t) == 0
-            and num_rows <= (<size_t>num_bytes - <size_t>start) // row_bytes)
+        return into
 
 
 cdef inline bint is_indices(PyObject *value) noexcept:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Storage of the adapters: the steps of a vector environment as rows of a ring. Knows no other library."""
+"""Storage of the adapters: the steps of a vector environment as rows of a table. Knows no other library."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from fastreplay.adapters.step_writer import StepRing
+from fastreplay.adapters.step_writer import StepTable
 from fastreplay.batch.pool import Pool
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.checks import TORCH_DTYPES, checked_count
-from fastreplay.support.memory_limit import new_ring
+from fastreplay.support.memory_limit import new_records
 from fastreplay.support.saving import Saved
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def overwrite_all(assignments: list[tuple[Array, object, str]]) -> None:
         column[...] = array
 
 
-class VectorRing(StepRing):
-    """Rows of `num_envs` transitions, one row a step, in one ring of packed records.
+class VectorRing(StepTable):
+    """Rows of `num_envs` transitions, one row a step, in packed records.
 
     Where the next row goes and which rows are filled is the caller's to know. For one thread.
 
@@ -153,22 +153,22 @@ class VectorRing(StepRing):
         scalars = {name: Field() for name in ("reward", "done", "timeout")}
         stored = Schema({**here, "action": taken, **scalars, **({} if shares_observations else after)})
         self.schema = Schema({**here, "action": taken, **after, "reward": Field((1,)), "done": Field((1,))})
-        self._ring = new_ring(stored.sizes, num_rows * num_envs, "buffer_size")
+        self._records = new_records(stored.sizes, num_rows * num_envs, "buffer_size")
         scalar = Part((), np.dtype(np.float32))
         staged = [*parts, action, scalar, scalar, scalar, *parts]
         fields = [(part.dtype, part.shape, part.is_reshaped) for part in staged]
-        super().__init__(self._ring, fields, num_envs, len(parts), self.keys)
+        super().__init__(self._records, fields, num_envs, len(parts), self.keys)
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
-        self.pool = Pool(self.schema)
+        self.pool = Pool(self.schema, self.parts)
         views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
         self.observations = self._named(views)
         self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
         self.next_observations = None if shares_observations else self._named(views)
 
     def _view(self, index: int, field: Field) -> Array:
-        column = self._ring.column(index, field.dtype, field.shape)
+        column = self._records.column(index, field.dtype, field.shape)
         # Splitting the leading axis of evenly spaced records needs no copy.
         return column.reshape(self.num_rows, self.num_envs, *field.shape)
 
@@ -190,7 +190,7 @@ class VectorRing(StepRing):
             IndexError: A row or an environment is out of range.
         """
         block = self.pool.take(len(rows))
-        if not self.gather_into(block.native.flat, block.layout.offsets, rows, envs):
+        if not self.gather_into(block.native, rows, envs):
             self._refuse(rows, envs)
         return block
 
@@ -215,7 +215,7 @@ class VectorRing(StepRing):
             np.empty((batch_size, 1), np.float32),
         )
         block = self.pool.take(batch_size)
-        if not self.gather_n_steps_into(block.native.flat, block.layout.offsets, rows, envs, newest_row, *steps):
+        if not self.gather_n_steps_into(block.native, rows, envs, newest_row, *steps):
             self._refuse(rows, envs)
         return block, steps
 

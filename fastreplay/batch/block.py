@@ -72,7 +72,7 @@ class HostBlock:
 
     It is one of the owners of its memory; each tensor's storage is another, and each array, through its base. When the
     last owner is gone, on whatever thread, the memory goes back to the pool that it came from
-    (csrc/core/block_pool.hpp), and by no other way.
+    (csrc/core/batch/pool.hpp), and by no other way.
     """
 
     __slots__ = ("__weakref__", "layout", "native", "tensors")

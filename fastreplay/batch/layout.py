@@ -32,7 +32,7 @@ class Layout:
     def __init__(self, native: _core.Block, schema: Schema) -> None:
         self.schema = schema
         self.batch_size = native.batch_size
-        self.offsets = (*native.offsets, native.tickets_offset)
+        self.offsets = tuple(native.offsets)
         self.num_bytes = native.num_bytes
         rows = [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())]
         self._parts = [

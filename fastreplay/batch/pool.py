@@ -43,15 +43,17 @@ class Pool:
 
     Args:
         schema: The fields of a minibatch.
+        parts: Where their rows and the tickets come from; without, a ring's transitions.
 
     Thread safety:
         Any thread may take and keep.
     """
 
-    __slots__ = ("_by_size", "_schema")
+    __slots__ = ("_by_size", "_parts", "_schema")
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, parts: list[tuple[int, int, int]] | None = None) -> None:
         self._schema = schema
+        self._parts = _core.transition_parts(schema.sizes) if parts is None else parts
         self._by_size: Latest[int, _Pools] = Latest(SIZES)
 
     def take(self, batch_size: int) -> HostBlock:
@@ -63,7 +65,7 @@ class Pool:
     def replace(self, block: HostBlock, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
         """Replace a minibatch by the transitions in these slots: all of it, or nothing has changed."""
         pools = self._by_size.get(block.layout.batch_size) or self._new(block.layout.batch_size)
-        block.refill(pools.memory.replace, ring, slots)
+        block.refill(ring.replace, pools.memory, slots)
 
     def keep(self, block: HostBlock) -> None:
         """Let a block with tensors be taken again once nobody has them."""
@@ -73,11 +75,11 @@ class Pool:
 
     def _new(self, batch_size: int) -> _Pools:
         try:
-            layout = Layout(_core.Block(self._schema.sizes, batch_size), self._schema)
+            layout = Layout(_core.Block(self._parts, batch_size), self._schema)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[HostBlock] = Generations(most)
-        pools = _Pools(_core.BlockPool(self._schema.sizes, batch_size, most), layout, generations)
+        pools = _Pools(_core.BlockPool(self._parts, batch_size, most), layout, generations)
         self._by_size.put(batch_size, pools)
         return pools

@@ -126,7 +126,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
         if name not in self._schema:
             raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}")
         field = self._schema[name]
-        return self._ring.column(self._schema.position(name), field.dtype, list(field.shape))
+        return self._ring.records.column(self._schema.position(name), field.dtype, list(field.shape))
 
     def clear(self) -> None:
         """Forget every transition. Tickets and the generator go on.

@@ -54,9 +54,11 @@ cdef extern from "numpy/arrayobject.h":
     void PyArray_ScalarAsCtype(object scalar, void *out)
 
 
-cdef extern from "fastpath.hpp" namespace "fastreplay" nogil:
-    cppclass Ring:
+cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
+    cppclass Records:
         pass
+    cppclass Ring:
+        Records &records()
     struct Rows:
         const char *data
         size_t stride_bytes
@@ -66,8 +68,8 @@ cdef extern from "fastpath.hpp" namespace "fastreplay" nogil:
                        int64_t patience_ms)
     size_t num_columns(const Ring &ring)
     size_t column_bytes(const Ring &ring, size_t column)
-    const char *records_begin(Ring &ring)
-    const char *records_end(Ring &ring)
+    const char *records_begin(Records &records)
+    const char *records_end(Records &records)
     void convert_to_float[Value](const void *source, float *target, size_t count)
 
 # A copy of Rows whose pointer this module may build from `const char*`.
@@ -179,8 +181,8 @@ cdef class Inserter:
         self.places = {names[i]: i for i in range(num_fields)}
         self.timeout_s = timeout_s
         self.ring_object = ring
-        self.begin = records_begin(core[0])
-        self.end = records_end(core[0])
+        self.begin = records_begin(core.records())
+        self.end = records_end(core.records())
         self.ring = core
 
     def _refuse_second_init(self):

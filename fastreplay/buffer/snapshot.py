@@ -33,7 +33,7 @@ class Run:
 
     def __init__(self, ring: _core.Ring, schema: Schema, count: int) -> None:
         self.native = _core.Block(ring, count)
-        flat, offsets = self.native.flat, self.native.offsets
+        flat, (*offsets, _) = self.native.flat, self.native.offsets
         self.columns = tuple(
             flat[offset : offset + count * field.row_bytes].view(field.dtype).reshape(count, *field.shape)
             for offset, field in zip(offsets, schema.values(), strict=True)

@@ -55,7 +55,7 @@ class Device:
         Raises:
             RuntimeError: It cannot be had, and why.
         """
-        return Mirror(DeviceRing(self.device, ring.capacity, ring.record_bytes), ring, waits)
+        return Mirror(DeviceRing(self.device, ring.capacity, ring.records.record_bytes), ring, waits)
 
     def mirror_delivery(self, mirror: Mirror, ring: _core.Ring, schema: Schema) -> MirrorDelivery:
         """Make the delivery of minibatches that the device draws from a twin."""

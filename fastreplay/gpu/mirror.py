@@ -110,7 +110,7 @@ class Mirror:
 
     def _send(self, end: int) -> None:
         """Send the tickets below `end` that were not sent, in runs that lie together on both sides."""
-        stride, capacity = self._source.record_bytes, self._source.capacity
+        stride, capacity = self._source.records.record_bytes, self._source.capacity
         ticket = max(self._end, self._source.window()[0])
         while ticket < end:
             stage = self._next_stage()

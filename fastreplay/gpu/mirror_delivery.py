@@ -113,7 +113,7 @@ class MirrorBlock:
 
 def _pieces(source: _core.Ring, schema: Schema, offsets: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     pieces = []
-    for record_offset, block_offset, (row_bytes, _) in zip(source.record_offsets, offsets, schema.sizes, strict=False):
+    for record_offset, block_offset, (row_bytes, _) in zip(source.records.offsets, offsets, schema.sizes, strict=False):
         for start in range(0, row_bytes, _PIECE_BYTES):
             num_bytes = min(_PIECE_BYTES, row_bytes - start)
             pieces.append((record_offset + start, block_offset + start, row_bytes, num_bytes))

@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, TypeVar
 
 from fastreplay import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+StorageT = TypeVar("StorageT")
 
 _MEMINFO = "/proc/meminfo"
 _CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
@@ -16,20 +22,31 @@ _MOST_BYTES = 2**60
 
 
 def new_ring(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Ring:
-    """Make a ring.
+    """Make a ring, as `new_records` makes records."""
+    return _made(_core.Ring, sizes, capacity, name)
+
+
+def new_records(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Records:
+    """Make records.
 
     Args:
-        sizes: Of its fields.
+        sizes: Of their fields.
         capacity: Transitions, at least 1.
         name: What the caller calls the capacity.
 
     Raises:
-        MemoryError: It cannot be had; the message says how much it would take.
+        MemoryError: They cannot be had; the message says how much they would take.
     """
+    return _made(_core.Records, sizes, capacity, name)
+
+
+def _made(
+    make: Callable[[list[tuple[int, int]], int], StorageT], sizes: list[tuple[int, int]], capacity: int, name: str
+) -> StorageT:
     num_bytes = capacity * _core.record_bytes(sizes)
     try:
         if num_bytes <= _MOST_BYTES:
-            return _core.Ring(sizes, capacity)
+            return make(sizes, capacity)
     except MemoryError:
         pass
     raise MemoryError(f"{name}: {capacity} transitions would take {num_bytes:,} bytes, which cannot be had")

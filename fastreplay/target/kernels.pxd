@@ -8,7 +8,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uintptr_t
 
 
-cdef extern from "capsule.hpp" namespace "fastreplay" nogil:
+cdef extern from "gil.hpp" namespace "fastreplay" nogil:
     const size_t kReleaseUpdateBytes
 
 

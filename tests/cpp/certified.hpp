@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "minibatch.hpp"
+#include "batch/sample.hpp"
 #include "ring/ring.hpp"
 
 namespace certified {

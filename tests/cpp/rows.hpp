@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "batch/block.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
 #include "pages.hpp"
 #include "ring/ring.hpp"
 

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "block_pool.hpp"
+#include "batch/pool.hpp"
 #include "check.hpp"
 
 using fastreplay::Block;
@@ -22,7 +22,7 @@ namespace {
 const RecordLayout kRecord{{{4, 4}, {12, 4}}};
 
 void comes_back_with_its_last_owner() {
-  const auto pool = BlockPool::make(kRecord, 8, 4);
+  const auto pool = BlockPool::make(transition_parts(kRecord), 8, 4);
   std::shared_ptr<Block> block = pool->take();
   const std::byte* const data = block->data();
   CHECK_EQ(block->batch_size(), 8U);
@@ -36,7 +36,7 @@ void comes_back_with_its_last_owner() {
 
 void keeps_no_more_than_asked() {
   for (const std::size_t max_free : {0U, 1U, 3U}) {
-    const auto pool = BlockPool::make(kRecord, 1, max_free);
+    const auto pool = BlockPool::make(transition_parts(kRecord), 1, max_free);
     std::vector<std::shared_ptr<Block>> held;
     for (int i = 0; i < 10; ++i) held.push_back(pool->take());
     held.clear();
@@ -50,7 +50,7 @@ void keeps_no_more_than_asked() {
 }
 
 void outlives_its_pool() {
-  auto pool = BlockPool::make(kRecord, 100, 4);
+  auto pool = BlockPool::make(transition_parts(kRecord), 100, 4);
   std::shared_ptr<Block> block = pool->take();
   (void)pool->take();  // one that waits
   pool.reset();
@@ -59,7 +59,7 @@ void outlives_its_pool() {
 }
 
 void refuses_what_has_no_layout() {
-  CHECK(check::throws<std::invalid_argument>([] { (void)BlockPool::make(kRecord, SIZE_MAX, 1); }));
+  CHECK(check::throws<std::invalid_argument>([] { (void)BlockPool::make(transition_parts(kRecord), SIZE_MAX, 1); }));
 }
 
 // Threads take, mark, hold and give back, the blocks of others too; two owners of one block at once would see each
@@ -67,7 +67,7 @@ void refuses_what_has_no_layout() {
 void threads() {
   constexpr std::size_t kThreads = 4;
   constexpr std::uint64_t kTurns = 20000;
-  auto pool = BlockPool::make(kRecord, 4, 3);
+  auto pool = BlockPool::make(transition_parts(kRecord), 4, 3);
   std::vector<std::atomic<std::shared_ptr<Block>*>> exchanged(8);
   std::atomic<std::uint64_t> num_wrong{0};
   const auto work = [&](std::uint64_t id) {

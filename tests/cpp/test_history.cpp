@@ -18,10 +18,11 @@
 #include <utility>
 #include <vector>
 
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "certified.hpp"
 #include "check.hpp"
 #include "history.hpp"
-#include "minibatch.hpp"
 #include "ring/ring.hpp"
 #include "yields.hpp"
 
@@ -196,7 +197,7 @@ class Recorder {
   void look(std::uint64_t seed, std::size_t num_looks, Recorded& recorded) {
     check::Random random{seed};
     Sampler sampler{{seed, setting_.capacity}};
-    const Block block{ring_.records().layout(), 3};
+    const Block block{transition_parts(ring_.records().layout()), 3};
     recorded.others.samples.reserve(num_looks);
     for (std::size_t i = 0; i < num_looks; ++i) {
       const std::uint64_t choice = random.below(64);

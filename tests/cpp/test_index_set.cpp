@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "batch/index_set.hpp"
 #include "check.hpp"
-#include "index_set.hpp"
 
 using fastreplay::IndexSet;
 

@@ -11,8 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
 #include "pages.hpp"
 #include "rows.hpp"
 
@@ -97,7 +98,7 @@ void samples(const std::vector<std::size_t>& row_bytes, std::size_t capacity, st
   std::uint64_t call = 0;
   for (const std::size_t batch_size : {1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000}) {
     if (batch_size * ring.records().layout().used_bytes() > (std::size_t{16} << 20)) continue;
-    const Block block{ring.records().layout(), batch_size};
+    const Block block{transition_parts(ring.records().layout()), batch_size};
     fill_with_canaries(block);
     CHECK(sampler.sample(ring, block));
     check_block(ring, block);
@@ -112,7 +113,7 @@ void samples(const std::vector<std::size_t>& row_bytes, std::size_t capacity, st
 void samplers_go_on_where_they_were_left() {
   Ring ring{layout_of({8}), 100};
   rows::insert(ring, 0, 250);
-  const Block block{ring.records().layout(), 20};
+  const Block block{transition_parts(ring.records().layout()), 20};
   Sampler sampler{kKey, 41, 1000, 7};
   CHECK(sampler.sample(ring, block));
   Draws draws{41};
@@ -128,7 +129,7 @@ void uniform(std::size_t num_rows) {
   rows::insert(ring, 0, num_rows);
   const auto window = ring.window();
   Sampler sampler{kKey};
-  const Block block{ring.records().layout(), 1000};
+  const Block block{transition_parts(ring.records().layout()), 1000};
   std::vector<double> counts(window.published());
   for (int i = 0; i < 200; ++i) {
     CHECK(sampler.sample(ring, block));
@@ -146,7 +147,7 @@ void uniform(std::size_t num_rows) {
 void empty_rings_cannot_be_sampled() {
   Ring ring{layout_of({8}), 10};
   Sampler sampler{kKey};
-  const Block block{ring.records().layout(), 4};
+  const Block block{transition_parts(ring.records().layout()), 4};
   CHECK(!sampler.sample(ring, block));
   rows::insert(ring, 0, 3);
   CHECK(sampler.sample(ring, block));
@@ -164,7 +165,7 @@ void shared_samplers() {
   Sampler sampler{kKey};
   std::vector<std::vector<Ticket>> drawn(2 * kCalls);
   const auto sample = [&](std::size_t first) {
-    const Block block{ring.records().layout(), 3};
+    const Block block{transition_parts(ring.records().layout()), 3};
     for (std::size_t i = first; i < first + kCalls; ++i) {
       if (sampler.sample(ring, block)) drawn[i].assign(block.tickets().begin(), block.tickets().end());
     }
@@ -191,7 +192,7 @@ void reads_by_position_and_slot() {
     const auto window = ring.window();
     const auto size = static_cast<std::int64_t>(window.published());
     const std::vector<std::int64_t> positions{0, size - 1, -1, -size, 7, 7, size / 2};
-    const Block block{ring.records().layout(), positions.size()};
+    const Block block{transition_parts(ring.records().layout()), positions.size()};
     fill_with_canaries(block);
     const ReadResult result = read(ring, Address::kPosition, positions, block);
     CHECK(result.status == Status::kWhole);
@@ -203,7 +204,7 @@ void reads_by_position_and_slot() {
     }
     std::vector<std::int64_t> slots(static_cast<std::size_t>(size));
     std::iota(slots.rbegin(), slots.rend(), 0);
-    const Block all{ring.records().layout(), slots.size()};
+    const Block all{transition_parts(ring.records().layout()), slots.size()};
     fill_with_canaries(all);
     CHECK(read(ring, Address::kSlot, slots, all).status == Status::kWhole);
     check_block(ring, all);
@@ -224,7 +225,7 @@ void slots_at_every_fill() {
         ring.clear();
         rows::insert(ring, num_cleared, num_rows);
         const auto window = ring.window();
-        const Block block{ring.records().layout(), 1};
+        const Block block{transition_parts(ring.records().layout()), 1};
         for (std::size_t slot = 0; slot < capacity; ++slot) {
           Ticket expected = window.first;
           while (expected < window.end && expected % capacity != slot) ++expected;
@@ -240,7 +241,7 @@ void slots_at_every_fill() {
 
 void out_of_range() {
   Ring ring{layout_of({8}), 10};
-  const Block block{ring.records().layout(), 3};
+  const Block block{transition_parts(ring.records().layout()), 3};
   const auto fails = [&](Address address, std::int64_t bad, std::size_t row) {
     std::vector<std::int64_t> addresses{0, 0, 0};
     addresses[row] = bad;
@@ -265,12 +266,12 @@ void out_of_range() {
 void gathers() {
   Ring ring{layout_of(kLayouts[5]), 50};
   rows::insert(ring, 0, 120);
-  const Block block{ring.records().layout(), 300};
+  const Block block{transition_parts(ring.records().layout()), 300};
   fill_with_canaries(block);
   check::Random random{3};
   for (Ticket& ticket : block.tickets()) ticket = 75 + random.below(45);
   block.tickets()[123] = 71;
-  CHECK_EQ(gather(ring, block), 71U);
+  CHECK_EQ(read_tickets(ring, block), 71U);
   check_block(ring, block);
   CHECK_EQ(block.tickets()[123], 71U);
 }
@@ -278,7 +279,7 @@ void gathers() {
 void runs() {
   Ring ring{layout_of(kLayouts[5]), 100};
   rows::insert(ring, 0, 130);
-  const Block block{ring.records().layout(), 60};
+  const Block block{transition_parts(ring.records().layout()), 60};
   fill_with_canaries(block);
   CHECK_EQ(read_run(ring, 50, block), 30U);
   check_block(ring, block);
@@ -290,7 +291,7 @@ void a_stalled_writer_hides_only_its_own_row() {
   Ring ring{rows::page_layout(), 4};
   rows::Writer others{ring, 1, 3};
   Sampler sampler{kKey};
-  const Block block{ring.records().layout(), 100};
+  const Block block{transition_parts(ring.records().layout()), 100};
   fill_with_canaries(block);
   rows::insert_half(ring, 0, 1, [&] {
     CHECK(!sampler.sample(ring, block));  // nothing but the unfinished row
@@ -308,7 +309,7 @@ void overwritten_rows_are_drawn_again(std::size_t num_ahead) {
   Ring ring{rows::page_layout(), 50};
   rows::insert(ring, 0, 70);
   rows::Writer writer{ring, 70, num_ahead};
-  const Block block{ring.records().layout(), 40};
+  const Block block{transition_parts(ring.records().layout()), 40};
   fill_with_canaries(block);
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
   trap.close();
@@ -336,7 +337,7 @@ void redrawn_rows_are_checked_too() {
   Ring ring{rows::page_layout(), 50};
   rows::insert(ring, 0, 70);
   rows::Writer writer{ring, 70, 2 * kAhead};
-  const Block block{ring.records().layout(), 40};
+  const Block block{transition_parts(ring.records().layout()), 40};
   fill_with_canaries(block);
   const std::span<std::byte> bytes = part(block, 1, pages::page_bytes());
   // A page of row 0, which is the first that is drawn again; it is closed when later rows are copied.
@@ -363,7 +364,7 @@ void large_minibatches_are_whole(std::size_t num_ahead) {
   Ring ring{layout_of({64, 1, 12}), 3000};
   rows::insert(ring, 0, 7000);
   rows::Writer writer{ring, 7000, num_ahead};
-  const Block block{ring.records().layout(), 1000};
+  const Block block{transition_parts(ring.records().layout()), 1000};
   fill_with_canaries(block);
   // A page in the middle, of rows after the first check of head.
   pages::Trap trap{part(block, 0, 64).subspan(600 * 64), [&] { CHECK(writer.insert_each(num_ahead)); }};
@@ -384,7 +385,7 @@ void cleared_while_sampling() {
   Ring ring{rows::page_layout(), 8};
   rows::insert(ring, 0, 8);
   rows::Writer writer{ring, 8, 8};
-  const Block block{ring.records().layout(), 10};
+  const Block block{transition_parts(ring.records().layout()), 10};
   fill_with_canaries(block);
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] {
                      CHECK(writer.insert_each(8));
@@ -412,8 +413,8 @@ void unfinished_tickets_are_not_drawn(std::size_t num_others) {
   rows::insert(ring, 0, 21);
   rows::Writer others{ring, 22, num_others};
   Sampler sampler{kKey};
-  const Block block{ring.records().layout(), 100};
-  const Block one{ring.records().layout(), 1};
+  const Block block{transition_parts(ring.records().layout()), 100};
+  const Block one{transition_parts(ring.records().layout()), 1};
   fill_with_canaries(block);
   rows::insert_half(ring, 21, 1, [&] {
     CHECK(others.insert_each(num_others));
@@ -437,7 +438,7 @@ void a_ring_of_one_being_written() {
   Ring ring{rows::page_layout(), 1};
   rows::insert(ring, 0, 5);
   Sampler sampler{kKey};
-  const Block block{ring.records().layout(), 2};
+  const Block block{transition_parts(ring.records().layout()), 2};
   const std::vector<std::int64_t> oldest{0, 0};
   rows::insert_half(ring, 5, 1, [&] {
     CHECK(!sampler.sample(ring, block));
@@ -452,7 +453,7 @@ void a_ring_of_one_being_written() {
 void a_ring_of_one_overwritten_while_sampling() {
   Ring ring{rows::page_layout(), 1};
   rows::insert(ring, 0, 5);
-  const Block block{ring.records().layout(), 2};
+  const Block block{transition_parts(ring.records().layout()), 2};
   fill_with_canaries(block);
   std::atomic<bool> is_copied{false};
   std::atomic<bool> is_half_way{false};
@@ -485,7 +486,7 @@ void overwritten_reads_start_again(Address address, std::size_t num_ahead, bool 
   rows::insert(ring, 0, 25);
   rows::Writer writer{ring, 25, num_ahead};
   const std::vector<std::int64_t> addresses{3, 9, 3};
-  const Block block{ring.records().layout(), 3};
+  const Block block{transition_parts(ring.records().layout()), 3};
   fill_with_canaries(block);
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
   trap.close();
@@ -507,9 +508,9 @@ void reads_give_up() {
   rows::insert(ring, 0, 1);
   const rows::Batch batch{ring.records().layout(), 1, 1};
   const std::vector<std::int64_t> positions{0, 0, 0};
-  const Block held{ring.records().layout(), 3};
+  const Block held{transition_parts(ring.records().layout()), 3};
   std::memset(held.data(), 0x5A, held.layout().num_bytes());
-  const Block block{ring.records().layout(), 3};
+  const Block block{transition_parts(ring.records().layout()), 3};
   const std::span<std::byte> bytes = part(block, 1, pages::page_bytes());
   std::size_t num_tries = 0;
   pages::Trap* first_row = nullptr;
@@ -532,7 +533,7 @@ void runs_lose_their_beginning(std::size_t num_ahead) {
   Ring ring{rows::page_layout(), 10};
   rows::insert(ring, 0, 25);
   rows::Writer writer{ring, 25, num_ahead};
-  const Block block{ring.records().layout(), 8};
+  const Block block{transition_parts(ring.records().layout()), 8};
   fill_with_canaries(block);
   pages::Trap trap{part(block, 1, pages::page_bytes()), [&] { CHECK(writer.insert_each(num_ahead)); }};
   trap.close();

@@ -11,9 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include "batch/prefetch.hpp"
+#include "batch/sample.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
-#include "prefetch.hpp"
 #include "rows.hpp"
 
 using fastreplay::Block;
@@ -54,7 +54,7 @@ struct Bench {
   explicit Bench(std::size_t num_rows = 100) { rows::insert(ring, 0, num_rows); }
 
   Block* block() {
-    blocks.push_back(std::make_unique<Block>(ring.records().layout(), 16));
+    blocks.push_back(std::make_unique<Block>(transition_parts(ring.records().layout()), 16));
     return blocks.back().get();
   }
 
@@ -68,7 +68,7 @@ std::vector<std::vector<Ticket>> draws_of(Ring& ring, std::size_t count, std::ui
   Sampler sampler{kKey, first_call};
   std::vector<std::vector<Ticket>> draws;
   for (std::size_t i = 0; i < count; ++i) {
-    const Block block{ring.records().layout(), 16};
+    const Block block{transition_parts(ring.records().layout()), 16};
     CHECK(sampler.sample(ring, block));
     draws.push_back(tickets_of(block));
   }
@@ -415,17 +415,19 @@ void test_two_on_one_sampler() {
 
 void test_blocks_in_borrowed_memory() {
   Bench bench;
-  const Block own{bench.ring.records().layout(), 16};
+  const Block own{transition_parts(bench.ring.records().layout()), 16};
   fastreplay::Region memory{own.layout().num_bytes() + fastreplay::kCacheLine};
   const std::span<std::byte> bytes{memory.data(), memory.num_bytes()};
-  const Block borrowed{bench.ring.records().layout(), 16, bytes.first(own.layout().num_bytes())};
+  const Block borrowed{transition_parts(bench.ring.records().layout()), 16, bytes.first(own.layout().num_bytes())};
   CHECK(borrowed.data() == memory.data());
   Sampler one{kKey};
   Sampler two{kKey};
   CHECK(one.sample(bench.ring, own));
   CHECK(two.sample(bench.ring, borrowed));
   CHECK(std::memcmp(own.data(), borrowed.data(), own.layout().num_bytes()) == 0);
-  const auto make = [&](std::span<std::byte> where) { (void)Block{bench.ring.records().layout(), 16, where}; };
+  const auto make = [&](std::span<std::byte> where) {
+    (void)Block{transition_parts(bench.ring.records().layout()), 16, where};
+  };
   CHECK(check::throws<std::invalid_argument>([&] { make(bytes.first(own.layout().num_bytes() - 1)); }));
   CHECK(check::throws<std::invalid_argument>([&] { make(bytes.subspan(8)); }));
 }

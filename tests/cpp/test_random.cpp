@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "batch/random.hpp"
 #include "check.hpp"
-#include "random.hpp"
 
 using fastreplay::Philox;
 using fastreplay::Uint128;

@@ -8,9 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "batch/random.hpp"
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
-#include "random.hpp"
 #include "ring/ring.hpp"
 #include "rows.hpp"
 #include "sampling_kernel.hpp"
@@ -70,8 +71,8 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
   fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0};
   Sampler sampler{kKey, 7};
   for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
-    const Block expected{ring.records().layout(), batch_size};
-    const Block found{ring.records().layout(), batch_size};
+    const Block expected{transition_parts(ring.records().layout()), batch_size};
+    const Block found{transition_parts(ring.records().layout()), batch_size};
     const auto pieces = pieces_of(ring, found, piece_bytes);
     const fastreplay_cuda_sampling sampling{.window = &window,
                                             .generator = &generator,

@@ -18,9 +18,10 @@
 #include <utility>
 #include <vector>
 
+#include "batch/read.hpp"
+#include "batch/sample.hpp"
 #include "certified.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
 #include "ring/ring.hpp"
 #if defined(FASTREPLAY_STOP_POINTS)
 #include "yields.hpp"
@@ -197,7 +198,7 @@ void verify_block(Trial& trial, const Block& block, Ticket cleared, Wrong& wrong
 
 // Samples until the writers are done, and once more. Returns the number of rows verified.
 std::uint64_t sample(Trial& trial, Wrong& wrong) {
-  const Block block{trial.ring.records().layout(), kBatchSize};
+  const Block block{transition_parts(trial.ring.records().layout()), kBatchSize};
   std::uint64_t verified = 0;
   for (bool last = false; !last;) {
     // acquire: the last sample comes after every insert; pairs with the release store in run().
@@ -293,7 +294,7 @@ class Visitor {
   Wrong& wrong_;
   check::Random random_;
   std::array<std::int64_t, 8> addresses_{};
-  Block block_{trial_.ring.records().layout(), addresses_.size()};
+  Block block_{transition_parts(trial_.ring.records().layout()), addresses_.size()};
   std::uint64_t inserted_ = 0;
   std::uint64_t overwritten_ = 0;
   Window window_{};

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.hpp"
-#include "lerp.hpp"
-#include "target.hpp"
+#include "target/lerp.hpp"
+#include "target/update.hpp"
 #include "target_kernel.hpp"
 
 using namespace fastreplay;

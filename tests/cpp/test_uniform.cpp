@@ -29,8 +29,8 @@
 #include <thread>
 #include <vector>
 
+#include "batch/sample.hpp"
 #include "check.hpp"
-#include "minibatch.hpp"
 #include "ring/ring.hpp"
 #include "ring/stop_points.hpp"
 #include "rows.hpp"
@@ -174,7 +174,7 @@ double exactly(std::size_t capacity, std::size_t num_ahead, std::size_t num_buck
   Ring ring{layout(), capacity};
   rows::insert(ring, 0, capacity);
   const rows::Batch batch{ring.records().layout(), 0, 1};
-  const Block block{ring.records().layout(), 256};  // copied and checked as one
+  const Block block{transition_parts(ring.records().layout()), 256};  // copied and checked as one
   std::vector<double> counts(num_buckets);
   bool inserted = false;
   bool all_inserted = true;
@@ -252,7 +252,7 @@ struct Measured {
 Measured while_inserting(Ring& ring, const DrawMinibatch& draw) {
   constexpr std::size_t kBuckets = 64;
   constexpr std::size_t kMinibatches = 30'000;
-  const Block block{ring.records().layout(), 64};
+  const Block block{transition_parts(ring.records().layout()), 64};
   std::vector<double> counts(kBuckets);
   const Ticket first = ring.num_inserted();
   std::uint64_t advance = 0;

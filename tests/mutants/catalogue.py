@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RING = "ring/protocol.hpp"
-MINIBATCH = "minibatch.cpp"
+DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ MUTANTS = (
     ),
     Mutant(
         "validation before the copy",
-        MINIBATCH,
+        SAMPLE,
         "    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
@@ -154,32 +154,30 @@ MUTANTS = (
     ),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
-        MINIBATCH,
+        DRAW,
         "if (ring_.is_published(ticket, window_)) return ticket;",
         "return ticket;",
     ),
     Mutant(
         "validation keeps the largest ticket",
-        MINIBATCH,
-        "smallest = std::min(smallest, place.ticket);",
-        "smallest = fetched == 0 ? place.ticket : std::max(smallest, place.ticket);",
+        SAMPLE,
+        "smallest = std::min(smallest, ticket);",
+        "smallest = smallest == ~Ticket{0} ? ticket : std::max(smallest, ticket);",
     ),
     Mutant(
         "redrawn rows are not validated",
-        MINIBATCH,
+        SAMPLE,
         "} while (ticket < ring.oldest_whole());",
         "} while (ticket > ring.oldest_whole() + ring.capacity());",
     ),
     Mutant(
         "one rejected row is kept",
-        MINIBATCH,
+        SAMPLE,
         "if (block.tickets()[row] >= oldest_whole) continue;",
         "if (block.tickets()[row] + 1 >= oldest_whole) continue;",
     ),
-    Mutant("reads are not validated", MINIBATCH, "if (smallest >= ring.oldest_whole())", "if (smallest + 1 > 0)"),
-    Mutant(
-        "slots are counted from the wrong end", MINIBATCH, "newest_slot - value + capacity;", "value - newest_slot;"
-    ),
+    Mutant("reads are not validated", READ, "if (smallest >= ring.oldest_whole())", "if (smallest + 1 > 0)"),
+    Mutant("slots are counted from the wrong end", READ, "newest_slot - value + capacity;", "value - newest_slot;"),
     # Orders that no order of the operations explains.
     Mutant(
         "a count leaves out what stands above commit",
@@ -198,18 +196,17 @@ MUTANTS = (
     # Draws that are not uniform.
     Mutant(
         "a rejected row is replaced by its neighbour",
-        MINIBATCH,
+        SAMPLE,
         "ticket = copy_drawn(ring, draw, block, row, 1);",
-        "ticket = copy_records(ring, block, row, 1, [&]() -> Place {\n"
-        "        const Ticket next = ring.oldest_whole() + row % 4;\n"
-        "        return {next, ring.slot(next)};\n      });",
+        "ticket = block.tickets()[row] = ring.oldest_whole() + row % 4;\n"
+        "      gather(ring.records(), block.layout().copied(), block, row, 1, [&] { return ring.slot(ticket); });",
         test="uniform",
     ),
     Mutant(
         "the newest rows are never drawn",
-        MINIBATCH,
-        "      ticket = window_.first + words_.below(window_.reserved());",
-        "      ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
+        DRAW,
+        "    ticket = window_.first + words_.below(window_.reserved());",
+        "    ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
         test="uniform",
     ),
 )

@@ -28,8 +28,11 @@ from mutants.catalogue import MUTANTS, Mutant
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
 SOURCES = (
-    "batch/block_layout.cpp",
-    "minibatch.cpp",
+    "batch/block.cpp",
+    "batch/draw.cpp",
+    "batch/layout.cpp",
+    "batch/read.cpp",
+    "batch/sample.cpp",
     "ring/ring.cpp",
     "storage/record_layout.cpp",
     "storage/records.cpp",

@@ -25,7 +25,8 @@
 #include <thread>
 #include <vector>
 
-#include "minibatch.hpp"
+#include "batch/block.hpp"
+#include "batch/sample.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {

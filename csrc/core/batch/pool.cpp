@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
-#include "block_pool.hpp"
+#include "batch/pool.hpp"
 
 #include <utility>
 
 namespace fastreplay {
 
-std::shared_ptr<BlockPool> BlockPool::make(const RecordLayout& record, std::size_t batch_size, std::size_t max_free) {
-  static_cast<void>(BlockLayout{record, batch_size});  // throws before there is a pool
-  return std::shared_ptr<BlockPool>{new BlockPool{record, batch_size, max_free}};
+std::shared_ptr<BlockPool> BlockPool::make(std::vector<Part> parts, std::size_t batch_size, std::size_t max_free) {
+  static_cast<void>(BatchLayout{parts, batch_size});  // throws before there is a pool
+  return std::shared_ptr<BlockPool>{new BlockPool{std::move(parts), batch_size, max_free}};
 }
 
-BlockPool::BlockPool(const RecordLayout& record, std::size_t batch_size, std::size_t max_free)
-    : record_{record}, batch_size_{batch_size}, max_free_{max_free} {}
+BlockPool::BlockPool(std::vector<Part> parts, std::size_t batch_size, std::size_t max_free)
+    : parts_{std::move(parts)}, batch_size_{batch_size}, max_free_{max_free} {}
 
 BlockPool::~BlockPool() {
   // relaxed: the last shared pointer to the pool is gone, so nobody pushes, and its count orders what was pushed.
@@ -21,7 +21,7 @@ BlockPool::~BlockPool() {
 
 std::shared_ptr<Block> BlockPool::take() {
   Node* node = pop();
-  if (node == nullptr) node = new Node{Block{record_, batch_size_}, nullptr};
+  if (node == nullptr) node = new Node{Block{parts_, batch_size_}, nullptr};
   // Makes the block's one count. Where that throws, the deleter has been called.
   return {&node->block, [pool = weak_from_this(), node](Block*) noexcept {
             if (const std::shared_ptr<BlockPool> alive = pool.lock()) {

@@ -16,9 +16,10 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <vector>
 
-#include "minibatch.hpp"
-#include "storage/record_layout.hpp"
+#include "batch/block.hpp"
+#include "batch/layout.hpp"
 
 namespace fastreplay {
 
@@ -26,7 +27,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
   // At most about `max_free` blocks wait at a time. Throws std::invalid_argument where a block of batch_size rows
   // has no layout.
-  [[nodiscard]] static std::shared_ptr<BlockPool> make(const RecordLayout& record, std::size_t batch_size,
+  [[nodiscard]] static std::shared_ptr<BlockPool> make(std::vector<Part> parts, std::size_t batch_size,
                                                        std::size_t max_free);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
@@ -43,13 +44,13 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
     Node* below;
   };
 
-  BlockPool(const RecordLayout& record, std::size_t batch_size, std::size_t max_free);
+  BlockPool(std::vector<Part> parts, std::size_t batch_size, std::size_t max_free);
 
   [[nodiscard]] Node* pop() noexcept;
   void push(Node* first, Node* last) noexcept;
   void give_back(Node* node) noexcept;
 
-  const RecordLayout record_;
+  const std::vector<Part> parts_;
   const std::size_t batch_size_;
   const std::size_t max_free_;
   std::atomic<Node*> free_{nullptr};

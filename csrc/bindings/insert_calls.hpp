@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The C++ that _fastpath.pyx calls: plain functions over pointers. Must not know Python.
+// The C++ that buffer/insert.pyx calls: plain functions over pointers. Must not know Python.
 #pragma once
 
 #include <algorithm>
@@ -7,8 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bounds.hpp"
 #include "capsule.hpp"
-#include "records.hpp"
+#include "gil.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Steps stored and gathered by slot, against arrays of their own: every layout, shared observations, n steps.
+// Steps stored, and gathered by their slots, against arrays of their own: every layout, shared observations, n steps.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -7,15 +8,14 @@
 #include <vector>
 
 #include "check.hpp"
-#include "ring/ring.hpp"
-#include "step_ring.hpp"
+#include "steps/step_table.hpp"
 
+using fastreplay::Block;
 using fastreplay::FieldSize;
 using fastreplay::RecordLayout;
-using fastreplay::Ring;
+using fastreplay::Records;
 using fastreplay::Rows;
-using fastreplay::Slot;
-using fastreplay::StepRing;
+using fastreplay::StepTable;
 
 namespace {
 
@@ -37,7 +37,7 @@ RecordLayout layout_of(std::size_t observation_bytes, bool shares) {
   return RecordLayout{fields};
 }
 
-void store_step(StepRing& steps, Model& model, std::size_t row, check::Random& random, bool has_timeouts) {
+void store_step(StepTable& steps, Model& model, std::size_t row, check::Random& random, bool has_timeouts) {
   const std::size_t n = model.num_envs;
   std::vector<unsigned char> obs(n * model.observation_bytes), next(obs.size());
   for (auto& byte : obs) byte = static_cast<unsigned char>(random.next());
@@ -66,42 +66,52 @@ void store_step(StepRing& steps, Model& model, std::size_t row, check::Random& r
   steps.store(row, fields);
 }
 
+// A block with room for slots, and what is in its parts.
 struct Batch {
-  std::vector<unsigned char> observation, next;
-  std::vector<std::uint64_t> action;
-  std::vector<float> reward, done;
+  Block block;
 
-  Batch(std::size_t size, std::size_t observation_bytes)
-      : observation(size * observation_bytes), next(size * observation_bytes), action(size), reward(size), done(size) {}
-
-  std::vector<std::byte*> places() {
-    const auto at = [](void* data) { return static_cast<std::byte*>(data); };
-    return {at(observation.data()), at(action.data()), at(next.data()), at(reward.data()), at(done.data())};
+  Batch(const StepTable& steps, const std::vector<std::uint64_t>& slots) : block{steps.parts(), slots.size()} {
+    std::ranges::copy(slots, block.tickets().begin());
   }
+
+  [[nodiscard]] const std::byte* row(std::size_t part, std::size_t i) const {
+    return block.part(part) + i * block.layout().parts()[part].row_bytes;
+  }
+  template <class Value>
+  [[nodiscard]] Value value(std::size_t part, std::size_t i) const {
+    Value value;
+    std::memcpy(&value, row(part, i), sizeof value);
+    return value;
+  }
+  [[nodiscard]] const std::byte* observation(std::size_t i) const { return row(0, i); }
+  [[nodiscard]] std::uint64_t action(std::size_t i) const { return value<std::uint64_t>(1, i); }
+  [[nodiscard]] const std::byte* next(std::size_t i) const { return row(2, i); }
+  [[nodiscard]] float reward(std::size_t i) const { return value<float>(3, i); }
+  [[nodiscard]] float done(std::size_t i) const { return value<float>(4, i); }
 };
 
-void check_gather(const StepRing& steps, const Model& model, const std::vector<Slot>& slots) {
-  Batch batch{slots.size(), model.observation_bytes};
-  std::vector<Slot> ends(slots.size());
-  steps.gather(slots, batch.places(), ends.data());
+void check_gather(const StepTable& steps, const Model& model, const std::vector<std::uint64_t>& slots) {
+  const Batch batch{steps, slots};
+  std::vector<std::uint64_t> ends(slots.size());
+  steps.gather(batch.block, ends.data());
   for (std::size_t i = 0; i < slots.size(); ++i) {
-    const std::size_t slot = slots[i], at = i * model.observation_bytes;
+    const std::size_t slot = slots[i];
     const auto& next = model.shares ? model.observation[model.after(slot)] : model.next[slot];
-    CHECK(std::memcmp(&batch.observation[at], model.observation[slot].data(), model.observation_bytes) == 0);
-    CHECK(std::memcmp(&batch.next[at], next.data(), model.observation_bytes) == 0);
-    CHECK_EQ(batch.action[i], slot);
-    CHECK_EQ(batch.reward[i], model.reward[slot]);
-    CHECK_EQ(batch.done[i], model.done[slot] * (1 - model.timeout[slot]));
+    CHECK(std::memcmp(batch.observation(i), model.observation[slot].data(), model.observation_bytes) == 0);
+    CHECK(std::memcmp(batch.next(i), next.data(), model.observation_bytes) == 0);
+    CHECK_EQ(batch.action(i), slot);
+    CHECK_EQ(batch.reward(i), model.reward[slot]);
+    CHECK_EQ(batch.done(i), model.done[slot] * (1 - model.timeout[slot]));
   }
 }
 
-void check_n_steps(const StepRing& steps, const Model& model, const std::vector<Slot>& slots, std::size_t num_steps,
-                   std::size_t newest_row) {
-  Batch batch{slots.size(), model.observation_bytes};
-  std::vector<Slot> ends(slots.size());
+void check_n_steps(const StepTable& steps, const Model& model, const std::vector<std::uint64_t>& slots,
+                   std::size_t num_steps, std::size_t newest_row) {
+  const Batch batch{steps, slots};
+  std::vector<std::uint64_t> ends(slots.size());
   std::vector<float> rewards(slots.size() * num_steps), counts(slots.size());
   std::vector<std::uint8_t> is_counted(rewards.size());
-  steps.gather_n_steps(slots, batch.places(), ends.data(), num_steps, newest_row, rewards.data(), is_counted.data(),
+  steps.gather_n_steps(batch.block, ends.data(), num_steps, newest_row, rewards.data(), is_counted.data(),
                        counts.data());
   for (std::size_t i = 0; i < slots.size(); ++i) {
     std::size_t slot = slots[i], end = slot, count = 0;
@@ -117,16 +127,16 @@ void check_n_steps(const StepRing& steps, const Model& model, const std::vector<
     const bool is_cut = model.timeout[end] != 0 || (end / model.num_envs == newest_row && model.done[end] == 0);
     CHECK_EQ(counts[i], static_cast<float>(count));
     CHECK_EQ(ends[i], end);
-    CHECK_EQ(batch.done[i], model.done[end] * (is_cut ? 0.0F : 1.0F));
-    CHECK_EQ(batch.action[i], slots[i]);
-    CHECK(std::memcmp(&batch.next[i * model.observation_bytes], model.next[end].data(), model.observation_bytes) == 0);
+    CHECK_EQ(batch.done(i), model.done[end] * (is_cut ? 0.0F : 1.0F));
+    CHECK_EQ(batch.action(i), slots[i]);
+    CHECK(std::memcmp(batch.next(i), model.next[end].data(), model.observation_bytes) == 0);
   }
 }
 
 void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t observation_bytes, bool shares) {
   const std::size_t size = num_rows * num_envs;
-  Ring ring{layout_of(observation_bytes, shares), size};
-  StepRing steps{ring, num_envs, 1};
+  Records records{layout_of(observation_bytes, shares), size};
+  StepTable steps{records, num_envs, 1};
   CHECK_EQ(steps.shares_observations(), shares);
   Model model{num_rows, num_envs, observation_bytes, shares, {}, {}, {}, {}, {}};
   model.observation.assign(size, std::vector<unsigned char>(observation_bytes));
@@ -138,7 +148,7 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t observat
     store_step(steps, model, step % num_rows, random, step % 3 != 0);
   }
   std::vector<std::int64_t> rows(300), envs(rows.size());
-  std::vector<Slot> slots(rows.size());
+  std::vector<std::uint64_t> slots(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) {
     rows[i] = static_cast<std::int64_t>(random.next() % (2 * num_rows)) - static_cast<std::int64_t>(num_rows);
     envs[i] = static_cast<std::int64_t>(random.next() % num_envs);
@@ -156,14 +166,14 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t observat
 }
 
 void test_refusals() {
-  Ring ring{layout_of(12, false), 12};
-  CHECK(check::throws<std::invalid_argument>([&] { StepRing{ring, 5, 1}; }));
-  CHECK(check::throws<std::invalid_argument>([&] { StepRing{ring, 0, 1}; }));
-  CHECK(check::throws<std::invalid_argument>([&] { StepRing{ring, 13, 1}; }));
-  CHECK(check::throws<std::invalid_argument>([&] { StepRing{ring, 4, 0}; }));
-  CHECK(check::throws<std::invalid_argument>([&] { StepRing{ring, 4, 3}; }));
-  const StepRing steps{ring, 4, 1};
-  Slot slot = 0;
+  Records records{layout_of(12, false), 12};
+  CHECK(check::throws<std::invalid_argument>([&] { StepTable{records, 5, 1}; }));
+  CHECK(check::throws<std::invalid_argument>([&] { StepTable{records, 0, 1}; }));
+  CHECK(check::throws<std::invalid_argument>([&] { StepTable{records, 13, 1}; }));
+  CHECK(check::throws<std::invalid_argument>([&] { StepTable{records, 4, 0}; }));
+  CHECK(check::throws<std::invalid_argument>([&] { StepTable{records, 4, 3}; }));
+  const StepTable steps{records, 4, 1};
+  std::uint64_t slot = 0;
   for (const auto& [row, env] : std::vector<std::pair<std::int64_t, std::int64_t>>{{3, 0}, {-4, 0}, {0, 4}, {0, -1}}) {
     CHECK(!steps.locate({&row, 1}, &env, &slot));
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "prefetch.hpp"
+#include "batch/prefetch.hpp"
 
 #include <algorithm>
 #include <csignal>

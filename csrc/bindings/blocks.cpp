@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+// The memory of minibatches, and the pools that it comes from.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "batch/block.hpp"
+#include "batch/layout.hpp"
+#include "batch/pool.hpp"
+#include "capsule.hpp"
+#include "module.hpp"
+#include "rows.hpp"
+
+namespace py = pybind11;
+
+namespace fastreplay {
+
+namespace {
+
+// The parts of a minibatch: (source, row bytes, field of the record) each.
+using Parts = std::vector<std::tuple<std::uint8_t, std::size_t, std::size_t>>;
+
+std::vector<Part> native(const Parts& parts) {
+  std::vector<Part> made;
+  for (const auto& [source, row_bytes, field] : parts) {
+    if (source > static_cast<std::uint8_t>(Source::kMade)) throw py::value_error{"a part has no such source"};
+    if (row_bytes == 0) throw py::value_error{"a row has at least one byte"};
+    made.push_back({.source = static_cast<Source>(source), .row_bytes = row_bytes, .field = field});
+  }
+  return made;
+}
+
+Parts transition_parts_of(const Sizes& fields) {
+  Parts parts;
+  for (const auto& [source, row_bytes, field] : transition_parts(record_layout(fields))) {
+    parts.emplace_back(static_cast<std::uint8_t>(source), row_bytes, field);
+  }
+  return parts;
+}
+
+// Of a ring's transitions, in memory of its own, or in a (n,) uint8 array of somebody else's.
+std::shared_ptr<Block> transition_block(const Ring& ring, std::size_t batch_size, std::optional<Bytes> memory) {
+  std::vector<Part> parts = transition_parts(ring.records().layout());
+  if (!memory) return std::make_shared<Block>(std::move(parts), batch_size);
+  return std::make_shared<Block>(std::move(parts), batch_size, span_of(*memory));
+}
+
+// The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
+py::array flat(const py::object& self) {
+  const auto& block = self.cast<const Block&>();
+  return py::array{py::dtype::of<std::uint8_t>(), {block.layout().num_bytes()}, {std::size_t{1}}, block.data(), self};
+}
+
+}  // namespace
+
+void bind_blocks(py::module_& m) {
+  m.def("transition_parts", &transition_parts_of, py::arg("fields"));
+
+  py::class_<Block, std::shared_ptr<Block>>(m, "Block")
+      .def(py::init(&transition_block), py::arg("ring"), py::arg("batch_size"),
+           py::arg("memory").noconvert() = py::none(), py::keep_alive<1, 4>())
+      .def(py::init([](const Parts& parts, std::size_t batch_size) {
+             return std::make_shared<Block>(native(parts), batch_size);
+           }),
+           py::arg("parts"), py::arg("batch_size"))
+      .def_property_readonly("flat", &flat)
+      .def_property_readonly("batch_size", &Block::batch_size)
+      .def_property_readonly("num_bytes", [](const Block& block) { return block.layout().num_bytes(); })
+      .def_property_readonly("offsets", [](const Block& block) { return block.layout().offsets(); })
+      .def("capsule", [](const Block& block) { return py::capsule{&block, kBlockCapsule}; });
+
+  py::class_<BlockPool, std::shared_ptr<BlockPool>>(m, "BlockPool")
+      .def(py::init([](const Parts& parts, std::size_t batch_size, std::size_t max_free) {
+             return BlockPool::make(native(parts), batch_size, max_free);
+           }),
+           py::arg("parts"), py::arg("batch_size"), py::arg("max_free"))
+      .def("take", &BlockPool::take)
+      .def_property_readonly("num_free", &BlockPool::num_free);
+}
+
+}  // namespace fastreplay

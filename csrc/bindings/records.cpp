@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+// Storage without a protocol: live views of its columns.
+#include "storage/records.hpp"
+
+#include <memory>
+
+#include "capsule.hpp"
+#include "module.hpp"
+#include "rows.hpp"
+
+namespace py = pybind11;
+
+namespace fastreplay {
+
+namespace {
+
+// A live (capacity, *shape) view of one field; `self` keeps the records alive.
+py::array column(const py::object& self, std::size_t field, const py::dtype& dtype,
+                 const std::vector<py::ssize_t>& shape) {
+  auto& records = self.cast<Records&>();
+  const Column& place = records.layout().columns().at(field);
+  check_is_number(dtype);
+  std::vector<py::ssize_t> dims{static_cast<py::ssize_t>(records.capacity())};
+  dims.insert(dims.end(), shape.begin(), shape.end());
+  std::vector<py::ssize_t> strides(dims.size(), static_cast<py::ssize_t>(records.layout().stride()));
+  py::ssize_t step = dtype.itemsize();
+  for (std::size_t axis = dims.size() - 1; axis > 0; --axis) {
+    strides[axis] = step;
+    if (dims[axis] <= 0 || dims[axis] > static_cast<py::ssize_t>(place.row_bytes) / step) {
+      throw py::value_error{"dtype and shape do not fit the field"};
+    }
+    step *= dims[axis];
+  }
+  if (step != static_cast<py::ssize_t>(place.row_bytes)) throw py::value_error{"dtype and shape do not fit the field"};
+  return py::array{dtype, dims, strides, records.data() + place.offset, self};
+}
+
+std::vector<std::size_t> offsets(const Records& records) {
+  std::vector<std::size_t> offsets;
+  for (const Column& column : records.layout().columns()) offsets.push_back(column.offset);
+  return offsets;
+}
+
+}  // namespace
+
+void bind_records(py::module_& m) {
+  m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
+
+  py::class_<Records, std::shared_ptr<Records>>(m, "Records")
+      .def(py::init([](const Sizes& fields, std::size_t capacity) {
+             return std::make_shared<Records>(record_layout(fields), capacity);
+           }),
+           py::arg("fields"), py::arg("capacity"))
+      .def_property_readonly("capacity", &Records::capacity)
+      .def_property_readonly("num_bytes", &Records::num_bytes)
+      .def_property_readonly("record_bytes", [](const Records& records) { return records.layout().stride(); })
+      .def_property_readonly("offsets", &offsets)
+      .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))
+      .def("capsule", [](Records& records) { return py::capsule{&records, kRecordsCapsule}; });
+}
+
+}  // namespace fastreplay

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// The ring: what is in it, and reads of transitions that Python names.
+#include "ring/ring.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "batch/layout.hpp"
+#include "batch/pool.hpp"
+#include "batch/read.hpp"
+#include "capsule.hpp"
+#include "gil.hpp"
+#include "module.hpp"
+#include "rows.hpp"
+
+namespace py = pybind11;
+
+namespace fastreplay {
+
+namespace {
+
+std::span<const std::int64_t> rows_of(const Integers& addresses, const Block& block) {
+  if (static_cast<std::size_t>(addresses.size()) != block.batch_size()) {
+    throw py::value_error{"one address for each row of the block"};
+  }
+  return {addresses.data(), block.batch_size()};
+}
+
+void throw_unless_whole(const ReadResult& result, const Ring& ring, bool by_slot, const Integers& addresses) {
+  switch (result.status) {
+    case ReadResult::Status::kWhole:
+      return;
+    case ReadResult::Status::kOutOfRange:
+      throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
+                            " holds no transition: the buffer has " + std::to_string(result.published) +
+                            " of at most " + std::to_string(ring.capacity())};
+    case ReadResult::Status::kOverwritten:
+      throw std::runtime_error{"the transitions were overwritten at each try to read them together"};
+  }
+}
+
+void read_into(Ring& ring, bool by_slot, const Integers& addresses, const Block& block) {
+  const std::span<const std::int64_t> rows = rows_of(addresses, block);
+  check_fits(block, ring);
+  const Address address = by_slot ? Address::kSlot : Address::kPosition;
+  const ReadResult result = without_gil(block.layout().num_bytes(), [&] { return read(ring, address, rows, block); });
+  throw_unless_whole(result, ring, by_slot, addresses);
+}
+
+// The transitions in these slots instead of those that `held` has, read into a block of the pool first.
+void replace_in(Ring& ring, BlockPool& pool, const Integers& slots, const Block& held) {
+  const std::span<const std::int64_t> rows = rows_of(slots, held);
+  const std::shared_ptr<Block> unseen = pool.take();
+  check_fits(held, ring);
+  check_fits(*unseen, ring);
+  if (unseen->batch_size() != held.batch_size()) throw py::value_error{"the pool's blocks are of another batch size"};
+  const ReadResult result =
+      without_gil(held.layout().num_bytes(), [&] { return replace(ring, Address::kSlot, rows, held, *unseen); });
+  throw_unless_whole(result, ring, /*by_slot=*/true, slots);
+}
+
+Ticket read_run_into(const Ring& ring, Ticket first, const Block& block) {
+  check_fits(block, ring);
+  return without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
+}
+
+// Whole records, first, first + 1, ..., as many as the memory holds; returns the oldest ticket whose copy is whole.
+Ticket read_records_into(const Ring& ring, Ticket first, Bytes memory) {
+  const std::span<std::byte> records = span_of(memory);
+  return without_gil(records.size(), [&] { return read_records(ring, first, records); });
+}
+
+}  // namespace
+
+void bind_ring(py::module_& m) {
+  py::class_<Ring, std::shared_ptr<Ring>>(m, "Ring")
+      .def(py::init([](const Sizes& fields, std::size_t capacity) {
+             return std::make_shared<Ring>(record_layout(fields), capacity);
+           }),
+           py::arg("fields"), py::arg("capacity"))
+      .def_property_readonly("records", [](Ring& ring) -> Records& { return ring.records(); })
+      .def_property_readonly("capacity", &Ring::capacity)
+      .def_property_readonly("num_bytes", &Ring::num_bytes)
+      .def_property_readonly("num_inserted", &Ring::num_inserted)
+      .def_property_readonly("num_overwritten", &Ring::num_overwritten)
+      .def("__len__", [](Ring& ring) { return ring.window().published(); })
+      .def("window",
+           [](Ring& ring) {
+             const Window window = ring.window();
+             return std::pair{window.first, std::max(window.first, window.committed)};
+           })
+      .def(
+          "block_bytes",
+          [](const Ring& ring, std::size_t batch_size) {
+            return BatchLayout{transition_parts(ring.records().layout()), batch_size}.num_bytes();
+          },
+          py::arg("batch_size"))
+      .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
+      .def("clear", &Ring::clear)
+      .def("discard_unfinished", &Ring::discard_unfinished)
+      .def("start_at", &Ring::start_at, py::arg("ticket"))
+      .def("read", &read_into, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
+      .def("replace", &replace_in, py::arg("pool"), py::arg("slots"), py::arg("block"))
+      .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))
+      .def("read_records", &read_records_into, py::arg("first"), py::arg("memory").noconvert())
+      .def("capsule", [](Ring& ring) { return py::capsule{&ring, kRingCapsule}; });
+}
+
+}  // namespace fastreplay

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+// What Python says of rows: sizes, dtypes, addresses; each checked before the core takes it for granted.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "batch/block.hpp"
+#include "ring/ring.hpp"
+#include "storage/record_layout.hpp"
+
+namespace fastreplay {
+
+using Sizes = std::vector<std::pair<std::size_t, std::size_t>>;  // (row bytes, alignment) of each field
+using Integers = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
+using Bytes = pybind11::array_t<std::uint8_t, pybind11::array::c_style>;
+
+inline RecordLayout record_layout(const Sizes& fields) {
+  std::vector<FieldSize> sizes;
+  sizes.reserve(fields.size());
+  for (const auto& [row_bytes, alignment] : fields) sizes.push_back({row_bytes, alignment});
+  return RecordLayout{sizes};
+}
+
+// Bytes taken for Python objects would be taken for addresses.
+inline void check_is_number(const pybind11::dtype& dtype) {
+  if (std::string_view{"biufc"}.find(dtype.kind()) == std::string_view::npos) {
+    throw pybind11::type_error{"expected a dtype of numbers"};
+  }
+}
+
+// Refuses to fill a block with rows of records of another layout: their sizes are all that the core looks at.
+inline void check_fits(const Block& block, const Ring& ring) {
+  if (!block.layout().fits(ring.records().layout())) {
+    throw pybind11::value_error{"the block is for records of another layout"};
+  }
+}
+
+inline std::span<std::byte> span_of(Bytes& memory) {
+  return {reinterpret_cast<std::byte*>(memory.mutable_data()), static_cast<std::size_t>(memory.size())};
+}
+
+}  // namespace fastreplay

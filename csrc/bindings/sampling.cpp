@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// What is drawn: minibatches, and integers by themselves.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "batch/random.hpp"
+#include "batch/sample.hpp"
+#include "gil.hpp"
+#include "module.hpp"
+#include "rows.hpp"
+
+namespace py = pybind11;
+
+namespace fastreplay {
+
+namespace {
+
+bool sample_into(Sampler& sampler, Ring& ring, const Block& block) {
+  check_fits(block, ring);
+  return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
+}
+
+// A number that any thread adds to. Without a lock, which a fork would copy locked and a signal handler meet.
+class Counter {
+ public:
+  explicit Counter(std::uint64_t value) noexcept : value_{value} {}
+
+  // Returns the value before.
+  std::uint64_t add(std::uint64_t count) noexcept {
+    // relaxed: only that no two calls get the same numbers.
+    return value_.fetch_add(count, std::memory_order_relaxed);
+  }
+
+  [[nodiscard]] std::uint64_t value() const noexcept {
+    // relaxed: a count that orders nothing.
+    return value_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<std::uint64_t> value_;
+};
+
+// Uniform integers; call k uses the words that sample call k of a Sampler of this key would.
+class UniformIntegers {
+ public:
+  UniformIntegers(Philox::Key key, std::uint64_t calls) noexcept : key_{key}, calls_{calls} {}
+
+  py::array_t<std::int64_t> below(std::uint64_t bound, std::size_t count) {
+    if (bound == 0) throw py::value_error{"nothing to draw from"};
+    py::array_t<std::int64_t> drawn(static_cast<py::ssize_t>(count));
+    WordStream words{key_, calls_.add(1)};
+    std::int64_t* values = drawn.mutable_data();
+    for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::int64_t>(words.below(bound));
+    return drawn;
+  }
+
+  [[nodiscard]] Philox::Key key() const noexcept { return key_; }
+  [[nodiscard]] std::uint64_t calls() const noexcept { return calls_.value(); }
+
+ private:
+  Philox::Key key_;
+  Counter calls_;
+};
+
+}  // namespace
+
+void bind_sampling(py::module_& m) {
+  py::class_<Sampler>(m, "Sampler")
+      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws) {
+             return std::make_unique<Sampler>(key, calls, num_sampled, num_redraws);
+           }),
+           py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0)
+      .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
+      .def_property_readonly("key", &Sampler::key)
+      .def_property_readonly("calls", &Sampler::calls)
+      .def_property_readonly("num_sampled", &Sampler::num_sampled)
+      .def_property_readonly("num_redraws", &Sampler::num_redraws);
+
+  py::class_<Counter>(m, "Counter")
+      .def(py::init<std::uint64_t>(), py::arg("value") = 0)
+      .def("add", &Counter::add, py::arg("count"))
+      .def_property_readonly("value", &Counter::value);
+
+  py::class_<UniformIntegers>(m, "UniformIntegers")
+      .def(py::init<Philox::Key, std::uint64_t>(), py::arg("key"), py::arg("calls") = 0)
+      .def("below", &UniformIntegers::below, py::arg("bound"), py::arg("count"))
+      .def_property_readonly("key", &UniformIntegers::key)
+      .def_property_readonly("calls", &UniformIntegers::calls);
+}
+
+}  // namespace fastreplay

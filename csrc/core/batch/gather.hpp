@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+// The one way of rows out of records that lie anywhere in memory into the parts of a block. Knows nothing of tickets,
+// of which rows, or of whether what it copied is whole.
+//
+// Records are asked for some way ahead, into the second cache level: the first has too few miss buffers to overlap
+// this many (ARCHITECTURE.md, Sampling, has the figures). They are copied in groups, field by field, so that a field's
+// size is looked at once a group.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <span>
+
+#include "batch/block.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
+#include "storage/records.hpp"
+
+namespace fastreplay {
+
+// The part of a record that some of its columns span.
+struct Extent {
+  static constexpr std::size_t kMaxAheadBytes = 16384;
+
+  std::size_t begin = ~std::size_t{0};
+  std::size_t end = 0;
+
+  void add(const Column& column) noexcept {
+    begin = std::min(begin, column.offset);
+    end = std::max(end, column.offset + column.row_bytes);
+  }
+
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return end - begin; }
+
+  // Inlined by force: GCC takes a function that only prefetches for one without effect and drops its calls.
+  [[gnu::always_inline]] void prefetch(const std::byte* record) const noexcept {
+    const std::byte* from = record + begin;
+    const std::size_t num_prefetched = std::min(num_bytes(), kMaxAheadBytes);
+    for (std::size_t i = 0; i < num_prefetched; i += kCacheLine) __builtin_prefetch(from + i, 0, 2);
+    __builtin_prefetch(from + num_prefetched - 1, 0, 2);
+  }
+};
+
+// How far ahead of its copy a record is asked for, and how many are copied together.
+struct Reach {
+  static constexpr std::size_t kGroupBytes = 4096;
+  static constexpr std::size_t kMaxAheadRows = 64;
+  static constexpr std::size_t kMaxGroupRows = 16;
+
+  explicit Reach(std::size_t record_bytes) noexcept
+      : ahead_rows{std::clamp<std::size_t>(Extent::kMaxAheadBytes / record_bytes, 1, kMaxAheadRows)},
+        group_rows{std::clamp<std::size_t>(std::bit_floor(kGroupBytes / record_bytes), 1, kMaxGroupRows)} {}
+
+  std::size_t ahead_rows;
+  std::size_t group_rows;  // a power of two
+};
+
+// Copies fields of the records that next() points to, one after another, into rows first_row, first_row + 1, ...,
+// num_rows of them, of their parts in the block at `data`.
+template <class Next>
+void gather_fields(std::span<const Column> columns, std::span<const Copied> fields, std::byte* data,
+                   std::size_t first_row, std::size_t num_rows, Next next) noexcept {
+  if (fields.empty()) return;
+  Extent extent;
+  for (const Copied& each : fields) extent.add(columns[each.field]);
+  const Reach reach{extent.num_bytes()};
+  std::array<const std::byte*, 2 * Reach::kMaxAheadRows> records;  // those fetched and not yet copied
+  std::size_t fetched = 0;
+  compiler_barrier();
+  for (std::size_t row = 0; row < num_rows; row += reach.group_rows) {
+    for (const std::size_t end = std::min(num_rows, row + reach.group_rows + reach.ahead_rows); fetched < end;
+         ++fetched) {
+      const std::byte* record = next();
+      records[fetched % records.size()] = record;
+      extent.prefetch(record);
+    }
+    const std::span<const std::byte* const> group{records.data() + row % records.size(),
+                                                  std::min(reach.group_rows, num_rows - row)};
+    for (const auto& [field, row_bytes, offset] : fields) {
+      load_rows(data + offset + (first_row + row) * row_bytes, group, columns[field].offset, row_bytes);
+      at_stop_point(StopPoint::kFieldCopied);
+    }
+  }
+}
+
+// The same out of the records in the slots that next_slot() names, one after another.
+template <class NextSlot>
+void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
+            std::size_t num_rows, NextSlot next_slot) noexcept {
+  gather_fields(records.layout().columns(), fields, block.data(), first_row, num_rows,
+                [&] { return records.at(next_slot()); });
+}
+
+}  // namespace fastreplay

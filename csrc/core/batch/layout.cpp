@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT
+#include "batch/layout.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+namespace fastreplay {
+
+std::vector<Part> transition_parts(const RecordLayout& record) {
+  std::vector<Part> parts;
+  for (std::size_t field = 0; field < record.columns().size(); ++field) {
+    parts.push_back({.source = Source::kStart, .row_bytes = record.columns()[field].row_bytes, .field = field});
+  }
+  parts.push_back({.source = Source::kTicket, .row_bytes = sizeof(std::uint64_t)});
+  return parts;
+}
+
+BatchLayout::BatchLayout(std::vector<Part> parts, std::size_t batch_size)
+    : batch_size_{batch_size}, parts_{std::move(parts)} {
+  std::size_t row_bytes = 0;  // of all parts
+  for (const Part& part : parts_) {
+    row_bytes += part.row_bytes;
+    if (part.row_bytes > kMaxBytes || row_bytes > kMaxBytes || batch_size > kMaxBytes / row_bytes) {
+      throw std::invalid_argument{"the minibatch is too large"};
+    }
+    offsets_.push_back(num_bytes_);
+    num_bytes_ += round_up(part.row_bytes * batch_size, kPartAlignment);
+  }
+  add_copied(Source::kStart);
+  num_at_start_ = copied_.size();
+  add_copied(Source::kEnd);
+  const auto tickets = std::ranges::find(parts_, Source::kTicket, &Part::source);
+  if (tickets == parts_.end()) throw std::invalid_argument{"a minibatch has tickets"};
+  tickets_offset_ = offsets_[static_cast<std::size_t>(tickets - parts_.begin())];
+}
+
+void BatchLayout::add_copied(Source source) {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const auto& [from, row_bytes, field] = parts_[i];
+    if (from == source) copied_.push_back({.field = field, .row_bytes = row_bytes, .offset = offsets_[i]});
+  }
+}
+
+bool BatchLayout::fits(const RecordLayout& record) const noexcept {
+  return std::ranges::all_of(copied_, [&columns = record.columns()](const Copied& copied) {
+    return copied.field < columns.size() && columns[copied.field].row_bytes == copied.row_bytes;
+  });
+}
+
+}  // namespace fastreplay

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+// What a minibatch is made of, and where each part of it lies in a block. Knows sizes in bytes; dtypes and shapes are
+// the bindings' business.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "storage/record_layout.hpp"
+
+namespace fastreplay {
+
+// Where the rows of a part come from. A part of another kind is one more case here, and whoever makes its rows.
+enum class Source : std::uint8_t {
+  kStart,   // a field of the record that the row begins at: copied by gather()
+  kEnd,     // a field of the record that it ends at, the last of n steps: copied by gather()
+  kTicket,  // which record it begins at, one uint64: written by who chooses it. Every minibatch has this part
+  kMade,    // worked out by who asked for the part, once all is copied
+};
+
+// One part of a minibatch: batch_size rows, one after another.
+struct Part {
+  Source source;
+  std::size_t row_bytes;
+  std::size_t field = 0;  // of the record; of kStart and kEnd alone
+
+  [[nodiscard]] bool operator==(const Part&) const = default;
+};
+
+// A field on its way out of a record.
+struct Copied {
+  std::size_t field;
+  std::size_t row_bytes;
+  std::size_t offset;  // of its part in the block
+};
+
+// What is drawn from a ring: every field of a transition, then the tickets.
+[[nodiscard]] std::vector<Part> transition_parts(const RecordLayout& record);
+
+// The parts in a block, in order, each at a multiple of kPartAlignment (more than any dtype asks for), so that one
+// transfer moves them all.
+class BatchLayout {
+ public:
+  static constexpr std::size_t kPartAlignment = 256;
+
+  // Throws std::invalid_argument on sizes that do not fit, and without tickets.
+  BatchLayout(std::vector<Part> parts, std::size_t batch_size);
+
+  // Whether all that is copied of a record is there in such records.
+  [[nodiscard]] bool fits(const RecordLayout& record) const noexcept;
+  [[nodiscard]] std::size_t batch_size() const noexcept { return batch_size_; }
+  [[nodiscard]] const std::vector<Part>& parts() const noexcept { return parts_; }
+  [[nodiscard]] const std::vector<std::size_t>& offsets() const noexcept { return offsets_; }
+  [[nodiscard]] std::size_t tickets_offset() const noexcept { return tickets_offset_; }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
+  // What is copied out of records: all of it, of those that rows begin at, of those that they end at.
+  [[nodiscard]] std::span<const Copied> copied() const noexcept { return copied_; }
+  [[nodiscard]] std::span<const Copied> copied_at_start() const noexcept { return copied().first(num_at_start_); }
+  [[nodiscard]] std::span<const Copied> copied_at_end() const noexcept { return copied().subspan(num_at_start_); }
+
+ private:
+  void add_copied(Source source);
+
+  std::size_t batch_size_;
+  std::vector<Part> parts_;
+  std::vector<std::size_t> offsets_;  // of each part, bytes from the start of the block
+  std::vector<Copied> copied_;        // those at the end last
+  std::size_t num_at_start_ = 0;
+  std::size_t tickets_offset_ = 0;
+  std::size_t num_bytes_ = 0;
+};
+
+}  // namespace fastreplay

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+#include "batch/sample.hpp"
+
+#include <algorithm>
+
+#include "batch/gather.hpp"
+
+namespace fastreplay {
+
+namespace {
+
+// Rows copied between two checks of head.
+constexpr std::size_t kMaxChunkRows = 256;
+
+// Draws rows [first_row, first_row + num_rows) of the block and copies them. Returns the smallest ticket.
+Ticket copy_drawn(const Ring& ring, UniformDraw& draw, const Block& block, std::size_t first_row,
+                  std::size_t num_rows) noexcept {
+  const std::span<Ticket> tickets = block.tickets().subspan(first_row, num_rows);
+  draw.fill(tickets);
+  Ticket smallest = ~Ticket{0};
+  const Ticket* next = tickets.data();
+  gather(ring.records(), block.layout().copied(), block, first_row, num_rows, [&] {
+    const Ticket ticket = *next++;
+    smallest = std::min(smallest, ticket);
+    return draw.slot(ticket);
+  });
+  return smallest;
+}
+
+// Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
+// the whole window (taking a neighbour instead would bias). Returns their number.
+std::size_t redraw(Ring& ring, UniformDraw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
+                   Ticket oldest_whole) noexcept {
+  std::size_t num_redrawn = 0;
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
+    if (block.tickets()[row] >= oldest_whole) continue;
+    ++num_redrawn;
+    Ticket ticket = 0;
+    do {
+      draw.refresh();
+      ticket = copy_drawn(ring, draw, block, row, 1);
+    } while (ticket < ring.oldest_whole());
+  }
+  return num_redrawn;
+}
+
+}  // namespace
+
+std::size_t sample(Ring& ring, UniformDraw& draw, const Block& block) noexcept {
+  std::size_t chunk_rows = kMaxChunkRows;
+  std::size_t num_redraws = 0;
+  for (std::size_t row = 0; row < block.batch_size();) {
+    if (row > 0) draw.refresh();
+    const std::size_t num_rows = std::min(chunk_rows, block.batch_size() - row);
+    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
+    const Ticket oldest_whole = ring.oldest_whole();
+    if (smallest < oldest_whole) {
+      const std::size_t redrawn = redraw(ring, draw, block, row, num_rows, oldest_whole);
+      num_redraws += redrawn;
+      // Writers lap us within a chunk: check more often.
+      if (2 * redrawn > num_rows) chunk_rows = std::max<std::size_t>(1, chunk_rows / 2);
+    }
+    row += num_rows;
+  }
+  return num_redraws;
+}
+
+std::uint64_t Sampler::take_call() noexcept {
+  // relaxed: only that no two calls get the same number.
+  return calls_.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool Sampler::sample(Ring& ring, const Block& block) noexcept {
+  const Window window = window_of_published(ring);
+  if (window.reserved() == 0) return false;
+  fill(ring, block, take_call(), window);  // a call number only where there are rows
+  return true;
+}
+
+bool Sampler::sample(Ring& ring, const Block& block, std::uint64_t call) noexcept {
+  const Window window = window_of_published(ring);
+  if (window.reserved() == 0) return false;
+  fill(ring, block, call, window);
+  return true;
+}
+
+void Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept {
+  WordStream words{key_, call};
+  UniformDraw draw{ring, words, window};
+  const std::size_t num_redraws = fastreplay::sample(ring, draw, block);
+  // relaxed: statistics.
+  num_sampled_.fetch_add(block.batch_size(), std::memory_order_relaxed);
+  // relaxed: as above.
+  if (num_redraws > 0) num_redraws_.fetch_add(num_redraws, std::memory_order_relaxed);
+}
+
+std::uint64_t Sampler::calls() const noexcept {
+  // relaxed: a count that orders nothing.
+  return calls_.load(std::memory_order_relaxed);
+}
+
+std::uint64_t Sampler::num_sampled() const noexcept {
+  // relaxed: a statistic.
+  return num_sampled_.load(std::memory_order_relaxed);
+}
+
+std::uint64_t Sampler::num_redraws() const noexcept {
+  // relaxed: a statistic.
+  return num_redraws_.load(std::memory_order_relaxed);
+}
+
+}  // namespace fastreplay

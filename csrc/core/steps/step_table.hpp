@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+// Records as a table of rows and environments, one row a step of a vector environment, for an adapter that is their
+// only user and keeps the cursor itself. For one thread; must not know Python, rings or random draws.
+//
+// The transition of environment e in row r lies in slot r * num_envs + e. Its columns are, in this order:
+// the observation's, action, reward, done, timeout, then the next observation's. The last are left out where
+// the next observation is the observation of the row after. reward, done and timeout are one float32 each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "batch/block.hpp"
+#include "batch/layout.hpp"
+#include "storage/records.hpp"
+
+namespace fastreplay {
+
+class StepTable {
+ public:
+  // The records' columns are num_observations for the observation, and the rest as above. Throws
+  // std::invalid_argument where their number or the capacity does not fit.
+  StepTable(Records& records, std::size_t num_envs, std::size_t num_observations);
+
+  [[nodiscard]] std::size_t num_rows() const noexcept { return num_rows_; }
+  // Of what store() takes.
+  [[nodiscard]] std::size_t num_fields() const noexcept { return columns_.size(); }
+  [[nodiscard]] std::size_t row_bytes(std::size_t field) const noexcept { return columns_[field].row_bytes; }
+  [[nodiscard]] std::size_t num_envs() const noexcept { return num_envs_; }
+  [[nodiscard]] bool shares_observations() const noexcept { return shares_; }
+
+  // Of the minibatches that are gathered: the observation's, action, the next observation's, reward, done, slots.
+  [[nodiscard]] const std::vector<Part>& parts() const noexcept { return parts_; }
+
+  // Stores a row. fields: the observation's, action, reward, done, timeout, the next observation's, num_envs
+  // rows each; a field without data is left as it was. row < num_rows().
+  void store(std::size_t row, std::span<const Rows> fields) noexcept;
+
+  // Slot of each (row, env); rows count from the end where negative, as NumPy's. False where one is out of range.
+  [[nodiscard]] bool locate(std::span<const std::int64_t> rows, const std::int64_t* envs,
+                            std::uint64_t* slots) const noexcept;
+
+  // Copies the transitions in the slots that the block has for tickets; done is done * (1 - timeout). `ends` is room
+  // for as many. The block is made of parts().
+  void gather(const Block& block, std::uint64_t* ends) const noexcept;
+
+  // The same for n-step transitions: from each slot on, up to num_steps >= 1 steps of its environment, until the
+  // first that is done or timed out. Next observation and done are those of the last step, the reward the first's;
+  // rewards[i * num_steps + k] is that of step k, is_counted[...] whether it belongs, and counts[i] how many do. No
+  // step leads beyond newest_row: what did not end there is cut off there.
+  void gather_n_steps(const Block& block, std::uint64_t* ends, std::size_t num_steps, std::size_t newest_row,
+                      float* rewards, std::uint8_t* is_counted, float* counts) const noexcept;
+
+ private:
+  using Slots = std::span<const std::uint64_t>;
+
+  [[nodiscard]] std::uint64_t after(std::uint64_t slot) const noexcept {
+    const std::uint64_t next = slot + num_envs_;
+    return next < num_rows_ * num_envs_ ? next : next - num_rows_ * num_envs_;
+  }
+  [[nodiscard]] float load(const Column& column, std::uint64_t slot) const noexcept;
+  [[nodiscard]] float timeout_at(std::uint64_t slot, std::size_t newest_row) const noexcept;
+  [[nodiscard]] float* dones(const Block& block) const noexcept;
+  // Rows of the block from first_row on.
+  void copy(std::span<const Copied> fields, const Block& block, std::size_t first_row, Slots slots) const noexcept;
+  void prefetch_store(std::size_t slot) const noexcept;
+  void follow(Slots starts, std::uint64_t* ends, std::size_t num_steps, std::size_t newest_row, float* rewards,
+              std::uint8_t* is_counted, float* counts) const noexcept;
+  std::size_t follow_one(std::uint64_t slot, std::uint64_t& end, std::size_t num_steps, std::size_t newest_row,
+                         float* rewards, std::uint8_t* is_counted) const noexcept;
+
+  Records& records_;
+  std::size_t num_envs_;
+  std::size_t num_rows_;
+  std::size_t num_observations_;
+  bool shares_;
+  std::vector<Column> columns_;  // in the order of store(); the observation's twice where it is shared
+  std::vector<Part> parts_;
+  Column reward_;
+  Column done_;
+  Column timeout_;
+};
+
+// sums[i] = the sum over k, in order, of rewards[i * n + k] * discounts[k] * is_counted[i * n + k], n the number of
+// discounts. False where a sum is not finite.
+[[nodiscard]] bool discounted_sums(std::span<const float> rewards, std::span<const float> discounts,
+                                   const std::uint8_t* is_counted, float* sums) noexcept;
+
+}  // namespace fastreplay
