@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deep deterministic policy gradient (DDPG) on fastreplay, in one file.
+"""Deep deterministic policy gradient (DDPG) on fastreplay; the loop around it is harness.py's.
 
     python examples/ddpg.py --seed 1                                   # Pendulum-v1, under a minute
     python examples/ddpg.py --env InvertedPendulum-v5 --steps 20000    # needs gymnasium[mujoco]
@@ -22,13 +22,16 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
-from harness import Array, Clock, Envs, Run, flat_box, make_envs, new_parser, number
-from torch import Tensor, nn
+from arguments import new_parser, number
+from environments import Array, Envs, flat_box
+from harness import run
+from networks import Actor, Critic
+from progress import Clock
+from torch import Tensor
 
 import fastreplay as fr
 
@@ -41,52 +44,17 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def mlp(num_inputs: int, hidden: int, num_outputs: int) -> nn.Sequential:
-    """Make a network with two hidden layers, (..., num_inputs) -> (..., num_outputs)."""
-    first, second, last = nn.Linear(num_inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, num_outputs)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
-
-
-class Actor(nn.Module):
-    """The deterministic policy mu(s): (..., *obs_shape) -> (..., *action_shape), float32."""
-
-    middle: Tensor  # (*action_shape,)
-    half_range: Tensor  # (*action_shape,)
-
-    def __init__(self, observations: Box, actions: Box, hidden: int) -> None:
-        super().__init__()
-        self.net = mlp(observations.shape[0], hidden, actions.shape[0])
-        low, high = torch.tensor(actions.low).float(), torch.tensor(actions.high).float()
-        self.register_buffer("middle", (high + low) / 2)
-        self.register_buffer("half_range", (high - low) / 2)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Choose actions within the bounds."""
-        return self.middle + self.half_range * torch.tanh(self.net(observation))
-
-
-class Critic(nn.Module):
-    """The action value Q(s, a): (B, *obs_shape), (B, *action_shape) -> (B,), float32."""
-
-    def __init__(self, observations: Box, actions: Box, hidden: int) -> None:
-        super().__init__()
-        self.net = mlp(observations.shape[0] + actions.shape[0], hidden, 1)
-
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """Value each action at its observation."""
-        value: Tensor = self.net(torch.cat([observation, action], dim=-1))
-        return value.squeeze(-1)
-
-
 class DDPG:
-    """The networks, their targets, their optimisers, and the exploration."""
+    """The replay buffer, the networks, their targets, their optimisers, and the exploration."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:
         observations = flat_box(envs.single_observation_space, "observations")
         self.actions = flat_box(envs.single_action_space, "actions", bounded=True)
-        self.gamma, self.device = args.gamma, args.device
-        self.actor = Actor(observations, self.actions, args.hidden).to(self.device)
-        self.critic = Critic(observations, self.actions, args.hidden).to(self.device)
+        self.args = args
+        self.buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
+        self.actor = Actor(observations, self.actions, args.hidden).to(args.device)
+        self.critic = Critic(observations, self.actions, args.hidden).to(args.device)
+        self.networks = {"actor": self.actor, "critic": self.critic}
         self.target_actor = copy.deepcopy(self.actor)
         self.target_critic = copy.deepcopy(self.critic)
         self.follow_actor = fr.SoftUpdate(self.target_actor, self.actor, args.tau)
@@ -96,32 +64,31 @@ class DDPG:
         self.noise = args.noise * (self.actions.high - self.actions.low) / 2
         self.rng = np.random.default_rng(args.seed)
 
-    def networks(self) -> Mapping[str, nn.Module]:
-        """Name the networks that a checkpoint holds."""
-        return {"actor": self.actor, "critic": self.critic}
-
     @torch.no_grad()
     def act(self, observation: Array) -> Array:
         """Choose the policy's actions, (N, *obs_shape) -> (N, *action_shape), without exploration."""
-        rows = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        rows = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
         action: Array = self.actor(rows).cpu().numpy().astype(self.actions.dtype, copy=False)
         return action
 
-    def explore(self, observation: Array) -> Array:
+    def explore(self, observation: Array, _step: int) -> Array:
         """Choose the policy's actions plus Gaussian noise, within the bounds."""
         action = self.act(observation)
         noisy: Array = action + self.noise * self.rng.standard_normal(action.shape)
         return noisy.clip(self.actions.low, self.actions.high).astype(self.actions.dtype)
 
-    def update(self, batch: fr.Minibatch[Tensor], clock: Clock) -> dict[str, Tensor]:
+    def learn(self, clock: Clock) -> dict[str, Tensor]:
         """Take one gradient step of the critic and of the actor, then soft update the targets."""
+        clock("sampling")
+        batch = self.buffer.sample(self.args.batch_size)
+
         clock("gradient")
         with torch.no_grad():
             next_action = self.target_actor(batch.next_observation)
             next_value = self.target_critic(batch.next_observation, next_action)
             # Nothing follows a terminated transition. A truncated one met the time limit, which is
             # no property of the state: what follows it still has a value.
-            target = batch.reward + self.gamma * next_value * ~batch.terminated
+            target = batch.reward + self.args.gamma * next_value * ~batch.terminated
 
         critic_loss = (self.critic(batch.observation, batch.action) - target).square().mean()
         self.critic_adam.zero_grad()
@@ -140,43 +107,9 @@ class DDPG:
         return {"critic": critic_loss, "actor": actor_loss}
 
 
-def train(run: Run, args: argparse.Namespace) -> DDPG:
-    """Interact, store, sample, update; repeat."""
-    envs = make_envs(args.env, args.num_envs, args.seed)
-    agent = DDPG(envs, args)
-    buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
-    observation, _ = envs.reset(seed=args.seed)
-    ended = np.zeros(args.num_envs, dtype=bool)
-    if args.resume:
-        agent, buffer, envs, observation, ended = run.load()
-
-    for step in run.steps():
-        run.clock("environment")
-        warm = step > args.warmup
-        action = agent.explore(observation) if warm else envs.action_space.sample()
-        next_observation, reward, terminated, truncated, _ = envs.step(action)
-        # The step after an episode's end only resets the environment: its row is no transition.
-        goes_on = ~ended
-        transitions = (observation, action, reward, next_observation, terminated, truncated)
-        buffer.extend(*(rows[goes_on] for rows in transitions))
-        observation, ended = next_observation, terminated | truncated
-        run.count(reward, ended)
-
-        for _ in range(args.updates if warm else 0):
-            run.clock("sampling")
-            batch = buffer.sample(args.batch_size)
-            losses = agent.update(batch, run.clock)
-            run.losses(losses)
-        run.validate(agent)
-    run.save(agent, buffer, envs, observation, ended)
-    return agent
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, then measure the best checkpoint beside a random policy on the same episodes."""
-    args = parse_args(arguments)
-    with Run("DDPG", args) as run:
-        return run.report(train(run, args))
+    return run("DDPG", DDPG, parse_args(arguments))
 
 
 if __name__ == "__main__":

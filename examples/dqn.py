@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Deep Q-network (DQN) on fastreplay, in one file.
+"""Deep Q-network (DQN) on fastreplay; the loop around it is harness.py's.
 
     python examples/dqn.py --seed 1                    # CartPole-v1, under a minute
     python examples/dqn.py --target hard --every 500   # the target is copied now and then, as in the paper
@@ -22,12 +22,16 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from harness import Array, Clock, Envs, Run, discrete, flat_box, make_envs, new_parser, number
-from torch import Tensor, nn
+from arguments import new_parser, number
+from environments import Array, Envs, discrete, flat_box
+from harness import run
+from networks import mlp
+from progress import Clock
+from torch import Tensor
 from torch.nn import functional
 
 import fastreplay as fr
@@ -52,55 +56,49 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def mlp(num_inputs: int, hidden: int, num_outputs: int) -> nn.Sequential:
-    """Make a network with two hidden layers, (..., num_inputs) -> (..., num_outputs)."""
-    first, second, last = nn.Linear(num_inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, num_outputs)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
-
-
 class DQN:
-    """The network of action values, its target, its optimiser, and the exploration."""
+    """The replay buffer, the network of action values, its target, its optimiser, and the exploration."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:
         observations = flat_box(envs.single_observation_space, "observations")
         self.num_actions = int(discrete(envs.single_action_space, "actions").n)
-        self.gamma, self.device = args.gamma, args.device
-        self.online = mlp(observations.shape[0], args.hidden, self.num_actions).to(self.device)  # Q(s, .)
+        self.args = args
+        self.buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
+        self.online = mlp(observations.shape[0], args.hidden, self.num_actions).to(args.device)  # Q(s, .)
+        self.networks = {"online": self.online}
         self.target = copy.deepcopy(self.online)
         if args.target == "soft":
             self.follow = fr.SoftUpdate(self.target, self.online, args.tau)
         else:
             self.follow = fr.SoftUpdate(self.target, self.online, tau=1.0, every=args.every)
         self.adam = torch.optim.Adam(self.online.parameters(), args.learning_rate, fused=True)
-        self.exploration_steps, self.last_epsilon = args.exploration_steps, args.last_epsilon
         self.rng = np.random.default_rng(args.seed)
-
-    def networks(self) -> Mapping[str, nn.Module]:
-        """Name the networks that a checkpoint holds."""
-        return {"online": self.online}
 
     @torch.no_grad()
     def act(self, observation: Array) -> Array:
         """Choose the actions of the highest value, (N, *obs_shape) -> (N,)."""
-        rows = torch.as_tensor(observation, dtype=torch.float32, device=self.device)
+        rows = torch.as_tensor(observation, dtype=torch.float32, device=self.args.device)
         action: Array = self.online(rows).argmax(dim=1).cpu().numpy()
         return action
 
     def explore(self, observation: Array, step: int) -> Array:
         """Choose random actions with a probability that falls with the steps, and those of act() otherwise."""
-        epsilon = max(self.last_epsilon, 1 - step / self.exploration_steps)
+        epsilon = max(self.args.last_epsilon, 1 - step / self.args.exploration_steps)
         num_envs = len(observation)
         random = self.rng.integers(self.num_actions, size=num_envs)
         return np.where(self.rng.random(num_envs) < epsilon, random, self.act(observation))
 
-    def update(self, batch: fr.Minibatch[Tensor], clock: Clock) -> dict[str, Tensor]:
+    def learn(self, clock: Clock) -> dict[str, Tensor]:
         """Take one gradient step, then update the target."""
+        clock("sampling")
+        batch = self.buffer.sample(self.args.batch_size)
+
         clock("gradient")
         with torch.no_grad():
             next_value = self.target(batch.next_observation).amax(dim=1)
             # Nothing follows a terminated transition. A truncated one met the time limit, which is
             # no property of the state: what follows it still has a value.
-            target = batch.reward + self.gamma * next_value * ~batch.terminated
+            target = batch.reward + self.args.gamma * next_value * ~batch.terminated
 
         value = self.online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
         loss = functional.smooth_l1_loss(value, target)  # the mean over the minibatch; linear for errors above 1
@@ -113,43 +111,10 @@ class DQN:
         return {"critic": loss}
 
 
-def train(run: Run, args: argparse.Namespace) -> DQN:
-    """Interact, store, sample, update; repeat."""
-    envs = make_envs(args.env, args.num_envs, args.seed)
-    agent = DQN(envs, args)
-    buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
-    observation, _ = envs.reset(seed=args.seed)
-    ended = np.zeros(args.num_envs, dtype=bool)
-    if args.resume:
-        agent, buffer, envs, observation, ended = run.load()
-
-    for step in run.steps():
-        run.clock("environment")
-        warm = step > args.warmup
-        action = agent.explore(observation, step) if warm else envs.action_space.sample()
-        next_observation, reward, terminated, truncated, _ = envs.step(action)
-        # The step after an episode's end only resets the environment: its row is no transition.
-        goes_on = ~ended
-        transitions = (observation, action, reward, next_observation, terminated, truncated)
-        buffer.extend(*(rows[goes_on] for rows in transitions))
-        observation, ended = next_observation, terminated | truncated
-        run.count(reward, ended)
-
-        for _ in range(args.updates if warm else 0):
-            run.clock("sampling")
-            batch = buffer.sample(args.batch_size)
-            losses = agent.update(batch, run.clock)
-            run.losses(losses)
-        run.validate(agent)
-    run.save(agent, buffer, envs, observation, ended)
-    return agent
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, then measure the best checkpoint beside a random policy on the same episodes."""
     args = parse_args(arguments)
-    with Run(f"DQN-{args.target}", args) as run:
-        return run.report(train(run, args))
+    return run(f"DQN-{args.target}", DQN, args)
 
 
 if __name__ == "__main__":

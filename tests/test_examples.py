@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -32,7 +33,9 @@ sys.path.append(str(EXAMPLES))
 
 import ddpg  # noqa: E402
 import dqn  # noqa: E402
+import environments  # noqa: E402
 import harness  # noqa: E402
+import progress  # noqa: E402
 import sac  # noqa: E402
 import td3  # noqa: E402
 
@@ -112,13 +115,13 @@ new = cast("EnvCreator", Counting)
 gym.register("CountingDiscrete-v0", entry_point=new, kwargs={"discrete": True}, disable_env_checker=True)
 
 
-NEW_BOARD, DRAW_CURVE = harness.new_board, harness.Run._draw_curve
+NEW_BOARD, DRAW = harness.new_board, progress.Progress.draw
 
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "new_board", lambda *_: None)
-    monkeypatch.setattr(harness.Run, "_draw_curve", lambda _: None)  # costs more than the run
+    monkeypatch.setattr(progress.Progress, "draw", lambda *_: None)  # costs more than the run
     monkeypatch.setattr(harness, "VALIDATION_SEEDS", range(100, 102))
     monkeypatch.setattr(harness, "EVALUATION_SEEDS", range(200, 202))
 
@@ -127,7 +130,6 @@ class Saved(NamedTuple):
     """What a run left."""
 
     agent: Any
-    buffer: Any
     envs: Any
     progress: Any
     rng: Any
@@ -139,9 +141,7 @@ def train(name: str, folder: Path, *arguments: str, status: int = 0) -> Saved:
     assert module.main([*SHORT, "--env", env, *flags, *arguments, "--save", str(folder)]) == status
     with (folder / "resume.pkl").open("rb") as file:
         run, state = pickle.load(file), pickle.load(file)
-    envs, _, _ = state["environments"]
-    agent, buffer = state["learner"]
-    return Saved(agent, buffer, envs and pickle.loads(envs), run["progress"], state["torch"])
+    return Saved(state["agent"], state["envs"] and pickle.loads(state["envs"]), run["progress"], state["torch"])
 
 
 def new_agent(name: str, *arguments: str) -> Any:
@@ -150,7 +150,7 @@ def new_agent(name: str, *arguments: str) -> Any:
     torch.manual_seed(0)
     env = "CountingDiscrete-v0" if module is dqn else "Counting-v0"
     agents = {dqn: "DQN", ddpg: "DDPG", td3: "TD3", sac: "SAC"}
-    return getattr(module, agents[module])(harness.make_envs(env, 1, 0), args)
+    return getattr(module, agents[module])(environments.make_envs(env, 1, 0), args)
 
 
 def online(agent: Any) -> Any:
@@ -182,11 +182,17 @@ def minibatch(name: str, *, terminated: bool = False, truncated: bool = False, t
     return buffer.gather([0, 1, 2, 3, 0, 1, 2, 3] if twice else [0, 1, 2, 3])
 
 
+def learn(agent: Any, batch: Any) -> float:
+    """Let an agent learn from this minibatch, and return its critic's loss."""
+    agent.buffer = SimpleNamespace(sample=lambda _: batch)
+    return float(agent.learn(progress.Clock())["critic"].item())
+
+
 def critic_loss(name: str, batch: Any) -> float:
-    """Update a new agent, always the same one, and return its critic's loss."""
+    """Return the critic's loss of a new agent, always the same one."""
     agent = new_agent(name)
     torch.manual_seed(3)
-    return float(agent.update(batch, harness.Clock())["critic"].item())
+    return learn(agent, batch)
 
 
 # What is stored and sampled
@@ -205,9 +211,9 @@ def test_every_transition_is_stored_once_and_no_reset_row(name: str, num_envs: i
     logs = [env.unwrapped.log for env in saved.envs.envs]
     resets = sum(env.unwrapped.episode for env in saved.envs.envs)
     assert resets >= 6  # two of each length
-    assert len(saved.buffer) == sum(map(len, logs)) == STEPS - resets
+    assert len(saved.agent.buffer) == sum(map(len, logs)) == STEPS - resets
     made = [np.array(column) for column in zip(*itertools.chain(*logs), strict=True)]
-    assert np.array_equal(in_order(saved.buffer[:].numpy()), in_order(made))
+    assert np.array_equal(in_order(saved.agent.buffer[:].numpy()), in_order(made))
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -249,9 +255,9 @@ def test_the_loss_is_the_mean_over_the_minibatch_of_the_error_to_the_target(name
             values = agent.critic(batch.observation, batch.action)
             values = [values] if name == "ddpg" else values
             expected = torch.stack([functional.mse_loss(value, batch.reward) for value in values]).sum()
-    assert agent.update(batch, harness.Clock())["critic"].item() == pytest.approx(float(expected))
-    again = new_agent(name, "--gamma", "0").update(minibatch(name, twice=True), harness.Clock())
-    assert again["critic"].item() == pytest.approx(float(expected))
+    assert learn(agent, batch) == pytest.approx(float(expected))
+    again = learn(new_agent(name, "--gamma", "0"), minibatch(name, twice=True))
+    assert again == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -274,7 +280,7 @@ def test_the_bootstrap_is_the_discounted_value_of_the_target_networks(name: str)
         expected = functional.smooth_l1_loss(torch.zeros(4), goal)
     else:
         expected = goal.square().mean() * (1 if name == "ddpg" else 2)
-    assert agent.update(batch, harness.Clock())["critic"].item() == pytest.approx(float(expected))
+    assert learn(agent, batch) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("name", ["dqn-soft", "ddpg", "sac"])
@@ -282,13 +288,13 @@ def test_the_soft_target_moves_by_tau_at_every_update(name: str) -> None:
     agent, batch = new_agent(name, "--tau", "0.25"), minibatch(name)
     for _ in range(3):
         online_before, before = parameters(online(agent)), parameters(target(agent))
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
         assert not all_equal(online_before, parameters(online(agent)))
         expected = [a.lerp(b, 0.25) for a, b in zip(before, parameters(online(agent)), strict=True)]
         assert all_equal(expected, parameters(target(agent)))
     if name == "ddpg":
         before = parameters(agent.target_actor)
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
         expected = [a.lerp(b, 0.25) for a, b in zip(before, parameters(agent.actor), strict=True)]
         assert all_equal(expected, parameters(agent.target_actor))
 
@@ -297,7 +303,7 @@ def test_the_hard_target_stands_still_between_copies() -> None:
     agent, batch = new_agent("dqn-hard"), minibatch("dqn-hard")
     for update in range(1, 22):
         before = parameters(agent.target)
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
         if update % 7:
             assert all_equal(before, parameters(agent.target))
         else:
@@ -311,7 +317,7 @@ def test_td3_moves_policy_and_targets_at_every_second_update() -> None:
         before = {
             network: parameters(getattr(agent, network)) for network in ("actor", "target_actor", "target_critic")
         }
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
         for network, was in before.items():
             assert all_equal(was, parameters(getattr(agent, network))) == bool(update % 2), (network, update)
         if update % 2 == 0:
@@ -341,7 +347,7 @@ def test_the_actors_step_leaves_the_critic_alone_and_climbs_its_value(name: str)
 
     before = value()
     for _ in range(20):
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
     assert all_equal(critic, parameters(agent.critic))
     assert value() > before
 
@@ -388,9 +394,9 @@ def test_sac_values_randomness_in_the_future_and_seeks_it() -> None:
 
         before, goal = log_density(), batch.reward - 0.5 * log_density()
         torch.manual_seed(5)
-    assert agent.update(batch, harness.Clock())["critic"].item() == pytest.approx(2 * float(goal.square().mean()))
+    assert learn(agent, batch) == pytest.approx(2 * float(goal.square().mean()))
     for _ in range(20):
-        agent.update(batch, harness.Clock())
+        learn(agent, batch)
     with torch.no_grad():
         assert log_density().mean() < before.mean()
 
@@ -399,20 +405,19 @@ def test_sac_values_randomness_in_the_future_and_seeks_it() -> None:
 def test_sacs_temperature_rises_while_the_policy_is_not_random_enough(entropy: float, rises: bool) -> None:
     agent = new_agent("sac")
     agent.target_entropy = entropy
-    agent.update(minibatch("sac"), harness.Clock())
+    learn(agent, minibatch("sac"))
     assert (float(agent.log_temperature.detach()) > 0) == rises
 
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_actions_fill_their_bounds_and_stay_within(name: str) -> None:
     agent, rows = new_agent(name), 100 * np.random.default_rng(0).standard_normal((500, 2)).astype(np.float32)
-    for choose in (agent.act, agent.explore):
-        actions = choose(rows)
+    for actions in (agent.act(rows), agent.explore(rows, 0)):
         assert actions.dtype == np.float32
         assert (actions >= [-1, -2]).all()
         assert (actions <= [3, 2]).all()
         assert np.ptp(actions, axis=0).max() > 3
-    assert not np.array_equal(agent.explore(rows), agent.act(rows))
+    assert not np.array_equal(agent.explore(rows, 0), agent.act(rows))
 
 
 def test_dqn_explores_less_and_less() -> None:
@@ -458,21 +463,21 @@ def assert_same_run(mine: Path, its: Path, my: Saved, other: Saved) -> None:
             case torch.optim.Optimizer():
                 a, b = value.state_dict()["state"], getattr(other.agent, name).state_dict()["state"]
                 assert all(torch.equal(a[i][key], b[i][key]) for i in a for key in a[i]), name
-    for a, b in zip(my.buffer[:].numpy(), other.buffer[:].numpy(), strict=True):
+    for a, b in zip(my.agent.buffer[:].numpy(), other.agent.buffer[:].numpy(), strict=True):
         assert np.array_equal(a, b)
-    assert my.buffer.rng_state == other.buffer.rng_state
+    assert my.agent.buffer.rng_state == other.agent.buffer.rng_state
     assert torch.equal(my.rng, other.rng)
     assert curve(mine) == curve(its)
     assert result(mine) == result(its)
     best = [torch.load(folder / "best.pt", weights_only=True) for folder in (mine, its)]
     assert best[0]["step"] == best[1]["step"]
-    for name in my.agent.networks():
+    for name in my.agent.networks:
         assert all(torch.equal(best[0][name][key], best[1][name][key]) for key in best[0][name])
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send Ctrl-C in the middle of the first step at or after this one."""
-    real, pending = harness.Run.count, [step]
+    real, pending = harness.Run._count, [step]
 
     def count(run: harness.Run, *arguments: Any) -> None:
         real(run, *arguments)
@@ -480,7 +485,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             pending.clear()
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(harness.Run, "count", count)
+    monkeypatch.setattr(harness.Run, "_count", count)
 
 
 @pytest.mark.parametrize(
@@ -517,9 +522,9 @@ def test_environments_that_cannot_be_saved_begin_new_episodes(
     capsys.readouterr()
     second = train("ddpg", tmp_path, "--env", env, "--num-envs", "2", "--resume")
     assert f"{env} cannot be saved in mid-episode: new episodes begin" in capsys.readouterr().err
-    before, after = first.buffer[:].numpy(), second.buffer[:].numpy()
-    assert np.array_equal(after.observation[: len(first.buffer)], before.observation)
-    assert (after.observation[len(first.buffer) :][:2, 1] == 0).all()  # both begin at time 0
+    before, after = first.agent.buffer[:].numpy(), second.agent.buffer[:].numpy()
+    assert np.array_equal(after.observation[: len(first.agent.buffer)], before.observation)
+    assert (after.observation[len(first.agent.buffer) :][:2, 1] == 0).all()  # both begin at time 0
     assert (after.next_observation - after.observation == [0, 1]).all()
 
 
@@ -533,7 +538,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
 def test_a_run_leaves_its_curve_its_checkpoint_and_its_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(harness.Run, "_draw_curve", DRAW_CURVE)
+    monkeypatch.setattr(progress.Progress, "draw", DRAW)
     saved = train("td3", tmp_path)
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     points = curve(tmp_path)
@@ -576,8 +581,8 @@ def test_runs_need_no_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_episodes_are_scored_whole_and_once() -> None:
-    envs = harness.make_envs("Counting-v0", 3, 0)
-    returns = harness.evaluate(envs, lambda rows: np.zeros((len(rows), 2), np.float32), range(3))
+    envs = environments.make_envs("Counting-v0", 3, 0)
+    returns = environments.evaluate(envs, lambda rows: np.zeros((len(rows), 2), np.float32), range(3))
     lengths = np.array([7, 12, 17])  # of each environment's first episode
     assert np.array_equal(returns, lengths * (lengths - 1) / 2)
 
@@ -683,6 +688,6 @@ def test_the_agents_can_be_copied() -> None:
     agent = new_agent("ddpg")
     twin = copy.deepcopy(agent)
     before = parameters(agent.target_critic)
-    twin.update(minibatch("ddpg"), harness.Clock())
+    learn(twin, minibatch("ddpg"))
     assert all_equal(before, parameters(agent.target_critic))
     assert not all_equal(before, parameters(twin.target_critic))
