@@ -13,25 +13,20 @@ misses its goal.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from figures import BLUE, GREEN, GREY, ORANGE, Row, column, markdown, new_figure, read_csv, where, write_csv
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot, so it draws into files on any machine
+from progress import PARTS
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "learning"
-PARTS = ("environment", "sampling", "gradient", "target update", "validation")
-
-# Okabe and Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
-SEED_COLOURS = ("#0072B2", "#D55E00", "#009E73")
-GREY = "0.35"
-
+SEED_COLOURS = (BLUE, ORANGE, GREEN)
 MARKS = ("<!-- tables, written by make learn -->", "<!-- end of the tables -->")
 
 
@@ -57,8 +52,6 @@ TASKS = {
 }
 LONG = {"sac-cheetah"}  # trained when asked for
 
-Row = Mapping[str, Any]  # of a CSV file
-
 
 def train(name: str, seed: int, extra: Sequence[str], folder: Path) -> None:
     """Train one task on one seed, showing its progress; leave with its status where that is an error."""
@@ -75,25 +68,9 @@ def train(name: str, seed: int, extra: Sequence[str], folder: Path) -> None:
 def read_run(name: str, folder: Path) -> tuple[Row, list[Row]]:
     """Return what a run says of itself, and the validations of its curve."""
     result = {"task": name, **json.loads((folder / "result.json").read_text())}
-    validations = [row for row in read_csv(folder / "curve.csv") if row["series"] == "validations"]
-    key = {"task": name, "env": result["env"], "seed": result["seed"]}
-    return result, [{**key, **{name: row[name] for name in ("step", "seconds", "return")}} for row in validations]
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Return the rows of a file, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows of equal keys."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    validations = where(read_csv(folder / "curve.csv"), series="validations")
+    key = {"task": name, "seed": result["seed"]}
+    return result, [{**key, "step": row["step"], "return": row["return"]} for row in validations]
 
 
 def merged(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
@@ -111,7 +88,7 @@ def tables(results: Sequence[Row]) -> str:
     ]
     spent: list[tuple[str, ...]] = [("loop", "environment", "steps", "seconds", *PARTS)]
     for name, task in TASKS.items():
-        rows = [row for row in results if row["task"] == name]
+        rows = where(results, task=name)
         if not rows:
             continue
         best, last = (", ".join(f"{float(row[key]):,.0f}" for row in rows) for key in ("best_return", "last_return"))
@@ -120,18 +97,12 @@ def tables(results: Sequence[Row]) -> str:
         shares = [f"{column_mean(rows, 'share_' + part.replace(' ', '_')):.1%}" for part in PARTS]
         steps, seconds = (f"{column_mean(rows, key):,.0f}" for key in ("steps", "seconds"))
         spent.append((task.title, task.env, steps, seconds, *shares))
-    return markdown(learned) + "\n" + markdown(spent)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a table, the first as its head; numbers stand to the right of their columns."""
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|---|---|" + "---:|" * (len(rows[0]) - 2), *body]) + "\n"
+    return markdown(learned, "llrrrr") + "\n" + markdown(spent, "llrrrrrrr")
 
 
 def column_mean(rows: Sequence[Row], key: str) -> float:
     """Return the mean of one column."""
-    return sum(float(row[key]) for row in rows) / len(rows)
+    return sum(map(float, column(rows, key))) / len(rows)
 
 
 def put_into(page: Path, text: str) -> None:
@@ -145,14 +116,14 @@ def draw(curves: Sequence[Row], results: Sequence[Row], path: Path) -> None:
     """Draw each task's curves, one line a seed, beside its goal and a random policy."""
     names = [name for name in TASKS if any(row["task"] == name for row in curves)]
     height = (len(names) + 2) // 3  # panels
-    figure = Figure(figsize=(9, 0.4 + 2.7 * height), dpi=150, layout="constrained")
-    panels = list(figure.subplots(height, 3, squeeze=False).flat)
+    figure, _ = new_figure(height, 3, (9, 0.4 + 2.7 * height))
+    panels = figure.axes
     for axes, name in zip(panels, names, strict=False):
-        random = column_mean([row for row in results if row["task"] == name], "random_return")
-        draw_task(axes, TASKS[name], [row for row in curves if row["task"] == name], random)
+        random = column_mean(where(results, task=name), "random_return")
+        draw_task(axes, TASKS[name], where(curves, task=name), random)
     for axes in panels[len(names) :]:
         axes.remove()
-    figure.legend(handles=panels[0].lines[:3], loc="outside upper right", ncols=3, frameon=False)
+    figure.legend(handles=panels[0].lines[:3], loc="outside upper right", ncols=3)
     figure.supylabel("return, mean of 20 validation episodes", fontsize=10)
     figure.savefig(path)
 
@@ -168,11 +139,8 @@ def draw_task(axes: Axes, task: Task, curves: Sequence[Row], random: float) -> N
     axes.text(0.02, task.goal, f"goal, {task.goal:,}", va="top", transform=at, fontsize=8)
     axes.axhline(random, color=GREY, linewidth=1, linestyle=":")
     axes.text(0.99, random, f"random policy, {random:,.0f}", ha="right", va="bottom", transform=at, fontsize=8)
-    axes.set_title(f"{task.title}: {task.env}", fontsize=10)
-    axes.set_xlabel("thousand environment steps", fontsize=9)
+    axes.set(title=f"{task.title}: {task.env}", xlabel="thousand environment steps")
     axes.tick_params(labelsize=8)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -49,24 +48,18 @@ class Progress(BaseCallback):
         self.bar.close()
 
 
-class Stopwatch:
-    """Adds up the time that calls take."""
+def timed(owner: Any, method: str, spent: list[float]) -> Any:
+    """Return a patch of a method that notes the seconds of each call."""
+    function = getattr(owner, method)
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent.append(time.perf_counter() - start)
 
-    def timed(self, function: Any) -> Any:
-        """Wrap a function so that its calls are counted."""
-
-        @wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds += time.perf_counter() - start
-
-        return wrapper
+    return patch.object(owner, method, wrapper)
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,27 +78,20 @@ def train(name: str, env: str, steps: int, seed: int, acceleration: AbstractCont
     """Train one agent, and print where the time went."""
     # The one changed line of a script would be:  fastreplay.sb3.accelerate()
     # Or, for the buffer alone:                   SAC(..., replay_buffer_class=fastreplay.sb3.ReplayBuffer)
-    with acceleration:
+    buffer: list[float] = []
+    update: list[float] = []
+    with acceleration, ExitStack() as patches:
         model = SAC("MlpPolicy", env, seed=seed, device="cpu")
-        buffer, update = Stopwatch(), Stopwatch()
-        assert model.replay_buffer is not None
-        timed: list[tuple[Any, str, Stopwatch]] = [
-            (model.replay_buffer, method, buffer) for method in ("add", "sample")
-        ]
-        timed.append((sac, "polyak_update", update))
-        patches = [patch.object(owner, what, watch.timed(getattr(owner, what))) for owner, what, watch in timed]
+        for owner, method, spent in (
+            (model.replay_buffer, "add", buffer),
+            (model.replay_buffer, "sample", buffer),
+            (sac, "polyak_update", update),
+        ):
+            patches.enter_context(timed(owner, method, spent))
         start = time.perf_counter()
-        for one in patches:
-            one.start()
-        try:
-            model.learn(steps, callback=Progress(name))
-        finally:
-            for one in patches:
-                one.stop()
+        model.learn(steps, callback=Progress(name))
         seconds = time.perf_counter() - start
-    print(
-        f"{name:>10}: {seconds:6.2f} s, of which buffer {buffer.seconds:5.2f} s, target update {update.seconds:5.2f} s"
-    )
+    print(f"{name:>10}: {seconds:6.2f} s, of which buffer {sum(buffer):5.2f} s, target update {sum(update):5.2f} s")
     return model
 
 

@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from evidence import correlation, cost, minibatch, targets
+from evidence.claims import table
 from evidence.effort import FULL, QUICK, Workers
-from evidence.output import table
+from figures import write_csv
 
 DOCS = Path(__file__).parents[1] / "docs" / "why"
-FIGURES = {"minibatch": minibatch, "correlation": correlation, "targets": targets, "cost": cost}
+FIGURES: dict[str, Any] = {"minibatch": minibatch, "correlation": correlation, "targets": targets, "cost": cost}
 
 
 def main() -> None:
@@ -40,7 +42,11 @@ def main() -> None:
     torch.set_num_threads(1)  # as in the workers: what is timed does not compete with itself
     start, workers = time.perf_counter(), Workers()
     for name in args.figures or FIGURES:
-        text = table(FIGURES[name].figure(effort, workers, args.out))
+        measured = FIGURES[name].measure(effort, workers)
+        for file, rows in measured.items():
+            write_csv(args.out / f"{file}.csv", rows)
+        FIGURES[name].draw(*measured.values()).savefig(args.out / f"{name}.png")
+        text = table(FIGURES[name].claims(*measured.values()))
         (args.out / f"{name}.md").write_text(text)
         print(f"\n{name}\n\n{text}")
     print(f"{args.out}: figures, tables and their data, {time.perf_counter() - start:.0f} s")

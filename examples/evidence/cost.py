@@ -5,24 +5,23 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from environments import Array
+from evidence.claims import Claim
+from evidence.effort import Effort, Workers
 from evidence.estimates import mean_interval
 from evidence.learner import mean_loss
-from evidence.output import BLUE, ORANGE, Claim, Row, column, new_figure, where, write_csv
+from figures import BLUE, ORANGE, Row, column, new_figure, where
+from matplotlib.figure import Figure
+from networks import mlp
 from torch import Tensor, nn
 
 import fastreplay as fr
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from evidence.effort import Effort, Workers
-    from evidence.pendulum import Array
 
 TAU = 0.005
 NUM_ACTIONS = 6
@@ -43,12 +42,6 @@ class Workload:
     steps: int  # of one timing
 
 
-def mlp(num_inputs: int, width: int) -> nn.Module:
-    """Make a network with two hidden layers."""
-    first, second, last = nn.Linear(num_inputs, width), nn.Linear(width, width), nn.Linear(width, NUM_ACTIONS)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
-
-
 class Pixels(nn.Module):
     """Turns bytes into numbers in [0, 1]."""
 
@@ -59,22 +52,16 @@ class Pixels(nn.Module):
 
 def nature_cnn() -> nn.Module:
     """Make the network of Mnih et al. 2015, (B, 4, 84, 84) uint8 -> (B, NUM_ACTIONS)."""
-    convolutions = (
-        nn.Conv2d(4, 32, 8, 4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, 2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3),
-        nn.ReLU(),
-    )
+    first, second, third = nn.Conv2d(4, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3)
+    convolutions = (first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU())
     return nn.Sequential(
         Pixels(), *convolutions, nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, NUM_ACTIONS)
     )
 
 
 WORKLOADS = (
-    Workload("2x64, 4 inputs, B = 64", lambda: mlp(4, 64), (4,), "float32", 64, 100_000, 200),
-    Workload("2x256, 17 inputs, B = 256", lambda: mlp(17, 256), (17,), "float32", 256, 100_000, 60),
+    Workload("2x64, 4 inputs, B = 64", lambda: mlp(4, 64, NUM_ACTIONS), (4,), "float32", 64, 100_000, 200),
+    Workload("2x256, 17 inputs, B = 256", lambda: mlp(17, 256, NUM_ACTIONS), (17,), "float32", 256, 100_000, 60),
     Workload("CNN, 4x84x84 bytes, B = 32", nature_cnn, (4, 84, 84), "uint8", 32, 2_000, 6),
 )
 
@@ -145,7 +132,7 @@ def transitions(workload: Workload) -> dict[str, Array]:
     }
 
 
-def measure(workload: Workload, repeats: int) -> list[Row]:
+def timings(workload: Workload, repeats: int) -> list[Row]:
     """Time both loops by turns: the median of each part over the steps of a repeat, once warm."""
     loops = {kind: Loop(workload, kind) for kind in (USUAL, FASTREPLAY)}
     rows: list[Row] = []
@@ -159,22 +146,19 @@ def measure(workload: Workload, repeats: int) -> list[Row]:
                 share = 100 * spent / parts.sum()
                 rows.append(
                     {"workload": workload.name, "kind": kind, "repeat": repeat, "part": part}
-                    | {"time_us": float(spent), "share_percent": float(share), "step_us": float(parts.sum())}
+                    | {"time_us": float(spent), "share_percent": float(share)}
                 )
     return rows
 
 
-def figure(effort: Effort, _workers: Workers, folder: Path) -> list[Claim]:
-    """Measure, write cost.png and cost.csv, and return what the table says of them."""
-    rows = [row for workload in WORKLOADS for row in measure(workload, effort.repeats)]
-    write_csv(folder / "cost.csv", rows)
-    draw(rows, folder / "cost.png")
-    return claims(rows)
+def measure(effort: Effort, _workers: Workers) -> dict[str, list[Row]]:
+    """Return the rows of the CSV file, those that `draw` and `claims` take."""
+    return {"cost": [row for workload in WORKLOADS for row in timings(workload, effort.repeats)]}
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(rows: list[Row]) -> Figure:
     """Draw a bar for each workload and library, cut into shares."""
-    picture, axes = new_figure(1, 1, 3.4)
+    picture, axes = new_figure(1, 1, (8, 3.4))
     places: list[int] = []
     labels = []
     for group, workload in enumerate(WORKLOADS):
@@ -192,8 +176,8 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.set(yticks=places, xlim=(0, 100), xlabel="share of a training step (%)")
     axes.set_yticklabels(labels, fontsize=8)
     axes.grid(visible=False)
-    picture.legend(loc="outside upper center", ncols=3, frameon=False)
-    picture.savefig(path)
+    picture.legend(loc="outside upper center", ncols=3)
+    return picture
 
 
 def claims(rows: list[Row]) -> list[Claim]:

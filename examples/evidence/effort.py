@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
+from figures import Row
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,3 +45,8 @@ class Workers:
     def map(self, function: Callable[[Job], Result], jobs: Sequence[Job], label: str) -> list[Result]:
         """Call the function on each job; results in the order of jobs."""
         return list(tqdm(self.pool.map(function, jobs), total=len(jobs), desc=label, unit="run"))
+
+    def rows(self, function: Callable[[Job], list[Row]], jobs: Sequence[tuple[Row, Job]], label: str) -> list[Row]:
+        """Call the function on each job, and return all rows, each with what names its job before it."""
+        results = self.map(function, [job for _, job in jobs], label)
+        return [{**name, **row} for (name, _), found in zip(jobs, results, strict=True) for row in found]

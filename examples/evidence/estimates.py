@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from evidence.pendulum import Array
+from environments import Array
 
 
 class Interval(NamedTuple):
@@ -71,11 +68,6 @@ def hard_lag(every: int) -> float:
     return (every - 1) / 2
 
 
-def soft_lag(tau: float) -> float:
-    """Return by how many steps a soft target is behind: the mean age of the parameters that it averages."""
-    return (1 - tau) / tau
-
-
 def matched_tau(every: int) -> float:
-    """Return the tau whose lag is that of a hard update every `every` steps: 2 / (every + 1)."""
+    """Return the tau whose mean age of parameters, (1 - tau) / tau, is `hard_lag(every)`."""
     return 2 / (every + 1)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from environments import Array
 from evidence.estimates import matched_tau
-from evidence.pendulum import EPISODE_STEPS, TORQUES, Array, Pendulums
+from evidence.pendulum import EPISODE_STEPS, TORQUES, Pendulums
+from figures import Row
+from networks import mlp
 from torch import Tensor, nn
 
 import fastreplay as fr
-
-if TYPE_CHECKING:
-    from evidence.output import Row
 
 Batch: TypeAlias = fr.Minibatch[Tensor]
 Draw: TypeAlias = Callable[[fr.ReplayBuffer[Tensor], int], Batch]
@@ -65,11 +65,6 @@ class Settings:
     draw: Draw = uniform
 
 
-def q_network() -> nn.Sequential:
-    """Make Q(s, .): (..., 3) -> (..., 3)."""
-    return nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, len(TORQUES)))
-
-
 def td_targets(target: nn.Module, reward: Tensor, next_observation: Tensor) -> Tensor:
     """Return r + gamma * max Q_target(s', .), (B,); the time limit does not end the bootstrap."""
     with torch.no_grad():
@@ -101,7 +96,7 @@ class Learner:
         self.env = Pendulums(NUM_ENVS, settings.seed)
         self.observation = self.env.observation()
         self.buffer = fr.ReplayBuffer(CAPACITY, FIELDS, seed=settings.seed)
-        self.online = q_network()
+        self.online = mlp(3, 64, len(TORQUES))  # Q(s, .)
         self.target = copy.deepcopy(self.online).requires_grad_(requires_grad=False)
         self.optimiser = torch.optim.Adam(self.online.parameters(), settings.learning_rate, fused=True)
         self.follow(settings)
@@ -183,7 +178,7 @@ def learning_curve(job: tuple[Settings, int, int]) -> list[Row]:
     for step in range(1, steps + 1):
         learner.step()
         if step % (steps // evaluations) == 0:
-            rows.append({"seed": settings.seed, "step": step, **learner.evaluate()})
+            rows.append({"step": step, **learner.evaluate()})
     return rows
 
 

@@ -4,34 +4,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from evidence.claims import Claim, intervals, plot_interval, ratio
+from evidence.effort import Effort, Workers
 from evidence.estimates import mean_interval, trace_of_covariance
 from evidence.learner import Batch, Learner, Settings, gradient, mean_loss, trained
-from evidence.output import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    Claim,
-    Row,
-    column,
-    intervals,
-    new_figure,
-    plot_interval,
-    where,
-    write_csv,
-)
+from figures import BLUE, GREEN, GREY, ORANGE, Row, column, new_figure, where
+from matplotlib.figure import Figure
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from evidence.effort import Effort, Workers
 
 SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 CHUNK = 512  # transitions whose gradients are held at once
@@ -70,43 +54,26 @@ def gradient_variance(job: tuple[int, Effort]) -> list[Row]:
     seed, effort = job
     learner = trained(Settings(seed), effort.checkpoint)
     signal, variance = population_gradient(learner, learner.buffer[:])
-    rows = []
+    rows: list[Row] = []
     for size in SIZES:
         draws = np.stack([gradient(learner, learner.buffer.sample(size)) for _ in range(effort.gradients)])
-        measured = trace_of_covariance(draws)
-        law = variance / size
-        rows.append(
-            {
-                "seed": seed,
-                "batch_size": size,
-                "variance": measured,
-                "law": law,
-                "variance_over_law": measured / law,
-                "noise_over_signal": measured / signal,
-                "law_over_signal": law / signal,
-            }
-        )
+        measured, law = trace_of_covariance(draws), variance / size
+        over_signal = {"noise_over_signal": measured / signal, "law_over_signal": law / signal}
+        rows.append({"batch_size": size, "variance_over_law": measured / law, **over_signal})
     return rows
 
 
 def cost_per_sample(effort: Effort) -> list[Row]:
     """Time sampling and one whole gradient step at each size, in CPU time of one thread."""
     learner = trained(Settings(seed=0), effort.checkpoint)
-    rows = []
+    rows: list[Row] = []
     for repeat in range(effort.repeats):
         for size in SIZES:
             batch = learner.buffer.sample(size)
-            sampling_s = seconds_per_call(partial(learner.buffer.sample, size))
-            learning_s = seconds_per_call(partial(learner.learn, batch))
-            rows.append(
-                {
-                    "repeat": repeat,
-                    "batch_size": size,
-                    "sampling_us": 1e6 * sampling_s / size,
-                    "learning_us": 1e6 * learning_s / size,
-                    "total_us": 1e6 * (sampling_s + learning_s) / size,
-                }
-            )
+            sampling = 1e6 / size * seconds_per_call(partial(learner.buffer.sample, size))
+            learning = 1e6 / size * seconds_per_call(partial(learner.learn, batch))
+            times = {"sampling_us": sampling, "learning_us": learning, "total_us": sampling + learning}
+            rows.append({"repeat": repeat, "batch_size": size, **times})
     return rows
 
 
@@ -119,34 +86,33 @@ def seconds_per_call(function: Callable[[], object]) -> float:
     return spent / calls
 
 
-def return_after_budget(job: tuple[int, int, Effort]) -> Row:
+def return_after_budget(job: tuple[int, int, Effort]) -> list[Row]:
     """Train (seed, batch size) until the CPU time is spent, acting included, and evaluate what was learned."""
     seed, size, effort = job
     learner = Learner(Settings(seed, batch_size=size))
     start = time.process_time()
     while time.process_time() - start < effort.budget_s:
         learner.step()
-    return {"seed": seed, "batch_size": size, "steps": learner.steps, **learner.evaluate()}
+    return [{"budget_s": effort.budget_s, "steps": learner.steps, "return": learner.evaluate()["return"]}]
 
 
-def figure(effort: Effort, workers: Workers, folder: Path) -> list[Claim]:
-    """Measure, write minibatch.png and its three CSV files, and return what the table says of them."""
-    seeds = range(effort.seeds)
+def measure(effort: Effort, workers: Workers) -> dict[str, list[Row]]:
+    """Return the rows of each CSV file, in the order that `draw` and `claims` take them."""
     cost = cost_per_sample(effort)
-    found = workers.map(gradient_variance, [(seed, effort) for seed in seeds], "gradient variance")
-    variance = [row for rows in found for row in rows]
-    budget = workers.map(
-        return_after_budget, [(seed, size, effort) for seed in seeds for size in SIZES], "return after equal time"
-    )
-    for name, rows in (("variance", variance), ("cost", cost), ("return", budget)):
-        write_csv(folder / f"minibatch-{name}.csv", rows)
-    draw(variance, cost, budget, effort, folder / "minibatch.png")
-    return claims(variance, cost, budget)
+    seeds = [({"seed": seed}, (seed, effort)) for seed in range(effort.seeds)]
+    sizes = [
+        ({"seed": seed, "batch_size": size}, (seed, size, effort)) for seed in range(effort.seeds) for size in SIZES
+    ]
+    return {
+        "minibatch-variance": workers.rows(gradient_variance, seeds, "gradient variance"),
+        "minibatch-cost": cost,
+        "minibatch-return": workers.rows(return_after_budget, sizes, "return after equal time"),
+    }
 
 
-def draw(variance: list[Row], cost: list[Row], budget: list[Row], effort: Effort, path: Path) -> None:
+def draw(variance: list[Row], cost: list[Row], budget: list[Row]) -> Figure:
     """Draw the three panels."""
-    picture, (left, middle, right) = new_figure(1, 3, 3.1)
+    picture, (left, middle, right) = new_figure(1, 3, (8, 3.1))
     plot_interval(left, variance, "batch_size", "noise_over_signal", BLUE, "measured")
     places, law = intervals(variance, "batch_size", "law_over_signal")
     left.plot(places, [each.mean for each in law], "--", color=ORANGE, label="1/B law", zorder=3)
@@ -157,26 +123,24 @@ def draw(variance: list[Row], cost: list[Row], budget: list[Row], effort: Effort
     middle.set(yscale="log", ylabel="µs of CPU per transition", title="Cost of a transition")
     plot_interval(right, budget, "batch_size", "return", BLUE, "mean")
     right.plot(column(budget, "batch_size"), column(budget, "return"), ".", color=BLUE, alpha=0.35, markersize=4)
-    right.set(ylabel="return", title=f"After {effort.budget_s:g} s of CPU time")
+    right.set(ylabel="return", title=f"After {budget[0]['budget_s']:g} s of CPU time")
     for axes in (left, middle, right):
         axes.set(xscale="log", xlabel="minibatch size B", xticks=SIZES[::2], xticklabels=SIZES[::2])
         axes.minorticks_off()
     left.legend()
     middle.legend()
-    picture.savefig(path)
+    return picture
 
 
 def claims(variance: list[Row], cost: list[Row], budget: list[Row]) -> list[Claim]:
     """Say in numbers what the panels show."""
-    seeds = f"{len({row['seed'] for row in variance})} seeds"
-    ratio = mean_interval(
-        [np.mean(column(where(variance, seed=seed), "variance_over_law")) for seed in {r["seed"] for r in variance}]
-    )
+    numbers = sorted(set(column(variance, "seed")))
+    seeds = f"{len(numbers)} seeds"
+    law = mean_interval([np.mean(column(where(variance, seed=seed), "variance_over_law")) for seed in numbers])
     one, many = (column(where(cost, batch_size=size), "total_us") for size in (1, 256))
-    cheaper = mean_interval([a / b for a, b in zip(one, many, strict=True)])
     found = [
-        Claim("variance of the gradient, times B, over that of one transition (1/B law: 1)", ratio, "", seeds),
-        Claim("cost of a transition at B = 1 over that at B = 256", cheaper, "x", f"{len(one)} repeats"),
+        Claim("variance of the gradient, times B, over that of one transition (1/B law: 1)", law, "", seeds),
+        Claim("cost of a transition at B = 1 over that at B = 256", ratio(one, many), "x", f"{len(one)} repeats"),
     ]
     for size in (1, 64, 4096):
         value = mean_interval(column(where(budget, batch_size=size), "return"))

@@ -7,12 +7,8 @@ moves one pendulum in Python; `tests/test_why.py` compares the two step by step.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
-import numpy.typing as npt
-
-Array: TypeAlias = npt.NDArray[Any]
+from environments import Array
 
 GRAVITY, MASS, LENGTH, DT = 10.0, 1.0, 1.0, 0.05  # m/s^2, kg, m, s
 MAX_SPEED = 8.0  # rad/s

@@ -4,30 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from evidence.estimates import Interval, hard_lag, matched_tau, mean_interval
+from evidence.claims import Claim, difference, intervals, plot_interval, ratio
+from evidence.effort import Effort, Workers
+from evidence.estimates import hard_lag, matched_tau, mean_interval
 from evidence.learner import Settings, learning_curve, td_targets, trained
-from evidence.output import (
-    BLUE,
-    GREY,
-    ORANGE,
-    Claim,
-    Row,
-    column,
-    intervals,
-    new_figure,
-    plot_interval,
-    where,
-    write_csv,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from evidence.effort import Effort, Workers
+from figures import BLUE, GREY, ORANGE, Row, column, new_figure, where
+from matplotlib.figure import Figure
 
 PERIODS = (10, 32, 100, 316, 1000)  # C of the hard updates, two decades; each tau is that of equal lag
 MATCHED = 100  # the C at which the two are looked at closely
@@ -70,50 +55,47 @@ def target_steps(job: tuple[Variant, int, Effort]) -> list[Row]:
     probes = learner.buffer.sample(PROBES)
     learner.follow(variant.settings(seed))
     before = td_targets(learner.target, probes.reward, probes.next_observation)
-    rows = []
+    rows: list[Row] = []
     for step in range(1, 2 * MATCHED + 1):
         learner.step()
         after = td_targets(learner.target, probes.reward, probes.next_observation)
         change = float(((after - before) ** 2).mean().sqrt())
-        rows.append({"kind": variant.kind, "seed": seed, "step": step, "change": change})
+        rows.append({"step": step, "change": change})
         before = after
     return rows
 
 
-def learning_curves(effort: Effort, workers: Workers) -> list[Row]:
-    """Train every variant on every seed."""
-    runs = [(variant, seed) for variant in VARIANTS for seed in range(effort.seeds)]
-    jobs = [(variant.settings(seed), effort.steps, effort.evaluations) for variant, seed in runs]
-    results = workers.map(learning_curve, jobs, "hard and soft targets")
-    return [
-        {
-            "kind": variant.kind,
-            "every": settings.every,
-            "tau": settings.tau,
-            "lag": hard_lag(variant.every),
-            **row,
-        }
-        for (variant, _), (settings, _, _), rows in zip(runs, jobs, results, strict=True)
-        for row in rows
+def measure(effort: Effort, workers: Workers) -> dict[str, list[Row]]:
+    """Return the rows of each CSV file, in the order that `draw` and `claims` take them.
+
+    Step by step only what is drawn so: the changes of one seed, the curves of the variants that are compared.
+    """
+    watched: list[tuple[Row, tuple[Variant, int, Effort]]] = [
+        ({"kind": kind, "seed": seed}, (COMPARED[kind], seed, effort))
+        for kind in ("hard", "soft")
+        for seed in range(effort.seeds)
     ]
+    changes = workers.rows(target_steps, watched, "steps of the targets")
+    ways = []
+    for run, _ in watched:
+        steps = column(where(changes, **run), "change")
+        ways.append({**run, "largest": max(steps), "sum": sum(steps)})
+    runs = []
+    for variant in VARIANTS:
+        evaluations = effort.evaluations if variant in COMPARED.values() else 1
+        for settings in map(variant.settings, range(effort.seeds)):
+            run = {"kind": variant.kind, "every": settings.every, "tau": settings.tau}
+            run |= {"lag": hard_lag(variant.every), "seed": settings.seed}
+            runs.append((run, (settings, effort.steps, evaluations)))
+    curves = workers.rows(learning_curve, runs, "hard and soft targets")
+    return {"targets-change": where(changes, seed=0), "targets-way": ways, "targets-return": curves}
 
 
-def figure(effort: Effort, workers: Workers, folder: Path) -> list[Claim]:
-    """Measure, write targets.png and its two CSV files, and return what the table says of them."""
-    jobs = [(COMPARED[kind], seed, effort) for kind in ("hard", "soft") for seed in range(effort.seeds)]
-    changes = [row for rows in workers.map(target_steps, jobs, "steps of the targets") for row in rows]
-    curves = learning_curves(effort, workers)
-    write_csv(folder / "targets-change.csv", changes)
-    write_csv(folder / "targets-return.csv", curves)
-    draw(changes, curves, folder / "targets.png")
-    return claims(changes, curves)
-
-
-def draw(changes: list[Row], curves: list[Row], path: Path) -> None:
+def draw(changes: list[Row], _ways: list[Row], curves: list[Row]) -> Figure:
     """Draw the four panels."""
-    picture, ((change, value), (learning, sensitivity)) = new_figure(2, 2, 5.6)
+    picture, ((change, value), (learning, sensitivity)) = new_figure(2, 2, (8, 5.6))
     for kind in ("hard", "soft"):
-        one = where(changes, kind=kind, seed=0)
+        one = where(changes, kind=kind)
         change.plot(column(one, "step"), column(one, "change"), color=KINDS[kind], label=COMPARED[kind].name)
     change.set(xlabel="gradient steps", ylabel="RMS change of the TD targets", title="Step of the targets (one seed)")
     for kind, variant in COMPARED.items():
@@ -132,7 +114,7 @@ def draw(changes: list[Row], curves: list[Row], path: Path) -> None:
     for axes in (change, value, learning):
         axes.legend(loc="upper left" if axes is change else "lower right")
     sensitivity.legend(loc="lower center", ncols=3, columnspacing=1, handlelength=1.5)
-    picture.savefig(path)
+    return picture
 
 
 def draw_sensitivity(axes: Any, last: list[Row]) -> None:
@@ -153,32 +135,24 @@ def draw_sensitivity(axes: Any, last: list[Row]) -> None:
 
 def final(curves: list[Row]) -> list[Row]:
     """Return the last evaluation of every run."""
-    return where(curves, step=max(row["step"] for row in curves))
+    return where(curves, step=max(column(curves, "step")))
 
 
-def claims(changes: list[Row], curves: list[Row]) -> list[Claim]:
+def claims(_changes: list[Row], ways: list[Row], curves: list[Row]) -> list[Claim]:
     """Say in numbers what the panels show."""
-    seeds = f"{len({row['seed'] for row in curves})} seeds"
+    seeds = f"{len(set(column(curves, 'seed')))} seeds"
     last = final(curves)
     found = []
-    for text, measure in (("largest step", max), ("sum of 200 steps", sum)):
-        ratio = ratio_of_changes(changes, measure)
-        found.append(Claim(f"{text} of the TD targets, hard over soft at equal lag", ratio, "x", seeds))
+    for text, key in (("largest step", "largest"), ("sum of 200 steps", "sum")):
+        hard, soft = (column(where(ways, kind=kind), key) for kind in ("hard", "soft"))
+        found.append(Claim(f"{text} of the TD targets, hard over soft at equal lag", ratio(hard, soft), "x", seeds))
     for variant in VARIANTS:
         returns = column(where(last, kind=variant.kind, lag=hard_lag(variant.every)), "return")
         spread = f"{seeds}, standard deviation {np.std(returns, ddof=1):.3g}"
         found.append(Claim(f"final return, {variant.name}", mean_interval(returns), "", spread))
     for every in PERIODS:
         soft, hard = (column(where(last, kind=kind, lag=hard_lag(every)), "return") for kind in ("soft", "hard"))
-        gain = mean_interval([a - b for a, b in zip(soft, hard, strict=True)])
-        found.append(Claim(f"final return, soft less hard at the lag of C = {every}", gain, "", seeds))
+        found.append(
+            Claim(f"final return, soft less hard at the lag of C = {every}", difference(soft, hard), "", seeds)
+        )
     return found
-
-
-def ratio_of_changes(changes: list[Row], measure: Callable[[list[float]], float]) -> Interval:
-    """Return the interval, over seeds, of a measure of the hard updates' changes over that of the soft ones'."""
-    ratios = []
-    for seed in sorted({row["seed"] for row in changes}):
-        hard, soft = (column(where(changes, kind=kind, seed=seed), "change") for kind in ("hard", "soft"))
-        ratios.append(measure(hard) / measure(soft))
-    return mean_interval(ratios)
