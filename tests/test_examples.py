@@ -205,7 +205,7 @@ def in_order(columns: Any) -> Any:
 
 
 @pytest.mark.parametrize("num_envs", [1, 3])
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", ["dqn-soft", "ddpg"])  # all learn in the same loop; these act differently
 def test_every_transition_is_stored_once_and_no_reset_row(name: str, num_envs: int, tmp_path: Path) -> None:
     saved = train(name, tmp_path, "--num-envs", str(num_envs), "--warmup", "90")  # few updates: they store nothing
     logs = [env.unwrapped.log for env in saved.envs.envs]
