@@ -1,11 +1,13 @@
 # Written together with csrc/bindings; `make typecheck` holds the two against each other.
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 _ResultT = TypeVar("_ResultT")
+
+MAX_FIELDS: Final[int]
 
 def record_bytes(fields: Sequence[tuple[int, int]]) -> int: ...
 def transition_parts(fields: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]: ...

@@ -25,8 +25,8 @@ import fastreplay as fr
 import fastreplay.cleanrl
 import fastreplay.sb3
 from fastreplay.adapters.base import Adapter
+from fastreplay.adapters.columns import Columns
 from fastreplay.adapters.sb3.accelerate import Acceleration
-from fastreplay.adapters.steps import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -224,9 +224,9 @@ def _of_updater(updater: Any, of: Callable[[Any], Any]) -> Any:
 
 
 def _of_adapter(buffer: Adapter, _: Callable[[Any], Any]) -> Any:
-    state = {name: value for name, value in buffer.__getstate__().items() if name != "_draw"}
+    state = {name: value for name, value in buffer.__getstate__().items() if name != "_integers"}
     views = {name: id(value) for name, value in vars(buffer).items() if isinstance(value, np.ndarray)}
-    draw = buffer._draw.__reduce__() if hasattr(buffer._draw, "_draws") else ()
+    draw = buffer._integers.__reduce__() if hasattr(buffer._integers, "_draws") else ()
     # The views are made anew each time.
     return snapshot(dict(state), with_places=False), sorted(views), repr(draw[1:])
 

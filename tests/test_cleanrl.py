@@ -22,6 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer as Sb3ReplayBuffer
 from torch import nn
 from torch.nn import functional
 
+from fastreplay.adapters import autoreset
 from fastreplay.cleanrl import ReplayBuffer, ReplayBufferSamples
 
 if TYPE_CHECKING:
@@ -302,10 +303,8 @@ def test_same_step_resets_are_transitions_all() -> None:
 
 
 def test_the_default_follows_gymnasium(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastreplay.schema.spaces
-
     assert ReplayBuffer(10, BOX, ACTIONS["box"]).autoreset is None
-    monkeypatch.setattr(fastreplay._spaces, "gymnasium_version", "0.29.1")
+    monkeypatch.setattr(autoreset, "gymnasium_version", "0.29.1")
     assert ReplayBuffer(10, BOX, ACTIONS["box"]).autoreset == "same_step"
 
 
@@ -368,7 +367,7 @@ def test_the_few_transitions_among_resets_are_found(
     shared: bool, most_draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where drawing again does not find them they are listed, each as likely as the others."""
-    monkeypatch.setattr("fastreplay.cleanrl._MOST_DRAWS", most_draws)
+    monkeypatch.setattr("fastreplay.adapters.cleanrl._MOST_DRAWS", most_draws)
     buffer = ReplayBuffer(40, BOX, ACTIONS["box"], "cpu", 2, shared, not shared, autoreset="same_step")
     for number in range(25):
         obs = np.full((2, 5), number, np.float32)

@@ -25,7 +25,7 @@ from test_threads import WRITER, assert_whole, certified, switching
 
 import fastreplay as fr
 from fastreplay import _core
-from fastreplay.adapters.steps import Part, VectorRing
+from fastreplay.adapters.step_table import StepField, StepTable
 from fastreplay.buffer.insert import Inserter
 
 if TYPE_CHECKING:
@@ -543,8 +543,8 @@ def test_counts_of_threads_add_up() -> None:
 
 
 def test_a_ring_of_steps_stays_in_its_memory() -> None:
-    parts = {"a": Part((3,), np.dtype(np.float32)), "b": Part((2,), np.dtype(np.float32))}
-    ring = VectorRing(50, 2, parts, Part((1,), np.dtype(np.float32), is_reshaped=True))
+    parts = {"a": StepField((3,), np.dtype(np.float32)), "b": StepField((2,), np.dtype(np.float32))}
+    ring = StepTable(50, 2, parts, StepField((1,), np.dtype(np.float32), is_reshaped=True))
     infos: list[Any] = [{"TimeLimit.truncated": True}, {}]
     shared = {"a": np.ones((2, 3)), "b": np.ones((2, 2))}
     together = threading.Barrier(THREADS)

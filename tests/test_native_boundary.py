@@ -21,9 +21,9 @@ import fastreplay as fr
 import fastreplay.cleanrl
 import fastreplay.sb3
 from fastreplay import _core
-from fastreplay.adapters import step_writer, steps
+from fastreplay.adapters import native_step_table, step_table
 from fastreplay.adapters.sb3 import polyak_native
-from fastreplay.adapters.steps import Part, VectorRing
+from fastreplay.adapters.step_table import StepField, StepTable
 from fastreplay.batch import tensors
 from fastreplay.buffer import insert
 from fastreplay.target import watched
@@ -31,7 +31,7 @@ from fastreplay.target import watched
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULES = (_core, insert, step_writer, polyak_native, watched, tensors)
+MODULES = (_core, insert, native_step_table, polyak_native, watched, tensors)
 
 
 def in_process(work: Callable[[], Any]) -> None:
@@ -44,7 +44,7 @@ def in_process(work: Callable[[], Any]) -> None:
 
 def test_there_are_classes_to_be_walked() -> None:
     names = {name for module in MODULES for name, value in vars(module).items() if isinstance(value, type)}
-    assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "StepTable", "Table", "FieldTensors"} <= names
+    assert {"Ring", "Block", "Sampler", "Prefetcher", "Inserter", "NativeStepTable", "Table", "FieldTensors"} <= names
 
 
 def fresh(kind: Any) -> Any:
@@ -71,7 +71,7 @@ def call_everything(argument: Callable[[type[Any]], Any]) -> None:
     """Call every method of every class on objects that were never initialized, and every function."""
     kinds = [
         value
-        for module in (*MODULES, steps, fr, fr.sb3, fr.cleanrl)
+        for module in (*MODULES, step_table, fr, fr.sb3, fr.cleanrl)
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__.startswith("fastreplay")
     ]
@@ -115,17 +115,17 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda: fill(NativeBuffer(10, FIELDS), 5).loader(2),
         lambda loader: loader.__init__(None, None, batch_size=1, depth=1),
     ),
-    "VectorRing": (
-        lambda: VectorRing(4, 1, Part((2,), np.dtype("f4")), Part((1,), np.dtype("f4"))),
-        lambda ring: ring.__init__(400, 3, Part((5,), np.dtype("f4")), Part((1,), np.dtype("f4"))),
+    "StepTable": (
+        lambda: StepTable(4, 1, StepField((2,), np.dtype("f4")), StepField((1,), np.dtype("f4"))),
+        lambda ring: ring.__init__(400, 3, StepField((5,), np.dtype("f4")), StepField((1,), np.dtype("f4"))),
     ),
     "Inserter": (
         lambda: fill(NativeBuffer(10, FIELDS), 5),
         lambda b: insert.Inserter.__init__(b, b._ring, b.schema, 1),
     ),
-    "StepTable": (
-        lambda: sb3_buffer()._ring,
-        lambda ring: step_writer.StepTable.__init__(ring, ring._records, [], 1, 1, None),
+    "NativeStepTable": (
+        lambda: sb3_buffer()._table,
+        lambda ring: native_step_table.NativeStepTable.__init__(ring, ring._records, [], 1, 1, None),
     ),
     "Table": (lambda: watched.Table([], None, True, print), lambda table: table.__init__([], None, True, print)),
 }
@@ -135,10 +135,10 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
 def test_a_second_init_is_refused_and_changes_nothing(name: str) -> None:
     make, init_again = SECOND[name]
     it = make()
-    before = repr(it) if name != "VectorRing" else it.schema
+    before = repr(it) if name != "StepTable" else it.schema
     with pytest.raises(RuntimeError, match="__init__ was called before"):
         init_again(it)
-    assert (repr(it) if name != "VectorRing" else it.schema) == before
+    assert (repr(it) if name != "StepTable" else it.schema) == before
     if isinstance(it, fr.ReplayBuffer):
         assert_holds(it[:], range(5))
         it.extend(**transitions(5, 2))
@@ -310,13 +310,13 @@ def test_rows_of_objects_are_not_copied_as_bytes() -> None:
 # Steps of vector environments.
 
 
-def vector_ring(keys: tuple[str, ...] | None = None) -> VectorRing:
-    part = Part((3,), np.dtype("f4"))
-    return VectorRing(4, 1, part if keys is None else dict.fromkeys(keys, part), Part((1,), np.dtype("f4")))
+def table_of_steps(keys: tuple[str, ...] | None = None) -> StepTable:
+    part = StepField((3,), np.dtype("f4"))
+    return StepTable(4, 1, part if keys is None else dict.fromkeys(keys, part), StepField((1,), np.dtype("f4")))
 
 
 def test_blocks_that_are_none_are_refused() -> None:
-    ring = vector_ring()
+    ring = table_of_steps()
     rows = np.zeros(2, np.int64)
     block = ring.gather(rows, rows)
     assert ring.gather_into(block.native, rows, rows)
@@ -352,7 +352,7 @@ def test_parts_that_are_none_are_refused() -> None:
 def test_keys_that_free_what_was_looked_at() -> None:
     """The parts of a dict and the infos are asked for first; where the arrays lie, afterwards."""
     for _ in range(20):
-        ring = vector_ring(("a", "b"))
+        ring = table_of_steps(("a", "b"))
         first = np.ones((1, 3), np.float32)
         obs: dict[Any, Any] = {"a": first}
 
@@ -377,7 +377,7 @@ def test_keys_that_free_what_was_looked_at() -> None:
 def test_steps_of_the_ring_itself() -> None:
     """Observations that are views of the ring, the next for this one: what was given is stored."""
     for row in range(4):
-        ring = vector_ring()
+        ring = table_of_steps()
         numbers = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
         ring.observations[...] = numbers  # type: ignore[index]
         ring.next_observations[...] = numbers + 100  # type: ignore[index]
@@ -390,7 +390,7 @@ def test_steps_of_the_ring_itself() -> None:
 
 
 def test_columns_that_change_places() -> None:
-    ring = vector_ring(("a", "b"))
+    ring = table_of_steps(("a", "b"))
     ring.observations["a"][...] = 1
     ring.observations["b"][...] = 2
     ring.next_observations["a"][...] = 3  # type: ignore[index]

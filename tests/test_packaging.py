@@ -60,8 +60,9 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
 
 
 MODULES = (
-    "_core", "adapters/sb3/polyak_native", "adapters/step_writer", "batch/tensors", "buffer/insert", "target/watched"
-)  # fmt: skip
+    *("_core", "adapters/native_step_table", "adapters/sb3/polyak_native"),
+    *("batch/tensors", "buffer/insert", "target/watched"),
+)
 
 
 def test_wheel_contents(built: tuple[Path, Path]) -> None:

@@ -75,7 +75,7 @@ def fill(buffer):
         for start in range(0, 150_000, 3000):
             buffer.extend(*(rng.random((3000, *shape), np.float32) for shape in ((17,), (17,), ())))
         return buffer.nbytes
-    views = buffer._ring.columns().values()
+    views = buffer._table.columns().values()
     views = [part for view in views for part in (view.values() if isinstance(view, dict) else [view])]
     for view in views:
         for start in range(0, len(view), 4000):
@@ -139,7 +139,7 @@ def adapter(kind: str, rows: int = 40) -> Any:
 
 
 def parts(buffer: Any) -> list[Any]:
-    views = buffer._ring.columns().values()
+    views = buffer._table.columns().values()
     return [part for view in views for part in (view.values() if isinstance(view, dict) else [view])]
 
 
@@ -184,7 +184,7 @@ def test_an_adapters_contents_name_none_either(kind: str) -> None:
     buffer = adapter(kind)
     for protocol in PROTOCOLS:
         state = {name: value for name, value in buffer.__getstate__().items() if not name.endswith("_space")}
-        saved = buffer._ring.save()
+        saved = buffer._table.save()
         assert not [name for name in names_in(pickle.dumps(saved, protocol)) if name.startswith("numpy.")]
         assert state.keys() >= {"rewards", "pos"}
 

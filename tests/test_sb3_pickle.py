@@ -112,7 +112,7 @@ def test_from_another_kind_is_refused() -> None:
 def test_the_state_has_sb3s_names() -> None:
     twins = twins_of("ReplayBuffer")
     state = twins.ours.__getstate__()
-    assert state.keys() - vars(twins.theirs).keys() == {"_draw"}
+    assert state.keys() - vars(twins.theirs).keys() == {"_integers"}
     assert vars(twins.theirs).keys() <= state.keys()
 
 

@@ -168,7 +168,7 @@ def _samplers(
     def own_draws() -> Any:
         buffer = ours()
         own = type(buffer)(buffer.buffer_size, buffer.observation_space, buffer.action_space, "cpu", rng="native")
-        own._ring.overwrite(buffer._ring.columns())
+        own._table.overwrite(buffer._table.columns())
         own.pos, own.full = buffer.pos, buffer.full
         return own
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The C++ that buffer/insert.pyx calls: plain functions over pointers. Must not know Python.
+// The C++ that fastreplay/buffer/insert.pyx calls: plain functions over pointers. Must not know Python.
 #pragma once
 
 #include <algorithm>
@@ -31,13 +31,6 @@ inline std::size_t num_columns(const Ring& ring) noexcept { return ring.records(
 
 inline std::size_t column_bytes(const Ring& ring, std::size_t column) noexcept {
   return ring.records().layout().columns()[column].row_bytes;
-}
-
-// To float32 as NumPy does: rounding to nearest, out of range becomes infinite; true is 1.
-template <class Value>
-inline void convert_to_float(const void* from, float* to, std::size_t count) noexcept {
-  const auto* values = static_cast<const Value*>(from);
-  for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]);
 }
 
 }  // namespace fastreplay

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 // The module fastreplay._core: construction, sampling, prefetching, reading and statistics for Python. The per-step
-// paths are Cython's: fastreplay/buffer/insert.pyx, fastreplay/adapters/step_writer.pyx.
+// paths are Cython's: fastreplay/buffer/insert.pyx, fastreplay/adapters/native_step_table.pyx.
 #include "module.hpp"
+
+#include "bounds.hpp"
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.doc() = "Native core of fastreplay: the ring, the sampler, minibatch blocks.";
+  m.attr("MAX_FIELDS") = fastreplay::kMaxFields;
   fastreplay::bind_records(m);
   fastreplay::bind_blocks(m);
   fastreplay::bind_ring(m);

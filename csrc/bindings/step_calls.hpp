@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The C++ that adapters/step_writer.pyx calls: plain functions over pointers. Must not know Python.
+// The C++ that fastreplay/adapters/native_step_table.pyx calls: plain functions over pointers. Must not know Python.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -34,26 +33,6 @@ inline bool discounted_sums(const float* rewards, const float* discounts, const 
 
 inline void store(StepTable& table, std::size_t row, const Rows* fields, std::size_t num_fields) noexcept {
   table.store(row, {fields, num_fields});
-}
-
-// To float32, rounding to nearest. False where a finite number became infinite, of which NumPy warns.
-inline bool narrow(const void* from, float* to, std::size_t count) noexcept {
-  const auto* values = static_cast<const double*>(from);
-  bool is_infinite = false;
-  for (std::size_t i = 0; i < count; ++i) {
-    to[i] = static_cast<float>(values[i]);
-    is_infinite |= std::isinf(to[i]);
-  }
-  if (!is_infinite) return true;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (std::isinf(to[i]) && !std::isinf(values[i])) return false;
-  }
-  return true;
-}
-
-inline void from_flags(const void* from, float* to, std::size_t count) noexcept {
-  const auto* flags = static_cast<const std::uint8_t*>(from);
-  for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<float>(flags[i]);
 }
 
 }  // namespace fastreplay

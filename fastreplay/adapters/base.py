@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fastreplay.adapters.draws import Draw, numpy_draw
-from fastreplay.adapters.steps import Columns, Part, VectorRing, overwrite
+from fastreplay.adapters.columns import Columns, flat_columns, overwrite
+from fastreplay.adapters.random_integers import Integers, integers_of, numpy_integers
+from fastreplay.adapters.step_table import COLUMNS, StepField, StepTable
 from fastreplay.schema.spaces import is_discrete
 from fastreplay.support.saving import SavedState
 
 if TYPE_CHECKING:
     import gymnasium as gym
 
-    from fastreplay.adapters.steps import Array
+    from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.random_integers import Rng
     from fastreplay.batch.block import HostBlock
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "field_of_space", "refuse_sharing_with_timeouts"]
 
-_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # What a saved state must have, to tell its arrays' shapes and where it goes on.
 _KINDS = {"buffer_size": int, "n_envs": int, "pos": int, "full": bool, "optimize_memory_usage": bool}
-_COUNTED_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones")
+_UNCOUNTED = "timeouts"  # in the memory that the other libraries warn of
 
 
 class _Column:
@@ -37,7 +38,7 @@ class _Column:
     def __get__(self, buffer: Adapter | None, owner: type) -> Any:
         if buffer is None:
             return self
-        view = getattr(buffer._ring, self._name)
+        view = getattr(buffer._table, self._name)
         if view is None:
             raise AttributeError(
                 f"{type(buffer).__name__!r} object has no attribute {self._name!r}: with optimize_memory_usage the "
@@ -70,8 +71,8 @@ class Adapter:
     obs_shape: Any
     action_dim: int
     device: Any
-    _ring: VectorRing
-    _draw: Draw = staticmethod(numpy_draw)
+    _table: StepTable
+    _integers: Integers = staticmethod(numpy_integers)
 
     if TYPE_CHECKING:  # arrays, of Dict spaces dicts of them
         observations: Any
@@ -88,41 +89,47 @@ class Adapter:
         dones = _Column("dones")
         timeouts = _Column("timeouts")
 
-    def _new_ring(self) -> VectorRing:
+    def _begin(self, available: int | None, rng: Rng) -> None:
+        """Allocate the table, warning where it takes more than the bytes that are available, and choose the draws."""
+        self._table = self._new_table()
+        if available is not None:
+            self._warn_of_memory(available)
+        self._integers = integers_of(rng)  # last: it may seed itself from NumPy's, which a refusal leaves alone
+
+    def _new_table(self) -> StepTable:
         # Actions of float64 are kept as float32, which is what networks give and take.
         dtype = np.dtype(self.action_space.dtype)
         action = np.dtype(np.float32) if dtype == np.float64 else dtype
-        return VectorRing(
+        return StepTable(
             self.buffer_size,
             self.n_envs,
-            self._observation_parts(),
-            Part((self.action_dim,), action, is_reshaped=True),
+            self._observation_fields(),
+            StepField((self.action_dim,), action, is_reshaped=True),
             shares_observations=self.optimize_memory_usage,
         )
 
-    def _observation_parts(self) -> dict[str, Part] | Part:
-        return part_of(self.observation_space, self.obs_shape)
+    def _observation_fields(self) -> dict[str, StepField] | StepField:
+        return field_of_space(self.observation_space, self.obs_shape)
 
     def _warn_of_memory(self, available: int) -> None:
-        views = [view for name, view in self._ring.columns().items() if name in _COUNTED_ARRAYS]
-        arrays = [part for view in views for part in (view.values() if isinstance(view, dict) else [view])]
-        num_bytes = sum(array.nbytes for array in arrays)
+        counted = {name: view for name, view in self._table.columns().items() if name != _UNCOUNTED}
+        num_bytes = sum(array.nbytes for array in flat_columns(counted))
         if num_bytes > available:
             warnings.warn(
                 f"This system does not seem to have enough memory for the whole replay buffer: it takes "
                 f"{num_bytes / 1e9:.2f}GB, {available / 1e9:.2f}GB are available",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _store(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> bool:
         """Store a step natively; False, with nothing changed, where it needs the general way."""
-        ring = self._ring
-        if ring.num_rows != self.buffer_size or ring.num_envs != self.n_envs:
+        table = self._table
+        if table.num_rows != self.buffer_size or table.num_envs != self.n_envs:
             return False
         timeouts = infos if self.handle_timeout_termination else None
         if timeouts is None and self.handle_timeout_termination:
-            return False  # to the ring it means that there are none to be kept
-        if not ring.write(self.pos, obs, next_obs, action, reward, done, timeouts):
+            return False  # to the table it means that there are none to be kept
+        if not table.write(self.pos, obs, next_obs, action, reward, done, timeouts):
             return False
         self._advance()
         return True
@@ -136,19 +143,19 @@ class Adapter:
     def _draw_rows(self, batch_size: int) -> Array:
         if self.optimize_memory_usage and self.full:
             # The row at the cursor holds the last next observation; the transition it held is lost.
-            return (self._draw(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
-        return self._draw(0, self.buffer_size if self.full else self.pos, batch_size)
+            return (self._integers(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size
+        return self._integers(0, self.buffer_size if self.full else self.pos, batch_size)
 
     def _native_rows(self, batch_inds: object) -> Array | None:
         """Return the rows as the native gather takes them; None where they need the general way."""
-        ring = self._ring
+        table = self._table
         if (
             type(batch_inds) is not np.ndarray
             or batch_inds.ndim != 1
             or batch_inds.dtype.kind not in "iu"
             or not len(batch_inds)
-            or ring.num_rows != self.buffer_size
-            or not ring.is_sampled_natively
+            or table.num_rows != self.buffer_size
+            or not table.is_sampled_natively
         ):
             return None
         return np.ascontiguousarray(batch_inds, dtype=np.int64)
@@ -158,14 +165,14 @@ class Adapter:
 
     def _fresh_tensors(self, block: HostBlock) -> tuple[Any, ...]:
         """Return observation, action, next observation, done and reward of a block as fresh tensors."""
-        ring = self._ring
-        values = ring.tensors(block, self._torch_device())
-        return ring.observation(values), ring.action(values), ring.next_observation(values), values[-1], values[-2]
+        table = self._table
+        values = table.tensors(block, self._torch_device())
+        return table.observation(values), table.action(values), table.next_observation(values), values[-1], values[-2]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes, the arrays as live views under their own names."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_ring"}
-        return SavedState({**state, **self._ring.columns()}, self._ring, self._ring.save)
+        state = {name: value for name, value in self.__dict__.items() if name != "_table"}
+        return SavedState({**state, **self._table.columns()}, self._table, self._table.save)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a pickle holds.
@@ -176,7 +183,7 @@ class Adapter:
         self.__dict__.update(self._attributes_of(state))
 
     def _attributes_of(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the attributes that a state means, with a ring of their own."""
+        """Return the attributes that a state means, with a table of their own."""
         if not isinstance(state, dict):
             raise ValueError(f"state: expected a dict of attributes, got {type(state).__name__}")
         for name, kind in _KINDS.items():
@@ -188,25 +195,38 @@ class Adapter:
                 f"{state['buffer_size']}, n_envs {state['n_envs']} and pos {state['pos']}"
             )
         buffer = object.__new__(type(self))
-        buffer.__dict__.update({name: value for name, value in state.items() if name not in _ARRAYS})
+        buffer.__dict__.update({name: value for name, value in state.items() if name not in COLUMNS})
         try:
-            ring = buffer._new_ring()
+            table = buffer._new_table()
         except (AttributeError, TypeError, NotImplementedError) as error:
             raise ValueError(f"state: {error}") from error
         loaded = state.loaded if isinstance(state, SavedState) else None
-        if loaded is not None and loaded.is_like(ring) and _are_columns_of(loaded, state):
-            ring, state.loaded = loaded, None  # type: ignore[attr-defined]
+        if loaded is not None and loaded.is_like(table) and _are_columns_of(loaded, state):
+            table, state.loaded = loaded, None  # type: ignore[attr-defined]
         else:
-            ring.overwrite(state)
-        buffer._ring = ring
+            table.overwrite(state)
+        buffer._table = table
         return buffer.__dict__
 
 
-def _are_columns_of(ring: VectorRing, state: dict[str, Any]) -> bool:
-    return all(state.get(name) is column for name, column in ring.columns().items())
+def _are_columns_of(table: StepTable, state: dict[str, Any]) -> bool:
+    return all(state.get(name) is column for name, column in table.columns().items())
 
 
-def part_of(space: gym.Space[Any], shape: object, name: str = "observation_space") -> Part:
+def refuse_sharing_with_timeouts(optimize_memory_usage: bool, handle_timeout_termination: bool) -> None:
+    """Refuse to store observations once where timeouts are handled.
+
+    Raises:
+        ValueError: Both are asked for.
+    """
+    if optimize_memory_usage and handle_timeout_termination:
+        raise ValueError(
+            "optimize_memory_usage: cannot be had together with handle_timeout_termination, since the "
+            "observation after a timeout would be lost"
+        )
+
+
+def field_of_space(space: gym.Space[Any], shape: object, name: str = "observation_space") -> StepField:
     """Return how one array of observations is stored.
 
     Raises:
@@ -214,4 +234,4 @@ def part_of(space: gym.Space[Any], shape: object, name: str = "observation_space
     """
     if not isinstance(shape, tuple):
         raise TypeError(f"{name}: expected a space of one array, got {space}")
-    return Part(shape, np.dtype(space.dtype), is_reshaped=is_discrete(space))
+    return StepField(shape, np.dtype(space.dtype), is_reshaped=is_discrete(space))

@@ -4,32 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from fastreplay.adapters.base import Adapter
-from fastreplay.adapters.draws import drawer
-from fastreplay.schema.spaces import action_length, default_autoreset, is_discrete, observation_shape
+from fastreplay.adapters.autoreset import (
+    TIMEOUT,
+    Autoreset,
+    default_autoreset,
+    ending_envs,
+    resetting_envs,
+    vector_timeouts,
+)
+from fastreplay.adapters.base import Adapter, refuse_sharing_with_timeouts
+from fastreplay.schema.spaces import action_length, is_discrete, observation_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import gymnasium as gym
 
-    from fastreplay.adapters.draws import Rng
-    from fastreplay.adapters.steps import Array
-
-    Infos = Sequence[Mapping[str, Any]] | Mapping[str, Any]
+    from fastreplay.adapters.autoreset import Infos
+    from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.random_integers import Rng
 
 __all__ = ["Autoreset", "ReplayBuffer", "ReplayBufferSamples"]
 
-Autoreset: TypeAlias = Literal["next_step", "same_step", "disabled"]
-
-_TIMEOUT = "TimeLimit.truncated"
-# What infos call the last observation of an episode once the environment has been reset.
-_LAST_OBSERVATIONS = ("final_obs", "final_observation", "terminal_observation")
 # Tries to draw rows that hold a transition; every other row may be a reset. Then they are listed.
 _MOST_DRAWS = 1000
 
@@ -110,11 +111,7 @@ class ReplayBuffer(Adapter):
         autoreset: Autoreset | None = None,
         rng: Rng = "numpy",
     ) -> None:
-        if optimize_memory_usage and handle_timeout_termination:
-            raise ValueError(
-                "optimize_memory_usage: cannot be had together with handle_timeout_termination, since the "
-                "observation after a timeout would be lost"
-            )
+        refuse_sharing_with_timeouts(optimize_memory_usage, handle_timeout_termination)
         if autoreset not in (None, "next_step", "same_step", "disabled"):
             raise ValueError(f"autoreset: expected 'next_step', 'same_step', 'disabled' or None, got {autoreset!r}")
         self.observation_space = observation_space
@@ -129,11 +126,7 @@ class ReplayBuffer(Adapter):
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
         self.autoreset = autoreset or default_autoreset()
-        available = _available_memory()
-        self._ring = self._new_ring()
-        if available is not None:
-            self._warn_of_memory(available)
-        self._draw = drawer(rng)  # last: it may take a seed from NumPy's generator, which a refusal leaves alone
+        self._begin(_available_memory(), rng)
         # Which environments ended in the last step, each with its last observation.
         self._ended: dict[int, Array] = {}
         # Stored steps that are no transitions, once there is one.
@@ -182,12 +175,13 @@ class ReplayBuffer(Adapter):
         Thread safety:
             None.
         """
-        timeouts = _vector_timeouts(infos, self.n_envs) if isinstance(infos, Mapping) else infos
+        timeouts = vector_timeouts(infos, self.n_envs) if isinstance(infos, Mapping) else infos
         if self.autoreset in ("same_step", "disabled"):
             self._store_step(obs, next_obs, action, reward, done, timeouts)
             return
         resets = self._resets(obs)
-        ends = [env for env in self._ends(done, infos, truncations) if env not in resets]
+        ends = ending_envs(done, infos, truncations, self.n_envs, self.autoreset)
+        ends = [env for env in ends if env not in resets]
         # A step that only resets is left out, unless it keeps the last observation of the step before.
         if len(resets) == self.n_envs and not self.optimize_memory_usage:
             self._ended = {}
@@ -199,39 +193,12 @@ class ReplayBuffer(Adapter):
         self._ended = {env: last[env].copy() for env in ends}
 
     def _resets(self, obs: Array) -> list[int]:
-        """Return the environments that reset in this step: those that ended in the last, and go on from there."""
+        """Return the environments that reset in this step."""
         if not self._ended:
             return []
         first = np.empty((self.n_envs, *self.obs_shape), self.observations.dtype)
         first[...] = obs.reshape(first.shape) if is_discrete(self.observation_space) else obs
-        resets = []
-        for env, last in self._ended.items():
-            if np.array_equal(first[env], last, equal_nan=last.dtype.kind in "fc"):
-                resets.append(env)
-            elif self.autoreset == "next_step":
-                raise ValueError(
-                    f"obs: environment {env} ended and does not go on from its last observation, so it did not reset "
-                    "in the next step; pass autoreset='same_step', or 'disabled' where you reset it yourself"
-                )
-        return resets
-
-    def _ends(self, done: Array, infos: Infos, truncations: Array | None) -> list[int]:
-        """Return the environments whose episode ends with this step, and that have not been reset yet."""
-        if any(
-            key in info for info in ([infos] if isinstance(infos, Mapping) else infos) for key in _LAST_OBSERVATIONS
-        ):
-            if self.autoreset == "next_step":
-                raise ValueError("infos: it tells of a reset in the same step; pass autoreset='same_step'")
-            return []
-        ends = np.array(np.reshape(done, self.n_envs), dtype=bool)
-        if truncations is not None:
-            ends |= np.reshape(truncations, self.n_envs).astype(bool)
-        if isinstance(infos, Mapping):
-            ends |= _vector_timeouts(infos, self.n_envs) != 0
-            ends |= np.asarray(infos.get("_episode", False), dtype=bool)
-        else:
-            ends |= np.array([bool(info.get(_TIMEOUT)) or "episode" in info for info in infos], dtype=np.bool_)
-        return np.flatnonzero(ends).tolist()
+        return resetting_envs(first, self._ended, self.autoreset)
 
     def _mark(self, row: int, resets: list[int]) -> None:
         if self._is_reset is None:
@@ -264,7 +231,7 @@ class ReplayBuffer(Adapter):
         ]
         if self.handle_timeout_termination:
             is_array = isinstance(infos, np.ndarray)
-            rows.append((self.timeouts[pos], infos if is_array else [info.get(_TIMEOUT, False) for info in infos]))
+            rows.append((self.timeouts[pos], infos if is_array else [info.get(TIMEOUT, False) for info in infos]))
         staged = [np.empty_like(row) for row, _ in rows]
         for values, (_, value) in zip(staged, rows, strict=True):
             values[...] = np.array(value)
@@ -300,16 +267,16 @@ class ReplayBuffer(Adapter):
         if self.size() and all(is_reset[part].all() for part in parts):
             raise ValueError("sample: the buffer holds no transition, only resets")  # and nothing was drawn
         rows = self._draw_rows(batch_size)
-        envs = self._draw(0, self.n_envs, len(rows))
+        envs = self._integers(0, self.n_envs, len(rows))
         for _ in range(_MOST_DRAWS):
             again = np.flatnonzero(is_reset[rows, envs])
             if not len(again):
                 return self._samples_at(rows, envs)
             rows[again] = self._draw_rows(len(again))
-            envs[again] = self._draw(0, self.n_envs, len(again))
+            envs[again] = self._integers(0, self.n_envs, len(again))
         again = np.flatnonzero(is_reset[rows, envs])
         places = np.concatenate([np.argwhere(~is_reset[part]) + np.array([part.start, 0]) for part in parts])
-        rows[again], envs[again] = places[self._draw(0, len(places), len(again))].T
+        rows[again], envs[again] = places[self._integers(0, len(places), len(again))].T
         return self._samples_at(rows, envs)
 
     def _drawable_rows(self) -> tuple[slice, ...]:
@@ -321,13 +288,13 @@ class ReplayBuffer(Adapter):
     def _get_samples(self, batch_inds: Array) -> ReplayBufferSamples:
         rows = self._native_rows(batch_inds)
         if rows is None:
-            return self._samples_by_numpy(batch_inds, self._draw(0, self.n_envs, len(batch_inds)))
-        return self._samples_at(rows, self._draw(0, self.n_envs, len(rows)))
+            return self._samples_by_numpy(batch_inds, self._integers(0, self.n_envs, len(batch_inds)))
+        return self._samples_at(rows, self._integers(0, self.n_envs, len(rows)))
 
     def _samples_at(self, rows: Array, envs: Array) -> ReplayBufferSamples:
         if type(self).to_torch is not _to_torch or "to_torch" in self.__dict__:
             return self._samples_by_numpy(rows, envs)
-        return ReplayBufferSamples(*self._fresh_tensors(self._ring.gather(rows, envs)))
+        return ReplayBufferSamples(*self._fresh_tensors(self._table.gather(rows, envs)))
 
     def _samples_by_numpy(self, rows: Array, envs: Array) -> ReplayBufferSamples:
         """Make the minibatch where the native gather cannot.
@@ -354,14 +321,6 @@ class ReplayBuffer(Adapter):
 
 
 _to_torch = ReplayBuffer.to_torch
-
-
-def _vector_timeouts(infos: Mapping[str, Any], n_envs: int) -> Array:
-    """Return the timeouts (n_envs,) float32 of a vector environment's infos: values, and a mask of who has one."""
-    timeouts = np.zeros(n_envs, np.float32)
-    if _TIMEOUT in infos:
-        timeouts[...] = np.where(infos.get(f"_{_TIMEOUT}", True), infos[_TIMEOUT], False)
-    return timeouts
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The general way from a Python value to rows of a field: checks, casts, messages.
 
-The insert path (_fastpath.pyx) takes the common cases itself and comes here for the rest.
+The insert path (insert.pyx) takes the common cases itself and comes here for the rest.
 """
 
 from __future__ import annotations

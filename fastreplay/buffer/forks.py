@@ -11,14 +11,9 @@ from fastreplay.support.living import Living
 if TYPE_CHECKING:
     from fastreplay.buffer.replay_buffer import ReplayBuffer
 
-__all__ = ["living", "living_buffers"]
+__all__ = ["living"]
 
 living: Living[ReplayBuffer[Any]] = Living()
-
-
-def living_buffers() -> list[ReplayBuffer[Any]]:
-    """Return the buffers and faces that this process can draw from."""
-    return [buffer for buffer in living if buffer._mirror is None or not buffer._mirror.is_inherited]
 
 
 def _discard_unfinished() -> None:

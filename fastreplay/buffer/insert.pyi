@@ -1,4 +1,4 @@
-# Written together with _fastpath.pyx; `make typecheck` holds the two against each other.
+# Written together with insert.pyx; `make typecheck` holds the two against each other.
 from types import MethodDescriptorType
 from typing import Final
 
@@ -7,7 +7,6 @@ from typing_extensions import disjoint_base
 from fastreplay._core import Ring
 from fastreplay.schema.schema import Schema
 
-MAX_FIELDS: Final[int]
 ADD: Final[MethodDescriptorType]
 EXTEND: Final[MethodDescriptorType]
 

@@ -27,6 +27,7 @@ from fastreplay.support.checks import (
     checked_steps,
     key_of,
 )
+from fastreplay.support.keys import key_below, keyed
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class ReplayBuffer(Pickled[ArrayT]):
         self._num_spawned = _core.Counter()
         super().__init__(self._ring, self._schema, self._timeout)
         living.add(self)
+        keyed.add(self)
 
     def _new_delivery(self) -> Delivery:
         """Make the delivery of what the host gathers."""
@@ -256,6 +258,11 @@ class ReplayBuffer(Pickled[ArrayT]):
     @rng_state.setter
     def rng_state(self, state: RngState) -> None:
         self._sampler.restart(*checked_rng_state(state))
+
+    def _rekey(self, place: tuple[int, ...]) -> None:
+        """Draw under the key of a worker process, if this process can draw."""
+        if self._mirror is None or not self._mirror.is_inherited:
+            self._sampler.restart(key_below(self._sampler.key, place), 0)
 
     def sample(self, batch_size: int, *, out: Minibatch[ArrayT] | None = None) -> Minibatch[ArrayT]:
         """Draw a minibatch uniformly, with replacement, over the stored transitions.

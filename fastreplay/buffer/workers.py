@@ -4,16 +4,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from fastreplay.adapters.draws import living_draws
-from fastreplay.buffer.forks import living_buffers
-from fastreplay.support.checks import checked_index, key_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from fastreplay.support.checks import checked_index
+from fastreplay.support.keys import keyed
 
 __all__ = ["worker_init_fn"]
 
@@ -58,11 +52,5 @@ def worker_init_fn(worker_id: int) -> None:
     torch_data: Any = sys.modules.get("torch.utils.data")
     info = None if torch_data is None else torch_data.get_worker_info()
     place = (_WORKERS, worker_id, 0 if info is None else info.seed)
-    for buffer in living_buffers():
-        buffer.rng_state = {"key": list(_key_below(buffer.rng_state["key"], place)), "calls": 0}
-    for draw in living_draws():
-        draw.restart(_key_below(draw.key, place))
-
-
-def _key_below(key: Sequence[int], place: tuple[int, ...]) -> tuple[int, int]:
-    return key_of(np.random.SeedSequence(tuple(key), spawn_key=place))
+    for one in keyed:
+        one._rekey(place)

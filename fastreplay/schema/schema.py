@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.buffer.insert import MAX_FIELDS
 from fastreplay.schema.structure import RESERVED_NAMES, Part, parts_of_names, walk
 from fastreplay.support.checks import checked_index
 
@@ -135,8 +134,8 @@ class Schema(Mapping[str, Field]):
     def _set(self, fields: dict[str, Field], parts: dict[str, Part]) -> None:
         if not fields:
             raise ValueError("fields: expected at least one field, got none")
-        if len(fields) > MAX_FIELDS:
-            raise ValueError(f"fields: expected at most {MAX_FIELDS}, got {len(fields)}")
+        if len(fields) > _core.MAX_FIELDS:
+            raise ValueError(f"fields: expected at most {_core.MAX_FIELDS}, got {len(fields)}")
         _check_bytes(fields)
         self._fields = fields
         self._parts = parts

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium import __version__ as gymnasium_version
 from gymnasium import spaces
 
 from fastreplay.schema.schema import Field
@@ -104,8 +103,3 @@ def action_length(space: gym.Space[Any]) -> int:
     if isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
         return int(space.shape[0])
     raise NotImplementedError(f"action_space: expected Box, Discrete, MultiDiscrete or flat MultiBinary, got {space}")
-
-
-def default_autoreset() -> Literal["same_step"] | None:
-    """Return when vector environments reset: in the step of the end before Gymnasium 1.0; since then it varies."""
-    return None if int(gymnasium_version.split(".")[0]) >= 1 else "same_step"

@@ -13,16 +13,17 @@ from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from fastreplay.adapters.base import Adapter, part_of
-from fastreplay.adapters.draws import drawer, numpy_draw
+from fastreplay.adapters.base import Adapter, field_of_space, refuse_sharing_with_timeouts
+from fastreplay.adapters.random_integers import numpy_integers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typing_extensions import Self
 
-    from fastreplay.adapters.draws import Rng
-    from fastreplay.adapters.steps import Array, Part
+    from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.random_integers import Rng
+    from fastreplay.adapters.step_table import StepField
     from fastreplay.batch.block import HostBlock
 
 __all__ = ["DictReplayBuffer", "ReplayBuffer"]
@@ -91,18 +92,10 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         # Where SB3 can tell how much memory there is, it does so before it allocates.
         psutil: Any = vars(sb3)["psutil"]
-        available = None if psutil is None else psutil.virtual_memory().available
-        self._ring = self._new_ring()
-        if available is not None:
-            self._warn_of_memory(available)
-        self._draw = drawer(rng)  # last: it may take a seed from NumPy's generator, which a refusal leaves alone
+        self._begin(None if psutil is None else psutil.virtual_memory().available, rng)
 
     def _check(self, optimize_memory_usage: bool, handle_timeout_termination: bool) -> None:
-        if optimize_memory_usage and handle_timeout_termination:
-            raise ValueError(
-                "optimize_memory_usage: cannot be had together with handle_timeout_termination, since the "
-                "observation after a timeout would be lost"
-            )
+        refuse_sharing_with_timeouts(optimize_memory_usage, handle_timeout_termination)
         if isinstance(self.observation_space, spaces.Dict):
             raise TypeError(f"observation_space: a Dict space needs DictReplayBuffer, got {self.observation_space}")
 
@@ -136,7 +129,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             return
         # SB3 reshapes the parts of a dict in place; here the caller's stays as it was. It stores field after field;
         # here none is overwritten that is stored later.
-        obs, next_obs, action, reward, done = map(self._ring.apart, (obs, next_obs, action, reward, done))
+        obs, next_obs, action, reward, done = map(self._table.apart, (obs, next_obs, action, reward, done))
         # With shared observations it writes two rows.
         with self._kept_on_error(self.pos, (self.pos + 1) % self.buffer_size):
             self._add_by_sb3(obs, next_obs, action, reward, done, infos)
@@ -147,12 +140,8 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     @contextmanager
     def _kept_on_error(self, *rows: int) -> Iterator[None]:
         """Put rows back that SB3 had written when something was refused: it stores field after field."""
-        views = [
-            part
-            for view in self._ring.columns().values()
-            for part in (view.values() if isinstance(view, dict) else [view])
-        ]
-        places = np.array(rows) % self._ring.num_rows
+        views = self._table.arrays()
+        places = np.array(rows) % self._table.num_rows
         kept = [view[places] for view in views]
         try:
             yield
@@ -184,7 +173,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         rows = self._native_rows(batch_inds)
         if rows is None or self._is_left_to_sb3(env):
             return super()._get_samples(batch_inds, env=env)
-        return self._samples_at(rows, self._draw(0, self.n_envs, len(rows)), env)
+        return self._samples_at(rows, self._integers(0, self.n_envs, len(rows)), env)
 
     def _has_hooks(self) -> bool:
         """Tell whether anything but SB3's own code is to see the arrays of a minibatch on their way to tensors."""
@@ -201,11 +190,11 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     def _is_left_to_sb3(self, env: VecNormalize | None) -> bool:
         """Tell whether SB3's own methods make the minibatch: then hooks get what they get there, in the same order."""
         is_plain = env is None or (type(env) is VecNormalize and not _NORMALIZERS & env.__dict__.keys())
-        return self._draw is numpy_draw and (not is_plain or self._has_hooks())
+        return self._integers is numpy_integers and (not is_plain or self._has_hooks())
 
     def _samples_at(self, rows: Array, envs: Array, env: VecNormalize | None) -> Any:
         """Gather the transitions at (B,) int64 rows and environments."""
-        return self._sample_type(*self._tensors(self._ring.gather(rows, envs), env))
+        return self._sample_type(*self._tensors(self._table.gather(rows, envs), env))
 
     def _tensors(self, block: HostBlock, env: VecNormalize | None, rewards: Array | None = None) -> tuple[Any, ...]:
         """Return observation, action, next observation, done and reward of a block as SB3's samples have them.
@@ -216,15 +205,15 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         if env is None and not self._has_hooks():
             *others, reward = self._fresh_tensors(block)
             return (*others, reward if rewards is None else self._fresh(rewards))
-        ring = self._ring
+        table = self._table
         arrays = block.arrays()
-        next_obs = self._normalize_obs(ring.next_observation(arrays), env)
-        obs = self._normalize_obs(ring.observation(arrays), env)
+        next_obs = self._normalize_obs(table.next_observation(arrays), env)
+        obs = self._normalize_obs(table.observation(arrays), env)
         if rewards is None:
             rewards = self._normalize_reward(arrays[-2], env)
         return (
             self._to_torch(obs),
-            self.to_torch(ring.action(arrays)),
+            self.to_torch(table.action(arrays)),
             self._to_torch(next_obs),
             self.to_torch(arrays[-1]),
             self.to_torch(rewards),
@@ -268,7 +257,9 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             None.
         """
         made = self._sb3_class().__new__(self._sb3_class())
-        made.__dict__.update({name: _copied(value) for name, value in self.__getstate__().items() if name != "_draw"})
+        made.__dict__.update(
+            {name: _copied(value) for name, value in self.__getstate__().items() if name != "_integers"}
+        )
         return made
 
     @classmethod
@@ -308,9 +299,9 @@ class DictReplayBuffer(ReplayBuffer, sb3.DictReplayBuffer):
         assert isinstance(self.obs_shape, dict), f"observation_space: expected a Dict, got {self.observation_space}"
         assert not optimize_memory_usage, "optimize_memory_usage: DictReplayBuffer has none"
 
-    def _observation_parts(self) -> dict[str, Part] | Part:
+    def _observation_fields(self) -> dict[str, StepField] | StepField:
         parts = cast("spaces.Dict", self.observation_space).spaces
-        return {key: part_of(parts[key], shape, name=key) for key, shape in self.obs_shape.items()}
+        return {key: field_of_space(parts[key], shape, name=key) for key, shape in self.obs_shape.items()}
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
         """Draw a minibatch uniformly, with replacement; as `ReplayBuffer.sample`, with dicts of observations."""

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer as TheirDictReplay
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 
 from fastreplay import _core
-from fastreplay.adapters.draws import numpy_draw
+from fastreplay.adapters.random_integers import numpy_integers
 from fastreplay.adapters.sb3.buffers import DictReplayBuffer
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import DictReplayBufferSamples
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-    from fastreplay.adapters.draws import Rng
-    from fastreplay.adapters.steps import Array
+    from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.random_integers import Rng
 
 __all__ = ["HerReplayBuffer"]
 
@@ -246,7 +246,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             )
         if not self._is_sampled_natively() or self._is_left_to_sb3(env) or batch_size < 1:
             return sb3.HerReplayBuffer.sample(self, batch_size, env)
-        members = self._valid.select(self._draw(0, num_valid, batch_size))
+        members = self._valid.select(self._integers(0, num_valid, batch_size))
         num_virtual = int(self.her_ratio * batch_size)
         # Virtual ones are drawn first and returned last.
         members = np.concatenate((members[num_virtual:], members[:num_virtual]))
@@ -256,8 +256,8 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
     def _is_sampled_natively(self) -> bool:
         achieved = self.next_observations["achieved_goal"]
         return (
-            self._ring.is_sampled_natively
-            and self._ring.num_rows == self.buffer_size
+            self._table.is_sampled_natively
+            and self._table.num_rows == self.buffer_size
             and all(getattr(type(self), name) is getattr(sb3.HerReplayBuffer, name) for name in _HOOKS)
             and all(
                 goals.shape == achieved.shape and goals.dtype == achieved.dtype
@@ -267,9 +267,9 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
     def _samples_with_goals(self, rows: Array, envs: Array, num_real: int, env: VecNormalize | None) -> Any:
         """Gather transitions, of which those from `num_real` on get new goals and rewards."""
-        block = self._ring.gather(rows, envs)
+        block = self._table.gather(rows, envs)
         arrays = block.arrays()
-        obs, next_obs = self._ring.observation(arrays), self._ring.next_observation(arrays)
+        obs, next_obs = self._table.observation(arrays), self._table.next_observation(arrays)
         virtual_rows, virtual_envs = rows[num_real:], envs[num_real:]
         infos: Any = [{} for _ in range(len(virtual_rows))]
         if self.copy_info_dict:
@@ -302,9 +302,9 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
     def _draw_between(self, low: Array | int, high: Array) -> Array:
         """Draw one integer from each [low, high), (B,) int64."""
-        if self._draw is numpy_draw:
+        if self._integers is numpy_integers:
             return np.random.randint(low, high)  # noqa: NPY002 - what SB3 draws from
-        shares = self._draw(0, 1 << _RANDOM_BITS, len(high)) * 0.5**_RANDOM_BITS  # in [0, 1)
+        shares = self._integers(0, 1 << _RANDOM_BITS, len(high)) * 0.5**_RANDOM_BITS  # in [0, 1)
         return cast("Array", low + (shares * (high - low)).astype(np.int64))
 
     def __getstate__(self) -> dict[str, Any]:

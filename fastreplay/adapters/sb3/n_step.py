@@ -10,13 +10,13 @@ import numpy as np
 from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from fastreplay.adapters.native_step_table import discounted_sums
 from fastreplay.adapters.sb3.buffers import ReplayBuffer
-from fastreplay.adapters.step_writer import discounted_sums
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from fastreplay.adapters.steps import Array
+    from fastreplay.adapters.columns import Array
 
 __all__ = ["NStepReplayBuffer"]
 
@@ -56,8 +56,8 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         if rows is None or self._is_left_to_sb3(env) or self.n_steps < 1 or not 0 <= self.pos <= self.buffer_size:
             with self._kept_on_error(self.pos - 1):  # whose timeouts SB3 changes while it samples
                 return sb3.NStepReplayBuffer._get_samples(self, batch_inds, env)
-        envs = self._draw(0, self.n_envs, len(rows))
-        block, steps = self._ring.gather_n_steps(rows, envs, self.n_steps, (self.pos - 1) % self.buffer_size)
+        envs = self._integers(0, self.n_envs, len(rows))
+        block, steps = self._table.gather_n_steps(rows, envs, self.n_steps, (self.pos - 1) % self.buffer_size)
         rewards = self._normalize_reward(steps.rewards, env)
         discounts = self.gamma ** np.arange(self.n_steps, dtype=np.float32).reshape(1, -1)
         returns = _returns(rewards, discounts, steps.is_counted)

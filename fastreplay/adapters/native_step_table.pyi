@@ -1,18 +1,19 @@
-# Written together with step_writer.pyx; `make typecheck` holds the two against each other.
-from typing import Any
+# Written together with native_step_table.pyx; `make typecheck` holds the two against each other.
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from fastreplay._core import Block, Records
+from fastreplay.adapters.step_table import StepField
 
 @disjoint_base
-class StepTable:
+class NativeStepTable:
     def __init__(
         self,
         records: Records,
-        fields: list[tuple[np.dtype[Any], tuple[int, ...], bool]],
+        fields: Sequence[StepField],
         num_envs: int,
         num_observations: int,
         keys: tuple[str, ...] | None,

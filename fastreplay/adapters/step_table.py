@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Storage of the adapters: the steps of a vector environment as rows of a table. Knows no other library."""
+"""Storage of the adapters: a table of steps of a vector environment. Knows no other library."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastreplay.adapters.step_writer import StepTable
+from fastreplay.adapters.columns import Columns, flat_columns, overwrite_all
+from fastreplay.adapters.native_step_table import NativeStepTable
 from fastreplay.batch.pool import Pool
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.checks import TORCH_DTYPES, checked_count
@@ -20,18 +21,17 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from fastreplay.adapters.columns import Array, Observation
     from fastreplay.batch.block import HostBlock
 
-Array: TypeAlias = "NDArray[Any]"
-Observation: TypeAlias = "Array | dict[str, Array]"
+__all__ = ["COLUMNS", "NSteps", "StepField", "StepTable"]
 
-__all__ = ["Array", "Columns", "NSteps", "Part", "VectorRing"]
-
-_OBSERVATION, _NEXT = "observation/", "next_observation/"
+# The arrays of Stable-Baselines3's buffers.
+COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-class Part(NamedTuple):
-    """What one row of an observation's part, or of the action, is made of.
+class StepField(NamedTuple):
+    """What each environment gives to a step: an observation's part, the action, a number.
 
     Attributes:
         shape: Of one environment's row.
@@ -52,63 +52,10 @@ class NSteps(NamedTuple):
     counts: NDArray[np.float32]  # (B, 1), how many do
 
 
-class Columns(dict[str, Array]):
-    """Live views of an observation's parts by name. Assigning one copies into the storage."""
-
-    def __setitem__(self, key: str, value: Array) -> None:
-        if key not in self:
-            raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
-        overwrite(self[key], value, key)
-
-    def _refuse(self, *_: object, **__: object) -> Any:
-        raise TypeError("the observation's parts are views of the buffer's storage: none can be added or removed")
-
-    __delitem__ = clear = pop = popitem = setdefault = _refuse
-
-    def update(self, *others: Any, **parts: Array) -> None:
-        """Overwrite several parts."""
-        values = dict(*others, **parts)
-        for key in values:
-            if key not in self:
-                raise KeyError(f"{key!r}: the observation's parts are {', '.join(self)}")
-        overwrite_all([(self[key], value, key) for key, value in values.items()])
-
-    def __reduce__(self) -> tuple[type[dict[str, Array]], tuple[dict[str, Array]]]:
-        return dict, (dict(self.items()),)
+_NUMBER = StepField((), np.dtype(np.float32))
 
 
-def overwrite(column: Array, value: object, name: str) -> None:
-    """Copy an array over a column.
-
-    Raises:
-        ValueError: It has another shape or dtype.
-    """
-    overwrite_all([(column, value, name)])
-
-
-def overwrite_all(assignments: list[tuple[Array, object, str]]) -> None:
-    """Copy arrays over columns, (column, array, name) each; all of them or none.
-
-    Raises:
-        ValueError: One has another shape or dtype.
-    """
-    arrays = []
-    for column, value, name in assignments:
-        array = np.asarray(value)
-        if array.shape != column.shape or array.dtype != column.dtype:
-            raise ValueError(f"{name}: expected {column.dtype} {column.shape}, got {array.dtype} {array.shape}")
-        arrays.append(array)
-    # What lies in one of the others' columns is copied before that is written.
-    columns = [column for column, _, _ in assignments]
-    apart = [
-        array.copy() if any(np.may_share_memory(array, other) for other in columns if other is not column) else array
-        for column, array in zip(columns, arrays, strict=True)
-    ]
-    for column, array in zip(columns, apart, strict=True):
-        column[...] = array
-
-
-class VectorRing(StepTable):
+class StepTable(NativeStepTable):
     """Rows of `num_envs` transitions, one row a step, in packed records.
 
     Where the next row goes and which rows are filled is the caller's to know. For one thread.
@@ -133,8 +80,8 @@ class VectorRing(StepTable):
         self,
         num_rows: int,
         num_envs: int,
-        observation: dict[str, Part] | Part,
-        action: Part,
+        observation: dict[str, StepField] | StepField,
+        action: StepField,
         *,
         shares_observations: bool = False,
     ) -> None:
@@ -147,17 +94,10 @@ class VectorRing(StepTable):
         if not parts:
             raise ValueError("observation_space: expected at least one part, got none")
         self.num_observations = len(parts)
-        here = {f"{_OBSERVATION}{i}": Field(part.shape, part.dtype) for i, part in enumerate(parts)}
-        after = {f"{_NEXT}{i}": field for i, field in enumerate(here.values())}
-        taken = Field(action.shape, action.dtype)
-        scalars = {name: Field() for name in ("reward", "done", "timeout")}
-        stored = Schema({**here, "action": taken, **scalars, **({} if shares_observations else after)})
-        self.schema = Schema({**here, "action": taken, **after, "reward": Field((1,)), "done": Field((1,))})
+        stored, self.schema = _schemas(parts, action, shares_observations)
         self._records = new_records(stored.sizes, num_rows * num_envs, "buffer_size")
-        scalar = Part((), np.dtype(np.float32))
-        staged = [*parts, action, scalar, scalar, scalar, *parts]
-        fields = [(part.dtype, part.shape, part.is_reshaped) for part in staged]
-        super().__init__(self._records, fields, num_envs, len(parts), self.keys)
+        step = [*parts, action, _NUMBER, _NUMBER, _NUMBER, *parts]
+        super().__init__(self._records, step, num_envs, len(parts), self.keys)
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
@@ -250,8 +190,7 @@ class VectorRing(StepTable):
 
     def columns(self) -> dict[str, Observation]:
         """Return the live views by name."""
-        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-        return {name: view for name in names if (view := getattr(self, name)) is not None}
+        return {name: view for name in COLUMNS if (view := getattr(self, name)) is not None}
 
     def overwrite(self, columns: Mapping[str, Any]) -> None:
         """Copy whole columns in, by the names of `columns()`.
@@ -272,27 +211,36 @@ class VectorRing(StepTable):
         overwrite_all(assignments)
 
     def apart(self, value: Any) -> Any:
-        """Return a copy of an array that lies in the ring; of a dict, one with such copies; else what was given."""
+        """Return a copy of an array that lies in the table; of a dict, one with such copies; else what was given."""
         if isinstance(value, dict):
             return {key: self.apart(part) for key, part in value.items()}
-        is_own = isinstance(value, np.ndarray) and any(np.may_share_memory(value, column) for column in self._arrays())
+        is_own = isinstance(value, np.ndarray) and any(np.may_share_memory(value, column) for column in self.arrays())
         return value.copy() if is_own else value
 
-    def is_like(self, other: VectorRing) -> bool:
-        """Tell whether another ring has rows of the same form, and as many."""
+    def is_like(self, other: StepTable) -> bool:
+        """Tell whether another table has rows of the same form, and as many."""
         return self._arguments == other._arguments
 
+    def arrays(self) -> list[Array]:
+        """Return the live views, those of the observation's parts among them."""
+        return flat_columns(self.columns())
+
     def save(self) -> Saved:
-        """Return what is pickled in place of a ring, in little memory."""
-        return Saved(_ring_to_fill, self._arguments, self._arrays())
-
-    def _arrays(self) -> list[Array]:
-        return [
-            part for view in self.columns().values() for part in (view.values() if isinstance(view, dict) else [view])
-        ]
+        """Return what is pickled in place of a table, in little memory."""
+        return Saved(_table_to_fill, self._arguments, self.arrays())
 
 
-def _ring_to_fill(*arguments: Any) -> tuple[VectorRing, list[Array]]:
+def _schemas(parts: list[StepField], action: StepField, shares_observations: bool) -> tuple[Schema, Schema]:
+    """Return what is stored of a step of one environment, and what a minibatch is made of."""
+    observation = {f"observation/{i}": Field(part.shape, part.dtype) for i, part in enumerate(parts)}
+    here = {**observation, "action": Field(action.shape, action.dtype)}
+    after = {f"next_{name}": field for name, field in observation.items()}
+    numbers = {name: Field() for name in ("reward", "done", "timeout")}
+    stored = Schema({**here, **numbers, **({} if shares_observations else after)})
+    return stored, Schema({**here, **after, "reward": Field((1,)), "done": Field((1,))})
+
+
+def _table_to_fill(*arguments: Any) -> tuple[StepTable, list[Array]]:
     *others, shares_observations = arguments
-    ring = VectorRing(*others, shares_observations=shares_observations)
-    return ring, ring._arrays()
+    table = StepTable(*others, shares_observations=shares_observations)
+    return table, table.arrays()

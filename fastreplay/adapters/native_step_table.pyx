@@ -1,48 +1,36 @@
 # SPDX-License-Identifier: MIT
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""Vector steps in and out of a table of records: from the arrays of one step to row pointers to one call of the core.
+"""Steps of a vector environment in and out of a table of records: from arrays to pointers to one call of the core.
 
 Takes what training loops pass at every step. For anything else a method says False, and has changed
 nothing. This module never sees an atomic, and the core never sees a Python object.
 """
 
-from cpython.dict cimport PyDict_Check, PyDict_CheckExact
-from cpython.list cimport PyList_CheckExact, PyList_GET_SIZE
+from cpython.dict cimport PyDict_Check
+from cpython.list cimport PyList_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
-from cython cimport boundscheck
-
 cimport numpy as cnp
+
+from fastreplay.adapters.step_staging cimport StepField, get_item, read_timeouts, stage
+from fastreplay.buffer.rows cimport (
+    OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows, own_memory)
 
 from fastreplay._core import Block as NativeBlock, Records as NativeRecords
 
 cnp.import_array()
 
 
-cdef extern from "owned.hpp" namespace "fastreplay":
-    object get_item(object dict, object key, object missing)
-
-cdef extern from "Python.h":
-    PyObject *PyTuple_GET_ITEM(object values, Py_ssize_t index)
-
-
 cdef extern from "numpy/arrayobject.h":
-    bint PyArray_CheckExact(PyObject *value)
     bint PyArray_ISCARRAY(cnp.PyArrayObject *array)
-    bint PyArray_ISCARRAY_RO(cnp.PyArrayObject *array)
 
 
 cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
-    cppclass Records:
-        pass
-    struct Rows:
-        pass
     cppclass CoreBlock "fastreplay::Block":
         size_t batch_size()
     enum class Source:
@@ -63,8 +51,6 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
     const char *kBlockCapsule
     const char *kRecordsCapsule
     const size_t kReleaseReadBytes
-    const char *records_begin(Records &records)
-    const char *records_end(Records &records)
     bint fits(const CoreTable &table, const CoreBlock &block)
     size_t num_bytes(const CoreBlock &block)
     bint locate(const CoreTable &table, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
@@ -72,69 +58,46 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
                                                       const uint8_t *is_counted, float *sums, size_t count,
                                                       size_t num_steps)
     void store(CoreTable &table, size_t row, const Rows *fields, size_t num_fields)
-    bint narrow(const void *values, float *out, size_t count)
-    void from_flags(const void *flags, float *out, size_t count)
-
-cdef extern from *:
-    """
-    static inline fastreplay::Rows make_rows(const void *data, std::size_t stride_bytes) noexcept {
-      return {static_cast<const std::byte *>(data), stride_bytes};
-    }
-    """
-    Rows make_rows(const void *data, size_t stride_bytes) nogil
 
 
 cdef enum:
-    kMaxFields = 256
     kNumScalars = 4  # action, reward, done, timeout
     kScratchAlignment = 16
-    kMaxDimensions = 32
-    kFewEnvs = 64
 
 cdef str TIMEOUT_KEY = "TimeLimit.truncated"
 
 
-cdef struct Field:
-    int type_num
-    int ndim                # of one row
-    cnp.npy_intp dims[kMaxDimensions]
-    size_t num_items
-    size_t row_bytes
-    bint is_reshaped        # any shape of num_envs * num_items will do
-    size_t scratch_offset
+# Describes the fields of a core's steps, with room in scratch for each; to be freed by the caller.
+cdef StepField *describe_steps(CoreTable *core, tuple fields, size_t num_envs, size_t *scratch_bytes) except NULL:
+    cdef Py_ssize_t i
+    cdef StepField *described
+    cdef size_t num_bytes
+    if <size_t>len(fields) != core.num_fields():
+        raise ValueError(f"expected {core.num_fields()} fields, got {len(fields)}")
+    described = <StepField *>PyMem_Malloc(len(fields) * sizeof(StepField))
+    if described == NULL:
+        raise MemoryError()
+    scratch_bytes[0] = 0
+    try:
+        for i in range(len(fields)):
+            describe(&described[i].field, fields[i], core.row_bytes(i))
+            described[i].is_reshaped = fields[i].is_reshaped
+            described[i].scratch_offset = scratch_bytes[0]
+            num_bytes = num_envs * described[i].field.row_bytes
+            scratch_bytes[0] += (num_bytes + kScratchAlignment - 1) // kScratchAlignment * kScratchAlignment
+    except BaseException:
+        PyMem_Free(described)
+        raise
+    return described
 
 
-# Copies what a field's description says; refuses what the ring's own field does not hold.
-cdef int describe(Field *field, tuple description, size_t row_bytes) except -1:
-    cdef cnp.dtype dtype = description[0]
-    cdef tuple shape = description[1]
-    cdef cnp.npy_intp length
-    if len(shape) > kMaxDimensions or dtype.kind not in b"biufc":
-        raise ValueError(f"expected a number of at most {kMaxDimensions} dimensions, got {description}")
-    field.type_num = dtype.type_num
-    field.is_reshaped = description[2]
-    field.ndim = 0
-    field.num_items = 1
-    for length in shape:
-        if length <= 0 or <size_t>length > row_bytes // field.num_items:
-            raise ValueError(f"expected a field of {row_bytes} bytes, got {description}")
-        field.dims[field.ndim] = length
-        field.num_items *= <size_t>length
-        field.ndim += 1
-    field.row_bytes = field.num_items * <size_t>dtype.itemsize
-    if field.row_bytes != row_bytes:
-        raise ValueError(f"expected a field of {row_bytes} bytes, got {description}")
-    return 0
-
-
-cdef class StepTable:
-    """Base of VectorRing: the way of whole steps into packed records, and of minibatches out of them."""
+cdef class NativeStepTable:
+    """Base of StepTable: the way of whole steps into packed records, and of minibatches out of them."""
 
     cdef CoreTable *core
     cdef object records       # kept alive
-    cdef const char *begin    # of them
-    cdef const char *end
-    cdef Field *fields        # in the order of the core: observation, action, reward, done, timeout, next observation
+    cdef OwnMemory own
+    cdef StepField *fields    # in the order of the core: observation, action, reward, done, timeout, next observation
     cdef Py_ssize_t num_fields
     cdef Py_ssize_t num_observations
     cdef size_t num_envs
@@ -151,49 +114,39 @@ cdef class StepTable:
         PyMem_Free(self.fields)
         PyMem_Free(self.scratch)
 
-    def __init__(self, records, list fields not None, size_t num_envs, size_t num_observations, tuple keys):
-        """Take records of the core's and their fields: (dtype, shape, is_reshaped) each, the shared ones twice."""
-        cdef Py_ssize_t i
-        cdef size_t scratch_bytes = 0
-        cdef list described = [(dtype, tuple(shape), bool(is_reshaped)) for dtype, shape, is_reshaped in fields]
+    def __init__(self, records, fields, size_t num_envs, size_t num_observations, tuple keys):
+        """Take records of the core's and the fields of their steps, the shared ones twice."""
+        cdef tuple given = tuple(fields)
         self._refuse_second_init()
-        if len(described) > kMaxFields:
+        if len(given) > kMaxFields:
             raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
         if keys is not None and <size_t>len(keys) != num_observations:
             raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
-        # What is made here is not the table's own until all is checked, since the arguments may run Python code.
+        # What is made here is the table's own only when all is checked, since the arguments may run Python code.
         cdef Records *native = <Records *>PyCapsule_GetPointer(NativeRecords.capsule(records), kRecordsCapsule)
         cdef CoreTable *core = new CoreTable(native[0], num_envs, num_observations)
-        cdef Field *staged = <Field *>PyMem_Malloc(len(described) * sizeof(Field))
+        cdef StepField *described = NULL
         cdef char *scratch = NULL
+        cdef size_t scratch_bytes = 0
         try:
-            if staged == NULL:
-                raise MemoryError()
-            if <size_t>len(described) != core.num_fields():
-                raise ValueError(f"expected {core.num_fields()} fields, got {len(described)}")
-            for i in range(len(described)):
-                describe(&staged[i], described[i], core.row_bytes(i))
-                staged[i].scratch_offset = scratch_bytes
-                scratch_bytes += ((num_envs * staged[i].row_bytes + kScratchAlignment - 1) // kScratchAlignment
-                                  * kScratchAlignment)
+            described = describe_steps(core, given, num_envs, &scratch_bytes)
             scratch = <char *>PyMem_Malloc(scratch_bytes)
             if scratch == NULL:
                 raise MemoryError()
             self._refuse_second_init()
         except BaseException:
             del core
-            PyMem_Free(staged)
+            PyMem_Free(described)
             PyMem_Free(scratch)
             raise
         self.scratch = scratch
-        self.fields = staged
-        self.num_fields = len(described)
+        self.fields = described
+        self.num_fields = len(given)
         self.num_observations = <Py_ssize_t>num_observations
         self.num_envs = num_envs
         self.keys = keys
         self.records = records
-        self.begin = records_begin(native[0])
-        self.end = records_end(native[0])
+        self.own = own_memory(native[0])
         self.core = core
 
     def _refuse_second_init(self):
@@ -224,11 +177,8 @@ cdef class StepTable:
             no plain NumPy arrays of the stored shape and dtype (float64 and bool are taken for float32).
         """
         cdef Rows rows[kMaxFields]
-        cdef Py_ssize_t first_next = self.num_observations + kNumScalars
         cdef Py_ssize_t first_scalar = self.num_observations
         cdef tuple parts = None, next_parts = None
-        cdef float few[kFewEnvs]
-        cdef float *timeouts = NULL
         self.check_initialized()
         if row < 0 or <size_t>row >= self.core.num_rows():
             return False
@@ -238,32 +188,15 @@ cdef class StepTable:
             parts, next_parts = self.parts_of(obs), self.parts_of(next_obs)
             if parts is None or next_parts is None:
                 return False
-        try:
-            if PyList_CheckExact(infos):
-                timeouts = &few[0]
-                if self.num_envs > kFewEnvs:
-                    timeouts = <float *>PyMem_Malloc(self.num_envs * sizeof(float))
-                if timeouts == NULL:
-                    raise MemoryError()
-                if not self.read_timeouts(infos, timeouts):
-                    return False
-            if not (self.stage_observation(obs, parts, 0, rows)
-                    and self.stage_observation(next_obs, next_parts, first_next, rows)
-                    and self.stage(<PyObject *>action, first_scalar, rows)
-                    and self.stage(<PyObject *>reward, first_scalar + 1, rows)
-                    and self.stage(<PyObject *>done, first_scalar + 2, rows)):
-                return False
-            if timeouts != NULL:
-                rows[first_scalar + 3] = make_rows(timeouts, sizeof(float))
-            elif infos is None:
-                rows[first_scalar + 3] = make_rows(NULL, 0)
-            elif not self.stage(<PyObject *>infos, first_scalar + 3, rows):
-                return False
-            store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
-            return True
-        finally:
-            if timeouts != &few[0]:
-                PyMem_Free(timeouts)
+        if not (self.stage_timeouts(infos, first_scalar + 3, rows)
+                and self.stage_observation(obs, parts, 0, rows)
+                and self.stage_observation(next_obs, next_parts, first_scalar + kNumScalars, rows)
+                and self.stage(<PyObject *>action, first_scalar, rows)
+                and self.stage(<PyObject *>reward, first_scalar + 1, rows)
+                and self.stage(<PyObject *>done, first_scalar + 2, rows)):
+            return False
+        store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
+        return True
 
     # The parts of a Dict observation, in order; None where it has not all of them.
     cdef tuple parts_of(self, value):
@@ -282,72 +215,22 @@ cdef class StepTable:
         if parts is None:
             return self.stage(<PyObject *>value, first, rows)
         for i in range(self.num_observations):
-            if not self.stage(PyTuple_GET_ITEM(parts, i), first + i, rows):
+            if not self.stage(<PyObject *>parts[i], first + i, rows):
                 return False
         return True
 
-    # Takes an array's rows from its own memory where they fit as they are, from scratch where they are converted,
-    # or lie in the ring, where the step might overwrite them before it has read them.
-    cdef bint stage(self, PyObject *value, Py_ssize_t i, Rows *rows) noexcept:
-        cdef Field *field = &self.fields[i]
-        cdef cnp.PyArrayObject *array = <cnp.PyArrayObject *>value
-        cdef size_t num_items = self.num_envs * field.num_items
-        cdef size_t num_bytes = self.num_envs * field.row_bytes
-        cdef char *scratch = self.scratch + field.scratch_offset
-        cdef char *data
-        cdef int given
-        if not PyArray_CheckExact(value) or not PyArray_ISCARRAY_RO(array) or not self.fits(<cnp.ndarray>array, field):
-            return False
-        given = cnp.PyArray_TYPE(<cnp.ndarray>array)
-        data = <char *>cnp.PyArray_DATA(<cnp.ndarray>array)
-        if given == field.type_num:
-            if data < self.end and data + num_bytes > self.begin:
-                memcpy(scratch, data, num_bytes)
-                data = scratch
-            rows[i] = make_rows(data, field.row_bytes)
+    cdef bint stage_timeouts(self, infos, Py_ssize_t i, Rows *rows) except -1:
+        cdef float *timeouts = <float *>(self.scratch + self.fields[i].scratch_offset)
+        if infos is None:
+            rows[i] = make_rows(NULL, 0)
             return True
-        if field.type_num != cnp.NPY_FLOAT:
-            return False
-        if given == cnp.NPY_BOOL:
-            from_flags(data, <float *>scratch, num_items)
-        elif given != cnp.NPY_DOUBLE or not narrow(data, <float *>scratch, num_items):
-            return False
-        rows[i] = make_rows(scratch, field.row_bytes)
-        return True
+        if not PyList_CheckExact(infos):
+            return self.stage(<PyObject *>infos, i, rows)
+        rows[i] = make_rows(timeouts, sizeof(float))
+        return read_timeouts(infos, TIMEOUT_KEY, self.num_envs, timeouts)
 
-    # (num_envs, *shape); for a single environment *shape alone, too, which NumPy broadcasts to it.
-    cdef bint fits(self, cnp.ndarray array, const Field *field) noexcept:
-        cdef int axis
-        cdef int ndim = cnp.PyArray_NDIM(array)
-        cdef const cnp.npy_intp *dims = cnp.PyArray_DIMS(array)
-        if field.is_reshaped:
-            return <size_t>cnp.PyArray_SIZE(array) == self.num_envs * field.num_items
-        if ndim == field.ndim + 1:
-            if <size_t>dims[0] != self.num_envs:
-                return False
-            dims += 1
-        elif ndim != field.ndim or self.num_envs != 1:
-            return False
-        for axis in range(field.ndim):
-            if dims[axis] != field.dims[axis]:
-                return False
-        return True
-
-    # The timeouts that a list of num_envs dicts tells; False where it is no such list.
-    @boundscheck(True)  # another thread may shorten the list meanwhile
-    cdef bint read_timeouts(self, list infos, float *timeouts) except -1:
-        cdef size_t env
-        for env in range(self.num_envs):
-            if <size_t>PyList_GET_SIZE(infos) != self.num_envs:
-                return False
-            info = infos[<Py_ssize_t>env]
-            if not PyDict_CheckExact(info):
-                return False
-            is_timeout = get_item(info, TIMEOUT_KEY, False)
-            if is_timeout is not True and is_timeout is not False:
-                return False
-            timeouts[env] = is_timeout is True
-        return <size_t>PyList_GET_SIZE(infos) == self.num_envs
+    cdef inline bint stage(self, PyObject *value, Py_ssize_t i, Rows *rows) noexcept:
+        return stage(&self.fields[i], &self.own, value, self.num_envs, self.scratch, &rows[i])
 
     @property
     def parts(self):

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""The arguments of an insert, positional and by name, put into the order of the schema.
+
+Inlined where it is used; there is no module of this name. Must not know what the values are.
+"""
+
+from cpython.object cimport PyObject
+
+cimport numpy as cnp
+
+from fastreplay.buffer.rows cimport PyArray_CheckExact
+
+
+cdef extern from "Python.h":
+    bint PyBool_Check(PyObject *value)
+    bint PyFloat_Check(PyObject *value)
+    bint PyLong_CheckExact(PyObject *value)
+    PyObject *PyDict_GetItemWithError(PyObject *mapping, PyObject *key) except? NULL  # borrowed
+    PyObject *PyTuple_GET_ITEM(PyObject *values, Py_ssize_t index)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *values)
+
+
+cdef enum:
+    kNearPlaces = 8  # beyond these a dictionary is faster
+
+
+# The names of a schema's fields. Keeps nothing from one call to the next: threads that insert share no memory but
+# the ring.
+cdef struct FieldNames:
+    PyObject *in_order  # a tuple of interned strings, as those that calls are compiled with: mostly, identity tells
+    PyObject *places    # a dict, by name
+    Py_ssize_t count
+    bint is_nested      # whether a positional argument may be for several fields
+
+
+# Puts the arguments of a call into schema order; False where they need a closer look.
+cdef inline bint bind(const FieldNames *fields, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                      PyObject **values) except -1:
+    cdef Py_ssize_t i
+    cdef Py_ssize_t num_named = 0 if names == NULL else PyTuple_GET_SIZE(names)
+    if fields.is_nested:
+        for i in range(num_positional):
+            if not is_one_field(args[i]):
+                return False
+    if num_positional + num_named != fields.count:
+        return False
+    if num_positional == 1 and num_named == 0 and not is_one_field(args[0]):  # a mapping of all of one?
+        return False
+    for i in range(num_named):
+        if PyTuple_GET_ITEM(names, i) != PyTuple_GET_ITEM(fields.in_order, num_positional + i):
+            return bind_out_of_order(fields, args, num_positional, names, values)
+    for i in range(fields.count):
+        values[i] = args[i]
+    return True
+
+
+# As bind(), where the names are not in schema order.
+cdef inline bint bind_out_of_order(const FieldNames *fields, PyObject *const *args, Py_ssize_t num_positional,
+                                   PyObject *names, PyObject **values) except -1:
+    cdef Py_ssize_t i
+    cdef Py_ssize_t place = num_positional
+    for i in range(fields.count):
+        values[i] = args[i] if i < num_positional else NULL
+    for i in range(fields.count - num_positional):
+        place = place_of(fields, PyTuple_GET_ITEM(names, i), place)
+        if place < 0 or values[place] != NULL:  # no field, or given before
+            return False
+        values[place] = args[num_positional + i]
+        place += 1
+    return True
+
+
+# The field of this name, -1 where there is none. Looks from `start` on, and then at the first ones: names that are
+# not in order often lie near where they would.
+cdef inline Py_ssize_t place_of(const FieldNames *fields, PyObject *name, Py_ssize_t start) except -2:
+    cdef Py_ssize_t i
+    cdef Py_ssize_t place = start
+    cdef PyObject *found
+    for i in range(kNearPlaces):
+        if place >= fields.count:
+            place = 0
+        if PyTuple_GET_ITEM(fields.in_order, place) == name:
+            return place
+        place += 1
+    found = PyDict_GetItemWithError(fields.places, name)
+    return -1 if found == NULL else <Py_ssize_t><object>found
+
+
+# Whether a positional argument is for one field, and sure to be no dict, tuple or list of several.
+cdef inline bint is_one_field(PyObject *value) except -1:
+    return (PyArray_CheckExact(value) or PyFloat_Check(value) or PyBool_Check(value) or PyLong_CheckExact(value)
+            or cnp.PyArray_IsAnyScalar(<object>value))
