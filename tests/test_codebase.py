@@ -92,7 +92,7 @@ def test_the_walks_find_files() -> None:
         "buffers.py",
         "test_codebase.py",
     }
-    assert {path.name for path in CYTHON} >= {"insert.pyx", "step_writer.pyx", "watched.pyx", "tensors.pyx"}
+    assert {path.name for path in CYTHON} >= {"insert.pyx", "native_step_table.pyx", "watched.pyx", "tensors.pyx"}
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
