@@ -150,11 +150,11 @@ def test_refused_by_one_module_it_changes_none(position: str, monkeypatch: pytes
 
 
 def test_a_finalizer_may_undo_another_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastreplay.sb3 import _accelerate
+    from fastreplay.adapters.sb3 import accelerate as accelerating
 
     original, outer = utils.polyak_update, fr.accelerate()
     outer.undo()
-    real = _accelerate._install
+    real = accelerating._install
 
     def install() -> None:
         real()
@@ -162,7 +162,7 @@ def test_a_finalizer_may_undo_another_meanwhile(monkeypatch: pytest.MonkeyPatch)
         fr.accelerate().undo()
 
     finished = threading.Thread(target=lambda: fr.accelerate().undo(), daemon=True)
-    monkeypatch.setattr(_accelerate, "_install", once(install, real))
+    monkeypatch.setattr(accelerating, "_install", once(install, real))
     finished.start()
     finished.join(60)
     assert not finished.is_alive()

@@ -33,7 +33,7 @@ class NativeIntegers:
     """Integers of a Philox generator of its own; call k uses `numpy.random.Philox(key, counter=[0, k, 0, 0])`."""
 
     def __init__(self, key: tuple[int, int], calls: int = 0) -> None:
-        self._draws = _core.Draws(key, calls)
+        self._draws = _core.UniformIntegers(key, calls)
         keyed.add(self)
 
     def __call__(self, low: int, high: int, count: int) -> NDArray[np.int64]:
@@ -44,7 +44,7 @@ class NativeIntegers:
         return drawn + low if low else drawn
 
     def _rekey(self, place: tuple[int, ...]) -> None:
-        self._draws = _core.Draws(key_below(self._draws.key, place), 0)
+        self._draws = _core.UniformIntegers(key_below(self._draws.key, place), 0)
 
     def __reduce__(self) -> tuple[type[NativeIntegers], tuple[tuple[int, int], int]]:
         first, second = self._draws.key
