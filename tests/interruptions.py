@@ -109,6 +109,8 @@ class Stress:
             buffer.extend(**rows(0, CAPACITY))
         self.loaders = [buffer.loader(16, depth=3) for buffer in self.buffers]
         self.targets = [Target(), Target()]  # of the main thread, of its handlers and finalizers
+        for target in self.targets:
+            target.step()  # imports what it needs: Python shows a finalizer within an import a module half made
         self.sb3 = [new_sb3(), new_sb3()]
         for each in self.sb3:
             for n in range(64):
