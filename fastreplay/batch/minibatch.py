@@ -108,10 +108,10 @@ class Minibatch(Generic[ArrayT]):
         try:
             return self._values[self._schema.position(name)]
         except KeyError:
-            part = self._schema.parts_by_name.get(name)
-            if part is None:
+            node = self._schema.nodes_by_name.get(name)
+            if node is None:
                 raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None
-            return cast("ArrayT", part.fold(self._values))
+            return cast("ArrayT", node.fold(self._values))
 
     def __getattr__(self, name: str) -> ArrayT:
         if not name.startswith("_"):

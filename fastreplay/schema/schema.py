@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.schema.structure import RESERVED_NAMES, Part, parts_of_names, walk
+from fastreplay.schema.structure import RESERVED_NAMES, Node, nodes_of_names, walk
 from fastreplay.support.checks import checked_index
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ class Schema(Mapping[str, Field]):
         32
     """
 
-    __slots__ = ("_fields", "_parts", "_parts_by_name", "_positions", "_record_bytes")
+    __slots__ = ("_fields", "_nodes", "_nodes_by_name", "_positions", "_record_bytes")
 
     def __init__(self, fields: Mapping[str, FieldLike]) -> None:
         if hasattr(self, "_record_bytes"):
             raise RuntimeError(f"{type(self).__name__}: __init__ was called before, and a schema does not change")
         if isinstance(fields, Schema):
-            self._set(fields._fields, fields._parts)
+            self._set(fields._fields, fields._nodes)
             return
         if not isinstance(fields, Mapping):
             raise TypeError(f"fields: expected a mapping of name to field, got {type(fields).__name__}")
@@ -129,17 +129,17 @@ class Schema(Mapping[str, Field]):
             for depth in range(1, len(parents) + 1):
                 if (parent := "/".join(parents[:depth])) in fields:
                     raise ValueError(f"{name}: duplicate name, {parent!r} is a field already")
-        self._set({name: _as_field(name, spec) for name, spec in fields.items()}, parts_of_names(fields))
+        self._set({name: _as_field(name, spec) for name, spec in fields.items()}, nodes_of_names(fields))
 
-    def _set(self, fields: dict[str, Field], parts: dict[str, Part]) -> None:
+    def _set(self, fields: dict[str, Field], nodes: dict[str, Node]) -> None:
         if not fields:
             raise ValueError("fields: expected at least one field, got none")
         if len(fields) > _core.MAX_FIELDS:
             raise ValueError(f"fields: expected at most {_core.MAX_FIELDS}, got {len(fields)}")
         _check_bytes(fields)
         self._fields = fields
-        self._parts = parts
-        self._parts_by_name = {part.name: part for part in walk(parts.values())}
+        self._nodes = nodes
+        self._nodes_by_name = {node.name: node for node in walk(nodes.values())}
         self._positions = {name: i for i, name in enumerate(fields)}
         self._record_bytes = _core.record_bytes(self.sizes)
 
@@ -159,14 +159,14 @@ class Schema(Mapping[str, Field]):
         return self._record_bytes
 
     @property
-    def parts(self) -> dict[str, Part]:
-        """What a transition is made of at the top: fields, and dicts and tuples of parts."""
-        return self._parts
+    def nodes(self) -> dict[str, Node]:
+        """What a transition is made of at the top: fields, and dicts and tuples of nodes."""
+        return self._nodes
 
     @property
-    def parts_by_name(self) -> dict[str, Part]:
-        """All parts, at any depth."""
-        return self._parts_by_name
+    def nodes_by_name(self) -> dict[str, Node]:
+        """All nodes, at any depth."""
+        return self._nodes_by_name
 
     def nbytes(self, capacity: int) -> int:
         """Return the bytes that a buffer of `capacity` transitions takes.
@@ -213,35 +213,35 @@ class Schema(Mapping[str, Field]):
             TypeError: A space is of another kind, or a further field malformed.
             ValueError: `extra` names a field that the spaces give, or a further field is malformed.
         """
-        from fastreplay.schema.spaces import part_of_space
+        from fastreplay.schema.spaces import node_of_space
 
         stored = None if dtype is None else _checked_dtype(dtype)
         fields: dict[str, Field] = {}
-        parts: dict[str, Part] = {}
+        nodes: dict[str, Node] = {}
 
         def append(name: str, field: Field) -> None:
-            parts[name] = Part(name, len(fields))
+            nodes[name] = Node(name, len(fields))
             fields[name] = field
 
-        parts["observation"] = part_of_space("observation", observation_space, stored, fields)
-        parts["action"] = part_of_space("action", action_space, stored, fields)
+        nodes["observation"] = node_of_space("observation", observation_space, stored, fields)
+        nodes["action"] = node_of_space("action", action_space, stored, fields)
         append("reward", Field((), np.float32))
-        parts["next_observation"] = part_of_space("next_observation", observation_space, stored, fields)
+        nodes["next_observation"] = node_of_space("next_observation", observation_space, stored, fields)
         append("terminated", Field((), np.bool_))
         append("truncated", Field((), np.bool_))
         if extra:
             further = Schema(extra)
             for name in further:
-                if (part := name.split("/")[0]) in parts:
-                    raise ValueError(f"{name}: duplicate name, the spaces give {part!r} already")
-            parts |= {name: part.moved(len(fields)) for name, part in further.parts.items()}
+                if (node := name.split("/")[0]) in nodes:
+                    raise ValueError(f"{name}: duplicate name, the spaces give {node!r} already")
+            nodes |= {name: node.moved(len(fields)) for name, node in further.nodes.items()}
             fields |= further
-        return cls._of(fields, parts)
+        return cls._of(fields, nodes)
 
     @classmethod
-    def _of(cls, fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+    def _of(cls, fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:
         schema = cls.__new__(cls)
-        schema._set(fields, parts)
+        schema._set(fields, nodes)
         return schema
 
     def __getitem__(self, name: str) -> Field:
@@ -256,7 +256,7 @@ class Schema(Mapping[str, Field]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return list(self.items()) == list(other.items()) and self._parts == other._parts
+        return list(self.items()) == list(other.items()) and self._nodes == other._nodes
 
     def __hash__(self) -> int:
         return hash(tuple(self._fields.items()))
@@ -265,32 +265,32 @@ class Schema(Mapping[str, Field]):
         if self._follows_from_names():
             return f"Schema({self._fields})"
         fields = tuple(self._fields.values())
-        return f"Schema({ {name: part.fold(fields) for name, part in self._parts.items()} })"
+        return f"Schema({ {name: node.fold(fields) for name, node in self._nodes.items()} })"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._follows_from_names():
             return Schema, (self._fields,)
-        return _restore, (self._fields, self._parts)
+        return _restore, (self._fields, self._nodes)
 
     def _follows_from_names(self) -> bool:
         try:
-            return Schema(self._fields)._parts == self._parts
+            return Schema(self._fields)._nodes == self._nodes
         except ValueError:  # names that only a space gives
             return False
 
 
-def _restore(fields: dict[str, Field], parts: dict[str, Part]) -> Schema:
+def _restore(fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:
     """Make a schema whose fields nest in another way than their names say.
 
     Raises:
-        ValueError: Some part is of no field, or some field of no part.
+        ValueError: Some node is of no field, or some field of no node.
     """
-    leaves = [(part.name, part.position) for part in walk(parts.values()) if part.is_field]
+    leaves = [(node.name, node.position) for node in walk(nodes.values()) if node.is_field]
     if leaves != [(name, position) for position, name in enumerate(fields)]:
         raise ValueError(
-            f"parts: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
+            f"nodes: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
         )
-    return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, parts)
+    return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, nodes)
 
 
 _LAP_WORD_BYTES = 4

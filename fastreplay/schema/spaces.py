@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fastreplay.schema.schema import Field
-from fastreplay.schema.structure import Names, Part
+from fastreplay.schema.structure import Names, Node
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 
-def part_of_space(
+def node_of_space(
     name: str,
     space: gym.Space[Any],
     dtype: np.dtype[np.generic] | None,
     fields: dict[str, Field],
     names: Names | None = None,
-) -> Part:
-    """Return the part of a transition that holds one element of a space, in the space's own order.
+) -> Node:
+    """Return the node of a transition that holds one element of a space, in the space's own order.
 
     Args:
-        name: Of the part.
+        name: Of the node.
         space: The space.
         dtype: What floating-point elements are stored in.
-        fields: The part's fields are added to these.
+        fields: The node's fields are added to these.
         names: Which were given before.
 
     Raises:
@@ -39,21 +39,21 @@ def part_of_space(
     """
     names = names or Names()
 
-    def below(key: object, child: gym.Space[Any]) -> Part:
-        return part_of_space(names.below(name, key), child, dtype, fields, names)
+    def below(key: object, child: gym.Space[Any]) -> Node:
+        return node_of_space(names.below(name, key), child, dtype, fields, names)
 
-    children: dict[Hashable, Part] | tuple[Part, ...]
+    children: dict[Hashable, Node] | tuple[Node, ...]
     if isinstance(space, spaces.Dict):
         children = {key: below(key, child) for key, child in space.spaces.items()}
     elif isinstance(space, spaces.Tuple):
         children = tuple([below(i, child) for i, child in enumerate(space.spaces)])
     else:
-        part = Part(name, len(fields))
+        node = Node(name, len(fields))
         fields[name] = _field(name, space, dtype)
-        return part
+        return node
     if not children:
         raise TypeError(f"{name}: expected a space with parts, got the empty {space}")
-    return Part(name, children=children)
+    return Node(name, children=children)
 
 
 def _field(name: str, space: gym.Space[Any], dtype: np.dtype[np.generic] | None) -> Field:

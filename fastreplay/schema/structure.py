@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the fields of a transition nest: parts that are a field, or a dict or tuple of parts. Knows no arrays."""
+"""How the fields of a transition nest: nodes that are a field, or a dict or tuple of nodes. Knows no arrays."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RESERVED_NAMES", "Names", "Part", "parts_of_names", "walk"]
+__all__ = ["RESERVED_NAMES", "Names", "Node", "nodes_of_names", "walk"]
 
 # Attributes of a Minibatch, and what may become one.
 RESERVED_NAMES = frozenset(["batch_size", "get", "items", "keys", "numpy", "schema", "ticket", "to", "values"])
 
 
 @dataclass(frozen=True)
-class Part:
-    """A field, or a dict or tuple of parts.
+class Node:
+    """A field, or a dict or tuple of nodes.
 
     Attributes:
         name: The field's name; of a dict or tuple, what the names below it begin with.
         position: The field's place in schema order, -1 of a dict or tuple.
-        children: The parts by key, or in their order; None of a field.
+        children: The nodes by key, or in their order; None of a field.
     """
 
     name: str
     position: int = -1
-    children: dict[Hashable, Part] | tuple[Part, ...] | None = None
+    children: dict[Hashable, Node] | tuple[Node, ...] | None = None
 
     @property
     def is_field(self) -> bool:
@@ -33,23 +33,23 @@ class Part:
         return self.children is None
 
     def fold(self, values: tuple[Any, ...]) -> Any:
-        """Return this part of what is given for the fields in schema order: a value, or dicts and tuples of them."""
+        """Return this node of what is given for the fields in schema order: a value, or dicts and tuples of them."""
         if isinstance(self.children, dict):
             return {key: child.fold(values) for key, child in self.children.items()}
         if isinstance(self.children, tuple):
             return tuple([child.fold(values) for child in self.children])
         return values[self.position]
 
-    def unfold(self, value: object, parts: Mapping[str, Part]) -> Iterator[tuple[str, object]]:
-        """Yield the name and value of each field in a value of this part's form.
+    def unfold(self, value: object, nodes: Mapping[str, Node]) -> Iterator[tuple[str, object]]:
+        """Yield the name and value of each field in a value of this node's form.
 
         Args:
-            value: A dict for a dict, a tuple or list for a tuple; a dict may name the parts of either by the rest
+            value: A dict for a dict, a tuple or list for a tuple; a dict may name the nodes of either by the rest
                 of their names, too.
-            parts: All parts by name.
+            nodes: All nodes by name.
 
         Raises:
-            TypeError: The value is of another form, or has what this part has not.
+            TypeError: The value is of another form, or has what this node has not.
         """
         if self.children is None:
             if isinstance(value, Mapping):
@@ -57,20 +57,20 @@ class Part:
             yield self.name, value
         elif isinstance(value, Mapping):
             for key, item in value.items():
-                yield from self._child(key, parts).unfold(item, parts)
+                yield from self._child(key, nodes).unfold(item, nodes)
         elif isinstance(self.children, tuple) and isinstance(value, (tuple, list)):
             if len(value) != len(self.children):
                 raise TypeError(f"{self.name}: expected a tuple of {len(self.children)}, got one of {len(value)}")
             for child, item in zip(self.children, value, strict=True):
-                yield from child.unfold(item, parts)
+                yield from child.unfold(item, nodes)
         else:
             raise TypeError(f"{self.name}: expected {self._form()}, got {type(value).__name__}")
 
-    def _child(self, key: Hashable, parts: Mapping[str, Part]) -> Part:
+    def _child(self, key: Hashable, nodes: Mapping[str, Node]) -> Node:
         if isinstance(self.children, dict) and key in self.children:
             return self.children[key]
         try:
-            return parts[f"{self.name}/{key}"]
+            return nodes[f"{self.name}/{key}"]
         except KeyError:
             raise TypeError(f"unknown field {f'{self.name}/{key}'!r}; {self.name} is {self._form()}") from None
 
@@ -79,25 +79,25 @@ class Part:
             return f"a dict of {', '.join(map(repr, self.children))}"
         return f"a tuple of {len(self.children or ())}"
 
-    def moved(self, by: int) -> Part:
-        """Return the part as it is in a schema that has `by` more fields before it."""
+    def moved(self, by: int) -> Node:
+        """Return the node as it is in a schema that has `by` more fields before it."""
         if isinstance(self.children, dict):
-            return Part(self.name, children={key: child.moved(by) for key, child in self.children.items()})
+            return Node(self.name, children={key: child.moved(by) for key, child in self.children.items()})
         if isinstance(self.children, tuple):
-            return Part(self.name, children=tuple([child.moved(by) for child in self.children]))
-        return Part(self.name, self.position + by)
+            return Node(self.name, children=tuple([child.moved(by) for child in self.children]))
+        return Node(self.name, self.position + by)
 
 
-def walk(parts: Iterable[Part]) -> Iterator[Part]:
-    """Yield parts and all that is below them, in order."""
-    for part in parts:
-        yield part
-        children = part.children.values() if isinstance(part.children, dict) else part.children
+def walk(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Yield nodes and all that is below them, in order."""
+    for node in nodes:
+        yield node
+        children = node.children.values() if isinstance(node.children, dict) else node.children
         yield from walk(children or ())
 
 
 class Names:
-    """Gives each part below another a name of its own: the keys joined by "/", with a number where that is taken."""
+    """Gives each node below another a name of its own: the keys joined by "/", with a number where that is taken."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
@@ -113,22 +113,22 @@ class Names:
         return name
 
 
-def parts_of_names(names: Iterable[str]) -> dict[str, Part]:
-    """Return the parts that fields named with "/" make: dicts, or tuples where the keys count from 0."""
+def nodes_of_names(names: Iterable[str]) -> dict[str, Node]:
+    """Return the nodes that fields named with "/" make: dicts, or tuples where the keys count from 0."""
     tree: dict[str, Any] = {}
     for position, name in enumerate(names):
         *parents, last = name.split("/")
-        node = tree
+        branch = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = position
-    return {name: _part_of_tree(name, node) for name, node in tree.items()}
+            branch = branch.setdefault(parent, {})
+        branch[last] = position
+    return {name: _node_of_tree(name, branch) for name, branch in tree.items()}
 
 
-def _part_of_tree(name: str, node: Any) -> Part:
-    if isinstance(node, int):
-        return Part(name, node)
-    children: dict[Hashable, Part] = {key: _part_of_tree(f"{name}/{key}", child) for key, child in node.items()}
+def _node_of_tree(name: str, branch: Any) -> Node:
+    if isinstance(branch, int):
+        return Node(name, branch)
+    children: dict[Hashable, Node] = {key: _node_of_tree(f"{name}/{key}", child) for key, child in branch.items()}
     if list(children) == [str(i) for i in range(len(children))]:
-        return Part(name, children=tuple(children.values()))
-    return Part(name, children=children)
+        return Node(name, children=tuple(children.values()))
+    return Node(name, children=children)
