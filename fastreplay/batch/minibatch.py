@@ -108,7 +108,7 @@ class Minibatch(Generic[ArrayT]):
         try:
             return self._values[self._schema.position(name)]
         except KeyError:
-            node = self._schema.nodes_by_name.get(name)
+            node = self._schema.parts_by_name.get(name)
             if node is None:
                 raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None
             return cast("ArrayT", node.fold(self._values))

@@ -34,7 +34,7 @@ def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[st
         fields = _items(positional[0])
         if not _is_node(schema, fields):
             return _bind(schema, [*fields.items(), *named.items()])
-    targets = list(schema.nodes) if _are_nodes(schema, positional, named) else list(schema)
+    targets = list(schema.parts) if _are_nodes(schema, positional, named) else list(schema)
     if len(positional) > len(targets):
         raise TypeError(f"expected at most {len(targets)} fields ({', '.join(targets)}), got {len(positional)}")
     return _bind(schema, [*zip(targets, positional, strict=False), *named.items()])
@@ -43,9 +43,9 @@ def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[st
 def _bind(schema: Schema, arguments: Sequence[tuple[str, object]]) -> tuple[object, ...]:
     values: dict[str, object] = {}
     for name, value in arguments:
-        if name not in schema.nodes_by_name:
+        if name not in schema.parts_by_name:
             raise TypeError(f"unknown field {name!r}; expected {', '.join(schema)}")
-        for field, field_value in schema.nodes_by_name[name].unfold(value, schema.nodes_by_name):
+        for field, field_value in schema.parts_by_name[name].unfold(value, schema.parts_by_name):
             if field in values:
                 raise TypeError(f"field {field!r} was given twice")
             values[field] = field_value
@@ -66,23 +66,23 @@ def _items(value: Any) -> dict[str, object]:
 
 def _is_node(schema: Schema, values: Mapping[str, object]) -> bool:
     """Tell whether the one mapping that was given is the first node of a transition, a dict, and not all of it."""
-    first = next(iter(schema.nodes.values()), None)
+    first = next(iter(schema.parts.values()), None)
     if first is None or first.is_field:  # which is an array, and no mapping
         return False
     try:
-        list(first.unfold(values, schema.nodes_by_name))
+        list(first.unfold(values, schema.parts_by_name))
     except TypeError:
-        return not any(name in schema.nodes_by_name for name in values)
+        return not any(name in schema.parts_by_name for name in values)
     return True
 
 
 def _are_nodes(schema: Schema, positional: Sequence[object], named: Mapping[str, object]) -> bool:
     """Tell whether positional arguments are dicts and tuples of fields where those are due, or single fields."""
-    pairs = list(zip(schema.nodes.values(), positional, strict=False))
+    pairs = list(zip(schema.parts.values(), positional, strict=False))
     nested = [(node, value) for node, value in pairs if not node.is_field]
     if any(isinstance(value, Mapping) for _, value in nested):
         return True
-    if len(positional) > len(schema.nodes):
+    if len(positional) > len(schema.parts):
         return False
     # A list may stand for a tuple, or be one field's value; it is this where there are fields enough.
     forms = (tuple, list) if len(positional) + len(named) < len(schema) else (tuple,)

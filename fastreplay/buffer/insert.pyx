@@ -85,7 +85,7 @@ cdef class Inserter:
     def __init__(self, ring, schema, double timeout_s):
         self._refuse_second_init()
         cdef tuple names = tuple([intern(str.__str__(name)) for name in schema])
-        cdef bint is_nested = any([not node.is_field for node in schema.nodes.values()])
+        cdef bint is_nested = any([not node.is_field for node in schema.parts.values()])
         cdef Ring *core = <Ring *>PyCapsule_GetPointer(CoreRing.capsule(ring), kRingCapsule)
         cdef Py_ssize_t i, num_fields = len(names)
         if <size_t>num_fields != num_columns(core[0]) or num_fields != len(schema) or num_fields > kMaxFields:

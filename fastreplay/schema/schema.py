@@ -159,12 +159,12 @@ class Schema(Mapping[str, Field]):
         return self._record_bytes
 
     @property
-    def nodes(self) -> dict[str, Node]:
+    def parts(self) -> dict[str, Node]:
         """What a transition is made of at the top: fields, and dicts and tuples of nodes."""
         return self._nodes
 
     @property
-    def nodes_by_name(self) -> dict[str, Node]:
+    def parts_by_name(self) -> dict[str, Node]:
         """All nodes, at any depth."""
         return self._nodes_by_name
 
@@ -234,7 +234,7 @@ class Schema(Mapping[str, Field]):
             for name in further:
                 if (node := name.split("/")[0]) in nodes:
                     raise ValueError(f"{name}: duplicate name, the spaces give {node!r} already")
-            nodes |= {name: node.moved(len(fields)) for name, node in further.nodes.items()}
+            nodes |= {name: node.moved(len(fields)) for name, node in further.parts.items()}
             fields |= further
         return cls._of(fields, nodes)
 
