@@ -3,14 +3,20 @@
 
 Streams are queues of operations, events have CUDA's meaning (a wait is for the record made last before it), copies
 read and write their bytes at the moment they run. So a block that is overwritten too early, by the host or by the
-device, shows in what a queued read finds.
+device, shows in what a queued read finds. Memory that was given back is poisoned: the device's when what its stream was
+given before is done, page-locked memory when the copies that torch knows of are done. A stream may be captured in a
+graph, and until that is over no event may be asked for, but as csrc/cuda/stream.h does. Each thread has a current
+stream of its own.
 """
 
 from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
+import weakref
 from collections import deque
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +26,30 @@ import torch
 from support import assert_same
 
 import fastreplay.buffer.replay_buffer
-from fastreplay.gpu import device, memory, ring, transfer
-from fastreplay.gpu.library import CudaSampling
+from fastreplay.gpu import device, memory, ring, streams, transfer
+from fastreplay.gpu.library import CudaSampling, CudaStreams
 from fastreplay.support.checks import checked_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DEVICE = torch.device("cuda:0")
 
 # For tests of a real one.
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 cuda_device = [pytest.mark.cuda, needs_cuda]
+
+
+@contextmanager
+def the_host_never_waits() -> Iterator[None]:
+    """Let torch refuse, on a real device, whatever makes the host wait for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode is a prototype, once a process
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 class Token:
@@ -47,12 +65,17 @@ class Stream:
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.queue: deque[Callable[[], bool]] = deque()
+        self.graph: list[Callable[[], object]] | None = None  # what it is captured in
         self.cuda_stream = cuda.handle(self)
 
     def do(self, work: Callable[[], object]) -> None:
-        self.queue.append(lambda: work() is not False)
+        if self.graph is None:
+            self.queue.append(lambda: work() is not False)
+        else:
+            self.graph.append(work)
 
     def wait_event(self, event: Event) -> None:
+        assert self.graph is None, "a graph cannot wait for what is outside of it"
         token = event.token
         self.queue.append(lambda: token.done)
 
@@ -83,9 +106,14 @@ class Event:
         stream.do(lambda: setattr(token, "done", True))
 
     def query(self) -> bool:
+        assert not self.cuda.num_captures, "cudaEventQuery ended a capture"
         return self.token.done
 
     def synchronize(self) -> None:
+        assert not self.cuda.num_captures, "cudaEventSynchronize ended a capture"
+        self.wait()
+
+    def wait(self) -> None:
         self.cuda.num_host_waits += 1
         token = self.token
         while not token.done:
@@ -97,31 +125,54 @@ class FakeCuda:
 
     Attributes:
         side: The stream of the copies, of the last device made.
-        current: The calling threads' current stream.
+        current: The calling thread's current stream.
+        num_captures: Captures that are going on.
         num_host_waits: How often the host waited for an event.
         send_error: What fastreplay_cuda_send returns, if not 0.
         is_sending: Set once fastreplay_cuda_send was called.
         may_send: Cleared, it makes fastreplay_cuda_send wait.
         launch_error: What fastreplay_cuda_set_window and fastreplay_cuda_sample return, if not 0.
-        captured: What is launched while a graph is captured, to be run at each replay; None otherwise.
     """
 
     def __init__(self) -> None:
         self.handles: list[Any] = []
         self.streams: list[Stream] = []
         self.memory: list[Any] = []  # kept, so that queued reads may look at what was freed
-        self.current = self.new_stream()
+        self.last_copies: dict[int, tuple[Stream, Token]] = {}  # from page-locked memory, those that torch knows of
+        self._threads = threading.local()
+        self._default = self.new_stream()
+        self.num_captures = 0
         self.num_host_waits = 0
         self.num_sends = 0
         self.num_copied_bytes = 0
         self.send_error = 0
         self.launch_error = 0
-        self.captured: list[Callable[[], None]] | None = None
         self.is_sending = threading.Event()
         self.may_send = threading.Event()
         self.may_send.set()
         self.send_threads: set[int] = set()
         self._send = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self.send)  # kept: C holds its address only
+
+    @property
+    def current(self) -> Stream:
+        stream: Stream = getattr(self._threads, "stream", self._default)
+        return stream
+
+    @current.setter
+    def current(self, stream: Stream) -> None:
+        self._threads.stream = stream
+
+    @contextmanager
+    def capture(self) -> Iterator[list[Callable[[], object]]]:
+        """Capture what this thread queues, on a stream of its own, in a graph."""
+        before, stream = self.current, Stream(self)
+        self.current, stream.graph = stream, []
+        self.num_captures += 1
+        try:
+            yield stream.graph
+        finally:
+            self.num_captures -= 1
+            self.current, stream.graph = before, None
 
     @property
     def num_blocks(self) -> int:
@@ -137,6 +188,7 @@ class FakeCuda:
         return len(self.handles)
 
     def of_handle(self, handle: int) -> Any:
+        assert handle > 0
         return self.handles[handle - 1]
 
     def new_stream(self, _device: object = None) -> Stream:
@@ -154,12 +206,40 @@ class FakeCuda:
         assert not any(stream.queue for stream in self.streams), "streams wait for each other"
 
     def allocate(self, num_bytes: int, **_: object) -> torch.Tensor:
-        memory = torch.full((num_bytes,), 0xEE, dtype=torch.uint8)
-        self.memory.append(memory.numpy())
-        return memory
+        """Return memory of the device."""
+        return self._allocate(num_bytes, self.current)
+
+    def page_locked(self, num_bytes: int, _device: object = None) -> torch.Tensor:
+        return self._allocate(num_bytes, None)
+
+    def _allocate(self, num_bytes: int, stream: Stream | None) -> torch.Tensor:
+        memory = torch.full((num_bytes,), 0xEE, dtype=torch.uint8).numpy()
+        self.memory.append(memory)
+        lent = memory[:]  # torch refers to it as long as any tensor has the storage
+
+        def poison() -> bool:
+            memory.fill(0xDD)
+            return True
+
+        def give_back() -> None:
+            last = stream or self._last_copy(memory.ctypes.data)
+            if last is None:
+                poison()
+            else:
+                last.queue.append(poison)
+
+        weakref.finalize(lent, give_back).atexit = False
+        return torch.from_numpy(lent)
+
+    def _last_copy(self, address: int) -> Stream | None:
+        stream, token = self.last_copies.get(address, (None, None))
+        return None if token is None or token.done else stream
 
     def copy(self, target: torch.Tensor, source: torch.Tensor, stream: Stream) -> None:
         self.copy_bytes(target.data_ptr(), source.data_ptr(), target.numel(), stream)
+        event = Event(self)
+        event.record(stream)
+        self.last_copies[source.data_ptr()] = (stream, event.token)
 
     def copy_bytes(self, target: int, source: int, num_bytes: int, stream: Stream) -> None:
         self.num_copied_bytes += num_bytes
@@ -180,11 +260,12 @@ class FakeCuda:
         self.of_handle(sent.copied).record(stream)
         return 0
 
-    def set_window(self, device: int, stream: int, window: int, first: int, size: int) -> int:
+    def set_window(self, device: int, stream: int, window: int, now: int) -> int:
         """Do what csrc/cuda/sampling.cu does."""
-        assert (device, self.captured) == (DEVICE.index, None)
+        assert (device, self.of_handle(stream).graph) == (DEVICE.index, None)
         if not self.launch_error:
-            self.of_handle(stream).do(lambda: numbers(window, 2).put([0, 1], [first, size]))
+            values = numbers(now, 3).tolist()
+            self.of_handle(stream).do(lambda: numbers(window, 3).put([0, 1, 2], values))
         return self.launch_error
 
     def sample(self, device: int, stream: int, reference: Any) -> int:
@@ -193,13 +274,24 @@ class FakeCuda:
         sampling = ring._Sampling.from_buffer_copy(reference._obj)  # a launch copies its arguments
         if self.launch_error:
             return self.launch_error
-        if self.captured is None:
-            self.of_handle(stream).do(lambda: sample(sampling))
-        else:
-            self.captured.append(lambda: sample(sampling))
+        now = numbers(sampling.now, 3).tolist() if sampling.now else None
+        pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
+        self.of_handle(stream).do(lambda: sample(sampling, now, pieces))
         return 0
 
-    def replay(self, graph: list[Callable[[], None]]) -> None:
+    def is_done(self, _device: int, event: int) -> int:
+        """Do what csrc/cuda/stream.cu does."""
+        return int(self.of_handle(event).token.done)
+
+    def wait_for(self, _device: int, event: int) -> int:
+        self.of_handle(event).wait()
+        return 0
+
+    def is_captured(self, _device: int, stream: int) -> int:
+        assert stream == self.current.cuda_stream
+        return int(self.of_handle(stream).graph is not None)
+
+    def replay(self, graph: list[Callable[[], object]]) -> None:
         """Queue what was captured."""
         for launch in graph:
             self.current.do(launch)
@@ -215,11 +307,17 @@ class FakeCuda:
             Stream=self.new_stream,
             Event=lambda: Event(self),
             current_stream=lambda _device: self.current,
-            is_current_stream_capturing=lambda: self.captured is not None,
         )
         fake_torch = SimpleNamespace(
-            cuda=cuda, empty=self.allocate, uint8=torch.uint8, inference_mode=torch.inference_mode
+            cuda=cuda,
+            empty=self.allocate,
+            uint8=torch.uint8,
+            inference_mode=torch.inference_mode,
+            _C=SimpleNamespace(_cuda_getCurrentRawStream=lambda _index: self.current.cuda_stream),
         )
+        asked = CudaStreams(self.is_done, self.wait_for, self.is_captured)
+        monkeypatch.setattr(streams, "torch", fake_torch)
+        monkeypatch.setattr(streams, "cuda_streams", lambda _device: asked)
         sampling = CudaSampling(self.set_window, self.sample)
         monkeypatch.setattr(device, "torch", fake_torch)
         monkeypatch.setattr(ring, "torch", fake_torch)
@@ -227,7 +325,7 @@ class FakeCuda:
         monkeypatch.setattr(ring, "cuda_sampling", lambda _device: (sampling, ""))
         monkeypatch.setattr(ring, "cuda_error", lambda error: f"fake error {error}")
         monkeypatch.setattr(memory, "bytes_of", self.bytes_of)
-        monkeypatch.setattr(memory, "page_locked", lambda num_bytes, _device: self.allocate(num_bytes))
+        monkeypatch.setattr(memory, "page_locked", self.page_locked)
         monkeypatch.setattr(memory, "copy", self.copy)
         monkeypatch.setattr(device, "cuda_sender", lambda: (address, ""))
         monkeypatch.setattr(device, "cuda_error", lambda error: f"fake error {error}")
@@ -238,9 +336,11 @@ class FakeCuda:
         )
 
 
-def sample(sampling: ring._Sampling) -> None:
+def sample(sampling: ring._Sampling, now: list[int] | None, pieces: list[list[int]]) -> None:
     """Draw and gather by NumPy's own Philox, below a bound so small that no word is thrown away."""
-    first, size = numbers(sampling.window, 2).tolist()
+    if now is not None:
+        numbers(sampling.window, 3)[:] = now
+    first, size, first_slot = numbers(sampling.window, 3).tolist()
     if not size:
         return
     generator = numbers(sampling.generator, 4)
@@ -248,9 +348,8 @@ def sample(sampling: ring._Sampling) -> None:
     tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
     tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
     generator[2:] += np.array([1, sampling.batch_size], np.uint64)
-    pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
     for row, ticket in enumerate(tickets.tolist()):
-        record = sampling.records + ticket % sampling.capacity * sampling.stride
+        record = sampling.records + (first_slot + ticket - first) % sampling.capacity * sampling.stride
         for record_offset, block_offset, row_bytes, num_bytes in pieces:
             ctypes.memmove(sampling.block + block_offset + row * row_bytes, record + record_offset, num_bytes)
 

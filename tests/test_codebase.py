@@ -25,8 +25,8 @@ CYTHON = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 ROOMS = r"(batch|ring|steps|storage|target)/\w+\.hpp"
 ALLOWED_INCLUDES = {
     "core": rf"{ROOMS}|inline\.hpp",
-    "cuda": rf"{ROOMS}|(device|sampling|target|transfer)\.h|cuda_runtime(_api)?\.h"
-    r"|(current_device|inline|sampling_kernel|target_kernel)\.hpp",
+    "cuda": rf"{ROOMS}|(device|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
+    r"|(current_device|inline|launch|memory_access|sampling_kernel|target_kernel|target_launch)\.hpp",
     "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|gil|module|pristine|rows|target_table|torch_abi)\.hpp"
     r"|Python\.h|pybind11/\w+\.h",
 }
@@ -57,6 +57,7 @@ TORCH_SIDE = {
     "gpu/device.py",
     "gpu/memory.py",
     "gpu/ring.py",
+    "gpu/streams.py",
     "gpu/transfer.py",
 }
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the_host_never_waits
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -287,10 +287,8 @@ def test_a_captured_draw_is_new_at_each_replay(cuda: FakeCuda) -> None:
     buffer, twin = resident_buffer(2), cpu_buffer(2)
     out = buffer.sample(16)
     queue_check(cuda.current, out, arrays(twin.sample(16)))
-    graph: list[Any] = []
-    cuda.captured = graph
-    assert buffer.sample(16, out=out) is out
-    cuda.captured = None
+    with cuda.capture() as graph:
+        assert buffer.sample(16, out=out) is out
     cuda.run_all()
     for i in range(5):
         cuda.replay(graph)
@@ -309,10 +307,9 @@ def test_a_captured_draw_is_new_at_each_replay(cuda: FakeCuda) -> None:
 
 def test_a_capture_needs_memory_that_is_there(cuda: FakeCuda) -> None:
     buffer = resident_buffer()
-    cuda.captured = []
-    with pytest.raises(RuntimeError, match="in the capture of a graph, give `out`"):
+    with cuda.capture() as graph, pytest.raises(RuntimeError, match="in the capture of a graph, give `out`"):
         buffer.sample(16)
-    assert not cuda.captured
+    assert not graph
 
 
 def test_flushing_is_for_the_device_alone() -> None:
@@ -464,13 +461,10 @@ class TestOnADevice:
         for _ in range(5):
             batch = buffer.sample(32)
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with the_host_never_waits():
             for _ in range(20):
                 batch = buffer.sample(32)
                 batch.reward.add_(1)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     def test_a_captured_draw_is_new_at_each_replay(self) -> None:
         buffer, twin = resident_buffer(3), cpu_buffer(3)

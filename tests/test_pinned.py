@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the_host_never_waits
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -422,7 +422,7 @@ def test_page_locked_memory_is_not_given_back_while_it_is_copied(cuda: FakeCuda)
     assert not sent.is_copied()
     copied_when_freed: list[bool] = []
     copied: Any = sent._copied
-    weakref.finalize(sent._pinned, lambda event: copied_when_freed.append(event.query()), copied)
+    weakref.finalize(sent._pinned, lambda event: copied_when_freed.append(event.token.done), copied.event)
     del batch, sent, copied, loader, buffer
     gc.collect()
     assert copied_when_freed == [True]
@@ -669,13 +669,10 @@ class TestOnADevice:
         for _ in range(5):
             batch = buffer.sample(32)
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with the_host_never_waits():
             for _ in range(20):
                 batch = buffer.sample(32)
                 batch.reward.add_(1)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     @pytest.mark.parametrize("way", ["sample", "loader", "out"])
     def test_a_block_is_not_overwritten_before_the_consumer_is_done(self, way: str) -> None:

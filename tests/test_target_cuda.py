@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,20 +17,24 @@ from torch import nn
 import fastreplay as fr
 from fastreplay.gpu import library
 from fastreplay.support.torch_abi import torch_abi
-from fastreplay.target import plan, watched
+from fastreplay.target import device_masters, plan, watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-class Chunk(ctypes.Structure):
-    """Chunk of csrc/core/target.hpp, as the device reads it."""
+class Pair(ctypes.Structure):
+    """Pair of csrc/core/target/chunks.hpp, with its Chunk, as a launch is given it."""
 
     _fields_ = [
         ("target", ctypes.c_void_p),
         ("online", ctypes.c_void_p),
         ("master", ctypes.c_void_p),
-        ("num_elements", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
         ("target_dtype", ctypes.c_uint8),
         ("online_dtype", ctypes.c_uint8),
         ("is_copied", ctypes.c_bool),
+        ("num_elements", ctypes.c_size_t),
     ]
 
 
@@ -50,25 +56,34 @@ class Device:
     def __init__(self, error: int = 0) -> None:
         self.error = error
         self.calls: list[dict[str, Any]] = []
+        self.graph: list[Callable[[], None]] | None = None  # what launches are captured in
         self._launch = Launch(self.launch)  # kept: C holds its address only
         self.address = ctypes.cast(self._launch, ctypes.c_void_p).value
 
     def launch(
-        self, device: int, stream: int, chunks: int, count: int, tau: float, tau_at: int | None, is_double: int
+        self, device: int, stream: int, pairs: int, count: int, tau: float, tau_at: int | None, is_double: int
     ) -> int:
         self.calls.append({"device": device, "stream": stream, "count": count, "tau": tau, "tau_at": tau_at})
+        copied = (Pair * count).from_buffer_copy(ctypes.string_at(pairs, count * ctypes.sizeof(Pair)))
+        self.dtypes = [pair.target_dtype for pair in copied]
         if self.error:
             return self.error
+        if self.graph is None:
+            self.run(copied, tau, tau_at, is_double)
+        else:
+            self.graph.append(partial(self.run, copied, tau, tau_at, is_double))
+        return 0
+
+    def run(self, pairs: Any, tau: float, tau_at: int | None, is_double: int) -> None:
         if tau_at:
             tau = (ctypes.c_double if is_double else ctypes.c_float).from_address(tau_at).value
-        for chunk in (Chunk * count).from_address(chunks):
-            assert (chunk.target_dtype, chunk.online_dtype, chunk.is_copied) == (0, 0, False)
+        for pair in pairs:
+            assert (pair.target_dtype, pair.online_dtype, pair.is_copied) == (0, 0, False)
             target, online = (
-                torch.frombuffer((ctypes.c_float * chunk.num_elements).from_address(at), dtype=torch.float32)
-                for at in (chunk.target, chunk.online)
+                torch.frombuffer((ctypes.c_float * pair.num_elements).from_address(at), dtype=torch.float32)
+                for at in (pair.target, pair.online)
             )
             target.lerp_(online, tau)
-        return 0
 
 
 def table_of(targets: list[torch.Tensor], onlines: list[torch.Tensor], device: Device) -> watched.Table:
@@ -78,9 +93,7 @@ def table_of(targets: list[torch.Tensor], onlines: list[torch.Tensor], device: D
         table.watch(online, online.detach())
         table.add(target, online, None, "float32", "float32", target.numel(), False)
     table.finish()
-    chunks = torch.frombuffer(bytearray(table.chunk_bytes()), dtype=torch.uint8)
-    assert chunks.numel() % ctypes.sizeof(Chunk) == 0
-    table.set_device(device.address or 0, 3, chunks)
+    table.set_device(device.address or 0, 3, lambda error: f"fake error {error}")
     return table
 
 
@@ -89,13 +102,13 @@ def tensors(seed: int) -> list[torch.Tensor]:
     return [torch.randn(size, generator=random) for size in (1, 5, 4096, 4097, 10_000)]
 
 
-def test_one_launch_moves_every_tensor() -> None:
+def test_one_call_moves_every_tensor() -> None:
     device, targets, onlines = Device(), tensors(1), tensors(2)
     expected = [target.lerp(online, 0.25) for target, online in zip(targets, onlines, strict=True)]
     table = table_of(targets, onlines, device)
     versions = [target._version for target in targets]
     assert table.step_on_device(0.25, 77, 0, False)
-    assert device.calls == [{"device": 3, "stream": 77, "count": 1 + 1 + 1 + 2 + 3, "tau": 0.25, "tau_at": None}]
+    assert device.calls == [{"device": 3, "stream": 77, "count": 5, "tau": 0.25, "tau_at": None}]
     assert all(map(torch.equal, targets, expected))
     assert [target._version for target in targets] == [version + 1 for version in versions]
 
@@ -111,6 +124,80 @@ def test_tau_is_read_on_the_device_at_each_launch(dtype: torch.dtype) -> None:
         assert all(map(torch.equal, targets, expected))
 
 
+def test_a_captured_launch_outlives_its_table() -> None:
+    """A graph has a copy of the addresses: nothing of the table is read by a replay."""
+    device, targets, onlines = Device(), tensors(1), tensors(2)
+    expected = [target.lerp(online, 0.25) for target, online in zip(targets, onlines, strict=True)]
+    table, device.graph = table_of(targets, onlines, device), []
+    table.step_on_device(0.25, 0, 0, False)
+    del table
+    trash = [table_of(onlines, targets, Device()) for _ in range(50)]  # where it was
+    for replay in device.graph:
+        replay()
+    assert trash
+    assert all(map(torch.equal, targets, expected))
+
+
+def test_what_a_launch_moves_together_lies_together() -> None:
+    device, dtypes = Device(error=1), ["float32", "bytes", "bfloat16", "float32", "bytes", "bfloat16"]
+    table = watched.Table([], torch_abi(), True, torch.autograd.graph.increment_version)
+    kept = [torch.zeros(8) for _ in dtypes]
+    for tensor, dtype in zip(kept, dtypes, strict=True):
+        table.add(tensor, tensor, None, dtype, dtype, 4, False)
+    table.finish()
+    table.set_device(device.address or 0, 0, str)
+    with pytest.raises(RuntimeError):
+        table.step_on_device(0.25, 0, 0, False)
+    assert device.dtypes == [0, 0, 3, 3, 6, 6]
+
+
+def test_masters_stay_where_they_are() -> None:
+    """A graph that captured a step writes to them."""
+    online, target = nn.Linear(3, 5).bfloat16(), nn.Linear(3, 5).bfloat16()
+    update = fr.SoftUpdate(target, online, 0.3, master=True)
+    update.step()
+    before = {name: master.clone() for name, master in update.state_dict()["masters"].items()}
+    addresses = {name: master.data_ptr() for name, master in update.state_dict()["masters"].items()}
+    target.weight.data = target.weight.data.clone()
+    target.bias.data[0] = 7.0
+    update.refresh()
+    masters = update.state_dict()["masters"]
+    assert {name: master.data_ptr() for name, master in masters.items()} == addresses
+    assert torch.equal(masters["weight"], before["weight"])
+    assert torch.equal(masters["bias"][1:], before["bias"][1:])
+    assert float(masters["bias"][0]) == 7.0
+
+
+class FakeStream:
+    def __init__(self, handle: int) -> None:
+        self.cuda_stream = handle
+        self.waits: list[object] = []
+
+    def wait_event(self, event: object) -> None:
+        self.waits.append(event)
+
+
+def test_masters_are_made_before_another_stream_moves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, captured = [FakeStream(1)], False
+    recorded: list[FakeStream] = []
+    event = SimpleNamespace(record=recorded.append)
+    cuda = SimpleNamespace(Event=lambda: event, current_stream=lambda _: current[0])
+    monkeypatch.setattr(device_masters, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(device_masters, "current_handle", lambda _: current[0].cuda_stream)
+    monkeypatch.setattr(device_masters, "is_captured", lambda *_: captured)
+    kept: list[FakeStream] = []
+    masters = device_masters.DeviceMasters(torch.device("cuda:0"), [SimpleNamespace(record_stream=kept.append)])  # type: ignore[list-item]
+    masters.join()
+    assert (recorded, current[0].waits, kept) == ([current[0]], [], [])
+    current[0], captured = FakeStream(2), True
+    masters.join()
+    assert (current[0].waits, kept) == ([], [current[0]])
+    current[0], captured = FakeStream(3), False
+    masters.join()
+    masters.join()
+    assert (current[0].waits, kept[1:]) == ([event], [current[0]])
+
+
 def test_nothing_is_launched_over_memory_that_moved() -> None:
     device, targets, onlines = Device(), tensors(1), tensors(2)
     table = table_of(targets, onlines, device)
@@ -122,7 +209,7 @@ def test_nothing_is_launched_over_memory_that_moved() -> None:
 def test_a_failed_launch_says_so_and_counts_no_version() -> None:
     device, targets, onlines = Device(error=700), tensors(1), tensors(2)
     table = table_of(targets, onlines, device)
-    with pytest.raises(RuntimeError, match="CUDA error 700 at the launch on device 3"):
+    with pytest.raises(RuntimeError, match="the launch on cuda:3 failed: fake error 700"):
         table.step_on_device(0.25, 0, 0, False)
     assert [target._version for target in targets] == [0] * len(targets)
 

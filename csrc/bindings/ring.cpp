@@ -97,6 +97,12 @@ void bind_ring(py::module_& m) {
             return BatchLayout{transition_parts(ring.records().layout()), batch_size}.num_bytes();
           },
           py::arg("batch_size"))
+      .def(
+          "block_offsets",
+          [](const Ring& ring, std::size_t batch_size) {
+            return BatchLayout{transition_parts(ring.records().layout()), batch_size}.offsets();
+          },
+          py::arg("batch_size"))
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
       .def("discard_unfinished", &Ring::discard_unfinished)

@@ -3,10 +3,12 @@
 // time, and owns nothing: fastreplay/target/watched.pyx keeps the tensors.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "target/chunks.hpp"
@@ -16,7 +18,7 @@
 namespace fastreplay {
 
 // fastreplay_cuda_update_targets() of csrc/cuda/target.h, whose library is loaded by name.
-using CudaLaunch = int (*)(int device, void* stream, const void* chunks, std::int64_t num_chunks, double tau,
+using CudaLaunch = int (*)(int device, void* stream, const void* pairs, std::int64_t num_pairs, double tau,
                            const void* tau_on_device, int tau_is_double);
 
 class TargetTable {
@@ -31,13 +33,18 @@ class TargetTable {
     pairs_.push_back(pair);
   }
 
+  // Makes neighbours of those that a launch moves together, bytes behind the others.
   void cut() {
+    const auto kind = [](const Pair& pair) {
+      return std::tuple{pair.chunk.target_dtype, pair.chunk.online_dtype, pair.chunk.master != nullptr};
+    };
+    std::ranges::stable_sort(pairs_, {}, kind);
     chunks_ = chunks_of(pairs_);
     num_bytes_ = 0;
     for (const Pair& pair : pairs_) num_bytes_ += pair.num_elements * size_of(pair.chunk.target_dtype);
   }
 
-  [[nodiscard]] const std::vector<Chunk>& chunks() const noexcept { return chunks_; }
+  [[nodiscard]] const std::vector<Pair>& pairs() const noexcept { return pairs_; }
 
   // Bytes of the targets.
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }

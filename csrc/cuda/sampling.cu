@@ -1,71 +1,78 @@
 // SPDX-License-Identifier: MIT
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 #include "current_device.hpp"
+#include "launch.hpp"
 #include "sampling.h"
 #include "sampling_kernel.hpp"
 
 namespace {
 
+using namespace fastreplay;
+
 // One block: the draws of a call are counted once all are made.
-__global__ void __launch_bounds__(fastreplay::kDrawThreads) draw(const fastreplay_cuda_sampling sampling) {
-  if (sampling.window->size == 0) return;
-  const bool are_drawn = fastreplay::draw_share(sampling, threadIdx.x);
+__global__ void __launch_bounds__(kDrawThreads) draw_tickets(const __grid_constant__ Draw draw) {
+  const fastreplay_cuda_window window = draw.drawn_from();
+  if (draw.has_window && threadIdx.x == 0) *draw.window = window;  // for the gather, and for graphs that are replayed
+  if (window.size == 0) return;
+  const bool are_drawn = draw_share(draw, window, threadIdx.x);
   const bool are_all_drawn = __syncthreads_and(are_drawn) != 0;
   if (threadIdx.x != 0) return;
-  if (!are_all_drawn) fastreplay::draw_in_order(sampling);
-  fastreplay::count_draws(sampling);
+  if (!are_all_drawn) draw_in_order(draw, window);
+  count_draws(draw);
 }
 
-__global__ void __launch_bounds__(fastreplay::kGatherThreads) gather(const fastreplay_cuda_sampling sampling) {
-  if (sampling.window->size == 0) return;
-  const std::uint64_t thread = std::uint64_t{blockIdx.x} * fastreplay::kGatherThreads + threadIdx.x;
-  const std::uint64_t unit = thread / fastreplay::kLanes;
-  if (unit >= sampling.batch_size * sampling.num_pieces) return;
-  fastreplay::gather_share(sampling, unit, threadIdx.x % fastreplay::kLanes);
+__global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_constant__ Gather gather) {
+  if (gather.window->size == 0) return;
+  gather_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
-__global__ void set_window(fastreplay_cuda_window* window, std::uint64_t first, std::uint64_t size) {
-  *window = {first, size};
-}
+struct NewWindow {
+  fastreplay_cuda_window* window;
+  fastreplay_cuda_window now;
+};
+
+__global__ void set_window(const __grid_constant__ NewWindow parameters) { *parameters.window = parameters.now; }
 
 }  // namespace
 
 extern "C" {
 
 int fastreplay_cuda_prepare_sampling(int device) {
-  const fastreplay::CurrentDevice current{device};
+  const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
   cudaFuncAttributes attributes;
-  if (const auto error = cudaFuncGetAttributes(&attributes, draw)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, gather)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, draw_tickets)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows)) return error;
   return cudaFuncGetAttributes(&attributes, set_window);
 }
 
-int fastreplay_cuda_set_window(int device, void* stream, fastreplay_cuda_window* window, uint64_t first,
-                               uint64_t size) {
-  const fastreplay::CurrentDevice current{device};
+int fastreplay_cuda_set_window(int device, void* stream, fastreplay_cuda_window* window,
+                               const fastreplay_cuda_window* now) {
+  const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
-  set_window<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(window, first, size);
-  return cudaGetLastError();
+  return launch(set_window, dim3{1}, 1, stream, NewWindow{window, *now});
 }
 
 int fastreplay_cuda_sample(int device, void* stream, const fastreplay_cuda_sampling* sampling) {
-  constexpr std::uint64_t kUnitsPerBlock = fastreplay::kGatherThreads / fastreplay::kLanes;
-  const std::uint64_t num_units = sampling->batch_size * sampling->num_pieces;
-  const std::uint64_t num_blocks = (num_units + kUnitsPerBlock - 1) / kUnitsPerBlock;
-  if (num_blocks == 0) return cudaSuccess;
-  if (num_blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
-  const fastreplay::CurrentDevice current{device};
+  if (sampling->batch_size == 0) return cudaSuccess;
+  const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
-  const auto queue = static_cast<cudaStream_t>(stream);
-  draw<<<1, fastreplay::kDrawThreads, 0, queue>>>(*sampling);
-  if (const auto error = cudaGetLastError()) return error;
-  gather<<<static_cast<unsigned>(num_blocks), fastreplay::kGatherThreads, 0, queue>>>(*sampling);
-  return cudaGetLastError();
+  if (const auto error = launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(*sampling))) return error;
+  Gather gather{*sampling};
+  std::span<const fastreplay_cuda_piece> rest{sampling->pieces, sampling->num_pieces};
+  while (!rest.empty()) {
+    const std::uint64_t num_blocks = (gather.take(rest) + kGatherThreads - 1) / kGatherThreads;
+    if (num_blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
+    const dim3 blocks{static_cast<unsigned>(num_blocks), gather.num_pieces};
+    if (const auto error = launch(gather_rows, blocks, kGatherThreads, stream, gather)) return error;
+  }
+  return cudaSuccess;
 }
 
 }  // extern "C"

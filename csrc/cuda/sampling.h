@@ -9,10 +9,11 @@
 extern "C" {
 #endif
 
-/* The transitions to draw from: tickets [first, first + size). In the device's memory. */
+/* The transitions to draw from: tickets [first, first + size), at most as many as there are slots. */
 struct fastreplay_cuda_window {
   uint64_t first;
   uint64_t size;
+  uint64_t first_slot; /* where `first` lies */
 };
 
 /* The generator of core/batch/random.hpp, whose state is a call number, and what it drew. In the device's memory. */
@@ -23,7 +24,7 @@ struct fastreplay_cuda_generator {
 };
 
 /* A piece of a part that is copied (core/batch/layout.hpp): where it lies in a record, and in row 0 of the block. How a
-   minibatch lies is said by its pieces and tickets_offset alone. In the device's memory. */
+   minibatch lies is said by its pieces and tickets_offset alone. */
 struct fastreplay_cuda_piece {
   uint64_t record_offset;
   uint64_t block_offset;
@@ -31,9 +32,11 @@ struct fastreplay_cuda_piece {
   uint64_t num_bytes;
 };
 
-/* One minibatch. All pointers are the device's. fastreplay/gpu/ring.py fills it in and keeps the memory alive. */
+/* One minibatch. Pointers are the device's, but for `now` and `pieces`, which are the host's and read during the call
+   only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps the memory alive. */
 struct fastreplay_cuda_sampling {
-  const struct fastreplay_cuda_window* window;
+  const struct fastreplay_cuda_window* now; /* becomes the window with the draw; null: the draw is from *window */
+  struct fastreplay_cuda_window* window;
   struct fastreplay_cuda_generator* generator;
   const void* records; /* ticket t at t % capacity * stride */
   uint64_t stride;
@@ -49,14 +52,14 @@ struct fastreplay_cuda_sampling {
    cudaError_t: not 0 where they cannot run there. */
 int fastreplay_cuda_prepare_sampling(int device);
 
-/* Queues on `stream` (a cudaStream_t of `device`) that what is drawn later is drawn from [first, first + size). Neither
-   allocates nor waits. Returns a cudaError_t. */
-int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_window* window, uint64_t first,
-                               uint64_t size);
+/* Queues on `stream` (a cudaStream_t of `device`) that what is drawn later is drawn from *now, which is the host's and
+   read during the call. Neither allocates nor waits. Returns a cudaError_t. */
+int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_window* window,
+                               const struct fastreplay_cuda_window* now);
 
 /* Queues on `stream` that a minibatch is drawn and gathered: the rows that the Sampler of core/batch/sample.hpp would
-   draw from that window at that call. Where the window is empty, nothing is written. Neither allocates nor waits; may
-   be captured in a graph. Returns a cudaError_t. */
+   draw from that window at that call. Where the window is empty, nothing is written. Two launches, and one more for
+   each 100 pieces above 100. Neither allocates nor waits; may be captured in a graph. Returns a cudaError_t. */
 int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);
 
 #if defined(__cplusplus)

@@ -1,26 +1,48 @@
 // SPDX-License-Identifier: MIT
-// What one CUDA thread does of drawing and gathering a minibatch. Knows no CUDA: a test runs all threads by turns on
-// the CPU.
+// What one CUDA thread does of drawing and gathering a minibatch, and what a launch is given. Knows no CUDA: a test
+// runs all threads by turns on the CPU.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "batch/random.hpp"
 #include "inline.hpp"
+#include "memory_access.hpp"
 #include "sampling.h"
 
 namespace fastreplay {
 
 // One block draws: 4 rows a thread and pass.
 inline constexpr unsigned kDrawThreads = 256;
-// So many threads copy one piece of one row.
-inline constexpr unsigned kLanes = 32;
 inline constexpr unsigned kGatherThreads = 256;
+// At most so many threads copy one piece of one row.
+inline constexpr unsigned kMaxLanes = 32;
 
-FASTREPLAY_INLINE std::uint64_t* tickets_of(const fastreplay_cuda_sampling& sampling) {
-  return reinterpret_cast<std::uint64_t*>(static_cast<std::byte*>(sampling.block) + sampling.tickets_offset);
-}
+// A draw's parameters.
+struct Draw {
+  fastreplay_cuda_window now;  // of has_window
+  fastreplay_cuda_window* window;
+  fastreplay_cuda_generator* generator;
+  std::uint64_t* tickets;
+  std::uint64_t batch_size;
+  bool has_window;
+
+  [[nodiscard]] static Draw of(const fastreplay_cuda_sampling& sampling) {
+    return {
+        .now = sampling.now != nullptr ? *sampling.now : fastreplay_cuda_window{},
+        .window = sampling.window,
+        .generator = sampling.generator,
+        .tickets = reinterpret_cast<std::uint64_t*>(static_cast<std::byte*>(sampling.block) + sampling.tickets_offset),
+        .batch_size = sampling.batch_size,
+        .has_window = sampling.now != nullptr};
+  }
+
+  [[nodiscard]] FASTREPLAY_INLINE fastreplay_cuda_window drawn_from() const { return has_window ? now : *window; }
+};
 
 FASTREPLAY_INLINE Philox::Key key_of(const fastreplay_cuda_generator& generator) {
   return {generator.key[0], generator.key[1]};
@@ -29,62 +51,126 @@ FASTREPLAY_INLINE Philox::Key key_of(const fastreplay_cuda_generator& generator)
 // Draws the tickets of the rows whose words fall to the thread. Returns false where a word was to be thrown away
 // (2^-44 a row at a million transitions): then the words of all later rows are others, and draw_in_order() is to
 // be called by one thread for all.
-FASTREPLAY_INLINE bool draw_share(const fastreplay_cuda_sampling& sampling, unsigned thread) {
-  const auto [first, size] = *sampling.window;
-  const std::uint64_t call = sampling.generator->calls;
-  std::uint64_t* tickets = tickets_of(sampling);
+FASTREPLAY_INLINE bool draw_share(const Draw& draw, const fastreplay_cuda_window& window, unsigned thread) {
+  const std::uint64_t call = draw.generator->calls;
+  const Philox::Key key = key_of(*draw.generator);
+  std::uint64_t* tickets = as_global(draw.tickets);
   bool are_drawn = true;
-  for (std::uint64_t i = thread; i * WordStream::kBlockWords < sampling.batch_size; i += kDrawThreads) {
-    const Philox::Counter words = WordStream::block(key_of(*sampling.generator), call, i);
+  for (std::uint64_t i = thread; i * WordStream::kBlockWords < draw.batch_size; i += kDrawThreads) {
+    const Philox::Counter words = WordStream::block(key, call, i);
     for (std::size_t k = 0; k < WordStream::kBlockWords; ++k) {
       const std::uint64_t row = i * WordStream::kBlockWords + k;
-      if (row >= sampling.batch_size) break;
+      if (row >= draw.batch_size) break;
       std::uint64_t position = 0;
-      are_drawn = draw_below(size, words[k], position) && are_drawn;
-      tickets[row] = first + position;
+      are_drawn = draw_below(window.size, words[k], position) && are_drawn;
+      tickets[row] = window.first + position;
     }
   }
   return are_drawn;
 }
 
-FASTREPLAY_INLINE void draw_in_order(const fastreplay_cuda_sampling& sampling) {
-  const auto [first, size] = *sampling.window;
-  WordStream words{key_of(*sampling.generator), sampling.generator->calls};
-  for (std::uint64_t row = 0; row < sampling.batch_size; ++row) tickets_of(sampling)[row] = first + words.below(size);
+FASTREPLAY_INLINE void draw_in_order(const Draw& draw, const fastreplay_cuda_window& window) {
+  WordStream words{key_of(*draw.generator), draw.generator->calls};
+  for (std::uint64_t row = 0; row < draw.batch_size; ++row) draw.tickets[row] = window.first + words.below(window.size);
 }
 
-FASTREPLAY_INLINE void count_draws(const fastreplay_cuda_sampling& sampling) {
-  ++sampling.generator->calls;
-  sampling.generator->num_sampled += sampling.batch_size;
+FASTREPLAY_INLINE void count_draws(const Draw& draw) {
+  ++draw.generator->calls;
+  draw.generator->num_sampled += draw.batch_size;
 }
 
-template <class Unit>
-FASTREPLAY_INLINE void copy_units(std::byte* to, const std::byte* from, std::uint64_t num_bytes, unsigned lane) {
-  const std::uint64_t num_units = num_bytes / sizeof(Unit);
-  for (std::uint64_t i = lane; i < num_units; i += kLanes) {
-    reinterpret_cast<Unit*>(to)[i] = reinterpret_cast<const Unit*>(from)[i];
-  }
-  for (std::uint64_t i = num_units * sizeof(Unit) + lane; i < num_bytes; i += kLanes) to[i] = from[i];
-}
-
-struct alignas(16) SixteenBytes {
-  std::uint64_t low, high;
+// A piece in a kernel's parameters.
+struct GatheredPiece {
+  std::uint64_t record_offset;
+  std::uint64_t block_offset;
+  std::uint64_t row_bytes;
+  std::uint32_t num_units;
+  std::uint8_t unit_bytes;  // 16, 8, 4 or 1: as many as lie aligned in every row on both sides
+  std::uint8_t lanes_log2;  // a small piece's rows share a warp
 };
 
-// Copies one piece of one row, whose ticket is drawn: `unit` counts the pieces of all rows, row by row.
-FASTREPLAY_INLINE void gather_share(const fastreplay_cuda_sampling& sampling, std::uint64_t unit, unsigned lane) {
-  const std::uint64_t row = unit / sampling.num_pieces;
-  const fastreplay_cuda_piece& piece = sampling.pieces[unit % sampling.num_pieces];
-  const std::uint64_t slot = tickets_of(sampling)[row] % sampling.capacity;
-  const auto* from = static_cast<const std::byte*>(sampling.records) + slot * sampling.stride + piece.record_offset;
-  auto* to = static_cast<std::byte*>(sampling.block) + piece.block_offset + row * piece.row_bytes;
-  const auto places = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to);
-  if (places % sizeof(SixteenBytes) == 0) {
-    copy_units<SixteenBytes>(to, from, piece.num_bytes, lane);
-  } else if (places % sizeof(std::uint32_t) == 0) {
-    copy_units<std::uint32_t>(to, from, piece.num_bytes, lane);
+// A gather's parameters: every piece of every row, by value, whatever becomes of the caller's.
+struct Gather {
+  static constexpr unsigned kMaxPieces = 100;
+
+  const fastreplay_cuda_window* window;
+  const std::uint64_t* tickets;
+  const std::byte* records;
+  std::uint64_t stride;
+  std::uint64_t capacity;
+  std::byte* block;
+  std::uint64_t batch_size;
+  unsigned num_pieces;
+  GatheredPiece pieces[kMaxPieces];
+
+  explicit Gather(const fastreplay_cuda_sampling& sampling)
+      : window{sampling.window},
+        tickets{Draw::of(sampling).tickets},
+        records{static_cast<const std::byte*>(sampling.records)},
+        stride{sampling.stride},
+        capacity{sampling.capacity},
+        block{static_cast<std::byte*>(sampling.block)},
+        batch_size{sampling.batch_size},
+        num_pieces{0} {}
+
+  // Takes as many from the front as one launch copies; those pieces' threads are as many blocks in x for each in y.
+  // Returns how many threads the largest needs.
+  [[nodiscard]] std::uint64_t take(std::span<const fastreplay_cuda_piece>& rest) {
+    std::uint64_t num_threads = 0;
+    for (num_pieces = 0; num_pieces < kMaxPieces && !rest.empty(); rest = rest.subspan(1)) {
+      pieces[num_pieces] = gathered(rest.front());
+      num_threads = std::max(num_threads, batch_size << pieces[num_pieces].lanes_log2);
+      ++num_pieces;
+    }
+    return num_threads;
+  }
+
+ private:
+  [[nodiscard]] GatheredPiece gathered(const fastreplay_cuda_piece& piece) const {
+    const std::uint64_t places = reinterpret_cast<std::uintptr_t>(records) | reinterpret_cast<std::uintptr_t>(block) |
+                                 stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes;
+    const std::uint8_t unit_bytes = places % 16 == 0 ? 16 : places % 8 == 0 ? 8 : places % 4 == 0 ? 4 : 1;
+    const auto num_units = static_cast<std::uint32_t>(piece.num_bytes / unit_bytes);
+    const unsigned num_lanes = std::min(std::bit_ceil(num_units), kMaxLanes);
+    return {.record_offset = piece.record_offset,
+            .block_offset = piece.block_offset,
+            .row_bytes = piece.row_bytes,
+            .num_units = num_units,
+            .unit_bytes = unit_bytes,
+            .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes))};
+  }
+};
+
+// Copies a lane's share of a piece, which is one unit where there are fewer than a warp's lanes.
+template <class Unit>
+FASTREPLAY_INLINE void copy_piece(std::byte* to, const std::byte* from, std::uint32_t lane, std::uint32_t num_units) {
+  if (num_units > kMaxLanes) {
+    copy_units<Unit, std::min<unsigned>(64 / sizeof(Unit), 16), kMaxLanes>(to, from, lane, num_units);
+  } else if (lane < num_units) {
+    reinterpret_cast<Unit*>(to)[lane] = reinterpret_cast<const Unit*>(from)[lane];
+  }
+}
+
+// Copies what falls to a thread, of those in x, of one piece.
+FASTREPLAY_INLINE void gather_share(const Gather& gather, std::uint64_t thread, unsigned number) {
+  const GatheredPiece& piece = gather.pieces[number];
+  const std::uint64_t row = thread >> piece.lanes_log2;
+  if (row >= gather.batch_size) return;
+  const unsigned num_lanes = 1U << piece.lanes_log2;
+  const auto lane = static_cast<std::uint32_t>(thread) & (num_lanes - 1);
+  // Without a division: a window has no more tickets than there are slots.
+  std::uint64_t slot = gather.window->first_slot + (as_global(gather.tickets)[row] - gather.window->first);
+  if (slot >= gather.capacity) slot -= gather.capacity;
+  const std::byte* from = as_global(gather.records) + slot * gather.stride + piece.record_offset;
+  std::byte* to = as_global(gather.block) + piece.block_offset + row * piece.row_bytes;
+  if (piece.unit_bytes == 16) {
+    copy_piece<SixteenBytes>(to, from, lane, piece.num_units);
+  } else if (piece.unit_bytes == 8) {
+    copy_piece<std::uint64_t>(to, from, lane, piece.num_units);
+  } else if (piece.unit_bytes == 4) {
+    copy_piece<std::uint32_t>(to, from, lane, piece.num_units);
   } else {
-    copy_units<std::uint8_t>(to, from, piece.num_bytes, lane);
+    copy_piece<std::uint8_t>(to, from, lane, piece.num_units);
   }
 }
 

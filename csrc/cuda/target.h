@@ -8,14 +8,16 @@
 extern "C" {
 #endif
 
-/* Loads the kernel onto a device, so that no launch does it later, within the capture of a graph. Returns a
-   cudaError_t: not 0 where the kernel cannot run there. */
+/* Loads the kernels onto a device, so that no launch does it later, within the capture of a graph. Returns a
+   cudaError_t: not 0 where they cannot run there. */
 int fastreplay_cuda_prepare_updates(int device);
 
-/* Queues one launch on `stream` (a cudaStream_t of `device`) that updates all chunks (struct Chunk of
-   core/target/chunks.hpp, on the device). Neither allocates nor waits. Where tau_on_device is not null, tau is
-   read there when the kernel runs: a double if tau_is_double, else a float. Returns a cudaError_t. */
-int fastreplay_cuda_update_targets(int device, void* stream, const void* chunks, int64_t num_chunks, double tau,
+/* Queues on `stream` (a cudaStream_t of `device`) that all pairs are updated: an array of struct Pair of
+   core/target/chunks.hpp, in the host's memory, read during the call only; a captured graph has a copy of its own. One
+   launch moves up to 101 neighbours of the same dtypes, and of bytes among them. Neither allocates nor waits. Where
+   tau_on_device is not null, tau is read there when the kernels run: a double if tau_is_double, else a float. Returns a
+   cudaError_t. */
+int fastreplay_cuda_update_targets(int device, void* stream, const void* pairs, int64_t num_pairs, double tau,
                                    const void* tau_on_device, int tau_is_double);
 
 #if defined(__cplusplus)

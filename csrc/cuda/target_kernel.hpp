@@ -1,131 +1,150 @@
 // SPDX-License-Identifier: MIT
-// What one CUDA thread does of one chunk. Knows no CUDA: a test runs all threads of a block by turns on the CPU.
+// What one CUDA thread does of a target update. Knows no CUDA: a test runs all threads by turns on the CPU.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
+#include "memory_access.hpp"
 #include "target/chunks.hpp"
 #include "target/lerp.hpp"
+#include "target_launch.hpp"
 
 namespace fastreplay {
-
-// With kChunkElements, four 16-byte accesses of float32 a thread, all in flight at once.
-inline constexpr unsigned kThreadsPerChunk = 256;
 
 template <class T, unsigned kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T values[kCount];
 };
 
-template <class T, unsigned kCount>
-FASTREPLAY_INLINE bool is_aligned(const void* data) {
-  return reinterpret_cast<std::uintptr_t>(data) % sizeof(Pack<T, kCount>) == 0;
-}
+// What is done with each element, and from where on.
+template <class Real>
+struct Move {
+  Real factor;
+  bool is_from_target;
+  bool is_copied;
 
-template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
-FASTREPLAY_INLINE void move_element(Target& target, float& master, Online online, Real factor) {
-  if constexpr (kHasMaster) {
-    master = lerp<true, kFormula>(master, widen(online), factor);
-    narrow(master, target);
-  } else {
-    narrow(lerp<true, kFormula>(widen(target), widen(online), factor), target);
+  FASTREPLAY_INLINE static Move of(double tau, bool is_copied) {
+    const Weight<Real> weight = Weight<Real>::of(tau);
+    return {weight.factor, weight.formula == Formula::kFromTarget, is_copied || weight.formula == Formula::kCopy};
   }
-}
 
-// Elements [first, num_elements), every kThreadsPerChunk-th from the thread's own.
-template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
-FASTREPLAY_INLINE void move_singly(const Chunk& chunk, std::uint32_t first, unsigned thread, Real factor) {
-  auto* target = static_cast<Target*>(chunk.target);
-  const auto* online = static_cast<const Online*>(chunk.online);
-  float none = 0;
-  for (std::uint32_t i = first + thread; i < chunk.num_elements; i += kThreadsPerChunk) {
-    move_element<kFormula, kHasMaster>(target[i], kHasMaster ? chunk.master[i] : none, online[i], factor);
+  // As lerp(), with the formula chosen by selects, so that a kernel is small: it waits for memory.
+  FASTREPLAY_INLINE Real operator()(Real target, Real online) const {
+    const Real moved = multiply_add<true>(factor, online - target, is_from_target ? target : online);
+    return is_copied ? online : moved;
   }
-}
+};
 
-template <Formula kFormula, bool kHasMaster, class Target, class Online, class Real>
-FASTREPLAY_INLINE void move_share(const Chunk& chunk, unsigned thread, Real factor) {
-  constexpr unsigned kWidest = kHasMaster || sizeof(Online) > sizeof(Target)
-                                   ? (kHasMaster && sizeof(Online) < 4 ? 4 : unsigned{sizeof(Online)})
-                                   : unsigned{sizeof(Target)};
-  constexpr unsigned kCount = 16 / kWidest;
-  using Targets = Pack<Target, kCount>;
-  using Onlines = Pack<Online, kCount>;
-  using Masters = Pack<float, kCount>;
-  if (!is_aligned<Target, kCount>(chunk.target) || !is_aligned<Online, kCount>(chunk.online) ||
-      (kHasMaster && !is_aligned<float, kCount>(chunk.master))) {
-    move_singly<kFormula, kHasMaster, Target, Online>(chunk, 0, thread, factor);
-    return;
-  }
-  const std::uint32_t num_packs = chunk.num_elements / kCount;
-  auto* targets = static_cast<Targets*>(chunk.target);
-  const auto* onlines = static_cast<const Onlines*>(chunk.online);
-  auto* masters = reinterpret_cast<Masters*>(chunk.master);
-#if defined(__CUDACC__)
-#pragma unroll 4
-#endif
-  for (std::uint32_t i = thread; i < num_packs; i += kThreadsPerChunk) {
-    Targets target{};
-    Masters master{};
-    if constexpr (kHasMaster || kFormula == Formula::kCopy) {
-      if constexpr (kHasMaster) master = masters[i];
-    } else {
-      target = targets[i];
-    }
-    const Onlines online = onlines[i];
-    for (unsigned k = 0; k < kCount; ++k) {
-      move_element<kFormula, kHasMaster>(target.values[k], master.values[k], online.values[k], factor);
-    }
-    targets[i] = target;
-    if constexpr (kHasMaster) masters[i] = master;
-  }
-  move_singly<kFormula, kHasMaster, Target, Online>(chunk, num_packs * kCount, thread, factor);
-}
+// A chunk's tensors, from the chunk's first element on.
+template <class Kind>
+struct ChunkOf {
+  typename Kind::Target* FASTREPLAY_RESTRICT target;
+  const typename Kind::Online* FASTREPLAY_RESTRICT online;
+  float* FASTREPLAY_RESTRICT master;
 
-template <class Target, class Online, class Real>
-FASTREPLAY_INLINE void update_share_of(const Chunk& chunk, unsigned thread, const Weight<Real>& weight) {
-  const Formula formula = chunk.is_copied ? Formula::kCopy : weight.formula;
-  const auto run = [&](auto has_master) {
-    constexpr bool kHasMaster = decltype(has_master)::value;
-    if (formula == Formula::kFromTarget) {
-      move_share<Formula::kFromTarget, kHasMaster, Target, Online>(chunk, thread, weight.factor);
-    } else if (formula == Formula::kFromOnline) {
-      move_share<Formula::kFromOnline, kHasMaster, Target, Online>(chunk, thread, weight.factor);
-    } else {
-      move_share<Formula::kCopy, kHasMaster, Target, Online>(chunk, thread, weight.factor);
-    }
-  };
-  if constexpr (sizeof(Target) == 2) {
-    if (chunk.master != nullptr) return run(std::true_type{});
+  FASTREPLAY_INLINE static ChunkOf of(const Entry& entry, std::uint64_t first) {
+    return {as_global(static_cast<typename Kind::Target*>(entry.target)) + first,
+            as_global(static_cast<const typename Kind::Online*>(entry.online)) + first,
+            Kind::kHasMaster ? as_global(entry.master) + first : nullptr};
   }
-  run(std::false_type{});
-}
 
-// The share of thread `thread` of kThreadsPerChunk. Complex tensors stay with torch.
-FASTREPLAY_INLINE void update_share(const Chunk& chunk, unsigned thread, double tau) {
-  const bool same = chunk.target_dtype == chunk.online_dtype;
-  switch (chunk.target_dtype) {
-    case Dtype::kFloat32:
-      if (same) return update_share_of<float, float>(chunk, thread, Weight<float>::of(tau));
-      if (chunk.online_dtype == Dtype::kBFloat16) {
-        return update_share_of<float, BFloat16>(chunk, thread, Weight<float>::of(tau));
+  template <unsigned kCount>
+  [[nodiscard]] FASTREPLAY_INLINE bool is_aligned() const {
+    return reinterpret_cast<std::uintptr_t>(target) % (sizeof(*target) * kCount) == 0 &&
+           reinterpret_cast<std::uintptr_t>(online) % (sizeof(*online) * kCount) == 0 &&
+           reinterpret_cast<std::uintptr_t>(master) % (sizeof(float) * kCount) == 0;
+  }
+};
+
+// Packs [first, num_packs), every kThreadsPerChunk-th from the thread's own: first all that is read, kInFlight packs at
+// once, then all that is written.
+template <class Kind, unsigned kCount, unsigned kInFlight>
+FASTREPLAY_INLINE void move_packs(const ChunkOf<Kind>& chunk, std::uint32_t first, std::uint32_t num_packs,
+                                  unsigned thread, const Move<typename Kind::Real>& move) {
+  using Targets = Pack<typename Kind::Target, kCount>;
+  using Onlines = Pack<typename Kind::Online, kCount>;
+  using Masters = Pack<float, Kind::kHasMaster ? kCount : 1>;
+  auto* FASTREPLAY_RESTRICT targets = reinterpret_cast<Targets*>(chunk.target);
+  const auto* FASTREPLAY_RESTRICT onlines = reinterpret_cast<const Onlines*>(chunk.online);
+  auto* FASTREPLAY_RESTRICT masters = reinterpret_cast<Masters*>(chunk.master);
+  for (std::uint32_t start = first + thread; start < num_packs; start += kInFlight * kThreadsPerChunk) {
+    Targets target[kInFlight] = {};
+    Onlines online[kInFlight] = {};
+    Masters master[kInFlight] = {};
+    FASTREPLAY_UNROLL
+    for (unsigned k = 0; k < kInFlight; ++k) {
+      const std::uint32_t i = start + k * kThreadsPerChunk;
+      if (i >= num_packs) continue;
+      online[k] = onlines[i];
+      if constexpr (Kind::kHasMaster) {
+        if (!move.is_copied) master[k] = masters[i];
+      } else {
+        if (!move.is_copied) target[k] = targets[i];
       }
-      return update_share_of<float, Float16>(chunk, thread, Weight<float>::of(tau));
-    case Dtype::kFloat64:
-      return update_share_of<double, double>(chunk, thread, Weight<double>::of(tau));
-    case Dtype::kFloat16:
-      if (same) return update_share_of<Float16, Float16>(chunk, thread, Weight<float>::of(tau));
-      return update_share_of<Float16, float>(chunk, thread, Weight<float>::of(tau));
-    case Dtype::kBFloat16:
-      if (same) return update_share_of<BFloat16, BFloat16>(chunk, thread, Weight<float>::of(tau));
-      return update_share_of<BFloat16, float>(chunk, thread, Weight<float>::of(tau));
-    case Dtype::kBytes:
-      return move_share<Formula::kCopy, false, std::uint8_t, std::uint8_t>(chunk, thread, std::uint8_t{0});
-    case Dtype::kComplex64:
-    case Dtype::kComplex128:
-      return;
+    }
+    FASTREPLAY_UNROLL
+    for (unsigned k = 0; k < kInFlight; ++k) {
+      FASTREPLAY_UNROLL
+      for (unsigned j = 0; j < kCount; ++j) {
+        if constexpr (Kind::kHasMaster) {
+          master[k].values[j] = move(master[k].values[j], widen(online[k].values[j]));
+          narrow(master[k].values[j], target[k].values[j]);
+        } else {
+          narrow(move(widen(target[k].values[j]), widen(online[k].values[j])), target[k].values[j]);
+        }
+      }
+    }
+    FASTREPLAY_UNROLL
+    for (unsigned k = 0; k < kInFlight; ++k) {
+      const std::uint32_t i = start + k * kThreadsPerChunk;
+      if (i >= num_packs) continue;
+      targets[i] = target[k];
+      if constexpr (Kind::kHasMaster) masters[i] = master[k];
+    }
+  }
+}
+
+// A thread's share of a chunk: 16 bytes of the widest of its tensors at once where all lie so, and the rest singly.
+template <class Kind>
+FASTREPLAY_INLINE void move_chunk(const ChunkOf<Kind>& chunk, std::uint32_t num_elements, unsigned thread,
+                                  const Move<typename Kind::Real>& move) {
+  constexpr unsigned kCount = 16 / Kind::kWidestBytes;
+  constexpr unsigned kSingly = 8;
+  std::uint32_t num_packs = 0;
+  if (chunk.template is_aligned<kCount>()) {
+    num_packs = num_elements / kCount;
+    move_packs<Kind, kCount, 4>(chunk, 0, num_packs, thread, move);
+  }
+  move_packs<Kind, 1, kSingly>(chunk, num_packs * kCount, num_elements, thread, move);
+}
+
+// Bytes are copied whatever tau is.
+FASTREPLAY_INLINE void copy_chunk(const Entry& entry, std::uint64_t first, std::uint32_t num_bytes, unsigned thread) {
+  auto* to = as_global(static_cast<std::byte*>(entry.target)) + first;
+  const auto* from = as_global(static_cast<const std::byte*>(entry.online)) + first;
+  std::uint32_t num_units = 0;
+  if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % sizeof(SixteenBytes) == 0) {
+    num_units = num_bytes / sizeof(SixteenBytes);
+    copy_units<SixteenBytes, 4, kThreadsPerChunk>(to, from, thread, num_units);
+  }
+  const auto num_copied = static_cast<std::uint32_t>(num_units * sizeof(SixteenBytes));
+  copy_units<std::uint8_t, 16, kThreadsPerChunk>(to, from, num_copied + thread, num_bytes);
+}
+
+// The share of thread `thread` of kThreadsPerChunk of one chunk of a launch.
+template <class Kind>
+FASTREPLAY_INLINE void update_share(const Updates& updates, std::uint32_t chunk, unsigned thread) {
+  const Entry& entry = updates.entries[entry_of(updates, chunk)];
+  const std::uint32_t place = chunk - entry.first_chunk;
+  const std::uint32_t most = entry.is_bytes ? kChunkBytes : std::uint32_t{kChunkElements};
+  const std::uint32_t count = place + 1 == entry.num_chunks ? entry.num_in_last : most;
+  const std::uint64_t first = std::uint64_t{place} * most;
+  if (entry.is_bytes) {
+    copy_chunk(entry, first, count, thread);
+  } else {
+    const auto move = Move<typename Kind::Real>::of(updates.tau(), entry.is_copied);
+    move_chunk<Kind>(ChunkOf<Kind>::of(entry, first), count, thread, move);
   }
 }
 

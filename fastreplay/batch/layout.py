@@ -11,6 +11,8 @@ import numpy as np
 from fastreplay import _core
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from numpy.typing import NDArray
 
@@ -29,11 +31,11 @@ class Layout:
 
     __slots__ = ("_native", "_parts", "batch_size", "num_bytes", "offsets", "schema")
 
-    def __init__(self, native: _core.Block, schema: Schema) -> None:
+    def __init__(self, schema: Schema, batch_size: int, offsets: Sequence[int], num_bytes: int) -> None:
         self.schema = schema
-        self.batch_size = native.batch_size
-        self.offsets = tuple(native.offsets)
-        self.num_bytes = native.num_bytes
+        self.batch_size = batch_size
+        self.offsets = tuple(offsets)
+        self.num_bytes = num_bytes
         rows = [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())]
         self._parts = [
             (offset, dtype, (self.batch_size, *shape))

@@ -75,7 +75,8 @@ class Pool:
 
     def _new(self, batch_size: int) -> _Pools:
         try:
-            layout = Layout(_core.Block(self._parts, batch_size), self._schema)
+            native = _core.Block(self._parts, batch_size)
+            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastreplay.gpu import memory
+from fastreplay.gpu import memory, streams
 from fastreplay.gpu.library import cuda_error, cuda_sender
 from fastreplay.gpu.mirror import Mirror
 from fastreplay.gpu.mirror_delivery import MirrorDelivery
@@ -42,8 +42,15 @@ class Device:
 
     def consumer(self) -> int:
         """Return the handle of the calling thread's current stream, on which it queues its work."""
-        handle: int = torch.cuda.current_stream(self.device).cuda_stream
-        return handle
+        return streams.current_handle(self.device)
+
+    def refuse_capture(self, what: str) -> None:
+        """Refuse what the replays of a graph would do wrong.
+
+        Raises:
+            RuntimeError: The calling thread's current stream is being captured.
+        """
+        streams.refuse_capture(self.device, self.consumer(), what)
 
     def pinned_delivery(self, ring: _core.Ring, schema: Schema, waits: Waits) -> PinnedDelivery:
         """Make the delivery of minibatches that the host gathers."""

@@ -13,7 +13,16 @@ from fastreplay import _core
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CudaSampling", "cuda_error", "cuda_facts", "cuda_sampling", "cuda_sender", "cuda_update"]
+__all__ = [
+    "CudaSampling",
+    "CudaStreams",
+    "cuda_error",
+    "cuda_facts",
+    "cuda_sampling",
+    "cuda_sender",
+    "cuda_streams",
+    "cuda_update",
+]
 
 
 @cache
@@ -53,10 +62,32 @@ def cuda_sampling(device: int) -> tuple[CudaSampling | None, str]:
         return None, status
     if error := library.fastreplay_cuda_prepare_sampling(device):
         return None, f"{cuda_error(error)} ({status})"
-    number, pointer, word = ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64
-    library.fastreplay_cuda_set_window.argtypes = (number, pointer, pointer, word, word)
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    library.fastreplay_cuda_set_window.argtypes = (number, pointer, pointer, pointer)
     library.fastreplay_cuda_sample.argtypes = (number, pointer, pointer)
     return CudaSampling(library.fastreplay_cuda_set_window, library.fastreplay_cuda_sample), status
+
+
+class CudaStreams(NamedTuple):
+    """Functions of csrc/cuda/stream.h."""
+
+    is_done: Callable[..., int]
+    wait_for: Callable[..., int]
+    is_captured: Callable[..., int]
+
+
+@cache
+def cuda_streams(device: int) -> CudaStreams | None:
+    """Return what asks streams and events of a CUDA device, or None without the CUDA part."""
+    library = _cuda_library()
+    if library is None or device >= cuda_facts()[1]:
+        return None
+    functions = CudaStreams(
+        library.fastreplay_cuda_is_done, library.fastreplay_cuda_wait_for, library.fastreplay_cuda_is_captured
+    )
+    for function in functions:
+        function.argtypes = (ctypes.c_int, ctypes.c_void_p)  # type: ignore[attr-defined]
+    return functions
 
 
 def cuda_error(error: int) -> str:

@@ -10,7 +10,7 @@ caller's stream.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastreplay import _core
 
@@ -25,6 +25,8 @@ __all__ = ["Mirror", "MirrorGenerator", "QueuedDraws"]
 
 # Writers may overwrite all that was sent before it is told; the next try then meets others.
 _TRIES = 100
+
+ResultT = TypeVar("ResultT")
 
 
 class Mirror:
@@ -62,41 +64,57 @@ class Mirror:
     @property
     def num_in_flight(self) -> int:
         """Stages that are being copied."""
-        return sum(not stage.is_sent() for stage in self.ring.stages)
+        return sum(not stage.sent.is_done() for stage in self.ring.stages)
 
     def flush(self) -> None:
         """Queue that the device gets what was inserted and finished before this call.
 
         Raises:
-            RuntimeError: Another call of this thread is in the middle of queueing.
+            RuntimeError: Another call of this thread is in the middle of queueing, or a graph is being captured.
         """
-        _core.call_in_turn(self._turn, partial(self._queue, None, None))
+        self.in_turn(self._queue, None, None)
 
-    def draw(self, draw: Callable[[Generator], None], generator: Generator) -> bool:
+    def draw(self, draw: Callable[[Generator, tuple[int, int] | None], None], generator: Generator) -> bool:
         """Queue a draw; False where there is nothing to draw from.
 
         Within the capture of a graph nothing is sent: the graph draws from what was flushed before each replay.
 
         Raises:
-            RuntimeError: As `flush`.
+            RuntimeError: Another call of this thread is in the middle of queueing.
         """
-        return _core.call_in_turn(self._turn, partial(self._queue, draw, generator))
+        return self.in_turn(self._queue, draw, generator)
 
-    def _queue(self, draw: Callable[[Generator], None] | None, generator: Generator | None) -> bool:
-        if draw is not None and self.ring.is_captured():
-            if self._window[1]:
-                draw(cast("Generator", generator))
+    def in_turn(self, call: Callable[..., ResultT], *arguments: object) -> ResultT:
+        """Call when nobody else queues.
+
+        Raises:
+            RuntimeError: Another call of this thread is in the middle of queueing.
+        """
+        return _core.call_in_turn(self._turn, partial(call, *arguments))
+
+    def _queue(
+        self, draw: Callable[[Generator, tuple[int, int] | None], None] | None, generator: Generator | None
+    ) -> bool:
+        if self.ring.is_captured(self.ring.consumer()):
+            if draw is None:
+                self.ring.refuse_capture("flush")
+            elif self._window[1]:
+                draw(cast("Generator", generator), None)
             return self._window[1] > 0
         self.ring.begin()
         try:
-            self._flush()
-            if draw is not None and self._window[1]:
-                draw(cast("Generator", generator))
+            window = self._flush()
+            if draw is not None and window[1]:
+                draw(cast("Generator", generator), window)
+            elif window != self._window:
+                self.ring.set_window(*window)
+            self._window = window
         finally:
             self.ring.end()
-        return self._window[1] > 0
+        return window[1] > 0
 
-    def _flush(self) -> None:
+    def _flush(self) -> tuple[int, int]:
+        """Send what was inserted; return the first ticket and the number of those that may be drawn now."""
         for _ in range(_TRIES):
             _, end = self._source.window()
             self._send(end)
@@ -104,9 +122,7 @@ class Mirror:
             window = (first, max(end - first, 0))
             if window[1] or not len(self._source):
                 break
-        if window != self._window:
-            self.ring.set_window(*window)
-            self._window = window
+        return window
 
     def _send(self, end: int) -> None:
         """Send the tickets below `end` that were not sent, in runs that lie together on both sides."""
@@ -125,8 +141,8 @@ class Mirror:
         stages = self.ring.stages
         stage = stages[self._next % len(stages)]
         self._next += 1
-        if not stage.is_sent():
-            self._waits.during(stage.finish)
+        if not stage.sent.is_done():
+            self._waits.during(stage.sent.wait)
         return stage
 
 
@@ -135,7 +151,7 @@ class MirrorGenerator:
 
     def __init__(self, mirror: Mirror, key: tuple[int, int], calls: int) -> None:
         self._mirror = mirror
-        self._generator = mirror.ring.new_generator()
+        self._generator = mirror.in_turn(mirror.ring.new_generator)
         self.restart(key, calls, 0)
 
     num_redraws = 0
@@ -148,17 +164,20 @@ class MirrorGenerator:
     @property
     def calls(self) -> int:
         """Minibatches drawn."""
-        return self._generator.read()[0]
+        return self._read()[0]
 
     @property
     def num_sampled(self) -> int:
         """Rows drawn."""
-        return self._generator.read()[1]
+        return self._read()[1]
 
     def restart(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
         """Set the state, also for the graphs that were captured with it."""
+        self._mirror.in_turn(self._generator.write, key, calls, num_sampled)
         self._key = key
-        self._generator.write(key, calls, num_sampled)
+
+    def _read(self) -> tuple[int, int]:
+        return self._mirror.in_turn(self._generator.read)
 
     def sample(self, _ring: _core.Ring, block: MirrorBlock) -> bool:
         """Queue a draw into a block; False where there is nothing to draw from."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
-from fastreplay import _core
 from fastreplay.batch.delivery import Delivery
 from fastreplay.batch.layout import Layout
 from fastreplay.batch.minibatch import Minibatch
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay import _core
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.gpu.ring import DeviceRing, Generator
@@ -31,7 +31,7 @@ __all__ = ["MirrorBlock", "MirrorDelivery"]
 _CONSUMERS = 4
 # Blocks that are looked at for a free one.
 _PROBES = 4
-# One piece of a row is copied by 32 threads, 16 bytes each: four times at most.
+# One piece of a row is copied by 32 threads, each with 64 bytes on their way at once.
 _PIECE_BYTES = 2048
 
 ResultT = TypeVar("ResultT")
@@ -54,7 +54,7 @@ class MirrorBlock:
     context = 0
 
     def __init__(self, ring: DeviceRing, source: _core.Ring, schema: Schema, batch_size: int) -> None:
-        self.layout = Layout(_core.Block(source, batch_size), schema)
+        self.layout = Layout(schema, batch_size, source.block_offsets(batch_size), source.block_bytes(batch_size))
         self.consumer = ring.consumer()
         self._flat = ring.allocate(self.layout.num_bytes)
         self.device = ring.device
@@ -73,19 +73,19 @@ class MirrorBlock:
         """Return the block's bytes."""
         return self._flat
 
-    def draw(self, generator: Generator) -> None:
+    def draw(self, generator: Generator, window: tuple[int, int] | None) -> None:
         """Queue a draw into the block."""
-        self._draw(generator, [])
+        self._draw(generator, window, [])
 
     @property
     def is_drawn(self) -> bool:
         """Whether `draw_once` has queued a draw."""
         return 0 in self._drawn
 
-    def draw_once(self, generator: Generator) -> None:
+    def draw_once(self, generator: Generator, window: tuple[int, int] | None) -> None:
         """Queue a draw into a block of a loader, if that was not done."""
         if not self.is_drawn:
-            self._draw(generator, self._drawn)
+            self._draw(generator, window, self._drawn)
 
     def begin_again(self) -> None:
         """Let the next `draw_once` queue a draw."""
@@ -176,9 +176,10 @@ class MirrorDelivery(Delivery):
         Raises:
             RuntimeError: A graph is being captured, whose replays would write into memory that is handed out again.
         """
-        if self._mirror.ring.is_captured():
+        consumer = self._mirror.ring.consumer()
+        if self._mirror.ring.is_captured(consumer):
             raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
-        block = self._pool(self._mirror.ring.consumer()).take(batch_size)
+        block = self._pool(consumer).take(batch_size)
         return MirrorBlock(self._mirror.ring, self._source, self.schema, batch_size) if block is None else block
 
     def give(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:

@@ -77,7 +77,12 @@ class PinnedDelivery(Delivery):
         return sum(block.is_in_flight() for block in self._blocks)
 
     def take(self, batch_size: int) -> PinnedBlock:
-        """Return a block to be filled: to be handed out or cancelled afterwards."""
+        """Return a block to be filled: to be handed out or cancelled afterwards.
+
+        Raises:
+            RuntimeError: A graph is being captured.
+        """
+        self._device.refuse_capture("minibatch")
         rotation = self._rotation(batch_size, self._device.consumer())
         block = self._copied(rotation)
         if block is None and rotation.num_blocks >= _BLOCKS_IN_TURN:
@@ -107,7 +112,12 @@ class PinnedDelivery(Delivery):
         return self._given(block, block.hand_out_ahead())
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
-        """Let the calling thread's stream wait for what a prefetcher sent."""
+        """Let the calling thread's stream wait for what a prefetcher sent.
+
+        Raises:
+            RuntimeError: A graph is being captured.
+        """
+        self._device.refuse_capture("loader")
         block: Any = batch._block
         block.make_ready()
         return batch

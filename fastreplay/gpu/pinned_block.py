@@ -64,6 +64,7 @@ class PinnedBlock:
 
     __slots__ = (
         "__weakref__",
+        "_refuse_capture",
         "_state",
         "consumer",
         "device",
@@ -78,10 +79,11 @@ class PinnedBlock:
 
     def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int, device: Device) -> None:
         self.device: torch.device | str = device.device
+        self._refuse_capture = device.refuse_capture
         self.consumer = device.consumer()
         self.transfer = device.allocate(max(ring.block_bytes(batch_size), 1))
         self.native = _core.Block(ring, batch_size, self.transfer.host)
-        self.layout = Layout(self.native, schema)
+        self.layout = Layout(schema, batch_size, self.native.offsets, self.native.num_bytes)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)
         self.is_ahead = False  # a prefetcher was given its minibatch, and lets it go if it is interrupted
         self._state = State.FREE
@@ -141,7 +143,9 @@ class PinnedBlock:
         self.is_ahead = False
 
     def cancel_ahead(self) -> None:
-        """Wait for the copy, if a prefetcher has started it, of what nobody is to have."""
+        """Wait for the copy, if a prefetcher has started it, of what nobody is to have; not in a forked child."""
+        if self.transfer.is_inherited():
+            return
         self.transfer.finish()
         self.transfer.make_consumer_wait()
         self.is_ahead = False
@@ -170,7 +174,11 @@ class PinnedBlock:
 
         What the consumer has queued up to now sees the old rows. Where `fill` raises or returns False,
         nothing changes.
+
+        Raises:
+            RuntimeError: A graph is being captured.
         """
+        self._refuse_capture("minibatch")
         self._enter(State.IN_USE, State.FILLING)
         filled = False
         try:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fastreplay.gpu import memory
+from fastreplay.gpu import memory, streams
 from fastreplay.gpu.library import cuda_error, cuda_sampling
 
 if TYPE_CHECKING:
@@ -25,10 +24,17 @@ _NUM_STAGES = 2
 _STAGE_BYTES = 4 << 20
 
 
+class _Window(ctypes.Structure):
+    """Struct fastreplay_cuda_window of csrc/cuda/sampling.h."""
+
+    _fields_ = (("first", ctypes.c_uint64), ("size", ctypes.c_uint64), ("first_slot", ctypes.c_uint64))
+
+
 class _Sampling(ctypes.Structure):
     """Struct fastreplay_cuda_sampling of csrc/cuda/sampling.h."""
 
     _fields_ = (
+        ("now", ctypes.c_void_p),
         ("window", ctypes.c_void_p),
         ("generator", ctypes.c_void_p),
         ("records", ctypes.c_void_p),
@@ -48,32 +54,27 @@ class Stage:
     def __init__(self, device: torch.device, num_bytes: int) -> None:
         self.pinned = memory.page_locked(num_bytes, device)
         self.host: NDArray[np.uint8] = self.pinned.numpy()
-        self.sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def is_sent(self) -> bool:
-        """Tell whether its last copy is done."""
-        return bool(self.sent.query())  # type: ignore[no-untyped-call]
-
-    def finish(self) -> None:
-        """Wait until its last copy is done."""
-        self.sent.synchronize()
+        self.sent = streams.Mark(device)  # its last copy
 
 
 class Generator:
-    """Struct fastreplay_cuda_generator in the device's memory."""
+    """Struct fastreplay_cuda_generator in the device's memory. Only one thread at a time may call, as with its ring."""
 
     def __init__(self, ring: DeviceRing) -> None:
         self._ring = ring
         self.memory = ring.allocate(4 * 8)
+        ring.free_after_use(self)
 
     def read(self) -> tuple[int, int]:
         """Return the numbers of calls and of rows; wait for what is queued."""
+        self._ring.refuse_capture("rng_state, stats")
         self._ring.begin()
         _, _, calls, num_sampled = memory.bytes_of(self.memory).view(np.uint64).tolist()
         return calls, num_sampled
 
     def write(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
         """Set the state for what is queued from now on."""
+        self._ring.refuse_capture("rng_state")
         self._ring.begin()
         self._ring.upload(self.memory, np.array([*key, calls, num_sampled], np.uint64))
         self._ring.end()
@@ -82,13 +83,17 @@ class Generator:
 class DeviceRing:
     """Records in the memory of a device, and the launches that draw from them, on the calling thread's current stream.
 
+    That stream is asked for once, by `begin`, and is the one of all that is queued up to `end`; one thread at a time
+    is between the two.
+
     Args:
         device: The device.
         capacity: Records.
         stride: Bytes of one.
 
     Raises:
-        RuntimeError: There is no CUDA part, it cannot run on this device, or memory cannot be had.
+        RuntimeError: There is no CUDA part, it cannot run on this device, memory cannot be had, or a graph is being
+            captured.
     """
 
     def __init__(self, device: torch.device, capacity: int, stride: int) -> None:
@@ -97,34 +102,47 @@ class DeviceRing:
         if functions is None:
             raise RuntimeError(f"storage: 'cuda' on {device} needs the CUDA part of fastreplay: {reason}")
         self._functions = functions
+        self.refuse_capture("storage")
         self._capacity = capacity
         self._stride = stride
         num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
         self.stages = tuple(Stage(device, num_staged * stride) for _ in range(_NUM_STAGES))
         self._records = self.allocate(capacity * stride)
-        self._window = self.allocate(2 * 8)
+        self._window = self.allocate(ctypes.sizeof(_Window))
         self._last = torch.cuda.current_stream(device)
         self._used = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._used.record(self._last)
-        # torch gives memory back to the stream that it was allocated for, whoever used it last.
-        weakref.finalize(self, self._last.wait_event, self._used)
+        self.end()
+        self.free_after_use(self)
         self.set_window(0, 0)
 
     def consumer(self) -> int:
         """Return the handle of the calling thread's current stream."""
-        handle: int = torch.cuda.current_stream(self.device).cuda_stream
-        return handle
+        return streams.current_handle(self.device)
 
-    def is_captured(self) -> bool:
+    def is_captured(self, stream: int) -> bool:
         """Tell whether that stream is being captured in a graph."""
-        return torch.cuda.is_current_stream_capturing()
+        return streams.is_captured(self.device, stream)
+
+    def free_after_use(self, owner: object) -> None:
+        """Let memory that was allocated here be free no earlier than all that was queued up to `end` is done.
+
+        torch gives memory back to the stream that it was allocated for, whoever used it last.
+        """
+        streams.at_end_of(owner, torch.cuda.current_stream(self.device).wait_event, self._used)
+
+    def refuse_capture(self, what: str) -> None:
+        """Refuse what the replays of a graph would do wrong.
+
+        Raises:
+            RuntimeError: The calling thread's current stream is being captured.
+        """
+        streams.refuse_capture(self.device, self.consumer(), what)
 
     def begin(self) -> None:
         """Let what is queued from now on come after what was queued up to `end` on another stream."""
-        current = torch.cuda.current_stream(self.device)
-        if current != self._last:
-            current.wait_event(self._used)
-            self._last = current
+        if self.consumer() != self._last.cuda_stream:
+            self._last = torch.cuda.current_stream(self.device)
+            self._last.wait_event(self._used)
 
     def end(self) -> None:
         """Mark the end of what `begin` began."""
@@ -133,13 +151,13 @@ class DeviceRing:
     def send(self, stage: Stage, num_bytes: int, offset: int) -> None:
         """Queue a copy of a stage's first bytes to a place among the records; do not wait."""
         memory.copy(self._records[offset : offset + num_bytes], stage.pinned[:num_bytes], self._last)
-        stage.sent.record(self._last)
+        stage.sent.set(self._last)
 
     def set_window(self, first: int, size: int) -> None:
-        """Queue that draws are of `size` tickets from `first` on."""
-        self._check(
-            self._functions.set_window(self.device.index, self._last.cuda_stream, self._window.data_ptr(), first, size)
-        )
+        """Queue that what graphs draw is drawn from `size` tickets from `first` on."""
+        now = self._now(first, size)
+        stream, window = self._last.cuda_stream, self._window.data_ptr()
+        self._check(self._functions.set_window(self.device.index, stream, window, ctypes.addressof(now)))
 
     def new_generator(self) -> Generator:
         """Make a generator's state."""
@@ -154,15 +172,16 @@ class DeviceRing:
         """Queue a copy of some numbers; do not wait."""
         pinned = memory.page_locked(numbers.nbytes, self.device)
         pinned.numpy()[:] = numbers.reshape(-1).view(np.uint8)
-        memory.copy(target, pinned, torch.cuda.current_stream(self.device))  # torch keeps it until then
+        memory.copy(target, pinned, self._last)  # torch keeps it until then
 
     def new_draw(
         self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
-    ) -> Callable[[Generator, list[int]], None]:
+    ) -> Callable[[Generator, tuple[int, int] | None, list[int]], None]:
         """Return what queues that a minibatch is drawn and gathered into a block.
 
-        It appends 0 to a list once that is queued, in one step with it: no exception of a signal handler can come
-        between the two.
+        It is given the window to draw from, between `begin` and `end`; or None in the capture of a graph, whose
+        replays draw from what the window is then. It appends 0 to a list once that is queued, in one step with it: no
+        exception of a signal handler can come between the two.
 
         Args:
             block: Memory of a minibatch.
@@ -171,30 +190,40 @@ class DeviceRing:
             tickets_offset: Where the tickets lie in the block.
             batch_size: Rows.
         """
-        table = self.allocate(len(pieces) * 4 * 8)
-        self.upload(table, np.array(pieces, np.uint64))
+        table = np.array(pieces, np.uint64)
         sampling = _Sampling(
+            None,
             self._window.data_ptr(),
             None,
             self._records.data_ptr(),
             self._stride,
             self._capacity,
-            table.data_ptr(),
+            table.ctypes.data,
             len(pieces),
             block.data_ptr(),
             tickets_offset,
             batch_size,
         )
 
-        def draw(generator: Generator, drawn: list[int], _table: torch.Tensor = table) -> None:  # the launch reads it
+        def draw(
+            generator: Generator,
+            window: tuple[int, int] | None,
+            drawn: list[int],
+            _table: NDArray[np.uint64] = table,  # the launch reads it
+        ) -> None:
+            now = None if window is None else self._now(*window)
+            sampling.now = None if now is None else ctypes.addressof(now)
             sampling.generator = generator.memory.data_ptr()
-            stream = torch.cuda.current_stream(self.device).cuda_stream
+            stream = self.consumer() if window is None else self._last.cuda_stream
             launch = partial(self._functions.sample, self.device.index, stream)
             # Without an instruction of Python's between the launch and the note of it, where a signal could be heard.
             drawn.extend(map(launch, [ctypes.byref(sampling)]))
             self._check(drawn[-1])
 
         return draw
+
+    def _now(self, first: int, size: int) -> _Window:
+        return _Window(first, size, first % self._capacity)
 
     def _check(self, error: int) -> None:
         if error:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import ctypes
-import weakref
+import os
 from typing import TYPE_CHECKING
 
 import torch
 
-from fastreplay.gpu import memory
+from fastreplay.gpu import memory, streams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,8 +47,8 @@ class Transfer:
             self._pinned = memory.page_locked(num_bytes, device)
             self.target = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         self.host: NDArray[np.uint8] = self._pinned.numpy()
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._copied.record(stream)  # an event has a handle once it was recorded; here it stands for no copy
+        self._copied = streams.Mark(device)
+        self._copied.set(stream)  # an event has a handle once it was recorded; here it stands for no copy
         self._is_new = True
         self._released = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._consumer = torch.cuda.current_stream(device)
@@ -59,12 +59,13 @@ class Transfer:
             num_bytes,
             stream.cuda_stream,
             self._released.cuda_event,
-            self._copied.cuda_event,
+            self._copied.event.cuda_event,
             device.index,
         )
         # torch does not know of copies that fastreplay_cuda_send started: page-locked memory that it gets back
         # may be somebody else's at once.
-        weakref.finalize(self, _keep_until_copied, self._pinned, self._copied)
+        self._process = os.getpid()
+        streams.at_end_of(self, _keep_until_copied, self._pinned, self._copied)
 
     @property
     def context(self) -> int:
@@ -75,30 +76,35 @@ class Transfer:
         """Do what fastreplay_cuda_send does, by torch: its page-locked allocator then knows of the copy."""
         self._stream.wait_event(self._released)
         memory.copy(self.target, self._pinned, self._stream)
-        self._copied.record(self._stream)
+        self._copied.set(self._stream)
 
     def is_copied(self) -> bool:
         """Tell whether the last copy is done."""
-        return self._is_new or bool(self._copied.query())  # type: ignore[no-untyped-call]
+        return self._is_new or self._copied.is_done()
+
+    def is_inherited(self) -> bool:
+        """Tell whether it is of the process that forked this one, whose device this one cannot use."""
+        return os.getpid() != self._process
 
     def finish(self) -> None:
         """Wait until the last copy is done."""
-        self._copied.synchronize()
+        self._copied.wait()
 
     def make_consumer_wait(self) -> None:
         """Let the current stream wait for the last copy."""
         self._is_new = False
-        self._consumer = torch.cuda.current_stream(self._device)
-        self._consumer.wait_event(self._copied)
+        if streams.current_handle(self._device) != self._consumer.cuda_stream:
+            self._consumer = torch.cuda.current_stream(self._device)
+        self._consumer.wait_event(self._copied.event)
 
     def release(self) -> None:
         """Mark what the consumer has queued, here and on the stream where it got the last minibatch."""
-        current = torch.cuda.current_stream(self._device)
-        if current != self._consumer:
+        current = self._consumer
+        if streams.current_handle(self._device) != current.cuda_stream:
+            current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._consumer)
         self._released.record(current)
 
 
-def _keep_until_copied(_pinned: torch.Tensor, copied: torch.cuda.Event) -> None:
-    if not copied.query():  # type: ignore[no-untyped-call]
-        copied.synchronize()
+def _keep_until_copied(_pinned: torch.Tensor, copied: streams.Mark) -> None:
+    copied.wait()

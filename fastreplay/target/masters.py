@@ -10,6 +10,7 @@ from warnings import warn
 import torch
 from torch import Tensor
 
+from fastreplay.gpu.streams import current_handle, is_captured
 from fastreplay.target.pair import HALVES
 from fastreplay.target.tensor_memory import is_plain
 
@@ -27,7 +28,10 @@ def with_masters(pairs: Sequence[Pair], known: Mapping[str, Tensor]) -> list[Pai
     Args:
         pairs: Pairs without masters.
         known: Masters so far, by name. They stay where the target still is their image, and are read from the
-            target elsewhere.
+            target elsewhere; in their own memory where that serves, for graphs that captured a step.
+
+    Raises:
+        RuntimeError: A graph is being captured.
     """
     return [_with_master(pair, known.get(pair.name)) for pair in pairs]
 
@@ -36,12 +40,21 @@ def _with_master(pair: Pair, known: Tensor | None) -> Pair:
     target = pair.target
     if pair.is_copied or target.dtype not in HALVES:
         return pair
-    with torch.inference_mode(False):  # a master must serve outside of it too
+    if target.is_cuda and is_captured(target.device, current_handle(target.device)):
+        raise RuntimeError(f"{pair.name}: in the capture of a graph, its master would be made anew by each replay")
+    with torch.inference_mode(False), torch.no_grad():  # a master must serve outside of it too
         fresh = target.detach().to(torch.float32)
         if known is not None and known.shape == fresh.shape:
-            known = known.to(target.device)
-            fresh = torch.where(known.to(target.dtype) == target.detach(), known, fresh)
+            there = known.to(target.device)
+            fresh = torch.where(there.to(target.dtype) == target.detach(), there, fresh)
+            if _is_like(known, fresh):
+                fresh = known.copy_(fresh)
     return replace(pair, master=fresh)
+
+
+def _is_like(known: Tensor, fresh: Tensor) -> bool:
+    same = (known.device, known.dtype, known.stride()) == (fresh.device, fresh.dtype, fresh.stride())
+    return same and not known.is_inference()
 
 
 def masters_of(pairs: Sequence[Pair]) -> dict[str, Tensor]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastreplay.gpu.library import cuda_update
+from fastreplay.gpu.library import cuda_error, cuda_update
+from fastreplay.gpu.streams import current_handle
 from fastreplay.support.torch_abi import holds_handle, torch_abi, torch_is_fused
 from fastreplay.target import watched
+from fastreplay.target.device_masters import device_masters
 from fastreplay.target.foreach import Foreach
 from fastreplay.target.masters import with_masters
 from fastreplay.target.members import containers_of
@@ -64,6 +66,7 @@ class Plan:
         for pair in rest:
             _watch(self.tables[0], pair)
         self.devices = list(groups)
+        self._masters = device_masters(pairs)
         self.in_writing_order = sorted(zip(groups, self.tables, strict=False), key=lambda entry: entry[0].type == "cpu")
         self.tau_device = _common_device(pairs)
         # Those never have a kernel; whether torch lets them be written is another question at every step.
@@ -105,6 +108,11 @@ class Plan:
                 f"{self.made_in_inference}: target was made in inference mode, and can be written only there"
             )
 
+    def join_masters(self) -> None:
+        """Let what the current streams are given next be ordered with what was done to the masters."""
+        for masters in self._masters:
+            masters.join()
+
     def _move_all(self, tau: float | Tensor) -> bool:
         # Nothing may be moved before all of it is known to be current; one table sees to that itself.
         is_one = len(self.devices) == 1 and not len(self.by_torch)
@@ -113,6 +121,7 @@ class Plan:
         self.check_writable()
         if isinstance(tau, Tensor) and tau.device != self.tau_device:
             tau = float(tau)  # waits for its device, once
+        self.join_masters()
         # The last to be written are those whose writing cannot fail.
         if len(self.by_torch):
             self.by_torch.update(tau)
@@ -152,7 +161,7 @@ def _is_watchable(tensor: Tensor) -> bool:
 
 def _launch(table: watched.Table, device: torch.device, tau: float | Tensor) -> bool:
     """Update on the device's current stream: no allocation, no synchronization, fit for a CUDA graph."""
-    stream: int = torch._C._cuda_getCurrentRawStream(device.index)
+    stream = current_handle(device)
     if isinstance(tau, Tensor) and tau.device == device:
         return table.step_on_device(0.0, stream, tau.data_ptr(), tau.dtype == torch.float64)
     return table.step_on_device(float(tau), stream, 0, False)
@@ -199,6 +208,5 @@ def _table_of(device: torch.device, pairs: Sequence[Pair], containers: Container
     table.finish()
     if device.type == "cuda":
         launch, _ = cuda_update(device.index)
-        chunks = torch.frombuffer(bytearray(table.chunk_bytes()), dtype=torch.uint8)
-        table.set_device(launch, device.index, chunks.to(device))
+        table.set_device(launch, device.index, cuda_error)
     return table

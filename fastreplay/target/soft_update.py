@@ -77,7 +77,9 @@ class SoftUpdate:
     looks at all of them. An iterator is gone through once: where its tensors may be replaced later, give
     the module or a list. What changes the strides or the dtype and neither address nor element count
     (`p.t_()`) needs `refresh`; and a step that was compiled looks at nothing, whatever changed. Memory that
-    was left is kept until then, and so never written after it was freed.
+    was left is kept until then, and so never written after it was freed. A CUDA graph that captured a step writes
+    to the tensors of that time, and to the masters: keep those, and the updater for its masters, as long as the graph;
+    steps that find others, and `refresh`, leave masters where they are.
 
     A step that is refused has moved nothing and is not counted.
 
@@ -195,6 +197,7 @@ class SoftUpdate:
         plan = self._current_plan()
         check_masters(masters, self._masters)
         plan.check_writable()
+        plan.join_masters()
         write_masters(plan.pairs, masters)
         self.count = count
 

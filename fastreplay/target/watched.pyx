@@ -11,7 +11,6 @@ Without the GIL a critical section does for one object what the GIL does for all
 and it is given up while the thread waits or moves much. With the GIL it is nothing.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
@@ -58,7 +57,7 @@ cdef extern from "target_table.hpp" namespace "fastreplay" nogil:
         void watch(void *, const void *, int64_t) except +
         void add(void *, const Pair &) except +
         void cut() except +
-        const vector[Chunk] &chunks()
+        const vector[Pair] &pairs()
         size_t num_bytes()
         bint is_current(const TorchAbi &)
         void update(double, Level, const TorchAbi &)
@@ -217,13 +216,13 @@ cdef class Table:
     cdef WatchedContainers full
     cdef WatchedContainers empty
     cdef list foreign  # (container, what it held) of those that are not `is_builtin`
-    cdef list kept  # tensors, their storages, masters, the table on the device
+    cdef list kept  # tensors, their storages, masters
     cdef list watched  # (tensor, data pointer, element count)
     cdef list targets
     cdef object increment_version
     cdef CudaLaunch launch
     cdef int device
-    cdef const void *device_chunks
+    cdef object describe
 
     def __cinit__(self):
         self.full, self.empty = WatchedContainers([]), WatchedContainers([])
@@ -286,20 +285,14 @@ cdef class Table:
         self.table.add(<PyObject *>target, pair)
 
     def finish(self):
-        """Cut what was added into chunks; to be called once, before the first step."""
+        """Cut what was added into chunks, and launches; to be called once, before the first step."""
         self.table.cut()
 
-    def chunk_bytes(self):
-        """Give the table of chunks, for `set_device`."""
-        return PyBytes_FromStringAndSize(
-            <const char *>self.table.chunks().data(), self.table.chunks().size() * sizeof(Chunk))
-
-    def set_device(self, uintptr_t launch, int device, chunks):
-        """Move by a launch on a CUDA device from now on; `chunks` holds `chunk_bytes()` there."""
+    def set_device(self, uintptr_t launch, int device, describe):
+        """Move by launches on a CUDA device from now on; `describe` says in words what an error means."""
         set_function(self.launch, launch)
         self.device = device
-        self.device_chunks = <const void *><uintptr_t>chunks.data_ptr()
-        self.kept.append(chunks)
+        self.describe = describe
 
     @property
     def num_tensors(self):
@@ -356,17 +349,17 @@ cdef class Table:
             return True
 
     def step_on_device(self, double tau, uintptr_t stream, uintptr_t tau_on_device, bint tau_is_double):
-        """As `step`, with one launch on a stream; tau is read from the device where an address is given."""
+        """As `step`, by launches on a stream; tau is read from the device where an address is given."""
         cdef int error
         if self.launch == NULL:
             raise RuntimeError("target update: this table has no device")
         with critical_section(self):
             if not self.is_current():
                 return False
-            error = self.launch(self.device, <void *>stream, self.device_chunks,
-                                <int64_t>self.table.chunks().size(), tau, <const void *>tau_on_device, tau_is_double)
+            error = self.launch(self.device, <void *>stream, self.table.pairs().data(),
+                                <int64_t>self.table.pairs().size(), tau, <const void *>tau_on_device, tau_is_double)
             if error != 0:
-                raise RuntimeError(f"target update: CUDA error {error} at the launch on device {self.device}")
+                raise RuntimeError(f"target update: the launch on cuda:{self.device} failed: {self.describe(error)}")
             self.bump_versions()
             return True
 

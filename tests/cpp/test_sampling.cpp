@@ -29,22 +29,30 @@ constexpr Philox::Key kKey{5, 6};
 
 // Runs what fastreplay_cuda_sample launches, the threads in a random order: none may count on another.
 void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& random) {
-  if (sampling.window->size == 0) return;
   const auto by_turns = [&](std::uint64_t num_threads, auto run) {
     std::vector<std::uint64_t> order(num_threads);
     std::iota(order.begin(), order.end(), std::uint64_t{0});
     for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
     for (const std::uint64_t thread : order) run(thread);
   };
+  const auto draw = fastreplay::Draw::of(sampling);
+  const fastreplay_cuda_window window = draw.drawn_from();
+  *sampling.window = window;
+  if (window.size == 0) return;
   bool are_drawn = true;
   by_turns(fastreplay::kDrawThreads, [&](std::uint64_t thread) {
-    are_drawn = fastreplay::draw_share(sampling, static_cast<unsigned>(thread)) && are_drawn;
+    are_drawn = fastreplay::draw_share(draw, window, static_cast<unsigned>(thread)) && are_drawn;
   });
-  if (!are_drawn) fastreplay::draw_in_order(sampling);
-  fastreplay::count_draws(sampling);
-  by_turns(sampling.batch_size * sampling.num_pieces * fastreplay::kLanes, [&](std::uint64_t thread) {
-    fastreplay::gather_share(sampling, thread / fastreplay::kLanes, static_cast<unsigned>(thread % fastreplay::kLanes));
-  });
+  if (!are_drawn) fastreplay::draw_in_order(draw, window);
+  fastreplay::count_draws(draw);
+  fastreplay::Gather gather{sampling};
+  std::span<const fastreplay_cuda_piece> rest{sampling.pieces, sampling.num_pieces};
+  while (!rest.empty()) {
+    const std::uint64_t num_threads = gather.take(rest) + 7;  // the last block is seldom whole
+    by_turns(num_threads * gather.num_pieces, [&](std::uint64_t i) {
+      fastreplay::gather_share(gather, i % num_threads, static_cast<unsigned>(i / num_threads));
+    });
+  }
 }
 
 // Each field in pieces of at most piece_bytes.
@@ -67,14 +75,19 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
   Ring ring{RecordLayout{rows::fields_of(row_bytes)}, 100};
   rows::insert(ring, 0, num_rows);
   check::Random random{num_rows};
-  const fastreplay_cuda_window window{.first = ring.window().first, .size = ring.window().reserved()};
+  const std::uint64_t first = ring.window().first;
+  const fastreplay_cuda_window now{
+      .first = first, .size = ring.window().reserved(), .first_slot = first % ring.capacity()};
+  fastreplay_cuda_window window{};
   fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0};
   Sampler sampler{kKey, 7};
   for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
     const Block expected{transition_parts(ring.records().layout()), batch_size};
     const Block found{transition_parts(ring.records().layout()), batch_size};
     const auto pieces = pieces_of(ring, found, piece_bytes);
-    const fastreplay_cuda_sampling sampling{.window = &window,
+    // As a draw of now, then as a graph that is replayed: from the window that is there.
+    const fastreplay_cuda_sampling sampling{.now = sampler.calls() == 7 ? &now : nullptr,
+                                            .window = &window,
                                             .generator = &generator,
                                             .records = ring.records().data(),
                                             .stride = ring.records().layout().stride(),
@@ -97,7 +110,7 @@ void test_words_that_are_thrown_away() {
   constexpr std::uint64_t kBound = (std::uint64_t{1} << 63) + 1;
   for (const std::size_t batch_size : {1, 2, 9, 1500}) {
     std::vector<std::uint64_t> tickets(batch_size);
-    const fastreplay_cuda_window window{.first = 1000, .size = kBound};
+    fastreplay_cuda_window window{.first = 1000, .size = kBound, .first_slot = 0};
     fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 3, .num_sampled = 0};
     fastreplay_cuda_sampling sampling{};
     sampling.window = &window;
@@ -113,7 +126,7 @@ void test_words_that_are_thrown_away() {
 
 void test_an_empty_window_leaves_all_as_it_was() {
   std::vector<std::uint64_t> tickets(10, 77);
-  const fastreplay_cuda_window window{.first = 1000, .size = 0};
+  fastreplay_cuda_window window{.first = 1000, .size = 0, .first_slot = 0};
   fastreplay_cuda_generator generator{.key = {1, 2}, .calls = 3, .num_sampled = 4};
   fastreplay_cuda_sampling sampling{};
   sampling.window = &window;
@@ -150,6 +163,7 @@ int main() {
     test_the_same_minibatches_as_on_the_cpu({1}, num_rows, 2048);
     test_the_same_minibatches_as_on_the_cpu({3, 2}, num_rows, 2048);
     test_the_same_minibatches_as_on_the_cpu({4000, 16, 8}, num_rows, 2048);
+    test_the_same_minibatches_as_on_the_cpu({32, 16, 256}, num_rows, 2048);
   }
   test_words_that_are_thrown_away();
   test_an_empty_window_leaves_all_as_it_was();

@@ -264,10 +264,24 @@ void every_kind_moves_by_the_definition() {
   }
 }
 
-void update_as_cuda_does(std::span<const Chunk> chunks, double tau) {
-  // Threads in an order of no meaning: each has its own share.
-  for (const Chunk& chunk : chunks) {
-    for (unsigned thread = kThreadsPerChunk; thread > 0; --thread) update_share(chunk, thread - 1, tau);
+// Runs the launches that pairs become, but for threads other than `only`, where there is one.
+void update_as_cuda_does(std::span<const Pair> pairs, double tau, const double* tau_on_device = nullptr,
+                         int only = -1) {
+  Updates updates;
+  updates.tau_of_host = tau;
+  updates.tau_on_device = tau_on_device;
+  updates.tau_is_double = true;
+  while (!pairs.empty()) {
+    const Chunk first = pairs.front().chunk;
+    for (std::uint32_t chunk = take_launch(pairs, updates); chunk > 0; --chunk) {
+      visit_kind(first, [&](auto kind) {
+        // In an order of no meaning: each thread has its own share.
+        for (unsigned thread = kThreadsPerChunk; thread > 0; --thread) {
+          if (only < 0 || thread - 1 == static_cast<unsigned>(only))
+            update_share<decltype(kind)>(updates, chunk - 1, thread - 1);
+        }
+      });
+    }
   }
 }
 
@@ -279,13 +293,63 @@ void the_cuda_kernel_moves_by_the_definition() {
         for (const double tau : {0.0, 0.005, 0.7, 1.0}) {
           Tensors got{kind, count, shift}, expected{kind, count, shift};
           const Pair pair = got.pair();
-          update_as_cuda_does(chunks_of({&pair, 1}), tau);
+          update_as_cuda_does({&pair, 1}, tau);
           update_by_definition(expected, tau, true);
           expect_same(got, expected);
         }
       }
     }
   }
+}
+
+// More pairs than one launch takes, of all kinds in turns, empty ones and such of many chunks among them; tau is read
+// where the device has it.
+void cuda_launches_cover_every_pair() {
+  for (const std::size_t num_same : {std::size_t{1}, std::size_t{Updates::kMaxEntries}, std::size_t{250}}) {
+    std::vector<Tensors> got, expected;
+    for (const Kind& kind : kinds()) {
+      if (parts_of(kind.target).count == 2) continue;
+      for (std::size_t i = 0; i < num_same; ++i) {
+        const std::size_t count = i % 7 == 3 ? 0 : i % 50 == 0 ? 5 * kChunkElements + i : i + 1;
+        got.emplace_back(kind, count, i % 3), expected.emplace_back(kind, count, i % 3);
+      }
+    }
+    std::vector<Pair> pairs;
+    for (Tensors& tensors : got) pairs.push_back(tensors.pair());
+    const double tau = 0.3;
+    update_as_cuda_does(pairs, 0.9, &tau);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      update_by_definition(expected[i], tau, true);
+      expect_same(got[i], expected[i]);
+    }
+  }
+}
+
+// One launch for what is of one kind, with the bytes after it.
+void pairs_of_one_kind_go_together() {
+  std::vector<float> values(10);
+  std::vector<Pair> pairs;
+  const auto add = [&](Dtype target, Dtype online, std::size_t count) {
+    pairs.push_back({{values.data(), values.data(), nullptr, 0, target, online, false}, count});
+  };
+  const auto num_launches = [&] {
+    std::span<const Pair> rest{pairs};
+    Updates updates;
+    std::size_t count = 0;
+    while (!rest.empty()) count += take_launch(rest, updates) > 0 ? 1 : 0;
+    return count;
+  };
+  for (std::size_t i = 0; i + 1 < Updates::kMaxEntries; ++i) add(Dtype::kFloat32, Dtype::kFloat32, 5000);
+  add(Dtype::kBytes, Dtype::kBytes, 40);
+  CHECK_EQ(num_launches(), 1U);
+  add(Dtype::kBytes, Dtype::kBytes, 40);
+  CHECK_EQ(num_launches(), 2U);
+  pairs.resize(1);
+  add(Dtype::kFloat32, Dtype::kBFloat16, 10);
+  add(Dtype::kBytes, Dtype::kBytes, 0);
+  CHECK_EQ(num_launches(), 2U);
+  pairs = {pairs.back()};
+  CHECK_EQ(num_launches(), 0U);
 }
 
 // Each element is the share of exactly one thread, on the aligned path and on the other.
@@ -297,8 +361,7 @@ void each_element_has_one_cuda_thread() {
         Tensors tensors{{Dtype::kFloat32, Dtype::kFloat32, false}, count, shift};
         const Tensors before = tensors;
         const Pair pair = tensors.pair();
-        const std::vector<Chunk> chunks = chunks_of({&pair, 1});
-        for (const Chunk& chunk : chunks) update_share(chunk, thread, 1.0);
+        update_as_cuda_does({&pair, 1}, 1.0, nullptr, static_cast<int>(thread));
         for (std::size_t i = 0; i < count; ++i) {
           const std::size_t at = tensors.target_first + 4 * i;
           moved[i] += std::memcmp(&tensors.target[at], &before.target[at], 4) == 0 ? 0 : 1;
@@ -317,7 +380,7 @@ void copies_do_not_heed_tau() {
       Tensors got{kind, 100, 0}, expected{kind, 100, 0};
       const Pair pair = got.pair(true);
       if (as_cuda) {
-        update_as_cuda_does(chunks_of({&pair, 1}), 0.005);
+        update_as_cuda_does({&pair, 1}, 0.005);
       } else {
         update(chunks_of({&pair, 1}), 0.005, best_level());
       }
@@ -334,7 +397,7 @@ void hard_updates_copy_every_bit() {
     std::vector<float> target{2.0F, NAN, 3.0F, -INFINITY, 1.0F};
     const Pair pair{{target.data(), online.data(), nullptr, 0, Dtype::kFloat32, Dtype::kFloat32, false}, 5};
     if (as_cuda) {
-      update_as_cuda_does(chunks_of({&pair, 1}), 1.0);
+      update_as_cuda_does({&pair, 1}, 1.0);
     } else {
       update(chunks_of({&pair, 1}), 1.0, best_level());
     }
@@ -423,6 +486,8 @@ int main() {
   chunks_cover_every_element_once();
   every_kind_moves_by_the_definition();
   the_cuda_kernel_moves_by_the_definition();
+  cuda_launches_cover_every_pair();
+  pairs_of_one_kind_go_together();
   each_element_has_one_cuda_thread();
   copies_do_not_heed_tau();
   hard_updates_copy_every_bit();

@@ -13,7 +13,7 @@ enum class Dtype : std::uint8_t { kFloat32, kFloat64, kFloat16, kBFloat16, kComp
 
 // Two tensors of equally many elements that lie in memory in the same order without gaps, or equally
 // many bytes (kBytes: copied whatever tau is). With a master, the float32 master is what moves, and the
-// float16 or bfloat16 target is written from it. CUDA reads this layout from device memory.
+// float16 or bfloat16 target is written from it.
 struct Chunk {
   void* target;
   const void* online;
