@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay.batch.loader import Loader
 from fastreplay.batch.minibatch import Minibatch
+from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.state import RngState, Stats
 from fastreplay.buffer.workers import worker_init_fn
@@ -31,6 +32,8 @@ __all__ = [
     "Field",
     "Loader",
     "Minibatch",
+    "Priorities",
+    "PriorityUpdate",
     "ReplayBuffer",
     "RngState",
     "Schema",

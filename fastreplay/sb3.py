@@ -39,7 +39,8 @@ def __getattr__(name: str) -> Any:
     try:
         import stable_baselines3  # noqa: F401
     except ImportError as error:
-        raise ImportError("fastreplay.sb3 needs Stable-Baselines3: pip install stable-baselines3") from error
+        found = "" if error.name in {None, "stable_baselines3"} else f" (it is there, and lacks {error.name})"
+        raise ImportError(f"fastreplay.sb3 needs Stable-Baselines3: pip install stable-baselines3{found}") from error
     value = getattr(import_module(f"fastreplay.adapters.sb3.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

@@ -137,6 +137,7 @@ class ReferenceBuffer:
             "overwritten": self._overwritten,
             "sampled": self._sampled,
             "redraws": 0,
+            "without_mass": 0,
             "bytes": sum(column.nbytes for column in self._columns.values()),
             "pinned_bytes": 0,
             "blocks_in_flight": 0,

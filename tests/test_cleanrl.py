@@ -185,6 +185,32 @@ def test_needs_no_stable_baselines3() -> None:
     assert result.stdout == "torch.Size([5, 3])\n"
 
 
+@pytest.mark.parametrize("num_steps", [0, 3, 40])
+@pytest.mark.parametrize("autoreset", [None, "next_step", "same_step", "disabled"])
+def test_pickle_and_deepcopy_go_on(autoreset: Any, num_steps: int) -> None:
+    """Attributes that are None among them, of this class and of its subclasses."""
+
+    class Scaled(ReplayBuffer):
+        scaler = "of the class"
+
+    box = spaces.Box(-1, 1, (3,), np.float32)
+    buffer = Scaled(10, box, box, "cpu", handle_timeout_termination=False, autoreset=autoreset)
+    buffer.scaler = None  # type: ignore[assignment]
+    one = np.ones((1, 3), np.float32)
+    step: Any = (one, one, one, np.zeros(1), np.zeros(1), [{}])
+    for _ in range(num_steps):
+        buffer.add(*step)
+    again = copy.deepcopy(buffer)
+    assert vars(again).keys() == vars(buffer).keys()
+    assert again.scaler is None
+    again.add(*step)
+    buffer.add(*step)
+    np.random.seed(0)
+    expected = buffer.sample(20)
+    np.random.seed(0)
+    assert_same(expected, again.sample(20))
+
+
 def test_pickle_and_deepcopy() -> None:
     buffer = counted_run("next_step", AutoresetMode.NEXT_STEP, 40)[0]
     for again in (pickle.loads(pickle.dumps(buffer)), copy.deepcopy(buffer)):

@@ -72,6 +72,8 @@ class World:
         self.schema = fr.Schema(FIELDS)
         self.buffer = NativeBuffer(CAPACITY, self.schema, seed=0, output="numpy")
         self.buffer.extend(**certified(FIELDS, [1]))
+        self.weighed = NativeBuffer(CAPACITY, self.schema, seed=0, output="numpy", priorities=fr.Priorities())
+        self.weighed.extend(**certified(FIELDS, [1]))
         self.batch = self.buffer.sample(8)
         self.loader = self.buffer.loader(16, depth=3)
         self.id_of = np.zeros(MOST_TICKETS, dtype=np.int64)  # by ticket; 0: not seen
@@ -224,6 +226,24 @@ def stats(actor: Actor) -> None:
     assert 0 <= before["overwritten"] <= before["inserted"]
 
 
+def update_priorities(actor: Actor) -> None:
+    weighed = actor.world.weighed
+    ids = actor.rng.integers(1, WRITER, size=int(actor.rng.integers(1, 9)))
+    weighed.extend(**certified(FIELDS, ids), priority=ids % 7)
+    batch = weighed.sample(32)
+    _, seen = assert_whole(FIELDS, batch)
+    assert (batch.probability > 0).all()
+    assert (batch.weight > 0).all()
+    assert batch.weight.max() == 1
+    updated = weighed.update_priorities(batch, seen % 11)
+    assert updated.applied + updated.stale == 32
+
+
+def max_priority(actor: Actor) -> None:
+    assert actor.world.weighed.max_priority >= 1
+    actor.world.weighed.max_priority = 10
+
+
 def clear(actor: Actor) -> None:
     actor.buffer.clear()
 
@@ -272,6 +292,8 @@ BUFFER: dict[str, Action] = {
     "stats": stats,
     "clear": clear,
     "flush": lambda actor: actor.buffer.flush(),
+    "update_priorities": update_priorities,
+    "max_priority": max_priority,
     "from_env": from_env,
     "capacity": lambda actor: _equal(actor.buffer.capacity, CAPACITY),
     "nbytes": lambda actor: _equal(actor.buffer.nbytes, actor.world.schema.nbytes(CAPACITY)),

@@ -113,7 +113,7 @@ SECOND: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "Schema": (lambda: fr.Schema({"x": ()}), lambda s: s.__init__({"y": (5,)})),
     "Loader": (
         lambda: fill(NativeBuffer(10, FIELDS), 5).loader(2),
-        lambda loader: loader.__init__(None, None, batch_size=1, depth=1),
+        lambda loader: loader.__init__(None, None, None, batch_size=1, depth=1),
     ),
     "StepTable": (
         lambda: StepTable(4, 1, StepField((2,), np.dtype("f4")), StepField((1,), np.dtype("f4"))),
@@ -289,7 +289,7 @@ def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[
             fill_block()
     prefetcher = _core.Prefetcher(ours, _core.Sampler((1, 2)), 1, None, _core.Waits())
     with pytest.raises(ValueError, match="another layout"):
-        prefetcher.start([("minibatch", target, 0)])
+        prefetcher.start([("minibatch", target, 0, 0.0)])
     prefetcher.stop()
 
 
@@ -340,7 +340,7 @@ def test_parts_that_are_none_are_refused() -> None:
     none: list[Any] = [
         [],
         [(0, 4, 0)],
-        *([part, slots] for part in ((4, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
+        *([part, slots] for part in ((6, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
     ]
     for parts in none:
         with pytest.raises((ValueError, TypeError)):

@@ -17,6 +17,7 @@ from refusals_adapters import ADAPTERS
 from refusals_adapters_single import SINGLE
 from refusals_buffer import BUFFERS
 from refusals_harmless import HARMLESS
+from refusals_priorities import PRIORITIES
 from refusals_reading import READING
 from refusals_scenes import leave
 from refusals_target import TARGETS
@@ -24,7 +25,7 @@ from refusals_target import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CATALOGUE: list[Case] = [*BUFFERS, *READING, *TARGETS, *ADAPTERS, *SINGLE]
+CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *TARGETS, *ADAPTERS, *SINGLE]
 NAMES = public_names()
 _REPEATS = 100
 _TRIALS = 50

@@ -136,10 +136,11 @@ class Tagged(fsb3.ReplayBuffer):
 def test_attributes_of_subclasses() -> None:
     buffer = Tagged(10, BOX, ACTIONS["box64"], "cpu")
     buffer.tag = "mine"
-    vars(buffer)["anything"] = [1, 2]
+    vars(buffer).update(anything=[1, 2], nothing=None)
     again = pickled(buffer)
     assert type(again) is Tagged
     assert (again.tag, vars(again)["anything"]) == ("mine", [1, 2])
+    assert vars(again).keys() == vars(buffer).keys()
 
 
 def test_a_damaged_state_is_refused() -> None:

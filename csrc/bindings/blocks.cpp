@@ -36,9 +36,9 @@ std::vector<Part> native(const Parts& parts) {
   return made;
 }
 
-Parts transition_parts_of(const Sizes& fields) {
+Parts for_python(const std::vector<Part>& native_parts) {
   Parts parts;
-  for (const auto& [source, row_bytes, field] : transition_parts(record_layout(fields))) {
+  for (const auto& [source, row_bytes, field] : native_parts) {
     parts.emplace_back(static_cast<std::uint8_t>(source), row_bytes, field);
   }
   return parts;
@@ -60,7 +60,12 @@ py::array flat(const py::object& self) {
 }  // namespace
 
 void bind_blocks(py::module_& m) {
-  m.def("transition_parts", &transition_parts_of, py::arg("fields"));
+  m.def(
+      "transition_parts", [](const Sizes& fields) { return for_python(transition_parts(record_layout(fields))); },
+      py::arg("fields"));
+  m.def(
+      "weighted_parts", [](const Sizes& fields) { return for_python(weighted_parts(record_layout(fields))); },
+      py::arg("fields"));
 
   py::class_<Block, std::shared_ptr<Block>>(m, "Block")
       .def(py::init(&transition_block), py::arg("ring"), py::arg("batch_size"),

@@ -77,6 +77,7 @@ struct Ahead {
   py::object owner;              // of the block
   const Block* block = nullptr;  // null where something else than the thread fills it
   void* context = nullptr;
+  double beta = 0;  // of its weights
 };
 
 // The minibatches of a loader, and the core's prefetcher that fills them. Python calls it a Prefetcher.
@@ -104,11 +105,13 @@ class MinibatchQueue {
   // How many minibatches start() takes.
   [[nodiscard]] std::size_t num_first() const noexcept { return ahead_.size(); }
 
-  // Gives the first minibatches their turns: (minibatch, block, context) each.
-  void start(const std::vector<std::tuple<py::object, py::object, std::uintptr_t>>& first) {
+  // Gives the first minibatches their turns: (minibatch, block, context, beta) each.
+  void start(const std::vector<std::tuple<py::object, py::object, std::uintptr_t, double>>& first) {
     check_process();
     std::vector<Ahead> checked;
-    for (const auto& [minibatch, block, context] : first) checked.push_back(this->checked(minibatch, block, context));
+    for (const auto& [minibatch, block, context, beta] : first) {
+      checked.push_back(this->checked(minibatch, block, context, beta));
+    }
     const std::scoped_lock lock{mutex_};
     if (first.size() != ahead_.size()) throw py::value_error{"expected as many minibatches as there are to begin with"};
     if (is_started_) throw std::runtime_error{"loader: it was started before"};
@@ -124,9 +127,9 @@ class MinibatchQueue {
   }
 
   // Keeps a minibatch that is to get its turn when the oldest goes. False where that is not wanted (any more).
-  bool put(const py::object& minibatch, const py::object& block, std::uintptr_t context) {
+  bool put(const py::object& minibatch, const py::object& block, std::uintptr_t context, double beta) {
     check_process();
-    Ahead checked = this->checked(minibatch, block, context);
+    Ahead checked = this->checked(minibatch, block, context, beta);
     const std::scoped_lock lock{mutex_};
     if (!needs_spare()) return false;
     spare_ = std::move(checked);
@@ -240,11 +243,16 @@ class MinibatchQueue {
     }
   }
 
-  Ahead checked(const py::object& minibatch, const py::object& block, std::uintptr_t context) const {
+  Ahead checked(const py::object& minibatch, const py::object& block, std::uintptr_t context, double beta) const {
     if (!native_) return {.minibatch = minibatch};
     const auto& native = block.cast<const Block&>();
     check_fits(native, ring_.cast<const Ring&>());
-    return {.minibatch = minibatch, .owner = block, .block = &native, .context = reinterpret_cast<void*>(context)};
+    check_has_weights(native, sampler_.cast<const Sampler&>());
+    return {.minibatch = minibatch,
+            .owner = block,
+            .block = &native,
+            .context = reinterpret_cast<void*>(context),
+            .beta = beta};
   }
 
   [[nodiscard]] Ahead& at(std::uint64_t number) noexcept { return ahead_[number % ahead_.size()]; }
@@ -255,7 +263,7 @@ class MinibatchQueue {
 
   // There is room.
   void push(Ahead&& next) {
-    if (native_) native_->push(*next.block, next.context);
+    if (native_) native_->push(*next.block, next.context, next.beta);
     at(num_in_++) = std::move(next);
     if (undrawn_) --*undrawn_;
   }
@@ -351,7 +359,7 @@ void bind_prefetcher(py::module_& m) {
       .def_property_readonly("num_first", &MinibatchQueue::num_first)
       .def("start", &MinibatchQueue::start, py::arg("first"))
       .def_property_readonly("wants_spare", &MinibatchQueue::wants_spare)
-      .def("put", &MinibatchQueue::put, py::arg("minibatch"), py::arg("block"), py::arg("context") = 0)
+      .def("put", &MinibatchQueue::put, py::arg("minibatch"), py::arg("block"), py::arg("context"), py::arg("beta"))
       .def("oldest", &MinibatchQueue::oldest)
       .def("take", &MinibatchQueue::take, py::arg("number"))
       .def_property_readonly("minibatches", &MinibatchQueue::minibatches)

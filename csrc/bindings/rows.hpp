@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "batch/block.hpp"
+#include "batch/sample.hpp"
 #include "ring/ring.hpp"
 #include "storage/record_layout.hpp"
 
@@ -40,6 +41,15 @@ inline void check_is_number(const pybind11::dtype& dtype) {
 inline void check_fits(const Block& block, const Ring& ring) {
   if (!block.layout().fits(ring.records().layout())) {
     throw pybind11::value_error{"the block is for records of another layout"};
+  }
+}
+
+// A sampler by priority writes weights, too.
+inline void check_has_weights(const Block& block, const Sampler& sampler) {
+  const BatchLayout& layout = block.layout();
+  if (sampler.draws_by_priority() && (layout.offset_of(Source::kWeight) == BatchLayout::kNone ||
+                                      layout.offset_of(Source::kProbability) == BatchLayout::kNone)) {
+    throw pybind11::value_error{"the block has no weights"};
   }
 }
 

@@ -22,7 +22,14 @@ namespace {
 
 bool sample_into(Sampler& sampler, Ring& ring, const Block& block) {
   check_fits(block, ring);
+  check_has_weights(block, sampler);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
+}
+
+bool sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
+  check_fits(block, ring);
+  check_has_weights(block, sampler);
+  return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block, beta); });
 }
 
 // A number that any thread adds to. Without a lock, which a fork would copy locked and a signal handler meet.
@@ -75,7 +82,20 @@ void bind_sampling(py::module_& m) {
              return std::make_unique<Sampler>(key, calls, num_sampled, num_redraws);
            }),
            py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0)
+      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
+                       Priorities& priorities, bool is_stratified, std::uint8_t normalize, double uniform_mix) {
+             if (normalize > static_cast<std::uint8_t>(Normalize::kBuffer))
+               throw py::value_error{"no such normalization"};
+             const PriorityOptions options{.is_stratified = is_stratified,
+                                           .normalize = static_cast<Normalize>(normalize),
+                                           .uniform_mix = uniform_mix};
+             return std::make_unique<Sampler>(key, priorities, options, calls, num_sampled, num_redraws);
+           }),
+           py::arg("key"), py::arg("calls"), py::arg("num_sampled"), py::arg("num_redraws"), py::arg("priorities"),
+           py::arg("is_stratified"), py::arg("normalize"), py::arg("uniform_mix"), py::keep_alive<1, 6>())
       .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
+      .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
+      .def_property_readonly("num_without_mass", &Sampler::num_without_mass)
       .def_property_readonly("key", &Sampler::key)
       .def_property_readonly("calls", &Sampler::calls)
       .def_property_readonly("num_sampled", &Sampler::num_sampled)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastreplay import _core
-from fastreplay.batch.minibatch import Minibatch
+from fastreplay.batch.minibatch import Beside, Minibatch
 from fastreplay.batch.pool import Pool
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Delivery(ABC):
     Args:
         schema: The fields of a minibatch.
         device: Where its tensors are.
+        beside: What it has beside fields: weights and probabilities, or nothing.
 
     Attributes:
         place: What the blocks have in common that can be filled from here.
@@ -43,9 +44,10 @@ class Delivery(ABC):
     place: object
     pinned_bytes: int
 
-    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"]) -> None:
+    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"], beside: tuple[str, ...] = ()) -> None:
         self.schema = schema
         self.device = device
+        self._beside = beside
 
     @abstractmethod
     def take(self, batch_size: int) -> Any:
@@ -94,22 +96,25 @@ class Delivery(ABC):
         layout = block.layout
         if layout.schema is not self.schema and layout.schema != self.schema:
             raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {layout.schema}")
+        if layout.beside != self._beside:
+            made = "with weights" if self._beside else "without weights"
+            raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
         if layout.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
-        changed = block.first_changed(out._values, out._ticket)
+        changed = block.first_changed((*out._values, *out._beside.values()), out._ticket)
         if changed >= 0:
-            name = (*self.schema, "ticket")[changed]
+            name = (*self.schema, *layout.beside, "ticket")[changed]
             done = "moved, reshaped, locked or computed from others"
             raise ValueError(f"out: expected the minibatch as it was made, got {name!r} {done}")
         if block.place is not self.place:
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block
 
-    def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None) -> Any:
-        """Make what draws rows into the blocks; its counters go on from those `before`."""
+    def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None, rule: tuple[Any, ...] = ()) -> Any:
+        """Make what draws rows into the blocks, uniformly or by a rule; its counters go on from those `before`."""
         if before is None:
-            return _core.Sampler(key, calls)
-        return _core.Sampler(key, calls, before.num_sampled, before.num_redraws)
+            return _core.Sampler(key, calls, 0, 0, *rule)
+        return _core.Sampler(key, calls, before.num_sampled, before.num_redraws, *rule)
 
     def prefetcher(
         self, ring: _core.Ring, generator: Any, depth: int, steps: int | None, waits: Waits
@@ -133,14 +138,24 @@ class HostDelivery(Delivery):
         schema: The fields of a minibatch.
         device: Where its tensors are to be.
         output: "torch" or "numpy".
+        beside: What a minibatch has beside fields.
+        origin: The number of the ring that its rows are of.
     """
 
     place = "host"
     pinned_bytes = 0
 
-    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"], output: str) -> None:
-        super().__init__(schema, device)
-        self._pool = Pool(schema)
+    def __init__(
+        self,
+        schema: Schema,
+        device: torch.device | Literal["cpu"],
+        output: str,
+        beside: tuple[str, ...] = (),
+        origin: int = 0,
+    ) -> None:
+        super().__init__(schema, device, beside)
+        self._origin = origin
+        self._pool = Pool(schema, _core.weighted_parts(schema.sizes), beside) if beside else Pool(schema)
         self._in_numpy = output == "numpy"
 
     def take(self, batch_size: int) -> HostBlock:
@@ -159,10 +174,15 @@ class HostDelivery(Delivery):
     def give_ahead(self, block: HostBlock) -> Minibatch[Any]:
         """Return a minibatch of the block: whoever has it sees what is filled in."""
         if self._in_numpy:
-            return Minibatch(self.schema, block.arrays(), block, block.layout.batch_size)
-        tensors = block.hand_out_tensors()
-        self._pool.keep(block)
-        return Minibatch(self.schema, tensors, block, block.layout.batch_size)
+            values: tuple[Any, ...] = block.arrays()
+        else:
+            values = block.hand_out_tensors()
+            self._pool.keep(block)
+        if not self._beside:
+            return Minibatch(self.schema, values, block, block.layout.batch_size)
+        num_fields = len(self.schema)
+        beside = Beside(zip(self._beside, values[num_fields:], strict=True), self._origin)
+        return Minibatch(self.schema, values[:num_fields], block, block.layout.batch_size, None, beside)
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
         """Return a filled minibatch on the device."""

@@ -24,19 +24,32 @@ __all__ = ["Layout"]
 class Layout:
     """Where the fields and the tickets of a minibatch lie in its block.
 
-    Attributes:
-        offsets: Bytes from the block's start to each field, and to the tickets.
+    Args:
+        schema: The fields.
+        batch_size: Rows.
+        offsets: Bytes from the block's start to each field, to what is beside them, and to the tickets.
         num_bytes: Bytes of the block.
+        beside: What the rows have beside fields, float32 each.
     """
 
-    __slots__ = ("_native", "_parts", "batch_size", "num_bytes", "offsets", "schema")
+    __slots__ = ("_native", "_parts", "batch_size", "beside", "num_bytes", "offsets", "schema")
 
-    def __init__(self, schema: Schema, batch_size: int, offsets: Sequence[int], num_bytes: int) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        batch_size: int,
+        offsets: Sequence[int],
+        num_bytes: int,
+        beside: tuple[str, ...] = (),
+    ) -> None:
         self.schema = schema
+        self.beside = beside
         self.batch_size = batch_size
         self.offsets = tuple(offsets)
         self.num_bytes = num_bytes
-        rows = [*((field.dtype, field.shape) for field in schema.values()), (np.dtype(np.int64), ())]
+        rows = [(field.dtype, field.shape) for field in schema.values()]
+        rows += [(np.dtype(np.float32), ()) for _ in beside]
+        rows.append((np.dtype(np.int64), ()))
         self._parts = [
             (offset, dtype, (self.batch_size, *shape))
             for offset, (dtype, shape) in zip(self.offsets, rows, strict=True)
@@ -44,7 +57,7 @@ class Layout:
         self._native = _core.Fields(self._parts)
 
     def arrays(self, native: _core.Block) -> tuple[NDArray[Any], ...]:
-        """Return fresh arrays (B, *shape) of the fields; each owns the block through its base."""
+        """Return fresh arrays (B, *shape) of all but the tickets; each owns the block through its base."""
         return self._native.arrays(native)
 
     def tickets(self, native: _core.Block) -> NDArray[np.int64]:
@@ -52,11 +65,11 @@ class Layout:
         return self._native.tickets(native)
 
     def tensors(self, native: _core.Block) -> tuple[torch.Tensor, ...]:
-        """Return fresh CPU tensors of the fields and the tickets; each has a storage that owns the block."""
+        """Return fresh CPU tensors of everything, the tickets last; each has a storage that owns the block."""
         return _imported(self._native.capsules(native))
 
     def tensors_in(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the fields and the tickets that lie in a block's bytes (num_bytes,), as views of them."""
+        """Return everything that lies in a block's bytes (num_bytes,), the tickets last, as views of them."""
         import torch
 
         views = []

@@ -10,6 +10,7 @@ from fastreplay import _core
 from fastreplay.support.memory_limit import check_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -59,6 +60,7 @@ class Loader(Generic[ArrayT]):
         self,
         prefetcher: _core.Prefetcher,
         delivery: Delivery,
+        beta: Callable[[int], float],
         *,
         batch_size: int,
         depth: int,
@@ -66,6 +68,7 @@ class Loader(Generic[ArrayT]):
         if hasattr(self, "_prefetcher"):
             raise RuntimeError("Loader: __init__ was called before; make another")
         self._delivery = delivery
+        self._beta = beta  # of the next minibatch but so many
         self._batch_size = batch_size
         self._depth = depth
         weakref.finalize(self, _end, prefetcher, delivery)
@@ -74,14 +77,14 @@ class Loader(Generic[ArrayT]):
     def _begin(self) -> Self:
         """Give the first minibatches their turns, all at once, as the last of construction."""
         num_first = self._prefetcher.num_first
-        first: list[tuple[Minibatch[ArrayT], Any, int]] = []
-        for _ in range(num_first):
+        first: list[tuple[Minibatch[ArrayT], Any, int, float]] = []
+        for i in range(num_first):
             minibatch = self._new()
             if not first:
                 block: Any = minibatch._block
                 num_bytes = num_first * block.layout.num_bytes
                 check_memory("depth", f"{num_first} minibatches", num_bytes)
-            first.append(_entry(minibatch))
+            first.append(_entry(minibatch, self._beta(i)))
         self._prefetcher.start(first)
         return self
 
@@ -152,7 +155,7 @@ class Loader(Generic[ArrayT]):
         """
         prefetcher = self._prefetcher
         if prefetcher.wants_spare:
-            prefetcher.put(*_entry(self._new()))
+            prefetcher.put(*_entry(self._new(), self._beta(0)))
         try:
             oldest = prefetcher.oldest()
             if oldest is None and not prefetcher.error:
@@ -170,10 +173,10 @@ class Loader(Generic[ArrayT]):
         raise ValueError("sample: the buffer is empty")
 
 
-def _entry(minibatch: Minibatch[Any]) -> tuple[Minibatch[Any], Any, int]:
+def _entry(minibatch: Minibatch[Any], beta: float) -> tuple[Minibatch[Any], Any, int, float]:
     """Return what a prefetcher takes of a minibatch that is to be filled."""
     block: Any = minibatch._block
-    return minibatch, block.native, block.context
+    return minibatch, block.native, block.context, beta
 
 
 def _end(prefetcher: _core.Prefetcher, delivery: Delivery) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from fastreplay.batch.conversion import conversion, is_cast, pack, to_numpy, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -19,9 +19,31 @@ if TYPE_CHECKING:
     from fastreplay.batch.block import Block
     from fastreplay.schema import Schema
 
-__all__ = ["Minibatch"]
+__all__ = ["Beside", "Minibatch"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+
+class Beside(dict[str, Any]):
+    """What the rows of a minibatch have that is no field, by name, and which ring they are of.
+
+    Args:
+        values: By name.
+        origin: The ring's number; 0 where it is not known.
+    """
+
+    __slots__ = ("origin",)
+
+    def __init__(self, values: Iterable[tuple[str, Any]] = (), origin: int = 0) -> None:
+        super().__init__(values)
+        self.origin = origin
+
+    def of(self, values: Iterable[Any]) -> Beside:
+        """Return other values of the same names and rows."""
+        return Beside(zip(self, values, strict=True), self.origin)
+
+
+_NOTHING = Beside()
 
 
 class Minibatch(Generic[ArrayT]):
@@ -31,6 +53,8 @@ class Minibatch(Generic[ArrayT]):
     `observation, action, *rest = batch` unpacks the fields in schema order; `len(batch)` is the
     number of transitions. A part that is a dict or tuple (of a Dict or Tuple space, or of names such as
     `observation/position`) may be asked for as a whole, and comes back as what it was, with the same keys.
+
+    Drawn by priority, it has `batch.weight` and `batch.probability` beside its fields, (batch_size,) float32 each.
 
     The memory is the holder's: it is reused only when the minibatch and everything made from it
     (slices, NumPy views, autograd graphs) is gone, or when the holder passes it as `out=`.
@@ -50,22 +74,24 @@ class Minibatch(Generic[ArrayT]):
         (2, array([0, 0]))
     """
 
-    __slots__ = ("_batch_size", "_block", "_schema", "_ticket", "_values")
+    __slots__ = ("_batch_size", "_beside", "_block", "_schema", "_ticket", "_values")
     _torch_knows = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         schema: Schema,
         values: tuple[ArrayT, ...],
         block: Block | None,
         batch_size: int | None,
         ticket: ArrayT | None = None,
+        beside: Beside = _NOTHING,
     ) -> None:
         self._schema = schema
         self._values = values
         self._block = block
         self._batch_size = batch_size  # None for a single transition, whose fields have no such axis
         self._ticket = ticket
+        self._beside = beside  # what the rows have that is no field
         if not Minibatch._torch_knows and sys.modules.get("torch") is not None:
             _tell_torch()
 
@@ -107,6 +133,8 @@ class Minibatch(Generic[ArrayT]):
     def __getitem__(self, name: str) -> ArrayT:
         try:
             return self._values[self._schema.position(name)]
+        except TypeError:  # a slice has no hash
+            raise TypeError(f"{name!r}; expected a name: the fields are {', '.join(self._schema)}") from None
         except KeyError:
             node = self._schema.parts_by_name.get(name)
             if node is None:
@@ -118,14 +146,15 @@ class Minibatch(Generic[ArrayT]):
             try:
                 return self[name]
             except KeyError:
-                pass
+                if name in self._beside:
+                    return cast("ArrayT", self._beside[name])
         raise AttributeError(f"the minibatch has no field {name!r}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._schema
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._schema]
+        return [*super().__dir__(), *self._schema, *self._beside]
 
     def keys(self) -> tuple[str, ...]:
         """Return the field names in schema order."""
@@ -163,6 +192,7 @@ class Minibatch(Generic[ArrayT]):
             self._block,
             self._batch_size,
             to_numpy("ticket", cast("torch.Tensor", self.ticket)) if self.has_tickets else None,
+            self._beside.of(to_numpy(name, value) for name, value in self._beside.items()),
         )
 
     @overload
@@ -202,21 +232,28 @@ class Minibatch(Generic[ArrayT]):
         values = tuple([value.to(dtype) if is_cast(value, dtype) else value for value in moved._values])
         if all(value is kept for value, kept in zip(values, moved._values, strict=True)):
             return moved
-        return Minibatch(self._schema, values, None, self._batch_size, moved.ticket if self.has_tickets else None)
+        ticket = moved.ticket if self.has_tickets else None
+        return Minibatch(self._schema, values, None, self._batch_size, ticket, moved._beside)
 
     def _moved(self, device: torch.device | None, *, non_blocking: bool, copy: bool) -> Minibatch[torch.Tensor]:
         block = self._block
-        if block is not None and self._batch_size is not None and block.first_changed(self._values, self._ticket) < 0:
+        values = (*self._values, *self._beside.values())
+        if block is not None and self._batch_size is not None and block.first_changed(values, self._ticket) < 0:
             flat = block.flat_tensor()
             if device is not None and flat.device != device:
-                *parts, ticket = block.layout.tensors_in(flat.to(device, non_blocking=non_blocking))
-                return Minibatch(self._schema, tuple(parts), None, self._batch_size, ticket)
-        tensors = [_to_tensor(value) for value in (*self._values, *([self.ticket] if self.has_tickets else []))]
+                return self._with(block.layout.tensors_in(flat.to(device, non_blocking=non_blocking)))
+        tensors = [_to_tensor(value) for value in (*values, *([self.ticket] if self.has_tickets else []))]
         made = [tensor.to(device or tensor.device, non_blocking=non_blocking, copy=copy) for tensor in tensors]
         if all(value is kept for value, kept in zip(made, self._values, strict=False)):
             return cast("Minibatch[torch.Tensor]", self)
-        values = tuple(made[: len(self._values)])
-        return Minibatch(self._schema, values, None, self._batch_size, made[-1] if self.has_tickets else None)
+        return self._with(made)
+
+    def _with(self, tensors: Sequence[torch.Tensor]) -> Minibatch[torch.Tensor]:
+        """Return the minibatch of other tensors: of the fields, of what is beside them, then the tickets, if any."""
+        num_fields, num_values = len(self._values), len(self._values) + len(self._beside)
+        beside = self._beside.of(tensors[num_fields:num_values])
+        ticket = tensors[-1] if self.has_tickets else None
+        return Minibatch(self._schema, tuple(tensors[:num_fields]), None, self._batch_size, ticket, beside)
 
     def __repr__(self) -> str:
         size = "1 transition" if self._batch_size is None else f"{self._batch_size} transitions"
@@ -229,16 +266,25 @@ class Minibatch(Generic[ArrayT]):
         ticket = pack("ticket", self.ticket, protocol) if self.has_tickets else None
         values = tuple([pack(name, value, protocol) for name, value in self.items()])
         in_numpy = isinstance(self._values[0], np.ndarray)
-        return _restore, (self._schema, values, ticket, self._batch_size, in_numpy)
+        beside = {name: pack(name, value, protocol) for name, value in self._beside.items()}
+        return _restore, (self._schema, values, ticket, self._batch_size, in_numpy, beside, self._beside.origin)
 
 
-def _restore(
-    schema: Schema, values: tuple[Any, ...], ticket: Any, batch_size: int | None, in_numpy: bool
+def _restore(  # noqa: PLR0917 - as pickles have them
+    schema: Schema,
+    values: tuple[Any, ...],
+    ticket: Any,
+    batch_size: int | None,
+    in_numpy: bool,
+    beside: dict[str, Any] = _NOTHING,
+    origin: int = 0,
 ) -> Minibatch[Any]:
     make = unpack if in_numpy else _unpack_tensor
     if len(values) != len(schema):
         raise ValueError(f"values: expected {len(schema)} ({', '.join(schema)}), got {len(values)}")
-    return Minibatch(schema, tuple(map(make, values)), None, batch_size, None if ticket is None else make(ticket))
+    tickets = None if ticket is None else make(ticket)
+    made = Beside([(name, make(value)) for name, value in beside.items()], origin)
+    return Minibatch(schema, tuple(map(make, values)), None, batch_size, tickets, made)
 
 
 def _unpack_tensor(value: Any) -> Any:

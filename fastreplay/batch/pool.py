@@ -44,15 +44,19 @@ class Pool:
     Args:
         schema: The fields of a minibatch.
         parts: Where their rows and the tickets come from; without, a ring's transitions.
+        beside: What the rows have beside fields.
 
     Thread safety:
         Any thread may take and keep.
     """
 
-    __slots__ = ("_by_size", "_parts", "_schema")
+    __slots__ = ("_beside", "_by_size", "_parts", "_schema")
 
-    def __init__(self, schema: Schema, parts: list[tuple[int, int, int]] | None = None) -> None:
+    def __init__(
+        self, schema: Schema, parts: list[tuple[int, int, int]] | None = None, beside: tuple[str, ...] = ()
+    ) -> None:
         self._schema = schema
+        self._beside = beside
         self._parts = _core.transition_parts(schema.sizes) if parts is None else parts
         self._by_size: Latest[int, _Pools] = Latest(SIZES)
 
@@ -76,7 +80,7 @@ class Pool:
     def _new(self, batch_size: int) -> _Pools:
         try:
             native = _core.Block(self._parts, batch_size)
-            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes)
+            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes, self._beside)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastreplay.batch.minibatch import Beside
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -21,6 +23,7 @@ class _Context:
         self.schema: Schema = batch.schema
         self.batch_size = batch.batch_size
         self.ticket = batch.ticket if batch.has_tickets else None
+        self.beside = batch._beside
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Context):
@@ -48,8 +51,9 @@ def register(minibatch: type[Minibatch[Any]]) -> None:
     def unflatten(leaves: Iterable[Any], context: _Context) -> Minibatch[Any]:
         values = tuple(leaves)
         batch_size = _batch_size(values, context)
-        ticket = context.ticket if batch_size == context.batch_size else None
-        return minibatch(context.schema, values, None, batch_size, ticket)
+        is_same = batch_size == context.batch_size
+        ticket, beside = (context.ticket, context.beside) if is_same else (None, Beside())
+        return minibatch(context.schema, values, None, batch_size, ticket, beside)
 
     _pytree.register_pytree_node(
         minibatch,

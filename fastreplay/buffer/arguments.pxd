@@ -8,7 +8,7 @@ from cpython.object cimport PyObject
 
 cimport numpy as cnp
 
-from fastreplay.buffer.rows cimport PyArray_CheckExact
+from fastreplay.buffer.rows cimport PyArray_CheckExact, kMaxFields
 
 
 cdef extern from "Python.h":
@@ -84,6 +84,23 @@ cdef inline Py_ssize_t place_of(const FieldNames *fields, PyObject *name, Py_ssi
         place += 1
     found = PyDict_GetItemWithError(fields.places, name)
     return -1 if found == NULL else <Py_ssize_t><object>found
+
+
+# The arguments of a call but for one that is given by name; returns the names of the rest.
+cdef inline tuple without(str name, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                          PyObject **rest):
+    cdef tuple given = <tuple>names
+    cdef Py_ssize_t i, left_out = num_positional + given.index(name)
+    cdef Py_ssize_t count = num_positional + len(given) - 1
+    if count > kMaxFields:
+        raise TypeError(f"expected at most {kMaxFields} fields, got {count}")
+    for i in range(count):
+        rest[i] = args[i if i < left_out else i + 1]
+    return tuple([each for each in given if each != name])
+
+
+cdef inline object argument(str name, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
+    return <object>args[num_positional + (<tuple>names).index(name)]
 
 
 # Whether a positional argument is for one field, and sure to be no dict, tuple or list of several.

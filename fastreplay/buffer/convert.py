@@ -107,7 +107,7 @@ def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> 
     field = schema[name]
     array = _as_array(name, value, field)
     if array.shape != expected_shape(field, array.shape, num_rows):
-        raise wrong_shape(schema, index, array.shape, num_rows)
+        raise wrong_shape(schema, index, array.shape, num_rows, "" if array.dtype.kind in "biufc" else value)
     if array.dtype != field.dtype:
         return np.ascontiguousarray(_cast(name, array, field.dtype)).reshape(array.shape)
     # What NumPy made of these just now is a copy already.
@@ -123,11 +123,14 @@ def expected_shape(field: Field, given: tuple[int, ...], num_rows: int | None) -
     return (given[0] if given else "n", *field.shape)
 
 
-def wrong_shape(schema: Schema, index: int, given: tuple[int, ...], num_rows: int | None) -> ValueError:
-    """Return the error that names the field, the shape expected and the shape that came."""
+def wrong_shape(
+    schema: Schema, index: int, given: tuple[int, ...], num_rows: int | None, value: object = ""
+) -> ValueError:
+    """Return the error that names the field, the shape expected and the shape that came, of a value of no numbers."""
     name = schema.names[index]
     expected = ", ".join(map(str, shape := expected_shape(schema[name], given, num_rows)))
-    return ValueError(f"{name}: expected shape ({expected}{',' if len(shape) == 1 else ''}), got {given}")
+    of = "" if value == "" else f" of {type(value).__name__}"
+    return ValueError(f"{name}: expected shape ({expected}{',' if len(shape) == 1 else ''}), got {given}{of}")
 
 
 def _as_array(name: str, value: object, field: Field) -> NDArray[np.generic]:

@@ -20,6 +20,8 @@ def _discard_unfinished() -> None:
     """In the child after a fork, where no other thread is left to finish its insert."""
     for buffer in living:
         buffer._ring.discard_unfinished()
+        if buffer._masses is not None:
+            buffer._masses.begin_in_child()
         if buffer._mirror is not None:
             buffer._mirror.begin_in_child()
 

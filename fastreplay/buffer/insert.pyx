@@ -17,7 +17,7 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from fastreplay.buffer.arguments cimport FieldNames, bind
+from fastreplay.buffer.arguments cimport FieldNames, argument, bind, without
 from fastreplay.buffer.rows cimport (
     Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows,
     own_memory, row_at, same_dims)
@@ -27,7 +27,8 @@ from sys import intern
 from time import monotonic
 
 from fastreplay.buffer.convert import as_rows, bind_by_name, wrong_shape
-from fastreplay._core import Ring as CoreRing
+from fastreplay.buffer.priorities import PRIORITY, checked_priorities, one_each
+from fastreplay._core import Priorities as CorePriorities, Ring as CoreRing
 
 cnp.import_array()
 
@@ -47,10 +48,13 @@ cdef extern from "Python.h":
 cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
     cppclass Ring:
         Records &records()
+    cppclass Priorities:
+        pass
     const char *kRingCapsule
+    const char *kPrioritiesCapsule
     const size_t kReleaseInsertBytes
-    size_t insert_rows(Ring &ring, const Rows *fields, size_t num_fields, size_t done, size_t num_rows,
-                       int64_t patience_ms)
+    size_t insert_rows(Ring &ring, Priorities *priorities, const double *given, const Rows *fields, size_t num_fields,
+                       size_t done, size_t num_rows, int64_t patience_ms)
     size_t num_columns(const Ring &ring)
     size_t column_bytes(const Ring &ring, size_t column)
 
@@ -64,6 +68,8 @@ cdef class Inserter:
 
     cdef Ring *ring
     cdef object ring_object   # keeps *ring alive
+    cdef Priorities *priorities  # NULL where there are none
+    cdef object priorities_object
     cdef OwnMemory own
     cdef Field *fields
     cdef Py_ssize_t num_fields
@@ -76,17 +82,21 @@ cdef class Inserter:
 
     def __cinit__(self):
         self.ring = NULL
+        self.priorities = NULL
         self.fields = NULL
         self.num_fields = 0
 
     def __dealloc__(self):
         PyMem_Free(self.fields)
 
-    def __init__(self, ring, schema, double timeout_s):
+    def __init__(self, ring, schema, double timeout_s, priorities=None):
         self._refuse_second_init()
         cdef tuple names = tuple([intern(str.__str__(name)) for name in schema])
         cdef bint is_nested = any([not node.is_field for node in schema.parts.values()])
         cdef Ring *core = <Ring *>PyCapsule_GetPointer(CoreRing.capsule(ring), kRingCapsule)
+        cdef Priorities *weighed = NULL
+        if priorities is not None:
+            weighed = <Priorities *>PyCapsule_GetPointer(CorePriorities.capsule(priorities), kPrioritiesCapsule)
         cdef Py_ssize_t i, num_fields = len(names)
         if <size_t>num_fields != num_columns(core[0]) or num_fields != len(schema) or num_fields > kMaxFields:
             raise ValueError(f"schema: expected the ring's {num_columns(core[0])} fields, got {num_fields}")
@@ -111,6 +121,8 @@ cdef class Inserter:
         self.field_names = FieldNames(<PyObject *>self.names, <PyObject *>self.places, num_fields, is_nested)
         self.timeout_s = timeout_s
         self.ring_object = ring
+        self.priorities_object = priorities
+        self.priorities = weighed
         self.own = own_memory(core.records())
         self.ring = core
 
@@ -205,21 +217,29 @@ cdef class Inserter:
     cdef object changed(self, Py_ssize_t i):
         return ValueError(f"{self.names[i]}: the array changed while another value of the insert was converted")
 
-    cdef int insert(self, const Rows *rows, size_t num_rows) except -1:
+    # `priorities` are those of the rows, None for new ones.
+    cdef int insert(self, object priorities, const Rows *rows, size_t num_rows) except -1:
         cdef size_t num_fields = <size_t>self.num_fields
         cdef size_t done
+        cdef cnp.ndarray each
+        cdef const double *given = NULL
+        if priorities is not None:
+            each = one_each(priorities, num_rows)
+            given = <const double *>cnp.PyArray_DATA(each)
+        if num_rows == 0:
+            return 0
         if num_rows * self.record_bytes < kReleaseInsertBytes:
-            done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0)
+            done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, 0, num_rows, 0)
         else:
             with nogil:
-                done = insert_rows(self.ring[0], rows, num_fields, 0, num_rows, 0)
+                done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, 0, num_rows, 0)
         if done < num_rows:
-            self.insert_patiently(rows, done, num_rows)
+            self.insert_patiently(given, rows, done, num_rows)
         return 0
 
     # Goes on from row `done`, where an insert had to wait. Signal handlers run meanwhile, which may do to the
     # arguments what they like: the rows are copied first.
-    cdef int insert_patiently(self, const Rows *rows, size_t done, size_t num_rows) except -1:
+    cdef int insert_patiently(self, const double *given, const Rows *rows, size_t done, size_t num_rows) except -1:
         cdef Rows copied[kMaxFields]
         cdef Copies copies
         cdef Py_ssize_t i
@@ -232,13 +252,16 @@ cdef class Inserter:
                 data = hold(&copies, num_bytes)
                 memcpy(data, row_at(rows[i], done), num_bytes)
                 copied[i] = make_rows(data, self.fields[i].row_bytes)
-            self.wait_and_insert(copied, num_rows - done, done)
+            if given != NULL:
+                given += done
+            self.wait_and_insert(given, copied, num_rows - done, done)
         finally:
             release(&copies)
         return 0
 
     # Without the GIL, so that the writer that is waited for can finish; looks for signals meanwhile.
-    cdef int wait_and_insert(self, const Rows *rows, size_t num_rows, size_t num_before) except -1:
+    cdef int wait_and_insert(self, const double *given, const Rows *rows, size_t num_rows,
+                             size_t num_before) except -1:
         cdef size_t num_fields = <size_t>self.num_fields
         cdef size_t done = 0
         cdef size_t before
@@ -249,7 +272,8 @@ cdef class Inserter:
         while True:
             before = done
             with nogil:
-                done = insert_rows(self.ring[0], rows, num_fields, done, num_rows, patience_ms)
+                done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, done, num_rows,
+                                   patience_ms)
             if done == num_rows:
                 return 0
             PyErr_CheckSignals()
@@ -271,13 +295,19 @@ cdef object add_vectorcall(object self_object, PyObject *const *args, Py_ssize_t
     cdef list converted = None
     cdef tuple bound
     cdef Py_ssize_t i
+    cdef PyObject *rest[kMaxFields]
+    cdef object given = None, rest_names
     scratch.used = 0
+    if self.priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+        given = checked_priorities(argument(PRIORITY, args, num_positional, names))
+        rest_names = without(PRIORITY, args, num_positional, names, rest)
+        args, names = rest, <PyObject *>rest_names
     bound = self.bind(args, num_positional, names, values)
     for i in range(self.num_fields):
         if not stage_row(&self.fields[i], &self.own, values[i], &rows[i], &scratch):
             converted = self.stage_row_slowly(values, rows, &scratch)
             break
-    self.insert(rows, 1)
+    self.insert(given, rows, 1)
     return None
 
 
@@ -291,7 +321,13 @@ cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssiz
     cdef tuple bound
     cdef Py_ssize_t i
     cdef Py_ssize_t num_rows = -1
+    cdef PyObject *rest[kMaxFields]
+    cdef object given = None, rest_names
     copies.count = 0
+    if self.priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+        given = checked_priorities(argument(PRIORITY, args, num_positional, names))
+        rest_names = without(PRIORITY, args, num_positional, names, rest)
+        args, names = rest, <PyObject *>rest_names
     bound = self.bind(args, num_positional, names, values)
     try:
         for i in range(self.num_fields):
@@ -301,8 +337,7 @@ cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssiz
                 break
             self.count_rows(i, <cnp.ndarray>values[i], &num_rows)
             stage_rows(&self.fields[i], &self.own, values[i], &rows[i], &copies)
-        if num_rows > 0:
-            self.insert(rows, <size_t>num_rows)
+        self.insert(given, rows, <size_t>num_rows)
     finally:
         release(&copies)
     return None

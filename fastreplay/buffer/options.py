@@ -11,6 +11,7 @@ from fastreplay.support.checks import TORCH_DTYPES
 if TYPE_CHECKING:
     import torch
 
+    from fastreplay.buffer.priorities import Priorities
     from fastreplay.schema import Schema
     from fastreplay.support.checks import Seed
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         device: torch.device | str | int
         storage: Storage
         timeout: float | None
+        priorities: Priorities | None
 
 
 __all__ = ["check_output", "check_storage", "checked_timeout"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.pickled_state import checked_state
+from fastreplay.buffer.prioritized import Prioritized
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["Pickled"]
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Pickled(Contents[ArrayT]):
+class Pickled(Prioritized[ArrayT]):
     """Base of the replay buffer: how it is pickled."""
 
     _storage: Storage
@@ -49,7 +50,12 @@ class Pickled(Contents[ArrayT]):
             "storage": self._storage,
             "output": self._output,
             "timeout": self._timeout,
+            "priorities": self._priorities,
         }
+        if self._masses is not None:
+            first, end = self._ring.window()
+            masses = self._masses.read(first, end - first)
+            state["masses"] = {"first": first, "values": masses, "largest": self._masses.largest}
         return _rebuild, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -63,6 +69,9 @@ class Pickled(Contents[ArrayT]):
             first, columns = saved.contents(self._schema, self.capacity)
             self._ring.start_at(first)
             Contents.extend(self, *columns)
+        if self._masses is not None and saved.masses is not None:
+            self._masses.restore(saved.masses.first, saved.masses.values)
+            self._masses.largest = saved.masses.largest
         self.__dict__.update(saved.extra)
         self._num_spawned = _core.Counter(saved.num_spawned)
         self._sampler.restart(saved.key, saved.calls)

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, checked_ticket
 from fastreplay.buffer.state import checked_rng_state
+from fastreplay.support.checks import checked_number
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -26,6 +27,14 @@ __all__ = ["PickledState", "checked_state"]
 _KEYS = ("first", "columns", "rng_state", "num_spawned", "extra")
 
 
+class Masses(NamedTuple):
+    """What transitions weigh, from one ticket on."""
+
+    first: int
+    values: NDArray[np.float32]
+    largest: float
+
+
 class PickledState(NamedTuple):
     """What a pickle holds, checked but for the columns."""
 
@@ -35,6 +44,7 @@ class PickledState(NamedTuple):
     calls: int
     num_spawned: int
     extra: dict[str, Any]  # attributes of subclasses
+    masses: Masses | None
 
     def contents(self, schema: Schema, capacity: int) -> tuple[int, tuple[Array, ...]]:
         """Return the ticket of the first transition, and columns that fit a buffer.
@@ -75,7 +85,20 @@ def checked_state(state: object, native: AbstractSet[str]) -> PickledState:
         raise ValueError(f"extra: {min(names)!r} is not to be set")
     if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
         raise ValueError(f"columns: expected whole transitions from {first} on")
-    return PickledState(first, columns, key, calls, num_spawned, extra)
+    return PickledState(first, columns, key, calls, num_spawned, extra, _checked_masses(values.get("masses")))
+
+
+def _checked_masses(masses: object) -> Masses | None:
+    if masses is None:
+        return None
+    if not isinstance(masses, dict) or masses.keys() != {"first", "values", "largest"}:
+        raise ValueError(f"masses: expected a dict of first, values, largest, got {type(masses).__name__}")
+    first, values = checked_ticket("masses", masses["first"]), masses["values"]
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
+        raise ValueError("masses: expected an array (n,) of float32")
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError("masses: expected finite numbers of at least 0")
+    return Masses(first, values, checked_number("masses", masses["largest"], 0))
 
 
 def _checked_keys(state: object) -> Mapping[str, Any]:
@@ -85,7 +108,7 @@ def _checked_keys(state: object) -> Mapping[str, Any]:
         if key not in state:
             raise ValueError(f"state: {key!r} is missing")
     for key in state:
-        if key not in _KEYS:
+        if key not in (*_KEYS, "masses"):
             raise ValueError(f"state: {key!r} is unknown; expected {', '.join(_KEYS)}")
     return state
 

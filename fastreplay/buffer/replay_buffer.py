@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -10,24 +11,17 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.batch.delivery import Delivery, HostDelivery
+from fastreplay.batch.priority_sampler import BESIDE, PrioritySampler
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.sampler import Sampler
 from fastreplay.batch.waits import Waits
+from fastreplay.buffer.draws import Draws
 from fastreplay.buffer.forks import living
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
-from fastreplay.buffer.pickled import Pickled
-from fastreplay.buffer.state import checked_rng_state
+from fastreplay.buffer.priorities import new_masses
 from fastreplay.schema import Schema
-from fastreplay.support.checks import (
-    checked_batch_size,
-    checked_count,
-    checked_depth,
-    checked_device,
-    checked_index,
-    checked_steps,
-    key_of,
-)
-from fastreplay.support.keys import key_below, keyed
+from fastreplay.support.checks import checked_count, checked_device, checked_index, key_of
+from fastreplay.support.keys import keyed
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
@@ -38,12 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self, Unpack
 
-    from fastreplay.batch.loader import Loader
-    from fastreplay.batch.minibatch import Minibatch
     from fastreplay.buffer.options import Options, Storage
-    from fastreplay.buffer.state import RngState, Stats
+    from fastreplay.buffer.priorities import Priorities
+    from fastreplay.buffer.state import Stats
     from fastreplay.gpu.device import Device
-    from fastreplay.gpu.mirror import Mirror
     from fastreplay.schema import FieldLike
     from fastreplay.support.checks import Seed
 
@@ -57,7 +49,7 @@ ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 _FACE_BYTES = 1024
 
 
-class ReplayBuffer(Pickled[ArrayT]):
+class ReplayBuffer(Draws[ArrayT]):
     """A ring of transitions with uniform minibatches.
 
     Experience replay (Lin 1992; Mnih et al. 2015): store every transition, overwrite the oldest,
@@ -80,6 +72,8 @@ class ReplayBuffer(Pickled[ArrayT]):
         output: "torch" for tensors, "numpy" for arrays.
         timeout: Seconds that an insert waits at most for another thread's unfinished insert a whole lap
             behind; None for as long as it takes.
+        priorities: The rule to draw by, instead of uniformly: `sample` then gives `batch.weight` and
+            `batch.probability`, and `update_priorities` takes what was learned.
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
@@ -110,7 +104,6 @@ class ReplayBuffer(Pickled[ArrayT]):
 
     _waits: Waits
     _gpu: Device | None
-    _mirror: Mirror | None
     _deliveries: list[Delivery]
 
     @overload
@@ -141,6 +134,7 @@ class ReplayBuffer(Pickled[ArrayT]):
         storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
         self._refuse_second_init()
         capacity = checked_count("capacity", capacity)
@@ -154,6 +148,9 @@ class ReplayBuffer(Pickled[ArrayT]):
         self._storage = storage
         self._gpu = _gpu(self._device)
         self._ring = new_ring(self._schema.sizes, capacity, "capacity")
+        self._priorities = priorities
+        self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
+        self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
         self._waits = Waits()
         self._mirror = None
         if storage == "cuda" and self._gpu is not None:
@@ -166,18 +163,27 @@ class ReplayBuffer(Pickled[ArrayT]):
         if self._gpu is not None and self._mirror is not None:
             draws = self._gpu.mirror_delivery(self._mirror, self._ring, self._schema)
         self._deliveries = [reads] if draws is reads else [reads, draws]
+        if self._masses is not None:
+            draws = self._new_delivery(BESIDE)
         self._reader = Reader(self._ring, reads)
-        self._sampler = Sampler(self._ring, draws, key, self._waits)
+        self._sampler = self._new_sampler(draws, key)
         self._num_spawned = _core.Counter()
-        super().__init__(self._ring, self._schema, self._timeout)
+        super().__init__(self._ring, self._schema, self._timeout, self._masses)
         living.add(self)
         keyed.add(self)
 
-    def _new_delivery(self) -> Delivery:
+    def _new_delivery(self, beside: tuple[str, ...] = ()) -> Delivery:
         """Make the delivery of what the host gathers."""
         if self._gpu is None:
-            return HostDelivery(self._schema, self._device, self._output)
+            return HostDelivery(self._schema, self._device, self._output, beside, self._origin)
         return self._gpu.pinned_delivery(self._ring, self._schema, self._waits)
+
+    def _new_sampler(self, delivery: Delivery, key: tuple[int, int]) -> Sampler:
+        if self._priorities is None or self._masses is None:
+            return Sampler(self._ring, delivery, key, self._waits)
+        rule = (self._masses, *self._priorities.draw_options)
+        beta_after = self._priorities.beta_after
+        return PrioritySampler(self._ring, delivery, key, self._waits, rule=rule, beta_after=beta_after)
 
     @overload
     @classmethod
@@ -216,6 +222,7 @@ class ReplayBuffer(Pickled[ArrayT]):
         storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
+        priorities: Priorities | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
 
@@ -230,6 +237,7 @@ class ReplayBuffer(Pickled[ArrayT]):
             storage: As in the constructor.
             output: As in the constructor.
             timeout: As in the constructor.
+            priorities: As in the constructor.
 
         Returns:
             A buffer with the fields of `Schema.from_spaces`.
@@ -239,80 +247,21 @@ class ReplayBuffer(Pickled[ArrayT]):
             ValueError: `extra` names a field that the spaces give; or as the constructor.
             RuntimeError, MemoryError: As the constructor.
         """
+        if not hasattr(env, "observation_space"):
+            raise TypeError(f"env: expected an environment, got {env!r}")
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
         schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra)
-        return cls(capacity, schema, seed=seed, device=device, storage=storage, output=output, timeout=timeout)
-
-    @property
-    def rng_state(self) -> RngState:
-        """The generator's state, to be saved and set again.
-
-        Setting it repeats the minibatches from that point on, given the same contents.
-
-        Raises:
-            ValueError: What is set is no such state.
-        """
-        return {"key": list(self._sampler.key), "calls": self._sampler.calls}
-
-    @rng_state.setter
-    def rng_state(self, state: RngState) -> None:
-        self._sampler.restart(*checked_rng_state(state))
-
-    def _rekey(self, place: tuple[int, ...]) -> None:
-        """Draw under the key of a worker process, if this process can draw."""
-        if self._mirror is None or not self._mirror.is_inherited:
-            self._sampler.restart(key_below(self._sampler.key, place), 0)
-
-    def sample(self, batch_size: int, *, out: Minibatch[ArrayT] | None = None) -> Minibatch[ArrayT]:
-        """Draw a minibatch uniformly, with replacement, over the stored transitions.
-
-        Args:
-            batch_size: Number of transitions, at least 1.
-            out: A minibatch of this batch size and device from this buffer or one of the same schema. It is
-                overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
-                faces. On a GPU, work that was queued before sees
-                the old rows, later work the new; the host waits if the last copy into it is still under way.
-
-        Returns:
-            A minibatch that is the caller's to keep.
-
-        Raises:
-            ValueError: The buffer is empty, batch_size is below 1, or `out` does not fit.
-            TypeError: batch_size is no integer, or `out` no minibatch.
-            MemoryError: There is no memory for a minibatch of this size.
-            RuntimeError: The device refuses; or a graph is being captured, and there is no `out`.
-
-        Thread safety:
-            May be called from any thread, while others insert and sample; each needs its own `out`.
-        """
-        if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
-            batch_size = checked_batch_size(batch_size)
-        return self._sampler.sample(batch_size, out)
-
-    def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
-        """Iterate over minibatches that a native thread draws ahead.
-
-        Args:
-            batch_size: Number of transitions of each, at least 1.
-            depth: How many minibatches are gathered (and on a GPU copied) ahead of the consumer.
-            steps: How many minibatches there are in all; None for no end.
-
-        Returns:
-            An iterator that is also a context manager; see `Loader` for what it draws and when it ends. It goes on
-            with the generator that the buffer has now, also if `rng_state` is set. With storage="cuda" there is no
-            thread: the draws ahead wait in the device's queue, and follow `rng_state`.
-
-        Raises:
-            TypeError: An argument is no integer.
-            ValueError: batch_size or depth is below 1, or steps below 0.
-            MemoryError: There is no memory for minibatches of this size.
-            RuntimeError: The minibatches are for a GPU, and this build of fastreplay has no CUDA part.
-
-        Thread safety:
-            May be called from any thread.
-        """
-        return self._sampler.loader(checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps))
+        return cls(
+            capacity,
+            schema,
+            seed=seed,
+            device=device,
+            storage=storage,
+            output=output,
+            timeout=timeout,
+            priorities=priorities,
+        )
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
         ReplayBuffer.__init__(self, capacity, schema, **options)  # type: ignore[arg-type]
@@ -376,7 +325,8 @@ class ReplayBuffer(Pickled[ArrayT]):
             "overwritten": self._ring.num_overwritten,
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
-            "bytes": self._ring.num_bytes,
+            "without_mass": self._sampler.num_without_mass,
+            "bytes": self._ring.num_bytes + (0 if self._masses is None else self._masses.num_bytes),
             "pinned_bytes": sum(delivery.pinned_bytes for delivery in self._deliveries),
             "blocks_in_flight": sum(delivery.num_in_flight(num_ahead) for delivery in self._deliveries),
             "waits": self._waits.count,

@@ -23,7 +23,8 @@ class Stats(TypedDict):
     overwritten: int  # of these, lost because the buffer was full
     sampled: int  # rows drawn by sample() and loaders
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
-    bytes: int  # memory of the ring
+    without_mass: int  # minibatches drawn uniformly because no transition had a priority above zero
+    bytes: int  # memory of the ring and of its priorities
     pinned_bytes: int  # page-locked memory of minibatches on their way to a GPU
     blocks_in_flight: int  # minibatches being gathered or copied, and those that loaders have ready
     waits: int  # how often sample() or a loader had to wait: for a copy that was still under way, or its thread

@@ -199,14 +199,14 @@ class QueuedDraws(_core.Prefetcher):
         super().__init__(None, None, depth, steps, waits)
         self._generator = generator
 
-    def start(self, first: Sequence[tuple[Any, Any, int]]) -> None:
+    def start(self, first: Sequence[tuple[Any, Any, int, float]]) -> None:
         """Draw the first minibatches, if there is something to draw from."""
-        super().start([(minibatch, None, 0) for minibatch, _, _ in first])
+        super().start([(minibatch, None, 0, 0.0) for minibatch, *_ in first])
         self._draw()
 
-    def put(self, minibatch: Any, _block: Any, _context: int = 0) -> bool:
+    def put(self, minibatch: object, block: Any, context: int, beta: float) -> bool:  # noqa: ARG002
         """Keep a spare minibatch."""
-        return super().put(minibatch, None)
+        return super().put(minibatch, None, 0, 0.0)
 
     def oldest(self) -> tuple[int, Any] | None:
         """Return the oldest minibatch and its number, None where it could not be drawn."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.batch.delivery import Delivery
 from fastreplay.batch.layout import Layout
@@ -197,7 +197,13 @@ class MirrorDelivery(Delivery):
         block.begin_again()
         return self.give(block)
 
-    def generator(self, key: tuple[int, int], calls: int = 0, before: MirrorGenerator | None = None) -> MirrorGenerator:
+    def generator(
+        self,
+        key: tuple[int, int],
+        calls: int = 0,
+        before: MirrorGenerator | None = None,
+        rule: tuple[Any, ...] = (),  # noqa: ARG002 - its draws are uniform
+    ) -> MirrorGenerator:
         """Make what draws rows, or let it go on under another key: captured graphs hold the one that they have."""
         if before is None:
             return MirrorGenerator(self._mirror, key, calls)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
 
@@ -126,3 +127,18 @@ def readable_bytes(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.3g} TB"
+
+
+def checked_number(name: str, value: object, least: float, most: float = math.inf) -> float:
+    """Return a finite number in [least, most].
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    if isinstance(value, (bool, str)) or not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    number = float(value)
+    if not math.isfinite(number) or not least <= number <= most:
+        bound = f"at least {least}" if most == math.inf else f"in [{least}, {most}]"
+        raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
+    return number

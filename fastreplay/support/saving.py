@@ -187,7 +187,7 @@ class SavedState(dict[str, Any]):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         columns = self._storage.columns()
-        others = {name: value for name, value in self.items() if columns.get(name) is not value}
+        others = {name: value for name, value in self.items() if not (name in columns and columns[name] is value)}
         large = {name: _saved_array(value) for name, value in others.items() if _is_large(value)}
         return _loaded_state, ({**others, **large}, self._save(), tuple(self))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat, TypeAlias, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,10 +41,12 @@ def checked_tau(tau: object) -> float | Tensor:
         if tau.device.type != "cpu" or torch.compiler.is_dynamo_compiling():
             return tau  # to read it here would wait for the device, or could not be traced
         return _check_range(float(tau))
-    if isinstance(tau, (bool, str)) or not isinstance(tau, SupportsFloat):
+    if isinstance(tau, (bool, np.bool_, str)) or not isinstance(tau, SupportsFloat):
         raise TypeError(f"tau: expected a number, got {tau!r}")
     try:
         number = float(tau)
+    except TypeError as error:  # an array of several, or of one dimension
+        raise TypeError(f"tau: expected a number, got {tau!r}") from error
     except OverflowError:  # an integer, or a fraction
         raise ValueError("tau: expected a number in [0, 1], got one that is beyond every float") from None
     return _check_range(number)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
+LEAF, LEAVES, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/node.hpp"
+PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ MUTANTS = (
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
         DRAW,
-        "if (ring_.is_published(ticket, window_)) return ticket;",
-        "return ticket;",
+        "    if (ring_.is_published(ticket, window_)) {",
+        "    {",
     ),
     Mutant(
         "validation keeps the largest ticket",
@@ -167,8 +169,8 @@ MUTANTS = (
     Mutant(
         "redrawn rows are not validated",
         SAMPLE,
-        "} while (ticket < ring.oldest_whole());",
-        "} while (ticket > ring.oldest_whole() + ring.capacity());",
+        "} while (copy_drawn(ring, draw, block, row, 1) < ring.oldest_whole());",
+        "} while (copy_drawn(ring, draw, block, row, 1) > ring.oldest_whole() + ring.capacity());",
     ),
     Mutant(
         "one rejected row is kept",
@@ -197,16 +199,56 @@ MUTANTS = (
     Mutant(
         "a rejected row is replaced by its neighbour",
         SAMPLE,
-        "ticket = copy_drawn(ring, draw, block, row, 1);",
-        "ticket = block.tickets()[row] = ring.oldest_whole() + row % 4;\n"
-        "      gather(ring.records(), block.layout().copied(), block, row, 1, [&] { return ring.slot(ticket); });",
+        "draw.again(row, attempt);",
+        "(void)attempt, block.tickets()[row] = ring.oldest_whole() + row % 4;",
         test="uniform",
     ),
     Mutant(
         "the newest rows are never drawn",
-        DRAW,
-        "    ticket = window_.first + words_.below(window_.reserved());",
-        "    ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
+        "batch/draw.hpp",
+        "    const Ticket ticket = window_.first + words_.below(window_.reserved());",
+        "    const Ticket ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
         test="uniform",
+    ),
+    # Draws by priority.
+    Mutant(
+        "a leaf is checked and then stored",
+        LEAVES,
+        "    } while (!Atomics::compare_exchange_weak(at(slot), word, Leaf::word(lap, mass), "
+        "std::memory_order_relaxed,\n                                             std::memory_order_relaxed));\n",
+        "    } while (false);\n    Atomics::store(at(slot), Leaf::word(lap, mass), std::memory_order_relaxed);\n",
+        test="priorities",
+    ),
+    Mutant(
+        "an update marks nothing",
+        LEAVES,
+        "    marks_.mark(slot / kGroupLeaves, slot / kGroupLeaves);\n",
+        "",
+        test="priorities",
+    ),
+    Mutant(
+        "a mass of another lap counts",
+        LEAF,
+        "low & reinterpret_cast<Lanes>(high == expected);",
+        "low;",
+        test="priorities",
+    ),
+    Mutant(
+        "what is reserved weighs what its slot held",
+        PRIORITIES,
+        "    leaves_.mark(end_, window.end - end_);\n",
+        "",
+        test="priorities",
+    ),
+    Mutant(
+        "what is cleared weighs what it did",
+        PRIORITIES,
+        "if ((cleared != 0 && cleared != cleared_) || ",
+        "if (",
+        test="priorities",
+    ),
+    Mutant("a target falls on the edge before", NODE, "> targets)", ">= targets)", test="priorities"),
+    Mutant(
+        "sums stop below the top", SUMS, "level + 1 < levels_.size()", "level + 2 < levels_.size()", test="priorities"
     ),
 )

@@ -31,15 +31,25 @@ SOURCES = (
     "batch/block.cpp",
     "batch/draw.cpp",
     "batch/layout.cpp",
+    "batch/priority_draw.cpp",
     "batch/read.cpp",
     "batch/sample.cpp",
+    "priority/mass.cpp",
+    "priority/priorities.cpp",
+    "priority/sums.cpp",
     "ring/ring.cpp",
     "storage/record_layout.cpp",
     "storage/records.cpp",
     "storage/region.cpp",
 )
 # The source that a header of the core is compiled with.
-COMPILED_BY = {"ring/protocol.hpp": "ring/ring.cpp"}
+COMPILED_BY = {
+    "batch/draw.hpp": "batch/sample.cpp",
+    "priority/leaf.hpp": "priority/priorities.cpp",
+    "priority/leaves.hpp": "priority/priorities.cpp",
+    "priority/node.hpp": "priority/sums.cpp",
+    "ring/protocol.hpp": "ring/ring.cpp",
+}
 FLAGS = (
     *("-std=c++20", "-O1", "-DNDEBUG", "-DFASTREPLAY_STOP_POINTS", "-pthread"),
     *(f"-I{CORE}", f"-I{ROOT / 'tests/cpp'}"),
@@ -48,11 +58,12 @@ STANDARD = ROOT / "tests" / "cpp" / "standard.hpp"
 # A case of the stress test takes some 10 ms with so many rows in all. A mutant's writer that is refused for
 # three seconds is stuck; the core as it is has the test's own patience.
 STRESS_ROWS = "2000000"
-IMPATIENT = {"stress": ("1000", "3"), "history": (), "uniform": ()}
+IMPATIENT = {"stress": ("1000", "3"), "history": (), "priorities": (), "uniform": ()}
 # What a test program prints when it notices.
 NOTICED = {
     "stress": re.compile(r"^(capacity .*): wrong rows: (.*)$", re.MULTILINE),
     "history": re.compile(r"^(capacity .*): (.*)$", re.MULTILINE),
+    "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "uniform": re.compile(r"^(.*) has p (.*)$", re.MULTILINE),
 }
 LIMIT_SECONDS = 60

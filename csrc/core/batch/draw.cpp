@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "ring/stop_points.hpp"
-
 namespace fastreplay {
 
 namespace {
@@ -34,15 +32,6 @@ void UniformDraw::refresh() noexcept {
   take(window.reserved() > 0 ? window : uncleared(window));
 }
 
-void UniformDraw::fill(std::span<Ticket> tickets) noexcept {
-  for (Ticket& ticket : tickets) {
-    ticket = window_.first + words_.below(window_.reserved());
-    if (!ring_.is_published(ticket, window_)) [[unlikely]]
-      ticket = another();
-    at_stop_point(StopPoint::kRowDrawn);
-  }
-}
-
 void UniformDraw::take(const Window& window) noexcept {
   window_ = window;
   at_stop_point(StopPoint::kWindowTaken);
@@ -61,7 +50,10 @@ Window UniformDraw::uncleared(Window window) const noexcept {
 [[gnu::noinline]] Ticket UniformDraw::another() noexcept {
   for (int tries = 2;; ++tries) {
     const Ticket ticket = window_.first + words_.below(window_.reserved());
-    if (ring_.is_published(ticket, window_)) return ticket;
+    if (ring_.is_published(ticket, window_)) {
+      at_stop_point(StopPoint::kRowDrawn);
+      return ticket;
+    }
     if (tries % kTriesBeforeYield != 0) continue;
     std::this_thread::yield();
     refresh();

@@ -8,26 +8,32 @@
 
 #include "batch/random.hpp"
 #include "ring/ring.hpp"
+#include "ring/stop_points.hpp"
 
 namespace fastreplay {
 
 // The window to draw from. It is empty where no row is published, even after writers got time to finish one.
 [[nodiscard]] Window window_of_published(Ring& ring) noexcept;
 
-// Draws published tickets of one window, which holds one at the beginning.
+// The draws of one call: published tickets of one window, which holds one at the beginning.
 class UniformDraw {
  public:
-  UniformDraw(Ring& ring, WordStream& words, const Window& window) noexcept
-      : ring_{ring}, words_{words}, oldest_{window.first} {
+  UniformDraw(Ring& ring, WordStream& words, const Window& window, std::span<Ticket> tickets) noexcept
+      : ring_{ring}, words_{words}, tickets_{tickets}, oldest_{window.first} {
     take(window);
   }
 
-  // Takes the window of now; where nothing is left in it, what clear() took out since the beginning, and what came
-  // and went since.
-  void refresh() noexcept;
+  // Draws rows first_row, first_row + 1, ..., the later chunks of a minibatch from the window of then.
+  void fill(std::size_t first_row, std::size_t num_rows) noexcept {
+    if (first_row > 0) refresh();
+    for (Ticket& ticket : tickets_.subspan(first_row, num_rows)) ticket = one();
+  }
 
-  // Draws one ticket after the other.
-  void fill(std::span<Ticket> tickets) noexcept;
+  // Draws a row anew, from everything.
+  void again(std::size_t row, std::uint64_t& /*attempt*/) noexcept {
+    refresh();
+    tickets_[row] = one();
+  }
 
   // Where a drawn ticket lies. Only one drawn before the latest refresh() takes a division.
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept {
@@ -39,12 +45,23 @@ class UniformDraw {
   }
 
  private:
+  // Takes the window of now; where nothing is left in it, what clear() took out since the beginning, and what came
+  // and went since.
+  void refresh() noexcept;
   void take(const Window& window) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
+  [[nodiscard]] Ticket one() noexcept {
+    const Ticket ticket = window_.first + words_.below(window_.reserved());
+    if (!ring_.is_published(ticket, window_)) [[unlikely]]
+      return another();
+    at_stop_point(StopPoint::kRowDrawn);
+    return ticket;
+  }
   [[nodiscard]] Ticket another() noexcept;
 
   Ring& ring_;
   WordStream& words_;
+  std::span<Ticket> tickets_;
   Ticket oldest_;
   Window window_{};
   std::size_t first_slot_ = 0;

@@ -16,6 +16,14 @@ std::vector<Part> transition_parts(const RecordLayout& record) {
   return parts;
 }
 
+std::vector<Part> weighted_parts(const RecordLayout& record) {
+  std::vector<Part> parts = transition_parts(record);
+  const auto before_tickets = parts.end() - 1;
+  parts.insert(before_tickets, {{.source = Source::kWeight, .row_bytes = sizeof(float)},
+                                {.source = Source::kProbability, .row_bytes = sizeof(float)}});
+  return parts;
+}
+
 BatchLayout::BatchLayout(std::vector<Part> parts, std::size_t batch_size)
     : batch_size_{batch_size}, parts_{std::move(parts)} {
   std::size_t row_bytes = 0;  // of all parts
@@ -30,9 +38,13 @@ BatchLayout::BatchLayout(std::vector<Part> parts, std::size_t batch_size)
   add_copied(Source::kStart);
   num_at_start_ = copied_.size();
   add_copied(Source::kEnd);
-  const auto tickets = std::ranges::find(parts_, Source::kTicket, &Part::source);
-  if (tickets == parts_.end()) throw std::invalid_argument{"a minibatch has tickets"};
-  tickets_offset_ = offsets_[static_cast<std::size_t>(tickets - parts_.begin())];
+  tickets_offset_ = offset_of(Source::kTicket);
+  if (tickets_offset_ == kNone) throw std::invalid_argument{"a minibatch has tickets"};
+}
+
+std::size_t BatchLayout::offset_of(Source source) const noexcept {
+  const auto part = std::ranges::find(parts_, source, &Part::source);
+  return part == parts_.end() ? kNone : offsets_[static_cast<std::size_t>(part - parts_.begin())];
 }
 
 void BatchLayout::add_copied(Source source) {

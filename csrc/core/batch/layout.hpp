@@ -14,10 +14,12 @@ namespace fastreplay {
 
 // Where the rows of a part come from. A part of another kind is one more case here, and whoever makes its rows.
 enum class Source : std::uint8_t {
-  kStart,   // a field of the record that the row begins at: copied by gather()
-  kEnd,     // a field of the record that it ends at, the last of n steps: copied by gather()
-  kTicket,  // which record it begins at, one uint64: written by who chooses it. Every minibatch has this part
-  kMade,    // worked out by who asked for the part, once all is copied
+  kStart,        // a field of the record that the row begins at: copied by gather()
+  kEnd,          // a field of the record that it ends at, the last of n steps: copied by gather()
+  kTicket,       // which record it begins at, one uint64: written by who chooses it. Every minibatch has this part
+  kWeight,       // how much the row counts in a loss, one float32: written by who draws by priority
+  kProbability,  // with which the row was drawn, one float32: as the weight
+  kMade,         // worked out by who asked for the part, once all is copied
 };
 
 // One part of a minibatch: batch_size rows, one after another.
@@ -39,6 +41,9 @@ struct Copied {
 // What is drawn from a ring: every field of a transition, then the tickets.
 [[nodiscard]] std::vector<Part> transition_parts(const RecordLayout& record);
 
+// What is drawn by priority: the same with the weights and the probabilities before the tickets.
+[[nodiscard]] std::vector<Part> weighted_parts(const RecordLayout& record);
+
 // The parts in a block, in order, each at a multiple of kPartAlignment (more than any dtype asks for), so that one
 // transfer moves them all.
 class BatchLayout {
@@ -54,6 +59,9 @@ class BatchLayout {
   [[nodiscard]] const std::vector<Part>& parts() const noexcept { return parts_; }
   [[nodiscard]] const std::vector<std::size_t>& offsets() const noexcept { return offsets_; }
   [[nodiscard]] std::size_t tickets_offset() const noexcept { return tickets_offset_; }
+  // Of the part from this source, kNone where there is none.
+  static constexpr std::size_t kNone = ~std::size_t{0};
+  [[nodiscard]] std::size_t offset_of(Source source) const noexcept;
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
   // What is copied out of records: all of it, of those that rows begin at, of those that they end at.
   [[nodiscard]] std::span<const Copied> copied() const noexcept { return copied_; }

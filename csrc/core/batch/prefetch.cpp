@@ -50,12 +50,14 @@ Prefetcher::Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send sen
   thread_ = std::thread{[this] { run(); }};
 }
 
-void Prefetcher::push(const Block& block, void* context) {
+void Prefetcher::push(const Block& block, void* context, double beta) {
   {
     const auto lock = locked();
     if (num_pushed_ - num_taken_ == jobs_.size()) throw std::logic_error{"a block was pushed into a full prefetcher"};
-    jobs_[num_pushed_ % jobs_.size()] = {
-        .block = &block, .context = context, .call = sampler_.take_call(), .state = State::kPushed};
+    jobs_[num_pushed_ % jobs_.size()] = {.block = &block,
+                                         .context = context,
+                                         .call = {.number = sampler_.take_call(), .beta = beta},
+                                         .state = State::kPushed};
     ++num_pushed_;
   }
   tell_news();

@@ -52,9 +52,9 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  // Gives a block to be filled, which outlives its being taken or stop(). Throws std::logic_error where
-  // `depth` blocks are in already.
-  void push(const Block& block, void* context);
+  // Gives a block to be filled, which outlives its being taken or stop(); `beta` is for weights, if it has any. Throws
+  // std::logic_error where `depth` blocks are in already.
+  void push(const Block& block, void* context, double beta = 0);
 
   struct Oldest {
     Outcome outcome;
@@ -85,7 +85,7 @@ class Prefetcher {
   struct Job {
     const Block* block;
     void* context;
-    std::uint64_t call;
+    Sampler::Call call;
     State state = State::kPushed;
   };
 

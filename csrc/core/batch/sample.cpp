@@ -12,13 +12,12 @@ namespace {
 // Rows copied between two checks of head.
 constexpr std::size_t kMaxChunkRows = 256;
 
-// Draws rows [first_row, first_row + num_rows) of the block and copies them. Returns the smallest ticket.
-Ticket copy_drawn(const Ring& ring, UniformDraw& draw, const Block& block, std::size_t first_row,
+// Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the smallest ticket.
+template <class Draw>
+Ticket copy_drawn(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row,
                   std::size_t num_rows) noexcept {
-  const std::span<Ticket> tickets = block.tickets().subspan(first_row, num_rows);
-  draw.fill(tickets);
   Ticket smallest = ~Ticket{0};
-  const Ticket* next = tickets.data();
+  const Ticket* next = block.tickets().data() + first_row;
   gather(ring.records(), block.layout().copied(), block, first_row, num_rows, [&] {
     const Ticket ticket = *next++;
     smallest = std::min(smallest, ticket);
@@ -28,30 +27,32 @@ Ticket copy_drawn(const Ring& ring, UniformDraw& draw, const Block& block, std::
 }
 
 // Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
-// the whole window (taking a neighbour instead would bias). Returns their number.
-std::size_t redraw(Ring& ring, UniformDraw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
+// everything (taking a neighbour instead would bias). Returns their number.
+template <class Draw>
+std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
                    Ticket oldest_whole) noexcept {
   std::size_t num_redrawn = 0;
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
     if (block.tickets()[row] >= oldest_whole) continue;
     ++num_redrawn;
-    Ticket ticket = 0;
+    std::uint64_t attempt = 0;
     do {
-      draw.refresh();
-      ticket = copy_drawn(ring, draw, block, row, 1);
-    } while (ticket < ring.oldest_whole());
+      draw.again(row, attempt);
+    } while (copy_drawn(ring, draw, block, row, 1) < ring.oldest_whole());
   }
   return num_redrawn;
 }
 
-}  // namespace
-
-std::size_t sample(Ring& ring, UniformDraw& draw, const Block& block) noexcept {
+// Fills the block with what is drawn, and returns how many rows had to be drawn again. What was begun is ended: rows
+// that are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a writer only
+// where every row of the ring is being written.
+template <class Draw>
+std::size_t sample(Ring& ring, Draw& draw, const Block& block) noexcept {
   std::size_t chunk_rows = kMaxChunkRows;
   std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < block.batch_size();) {
-    if (row > 0) draw.refresh();
     const std::size_t num_rows = std::min(chunk_rows, block.batch_size() - row);
+    draw.fill(row, num_rows);
     const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
     const Ticket oldest_whole = ring.oldest_whole();
     if (smallest < oldest_whole) {
@@ -65,29 +66,40 @@ std::size_t sample(Ring& ring, UniformDraw& draw, const Block& block) noexcept {
   return num_redraws;
 }
 
+}  // namespace
+
 std::uint64_t Sampler::take_call() noexcept {
   // relaxed: only that no two calls get the same number.
   return calls_.fetch_add(1, std::memory_order_relaxed);
 }
 
-bool Sampler::sample(Ring& ring, const Block& block) noexcept {
+bool Sampler::sample(Ring& ring, const Block& block, double beta) noexcept {
   const Window window = window_of_published(ring);
   if (window.reserved() == 0) return false;
-  fill(ring, block, take_call(), window);  // a call number only where there are rows
+  fill(ring, block, {.number = take_call(), .beta = beta}, window);  // a number only where there are rows
   return true;
 }
 
-bool Sampler::sample(Ring& ring, const Block& block, std::uint64_t call) noexcept {
+bool Sampler::sample(Ring& ring, const Block& block, const Call& call) noexcept {
   const Window window = window_of_published(ring);
   if (window.reserved() == 0) return false;
   fill(ring, block, call, window);
   return true;
 }
 
-void Sampler::fill(Ring& ring, const Block& block, std::uint64_t call, const Window& window) noexcept {
-  WordStream words{key_, call};
-  UniformDraw draw{ring, words, window};
-  const std::size_t num_redraws = fastreplay::sample(ring, draw, block);
+void Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window) noexcept {
+  std::size_t num_redraws = 0;
+  if (priorities_ == nullptr) {
+    WordStream words{key_, call.number};
+    UniformDraw draw{ring, words, window, block.tickets()};
+    num_redraws = fastreplay::sample(ring, draw, block);
+  } else {
+    PriorityDraw draw{ring, *priorities_, options_, key_, call.number, call.beta, window, block};
+    // relaxed: a statistic.
+    if (draw.begin()) num_without_mass_.fetch_add(1, std::memory_order_relaxed);
+    num_redraws = fastreplay::sample(ring, draw, block);
+    draw.weigh();
+  }
   // relaxed: statistics.
   num_sampled_.fetch_add(block.batch_size(), std::memory_order_relaxed);
   // relaxed: as above.
@@ -107,6 +119,11 @@ std::uint64_t Sampler::num_sampled() const noexcept {
 std::uint64_t Sampler::num_redraws() const noexcept {
   // relaxed: a statistic.
   return num_redraws_.load(std::memory_order_relaxed);
+}
+
+std::uint64_t Sampler::num_without_mass() const noexcept {
+  // relaxed: a statistic.
+  return num_without_mass_.load(std::memory_order_relaxed);
 }
 
 }  // namespace fastreplay

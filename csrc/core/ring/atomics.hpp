@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <thread>
 
 #include "storage/copy.hpp"
@@ -30,6 +32,14 @@ struct StdAtomics {
   [[gnu::always_inline]] static void fetch_add(T& place, T value, std::memory_order order) noexcept {
     ref(place).fetch_add(value, order);
   }
+  template <class T>
+  [[gnu::always_inline]] static void fetch_or(T& place, T value, std::memory_order order) noexcept {
+    ref(place).fetch_or(value, order);
+  }
+  template <class T>
+  [[gnu::always_inline]] static T exchange(T& place, T value, std::memory_order order) noexcept {
+    return ref(place).exchange(value, order);
+  }
   [[gnu::always_inline]] static void fence(std::memory_order order) noexcept { std::atomic_thread_fence(order); }
 
   [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row,
@@ -40,6 +50,19 @@ struct StdAtomics {
                                                 std::size_t rows_stride, std::size_t row_bytes,
                                                 std::size_t num_rows) noexcept {
     fastreplay::store_rows(records, record_stride, rows, rows_stride, row_bytes, num_rows);
+  }
+
+  // So many words as they are, each whole: relaxed loads, which production makes of vector moves (storage/copy.hpp).
+  template <std::size_t kCount>
+  [[gnu::always_inline]] static void load_words(const std::uint64_t* words, std::uint64_t* out) noexcept {
+#if defined(FASTREPLAY_RELAXED_COPY)
+    // relaxed: for the caller to order.
+    for (std::size_t i = 0; i < kCount; ++i) out[i] = load(words[i], std::memory_order_relaxed);
+#else
+    compiler_barrier();
+    std::memcpy(out, words, kCount * sizeof *words);
+    compiler_barrier();
+#endif
   }
 
   // What only speed depends on: either answer is right, and a model gives both.

@@ -281,6 +281,12 @@ std::uint64_t BasicRing<Atomics>::num_inserted() const noexcept {
 }
 
 template <class Atomics>
+Ticket BasicRing<Atomics>::num_reserved() const noexcept {
+  // relaxed: whoever holds a ticket has seen a head beyond it.
+  return Atomics::load(header_.head, std::memory_order_relaxed);
+}
+
+template <class Atomics>
 std::uint64_t BasicRing<Atomics>::num_overwritten() const noexcept {
   // acquire: as in window(), head must not be older than base.
   const Ticket base = Atomics::load(header_.base, std::memory_order_acquire);

@@ -61,6 +61,33 @@ class BasicRing {
   [[nodiscard]] bool insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
                             std::chrono::nanoseconds patience) noexcept;
 
+  // The three steps of an insert, for who stores more than records: reserve, make a Claim of the tickets, write; the
+  // claim's end publishes. What lies beside the records is stored between write() and that end.
+  [[nodiscard]] bool reserve(std::size_t num_rows, std::chrono::nanoseconds patience, Ticket& first) noexcept;
+  // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
+  class Claim {
+   public:
+    Claim(BasicRing& ring, Ticket first, std::size_t num_rows) noexcept
+        : ring_{ring},
+          first_{first},
+          slot_{first % ring.capacity_},
+          lap_{first / ring.capacity_},
+          num_rows_{num_rows} {}
+    ~Claim() { ring_.publish(first_, slot_, lap_, num_rows_); }
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+
+    [[nodiscard]] std::size_t slot() const noexcept { return slot_; }
+
+   private:
+    BasicRing& ring_;
+    Ticket first_;
+    std::size_t slot_;
+    std::uint64_t lap_;
+    std::size_t num_rows_;
+  };
+  void write(std::span<const Rows> fields, std::size_t first_row, std::size_t slot, std::size_t num_rows) noexcept;
+
   // Reading: take a window, copy records of tickets in it, then ask which copies are whole.
   [[nodiscard]] Window window() noexcept { return window_within(0); }
   // The same for who asks is_published() anyway: `committed` may lie some rows further back, which beside
@@ -84,6 +111,7 @@ class BasicRing {
   void start_at(Ticket ticket) noexcept;
 
   [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
+  [[nodiscard]] Ticket num_reserved() const noexcept;            // the next ticket
   [[nodiscard]] std::uint64_t num_overwritten() const noexcept;  // lost because the ring was full
 
  protected:  // for a model, which tells accesses by their addresses
@@ -94,32 +122,7 @@ class BasicRing {
   RingHeader header_;
 
  private:
-  // Tickets [first, first + num_rows), reserved for one writer; the destructor publishes them.
-  class Claim {
-   public:
-    Claim(BasicRing& ring, Ticket first, std::size_t num_rows) noexcept
-        : ring_{ring},
-          first_{first},
-          slot_{first % ring.capacity_},
-          lap_{first / ring.capacity_},
-          num_rows_{num_rows} {}
-    ~Claim() { ring_.publish(first_, slot_, lap_, num_rows_); }
-    Claim(const Claim&) = delete;
-    Claim& operator=(const Claim&) = delete;
-
-    [[nodiscard]] std::size_t slot() const noexcept { return slot_; }
-
-   private:
-    BasicRing& ring_;
-    Ticket first_;
-    std::size_t slot_;
-    std::uint64_t lap_;
-    std::size_t num_rows_;
-  };
-
-  [[nodiscard]] bool reserve(std::size_t num_rows, std::chrono::nanoseconds patience, Ticket& first) noexcept;
   [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
-  void write(std::span<const Rows> fields, std::size_t first_row, std::size_t slot, std::size_t num_rows) noexcept;
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;

@@ -17,6 +17,8 @@ enum class StopPoint {
   kRowDrawn,      // it drew a ticket that is published
   kFieldCopied,   // one field of one or more records is copied
   kRowsCopied,    // all are, and head was not read again yet
+  kLeafStored,    // the leaf of a reserved ticket is there, and the ticket is not published
+  kLeafRead,      // an update read a leaf, and has not changed it yet
 };
 
 #if defined(FASTREPLAY_STOP_POINTS)

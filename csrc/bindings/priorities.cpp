@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// What a ring's transitions weigh.
+#include "priority/priorities.hpp"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "capsule.hpp"
+#include "module.hpp"
+#include "rows.hpp"
+
+namespace py = pybind11;
+
+namespace fastreplay {
+
+namespace {
+
+using Numbers = py::array_t<double, py::array::c_style>;
+using Masses = py::array_t<float, py::array::c_style>;
+
+void check(std::span<const Ticket> tickets, std::span<const double> priorities, const Ring& ring) {
+  if (tickets.size() != priorities.size()) {
+    throw py::value_error{"priorities: expected one for each of " + std::to_string(tickets.size()) +
+                          " transitions, got " + std::to_string(priorities.size())};
+  }
+  const Ticket head = ring.num_reserved();
+  for (std::size_t i = 0; i < tickets.size(); ++i) {
+    if (tickets[i] >= head) {
+      throw py::value_error{"tickets[" + std::to_string(i) +
+                            "]: " + std::to_string(static_cast<std::int64_t>(tickets[i])) +
+                            " was never given to a transition: the next is " + std::to_string(head)};
+    }
+    if (!std::isfinite(priorities[i])) {
+      throw py::value_error{"priorities[" + std::to_string(i) + "]: expected a finite number, got " +
+                            py::str(py::float_{priorities[i]}).cast<std::string>()};
+    }
+  }
+}
+
+std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Integers& tickets, const Numbers& values) {
+  const std::span<const Ticket> names{reinterpret_cast<const Ticket*>(tickets.data()),
+                                      static_cast<std::size_t>(tickets.size())};
+  const std::span<const double> numbers{values.data(), static_cast<std::size_t>(values.size())};
+  check(names, numbers, priorities.ring());
+  const auto [applied, stale] = priorities.update(names, numbers);
+  return {applied, stale};
+}
+
+Masses read(const Priorities& priorities, Ticket first, std::size_t count) {
+  Masses masses(static_cast<py::ssize_t>(count));
+  priorities.read(first, {masses.mutable_data(), count});
+  return masses;
+}
+
+void restore(Priorities& priorities, Ticket first, const Masses& masses) {
+  priorities.restore(first, {masses.data(), static_cast<std::size_t>(masses.size())});
+}
+
+}  // namespace
+
+void bind_priorities(py::module_& m) {
+  py::class_<Priorities>(m, "Priorities")
+      .def(py::init([](Ring& ring, double alpha, double eps, double floor, double initial, bool keeps_smallest) {
+             return std::make_unique<Priorities>(ring, MassRule{.alpha = alpha, .eps = eps, .floor = floor}, initial,
+                                                 keeps_smallest);
+           }),
+           py::arg("ring"), py::arg("alpha"), py::arg("eps"), py::arg("floor"), py::arg("initial"),
+           py::arg("keeps_smallest"), py::keep_alive<1, 2>())
+      .def_property_readonly("num_bytes", &Priorities::num_bytes)
+      .def_property("largest", &Priorities::largest, &Priorities::set_largest)
+      .def("update", &update, py::arg("tickets"), py::arg("priorities"))
+      .def("read", &read, py::arg("first"), py::arg("count"))
+      .def("restore", &restore, py::arg("first"), py::arg("masses"))
+      .def("begin_in_child", &Priorities::begin_in_child)
+      .def("capsule", [](Priorities& priorities) { return py::capsule{&priorities, kPrioritiesCapsule}; });
+}
+
+}  // namespace fastreplay

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+#include "batch/priority_draw.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+namespace fastreplay {
+
+namespace {
+
+constexpr std::uint64_t kAttemptsBeforeYield = 64;
+constexpr std::uint64_t kPatience = 1000 * kAttemptsBeforeYield;
+// Attempts in place of rows that were lost before they were copied begin here, those of redraws at 1.
+constexpr std::uint64_t kLost = std::uint64_t{1} << 32;
+// The last word of the counter of what decides whether a row is drawn uniformly.
+constexpr std::uint64_t kMixture = 1;
+
+// In [0, 1), with 53 bits.
+double fraction(std::uint64_t word) noexcept { return static_cast<double>(word >> 11) * 0x1p-53; }
+
+}  // namespace
+
+PriorityDraw::PriorityDraw(Ring& ring, Priorities& priorities, const PriorityOptions& options, Philox::Key key,
+                           std::uint64_t call, double beta, const Window& window, const Block& block) noexcept
+    : ring_{ring},
+      priorities_{priorities},
+      options_{options},
+      key_{key},
+      call_{call},
+      beta_{beta},
+      oldest_{window.first},
+      tickets_{block.tickets()},
+      weights_{reinterpret_cast<float*>(block.data() + block.layout().offset_of(Source::kWeight))},
+      probabilities_{reinterpret_cast<float*>(block.data() + block.layout().offset_of(Source::kProbability))} {}
+
+bool PriorityDraw::begin() noexcept {
+  Priorities::Turn turn{priorities_};
+  const double total = turn.population().total;
+  const bool has_mixture = total > 0 && options_.uniform_mix > 0;
+  std::size_t num_strata = tickets_.size();
+  for (std::size_t row = 0; has_mixture && row < tickets_.size(); ++row) num_strata -= is_uniform(row, 0) ? 1 : 0;
+  const double share = options_.is_stratified ? total / static_cast<double>(num_strata) : total;
+  WordStream words{key_, call_};
+  Targets targets;
+  std::size_t stratum = 0;
+  for (std::size_t row = 0; row < tickets_.size(); ++row) {
+    const std::uint64_t word = words.next();
+    if (total == 0 || (has_mixture && is_uniform(row, 0))) {
+      std::uint64_t lost = kLost;
+      if (!draw_uniformly(turn, row, word, 0)) attempt(turn, row, lost);
+      continue;
+    }
+    const double before = options_.is_stratified ? static_cast<double>(stratum++) : 0;
+    targets.rows[targets.count] = row;
+    targets.values[targets.count] = (before + fraction(word)) * share;
+    if (++targets.count == kRowsTogether) find(turn, targets);
+  }
+  find(turn, targets);
+  const bool has_zeros = options_.uniform_mix > 0 && turn.population().count < count(turn);
+  rarest_ = times_as_likely(turn, has_zeros ? 0 : turn.population().smallest);
+  return total == 0;
+}
+
+void PriorityDraw::again(std::size_t row, std::uint64_t& attempt_number) noexcept {
+  Priorities::Turn turn{priorities_};
+  attempt(turn, row, attempt_number);
+}
+
+void PriorityDraw::weigh() noexcept {
+  const std::span<float> weights{weights_, tickets_.size()};
+  auto divisor = 1.0F;
+  if (options_.normalize == Normalize::kBatch && !weights.empty()) divisor = *std::ranges::min_element(weights);
+  if (options_.normalize == Normalize::kBuffer) divisor = static_cast<float>(rarest_);
+  const auto beta = static_cast<float>(beta_);
+  for (float& weight : weights) weight = std::pow(divisor / weight, beta);
+}
+
+bool PriorityDraw::is_uniform(std::size_t row, std::uint64_t attempt) const noexcept {
+  return fraction(words(row, attempt, kMixture)[0]) < options_.uniform_mix;
+}
+
+void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
+  std::array<Drawn, kRowsTogether> drawn;
+  turn.find({targets.values.data(), targets.count}, {drawn.data(), targets.count});
+  for (std::size_t i = 0; i < targets.count; ++i) {
+    if (drawn[i].mass > 0) {
+      set(turn, targets.rows[i], drawn[i].ticket, drawn[i].mass);
+    } else {
+      std::uint64_t lost = kLost;
+      attempt(turn, targets.rows[i], lost);
+    }
+  }
+  targets.count = 0;
+}
+
+// Attempts until one succeeds: what stands in its way are rows that are being written, and leaves that have changed
+// since the turn began.
+void PriorityDraw::attempt(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept {
+  for (;;) {
+    const std::uint64_t word = words(row, ++attempt, 0)[0];
+    const double total = turn.population().total;
+    if (total == 0 || (options_.uniform_mix > 0 && is_uniform(row, attempt))) {
+      if (draw_uniformly(turn, row, word, attempt)) return;
+    } else {
+      double target = fraction(word) * total;
+      Drawn drawn;
+      turn.find({&target, 1}, {&drawn, 1});
+      if (drawn.mass > 0) return set(turn, row, drawn.ticket, drawn.mass);
+    }
+    if (attempt % kAttemptsBeforeYield == 0) std::this_thread::yield();
+    turn.refresh();
+  }
+}
+
+// A draw that was begun has no other way but to its end: where clear() took out everything since, from what it took.
+bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word,
+                                  std::uint64_t attempt) noexcept {
+  Window window = turn.window();
+  if (window.reserved() == 0 || attempt % kLost > kPatience) {
+    window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+  }
+  std::uint64_t position = 0;
+  if (!draw_below(window.reserved(), word, position)) return false;
+  const Ticket ticket = window.first + position;
+  if (!ring_.is_published(ticket, window)) return false;
+  set(turn, row, ticket, turn.mass(ticket));
+  return true;
+}
+
+void PriorityDraw::set(const Priorities::Turn& turn, std::size_t row, Ticket ticket, float mass) noexcept {
+  const double likely = times_as_likely(turn, mass);
+  tickets_[row] = ticket;
+  weights_[row] = static_cast<float>(likely);
+  probabilities_[row] = static_cast<float>(likely / static_cast<double>(std::max<std::uint64_t>(1, count(turn))));
+}
+
+// N: without a mixture only what has mass can be drawn.
+std::uint64_t PriorityDraw::count(const Priorities::Turn& turn) const noexcept {
+  const Population& population = turn.population();
+  return population.total == 0 || options_.uniform_mix > 0 ? turn.window().published() : population.count;
+}
+
+// N * P.
+double PriorityDraw::times_as_likely(const Priorities::Turn& turn, float mass) const noexcept {
+  const double total = turn.population().total;
+  if (total == 0) return 1;
+  const double by_mass = static_cast<double>(count(turn)) * static_cast<double>(mass) / total;
+  return options_.uniform_mix + (1 - options_.uniform_mix) * by_mass;
+}
+
+}  // namespace fastreplay

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+// Which groups of leaves have changed: a bit a group, and a bit for every 64 of them, set by any thread and taken by
+// one. Knows nothing of what a group is.
+//
+// Whoever changes a leaf marks its group afterwards, always: to look first whether the bit is set would lose a change
+// (store leaf, load bit, beside clear bit, load leaf). An exchange that takes a bit sees, by the chain of atomic
+// updates from its mark, what was changed before the mark; a bit that it does not take waits for the next.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "ring/atomics.hpp"
+#include "storage/region.hpp"
+
+namespace fastreplay {
+
+template <class Atomics>
+class BasicMarks {
+ public:
+  explicit BasicMarks(std::size_t num_groups)
+      : num_groups_{num_groups}, words_{num_words(num_groups) * 8}, summary_{num_words(num_words(num_groups)) * 8} {}
+
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return words_.num_bytes() + summary_.num_bytes(); }
+
+  // Marks groups first, first + 1, ..., last.
+  void mark(std::size_t first, std::size_t last) noexcept {
+    for (std::size_t word = first / kBits; word <= last / kBits; ++word) {
+      const std::size_t begin = word == first / kBits ? first % kBits : 0;
+      const std::size_t end = word == last / kBits ? last % kBits : kBits - 1;
+      // acq_rel: release, so that who takes the bit sees the leaf that changed; acquire is spare. Partner: the
+      // exchange in take().
+      Atomics::fetch_or(at(words_, word), ones(begin, end), std::memory_order_acq_rel);
+      // acq_rel: as above, for the bit above.
+      Atomics::fetch_or(at(summary_, word / kBits), ones(word % kBits, word % kBits), std::memory_order_acq_rel);
+    }
+  }
+
+  void mark_all() noexcept {
+    if (num_groups_ > 0) mark(0, num_groups_ - 1);
+  }
+
+  // Takes all marks and calls f(group) for each, in ascending order. For one thread at a time.
+  template <class F>
+  void take(F f) noexcept {
+    for (std::size_t i = 0; i < summary_.num_bytes() / 8; ++i) {
+      // relaxed: a hint that saves an atomic update; a bit that is not seen yet waits for the next call.
+      if (Atomics::load(at(summary_, i), std::memory_order_relaxed) == 0) continue;
+      // acq_rel: partner: the mark of the bit above.
+      std::uint64_t words = Atomics::exchange(at(summary_, i), std::uint64_t{0}, std::memory_order_acq_rel);
+      for (; words != 0; words &= words - 1) {
+        const std::size_t word = i * kBits + static_cast<std::size_t>(std::countr_zero(words));
+        // acq_rel: partner: the mark of the bit.
+        std::uint64_t groups = Atomics::exchange(at(words_, word), std::uint64_t{0}, std::memory_order_acq_rel);
+        for (; groups != 0; groups &= groups - 1) f(word * kBits + static_cast<std::size_t>(std::countr_zero(groups)));
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t kBits = 64;
+
+  static constexpr std::size_t num_words(std::size_t num_bits) noexcept { return (num_bits + kBits - 1) / kBits; }
+  // Bits begin to end, both included.
+  static constexpr std::uint64_t ones(std::size_t begin, std::size_t end) noexcept {
+    return (~std::uint64_t{0} >> (kBits - 1 - (end - begin))) << begin;
+  }
+  [[nodiscard]] static std::uint64_t& at(const Region& region, std::size_t i) noexcept {
+    return reinterpret_cast<std::uint64_t*>(region.data())[i];
+  }
+
+  std::size_t num_groups_;
+  Region words_;
+  Region summary_;
+};
+
+using Marks = BasicMarks<StdAtomics>;
+
+}  // namespace fastreplay

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Minibatches of a ring by priority, with their weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastreplay.batch.sampler import EMPTY, Sampler
+from fastreplay.support.checks import checked_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastreplay import _core
+    from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.batch.waits import Waits
+
+__all__ = ["BESIDE", "PrioritySampler"]
+
+# What its minibatches have beside fields.
+BESIDE = ("weight", "probability")
+
+
+class PrioritySampler(Sampler):
+    """Draws minibatches from a ring in proportion to masses (Schaul et al. 2016).
+
+    Args:
+        ring: Where the transitions lie.
+        delivery: Where the minibatches are to lie; with BESIDE.
+        key: Of the generator.
+        waits: Counts for what the host waits.
+        rule: The ring's priorities, and how they are drawn from: what the core's sampler takes.
+        beta_after: Gives the weights' exponent once so many minibatches were drawn.
+
+    Thread safety:
+        Any thread may sample.
+    """
+
+    def __init__(
+        self,
+        ring: _core.Ring,
+        delivery: Delivery,
+        key: tuple[int, int],
+        waits: Waits,
+        *,
+        rule: tuple[_core.Priorities, bool, int, float],
+        beta_after: Callable[[int], float],
+    ) -> None:
+        super().__init__(ring, delivery, key, waits)
+        self._rule = rule
+        self._beta_after = beta_after
+        self._generator = delivery.generator(key, 0, None, rule)
+
+    def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
+        """Draw a minibatch; into `out`, if it is one.
+
+        Raises:
+            ValueError: The ring is empty, or `out` does not fit.
+        """
+        delivery, generator = self._delivery, self._generator
+        exponent = self._beta_after(generator.calls) if beta is None else checked_number("beta", beta, 0)
+        if out is not None:
+            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._ring, exponent):
+                raise ValueError(EMPTY)
+            return out
+        block = delivery.take(batch_size)
+        try:
+            if not generator.sample_weighted(self._ring, exponent, block.native):
+                raise ValueError(EMPTY)
+        except BaseException:
+            delivery.cancel(block)
+            raise
+        return delivery.give(block)
+
+    def restart(self, key: tuple[int, int], calls: int) -> None:
+        """Draw under another key from now on; the counters go on."""
+        self._generator = self._delivery.generator(key, calls, self._generator, self._rule)
+
+    def _beta(self, num_ahead: int) -> float:
+        """Return the exponent of the weights of a loader's next minibatch but so many."""
+        return self._beta_after(self._generator.calls + num_ahead)
+
+    @property
+    def num_without_mass(self) -> int:
+        """Minibatches drawn uniformly because no transition had a mass."""
+        return self._generator.num_without_mass  # type: ignore[no-any-return]

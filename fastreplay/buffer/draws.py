@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The minibatches of a buffer: drawn at a call, ahead of it, and the generator that they follow from."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+from fastreplay.buffer.pickled import Pickled
+from fastreplay.buffer.state import checked_rng_state
+from fastreplay.support.checks import checked_batch_size, checked_depth, checked_steps
+from fastreplay.support.keys import key_below
+
+if TYPE_CHECKING:
+    from fastreplay.batch.loader import Loader
+    from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.buffer.state import RngState
+    from fastreplay.gpu.mirror import Mirror
+
+__all__ = ["Draws"]
+
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+
+class Draws(Pickled[ArrayT]):
+    """Base of the replay buffer: its minibatches."""
+
+    _mirror: Mirror | None
+
+    @property
+    def rng_state(self) -> RngState:
+        """The generator's state, to be saved and set again.
+
+        Setting it repeats the minibatches from that point on, given the same contents.
+
+        Raises:
+            ValueError: What is set is no such state.
+        """
+        return {"key": list(self._sampler.key), "calls": self._sampler.calls}
+
+    @rng_state.setter
+    def rng_state(self, state: RngState) -> None:
+        self._sampler.restart(*checked_rng_state(state))
+
+    def _rekey(self, place: tuple[int, ...]) -> None:
+        """Draw under the key of a worker process, if this process can draw."""
+        if self._mirror is None or not self._mirror.is_inherited:
+            self._sampler.restart(key_below(self._sampler.key, place), 0)
+
+    def sample(
+        self, batch_size: int, *, out: Minibatch[ArrayT] | None = None, beta: float | None = None
+    ) -> Minibatch[ArrayT]:
+        """Draw a minibatch with replacement over the stored transitions: uniformly, or by priority.
+
+        Args:
+            batch_size: Number of transitions, at least 1.
+            beta: Exponent of the weights, in place of the buffer's own.
+            out: A minibatch of this batch size and device from this buffer or one of the same schema. It is
+                overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
+                faces. On a GPU, work that was queued before sees
+                the old rows, later work the new; the host waits if the last copy into it is still under way.
+
+        Returns:
+            A minibatch that is the caller's to keep.
+
+        Raises:
+            ValueError: The buffer is empty, batch_size is below 1, or `out` does not fit.
+            TypeError: batch_size is no integer, or `out` no minibatch.
+            MemoryError: There is no memory for a minibatch of this size.
+            RuntimeError: The device refuses; or a graph is being captured, and there is no `out`.
+
+        Thread safety:
+            May be called from any thread, while others insert and sample; each needs its own `out`.
+        """
+        if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
+            batch_size = checked_batch_size(batch_size)
+        return self._sampler.sample(batch_size, out, beta)
+
+    def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
+        """Iterate over minibatches that a native thread draws ahead.
+
+        Args:
+            batch_size: Number of transitions of each, at least 1.
+            depth: How many minibatches are gathered (and on a GPU copied) ahead of the consumer.
+            steps: How many minibatches there are in all; None for no end.
+
+        Returns:
+            An iterator that is also a context manager; see `Loader` for what it draws and when it ends. It goes on
+            with the generator that the buffer has now, also if `rng_state` is set. With storage="cuda" there is no
+            thread: the draws ahead wait in the device's queue, and follow `rng_state`.
+
+        Raises:
+            TypeError: An argument is no integer.
+            ValueError: batch_size or depth is below 1, or steps below 0.
+            MemoryError: There is no memory for minibatches of this size.
+            RuntimeError: The minibatches are for a GPU, and this build of fastreplay has no CUDA part.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        return self._sampler.loader(checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps))

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""What a buffer's transitions weigh in its draws: the rule, and priorities that a caller gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from fastreplay import _core
+from fastreplay.support.checks import checked_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Beta = float | Callable[[int], float]
+
+__all__ = [
+    "PRIORITY",
+    "Priorities",
+    "PriorityUpdate",
+    "checked_priorities",
+    "new_masses",
+    "numbers",
+    "one_each",
+]
+
+_DRAWS = ("stratified", "independent")
+_NORMALIZE = (None, "batch", "buffer")  # at the core's number
+
+# Names that an insert or a minibatch has beside its fields.
+PRIORITY = "priority"
+_RESERVED = (PRIORITY, "weight", "probability")
+
+
+class PriorityUpdate(NamedTuple):
+    """How many priorities of an update took effect."""
+
+    applied: int
+    stale: int  # of transitions that were overwritten or cleared
+
+
+@dataclass(frozen=True)
+class Priorities:
+    """The rule of a buffer that draws by priority (Schaul et al. 2016, "Prioritized Experience Replay").
+
+    A transition of priority p has the mass max(|p| + eps, floor)^alpha, and is drawn with a probability P
+    proportional to it. Its weight in a loss, (N P)^-beta with N the number of transitions that can be drawn,
+    takes the bias out of the expectation.
+
+    Args:
+        alpha: Exponent of the masses; 0 makes all equal.
+        beta: Exponent of the weights: a number, or a function of the number of minibatches drawn before.
+        eps: Added to |p|, so that a transition without error can be drawn again; with 0 it cannot.
+        draws: "stratified": row i of B falls into the i-th of B equal shares of all mass; "independent": each row
+            anywhere.
+        normalize: What weights are divided by: the largest of the "batch", the largest that any transition of the
+            "buffer" would have, or nothing (None).
+        initial: Priority of new transitions: "max" for the largest |p| + eps so far (1 at first), or a number.
+        uniform_mix: Share of rows that are drawn uniformly, each row by itself; P is the mixture's.
+        floor: Least |p| + eps.
+
+    Raises:
+        TypeError, ValueError: An argument is none of these; the message names it.
+    """
+
+    alpha: float = 0.6
+    beta: Beta = 0.4
+    eps: float = 1e-6
+    draws: Literal["stratified", "independent"] = "stratified"
+    normalize: Literal["batch", "buffer"] | None = "batch"
+    initial: Literal["max"] | float = "max"
+    uniform_mix: float = 0.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "eps", "floor"):
+            checked_number(name, getattr(self, name), 0)
+        checked_number("uniform_mix", self.uniform_mix, 0, 1)
+        if not callable(self.beta):
+            checked_number("beta", self.beta, 0)
+        if self.initial != "max":
+            checked_number("initial", self.initial, 0)
+        if self.draws not in _DRAWS:
+            raise ValueError(f"draws: expected 'stratified' or 'independent', got {self.draws!r}")
+        if self.normalize not in _NORMALIZE:
+            raise ValueError(f"normalize: expected 'batch', 'buffer' or None, got {self.normalize!r}")
+
+    @classmethod
+    def lap(cls) -> Priorities:
+        """Return loss-adjusted prioritization: mass max(|p|, 1)^0.4, and no weights (Fujimoto et al. 2020).
+
+        It goes with a Huber loss: see "An Equivalence between Loss Functions and Non-Uniform Sampling".
+        """
+        return cls(alpha=0.4, beta=0.0, eps=0.0, draws="independent", normalize=None, floor=1.0)
+
+    def beta_after(self, calls: int) -> float:
+        """Return the weights' exponent once so many minibatches were drawn."""
+        return checked_number("beta", self.beta(calls), 0) if callable(self.beta) else float(self.beta)
+
+    @property
+    def draw_options(self) -> tuple[bool, int, float]:
+        """What the core's sampler takes."""
+        return self.draws == "stratified", _NORMALIZE.index(self.normalize), self.uniform_mix
+
+
+def new_masses(
+    priorities: Priorities | None, ring: _core.Ring, names: tuple[str, ...], storage: str
+) -> _core.Priorities | None:
+    """Make what a ring's transitions weigh; None where they are drawn uniformly.
+
+    Raises:
+        TypeError: It is no rule.
+        ValueError: A field has the name of something else, or the storage cannot draw by priority.
+    """
+    if priorities is None:
+        return None
+    if type(priorities) is not Priorities:
+        raise TypeError(f"priorities: expected fastreplay.Priorities or None, got {type(priorities).__name__}")
+    if storage == "cuda":
+        raise ValueError("priorities: expected None with storage='cuda', whose draws are uniform")
+    for name in names:
+        if name in _RESERVED:
+            raise ValueError(f"{name}: the name is taken in a buffer with priorities; give the field another")
+    rule = priorities
+    initial = -1.0 if rule.initial == "max" else float(rule.initial)
+    return _core.Priorities(ring, rule.alpha, rule.eps, rule.floor, initial, rule.normalize == "buffer")
+
+
+def checked_priorities(value: Any) -> NDArray[np.float64]:
+    """Return priorities of rows to be inserted as an array () or (n,) of nobody else's; NaN for None.
+
+    Raises:
+        TypeError, ValueError: They are no finite numbers, or have more dimensions.
+    """
+    if value is None:
+        return np.array(np.nan)
+    given = numbers(PRIORITY, value)
+    if given.ndim > 1:
+        raise ValueError(f"priority: expected a number for each row, got shape {given.shape}")
+    check_finite(PRIORITY, given)
+    return given.copy() if np.may_share_memory(given, value) else given
+
+
+def one_each(priorities: NDArray[np.float64], num_rows: int) -> NDArray[np.float64]:
+    """Return a priority for each row, of checked ones: (n,) of as many rows, or () for all.
+
+    Raises:
+        ValueError: They are not as many.
+    """
+    if priorities.ndim == 0:
+        return np.full(num_rows, priorities)
+    if len(priorities) != num_rows:
+        raise ValueError(f"priority: expected one for each of {num_rows} rows, got {len(priorities)}")
+    return priorities
+
+
+def check_finite(name: str, values: NDArray[np.float64]) -> None:
+    """Refuse NaN and infinities.
+
+    Raises:
+        ValueError: There is one; the message names its position.
+    """
+    if not np.isfinite(values).all():
+        at = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"{name}[{at}]: expected a finite number, got {values.reshape(-1)[at]}")
+
+
+def numbers(name: str, value: Any) -> NDArray[np.float64]:
+    """Return numbers as float64: arrays, tensors of any device, detached from graphs, lists.
+
+    Raises:
+        TypeError: They are none.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.double().numpy() if not value.is_complex() else value
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{name}: expected numbers, got {type(value).__name__}") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected numbers, got {array.dtype}")
+    return np.ascontiguousarray(array, np.float64) if array.ndim else array.astype(np.float64)
