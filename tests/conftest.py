@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import pytest
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, RealCuda, cuda_device
 from hypothesis import HealthCheck, settings
 from reference import ReferenceBuffer
 from support import FIELDS, MakeBuffer, NativeBuffer
@@ -57,6 +57,15 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """Stand in for a CUDA device."""
     fake = FakeCuda()
     fake.install(monkeypatch)
+    return fake
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=cuda_device)])
+def any_cuda(request: pytest.FixtureRequest) -> FakeCuda | RealCuda:
+    """Give a device, a fake one and a real one."""
+    if request.param == "real":
+        return RealCuda()
+    fake: FakeCuda = request.getfixturevalue("cuda")
     return fake
 
 

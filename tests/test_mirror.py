@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import pickle
 import re
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +48,7 @@ def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bo
 
 
 def content(batch: Any) -> dict[str, Any]:
-    return {**{name: value.numpy() for name, value in batch.items()}, "ticket": batch.ticket.numpy()}
+    return {**{name: value.cpu().numpy() for name, value in batch.items()}, "ticket": batch.ticket.cpu().numpy()}
 
 
 # What a caller sees.
@@ -312,6 +315,141 @@ def test_a_capture_needs_memory_that_is_there(cuda: FakeCuda) -> None:
     assert not graph
 
 
+@pytest.mark.parametrize(
+    "call", ["flush", "rng_state", "set rng_state", "stats", "spawn", "loader", "gather", "pickle"]
+)
+def test_what_a_replay_could_not_repeat_is_refused(cuda: FakeCuda, call: str) -> None:
+    buffer = resident_buffer()
+    state = buffer.rng_state
+    calls: dict[str, Callable[[], object]] = {
+        "flush": buffer.flush,
+        "rng_state": lambda: buffer.rng_state,
+        "set rng_state": lambda: setattr(buffer, "rng_state", state),
+        "stats": buffer.stats,
+        "spawn": lambda: buffer.spawn(1),
+        "loader": lambda: buffer.loader(4),
+        "gather": lambda: buffer.gather([3]),
+        "pickle": lambda: pickle.loads(pickle.dumps(buffer)),
+    }
+    with cuda.capture() as graph, pytest.raises(RuntimeError, match=r"in the capture of a graph"):
+        calls[call]()
+    assert not graph
+    calls[call]()
+
+
+def test_threads_sample_while_another_captures(cuda: FakeCuda) -> None:
+    """No event is asked for but as csrc/cuda/stream.h does, also where a stage is to be waited for."""
+    buffer, twin = resident_buffer(2), cpu_buffer(2)
+    out = buffer.sample(16)
+    twin.sample(16)
+
+    def sample() -> None:
+        for i in range(5):
+            for each in (buffer, twin):
+                each.extend(**transitions(150 + 3 * i, 3))
+            queue_check(cuda.current, buffer.sample(8), arrays(twin.sample(8)))
+
+    with cuda.capture() as graph:
+        assert len(graph) == 0
+        thread = threading.Thread(target=sample)
+        thread.start()
+        thread.join()
+        buffer.sample(16, out=out)
+    cuda.run_all()
+    cuda.replay(graph)
+    ran = queue_check(cuda.current, out, arrays(twin.sample(16)))
+    cuda.run_all()
+    assert ran
+
+
+def test_numbers_are_asked_for_in_turn(cuda: FakeCuda) -> None:
+    """What another thread's stream is given is no part of what this one queues."""
+    buffer = resident_buffer(2)
+    buffer.sample(4)
+    stream, other = Stream(cuda), Stream(cuda)
+    cuda.streams += [stream, other]
+    mirror = buffer._mirror
+    done = threading.Event()
+
+    def ask() -> None:
+        cuda.current = other
+        assert buffer.stats()["sampled"] == 12
+        done.set()
+
+    thread = threading.Thread(target=ask)
+    send, sent = mirror.ring.send, list[object]()
+
+    def send_while_asked(*arguments: Any) -> None:
+        if not sent:
+            thread.start()
+            assert not done.wait(0.1)
+        sent.append(mirror.ring._last)
+        send(*arguments)
+
+    mirror.ring.send = send_while_asked
+    cuda.current = stream
+    buffer.extend(**transitions(150, 3))
+    batch = buffer.sample(8)
+    thread.join()
+    assert sent == [stream]
+    assert batch is not None
+
+
+def test_a_generators_memory_is_not_free_before_its_last_draw(cuda: FakeCuda) -> None:
+    """It was made on one stream, and used on another."""
+    buffer, twin = resident_buffer(2), cpu_buffer(2)
+    (face,), (expected,) = buffer.spawn(1), twin.spawn(1)
+    made_on = cuda.current
+    cuda.current = Stream(cuda)
+    cuda.streams.append(cuda.current)
+    batch = face.sample(8)
+    ran = queue_check(cuda.current, batch, arrays(expected.sample(8)))
+    del face
+    gc.collect(0)
+    while made_on.run():
+        pass
+    cuda.run_all()
+    assert ran
+
+
+def test_a_captured_draw_needs_no_memory_but_the_buffers_and_outs(cuda: FakeCuda) -> None:
+    buffer, twin = resident_buffer(2), cpu_buffer(2)
+    out = buffer.sample(16)
+    twin.sample(16)
+    with cuda.capture() as graph:
+        buffer.sample(16, out=out)
+    for size in range(1, 20):
+        buffer.sample(size), twin.sample(size)
+    gc.collect(0)
+    cuda.run_all()
+    cuda.replay(graph)
+    ran = queue_check(cuda.current, out, arrays(twin.sample(16)))
+    cuda.run_all()
+    assert ran
+
+
+@pytest.mark.parametrize("storage", ["cuda", "host"])
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_the_device_alone(cuda: FakeCuda, storage: str) -> None:
+    """Where the last reference goes over there, a loader's too: whatever is asked of the device, the child ends."""
+    held: list[Any] = [fill(NativeBuffer(100, FIELDS, seed=0, device="cuda:0", storage=storage), 100)]
+    held += [held[0].loader(4), held[0].sample(4)]
+    cuda.run_all()
+
+    def end_in_child(*_: object) -> int:
+        os._exit(3)
+
+    pid = os.fork()
+    if pid == 0:
+        cuda.handles[:] = [SimpleNamespace(token=None, wait=end_in_child)] * len(cuda.handles)
+        Stream.wait_event = end_in_child  # type: ignore[assignment,method-assign]
+        held.clear()
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 def test_flushing_is_for_the_device_alone() -> None:
     buffer = cpu_buffer()
     buffer.flush()
@@ -442,8 +580,140 @@ TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(max_examples=100, stateful_step_count=50)
 
 
+class TestOnAnyDevice:
+    """The same on the fake device and on a real one."""
+
+    def test_a_flush_of_many_stages_and_laps(self, any_cuda: Any) -> None:
+        fields = {"image": ((64, 1024), "uint8"), "reward": ()}
+        buffer = NativeBuffer(150, fields, seed=1, device="cuda:0", storage="cuda")
+        twin = NativeBuffer(150, fields, seed=1, output="numpy")
+        random = np.random.default_rng(0)
+        for count in (150, 40, 400):  # 64 KiB a record: 9.8 MB, and two stages of 4 MiB
+            rows = {"image": random.integers(0, 256, (count, 64, 1024), np.uint8), "reward": np.arange(count) * 0.5}
+            buffer.extend(**rows), twin.extend(**rows)
+            buffer.flush()
+            batch = buffer.sample(20)
+            any_cuda.run_all()
+            assert_same(content(batch), arrays(twin.sample(20)))
+
+    @pytest.mark.parametrize("row_bytes", [(1, 1, 1), (3, 5, 7), (17, 4, 1), (2047, 8, 2049), (4096, 16, 12)])
+    def test_odd_record_offsets(self, any_cuda: Any, row_bytes: tuple[int, ...]) -> None:
+        fields = {f"field_{i}": ((num_bytes,), "uint8") for i, num_bytes in enumerate(row_bytes)}
+        fields["wide"] = ((3,), "float64")
+        buffer = NativeBuffer(33, fields, seed=1, device="cuda:0", storage="cuda")
+        twin = NativeBuffer(33, fields, seed=1, output="numpy")
+        random = np.random.default_rng(0)
+        rows = {name: random.integers(0, 256, (50, *shape)).astype(dtype) for name, (shape, dtype) in fields.items()}
+        buffer.extend(**rows), twin.extend(**rows)
+        for batch_size in (1, 31, 257):
+            batch = buffer.sample(batch_size)
+            any_cuda.run_all()
+            assert_same(content(batch), arrays(twin.sample(batch_size)))
+
+    def test_a_record_of_more_pieces_than_a_launch_takes(self, any_cuda: Any) -> None:
+        fields = {"image": ((600, 1001), "uint8"), "reward": ()}  # 294 pieces
+        buffer = NativeBuffer(5, fields, seed=1, device="cuda:0", storage="cuda")
+        twin = NativeBuffer(5, fields, seed=1, output="numpy")
+        rows = {"image": np.random.default_rng(0).integers(0, 256, (7, 600, 1001), np.uint8), "reward": np.arange(7.0)}
+        buffer.extend(**rows), twin.extend(**rows)
+        batch = buffer.sample(3)
+        any_cuda.run_all()
+        assert_same(content(batch), arrays(twin.sample(3)))
+
+    @pytest.mark.parametrize("capacity", [1, 7])
+    def test_a_window_of_one(self, any_cuda: Any, capacity: int) -> None:
+        buffer, twin = resident_buffer(1, 0, capacity), cpu_buffer(1, 0, capacity)
+        for i in range(3):
+            for each in (buffer, twin):
+                each.clear()
+                each.extend(**transitions(i, 1))
+            batch = buffer.sample(9)
+            any_cuda.run_all()
+            assert_same(content(batch), arrays(twin.sample(9)))
+
+    def test_a_thousand_turns_of_a_loader(self, any_cuda: Any) -> None:
+        buffer, twin = resident_buffer(4), cpu_buffer(4)
+        with buffer.loader(16, depth=2, steps=1000) as loader:
+            for batch in loader:
+                any_cuda.run_all()
+                assert_same(content(batch), arrays(twin.sample(16)))
+
+    def test_graphs_draw_from_what_was_flushed(self, any_cuda: Any) -> None:
+        buffer, twin = resident_buffer(4, 20), cpu_buffer(4, 20)
+        out = buffer.sample(16)
+        twin.sample(16)
+        with any_cuda.capture() as graph:
+            buffer.sample(16, out=out)
+        for size in (8, 24):
+            for each in (buffer, twin):
+                each.extend(**transitions(20 + 100 * size, 15))
+                each.sample(size)
+                each.extend(**transitions(35 + 100 * size, 90))
+            buffer.flush()
+            any_cuda.replay(graph)
+            any_cuda.run_all()
+            assert_same(content(out), arrays(twin.sample(16)))
+
+    def test_what_a_replay_could_not_repeat_is_refused(self, any_cuda: Any) -> None:
+        buffer, twin = resident_buffer(4), cpu_buffer(4)
+        out = buffer.sample(16)
+        twin.sample(16)
+        with any_cuda.capture() as graph:
+            for call in (buffer.flush, buffer.stats, lambda: buffer.gather([3]), lambda: buffer.sample(16)):
+                with pytest.raises(RuntimeError, match="in the capture of a graph"):
+                    call()
+            buffer.sample(16, out=out)
+        any_cuda.replay(graph)
+        any_cuda.run_all()
+        assert_same(content(out), arrays(twin.sample(16)))
+
+    def test_a_thread_samples_while_another_captures(self, any_cuda: Any) -> None:
+        buffer, twin, other = resident_buffer(4), cpu_buffer(4), resident_buffer(5)
+        out = other.sample(16)
+        buffer.sample(8), twin.sample(8)  # its memory is there; cudaMalloc would end the capture
+        found: list[Any] = []
+
+        def sample() -> None:
+            for i in range(4):
+                for each in (buffer, twin):
+                    each.extend(**transitions(150 + 3 * i, 3))
+                batch = buffer.sample(8, out=found[0][0] if found else None)
+                found.append((batch, arrays(twin.sample(8))))
+
+        thread = threading.Thread(target=sample)
+        with any_cuda.capture() as graph:
+            thread.start()
+            thread.join()
+            other.sample(16, out=out)
+        any_cuda.replay(graph)
+        any_cuda.run_all()
+        assert len(found) == 4
+        assert_same(content(found[-1][0]), found[-1][1])
+
+
 class TestOnADevice:
     pytestmark = cuda_device
+
+    def test_threads_on_streams_of_their_own(self) -> None:
+        buffer = resident_buffer(4, 100)
+        wrong: list[object] = []
+
+        def sample() -> None:
+            with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+                for _ in range(50):
+                    batch = buffer.sample(8)
+                    buffer.stats()
+                    found = content(batch)
+                    if not np.array_equal(found["reward"], transitions(0, 100)["reward"][found["ticket"]]):
+                        wrong.append(found)
+
+        threads = [threading.Thread(target=sample) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert buffer.stats()["sampled"] == 800
 
     @pytest.mark.parametrize("batch_size", [1, 16, 300, 5000])
     def test_it_draws_what_the_cpu_draws(self, batch_size: int) -> None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import re
+import threading
 import weakref
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ import fastreplay as fr
 from fastreplay.gpu import device, library, memory, transfer
 from fastreplay.gpu.pinned import PinnedDelivery
 from fastreplay.gpu.pinned_block import PinnedBlock, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def gpu_buffer(seed: int = 0, count: int = 150) -> Any:
@@ -335,6 +339,45 @@ def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
     ran = queue_check(cuda.current, out, arrays(twin.gather([3] * 16)))
     cuda.run_all()
     assert ran
+
+
+@pytest.mark.parametrize("call", ["sample", "gather", "index", "loader", "next", "out"])
+def test_a_capture_is_refused(cuda: FakeCuda, call: str) -> None:
+    """Each replay would send what the page-locked memory holds by then."""
+    buffer, twin = gpu_buffer(5), cpu_buffer(5)
+    out, loader = buffer.sample(16), buffer.loader(4)
+    calls: dict[str, Callable[[], object]] = {
+        "sample": lambda: buffer.sample(4),
+        "gather": lambda: buffer.gather([3]),
+        "index": lambda: buffer[3],
+        "loader": lambda: buffer.loader(4),
+        "next": lambda: next(loader),
+        "out": lambda: buffer.sample(16, out=out),
+    }
+    with cuda.capture() as graph, pytest.raises(RuntimeError, match=r"not in the capture of a graph"):
+        calls[call]()
+    assert not graph
+    ran = queue_check(cuda.current, out, arrays(twin.sample(16)))
+    cuda.run_all()
+    assert ran
+    calls[call]()
+    cuda.run_all()
+
+
+def test_threads_sample_while_another_captures(cuda: FakeCuda) -> None:
+    buffer, twin = gpu_buffer(5), cpu_buffer(5)
+
+    def sample() -> None:
+        for _ in range(100):  # until it waits for a block
+            queue_check(cuda.current, buffer.sample(64), arrays(twin.sample(64)))
+
+    with cuda.capture() as graph:
+        thread = threading.Thread(target=sample)
+        thread.start()
+        thread.join()
+    assert buffer.stats()["waits"] > 0
+    assert not graph
+    cuda.run_all()
 
 
 def test_a_refused_out_changes_nothing(cuda: FakeCuda) -> None:

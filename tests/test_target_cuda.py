@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import gc
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from fake_cuda import cuda_device, needs_cuda
@@ -238,7 +240,7 @@ def test_without_the_kernel_torch_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(map(torch.equal, target.parameters(), expected))
 
 
-def networks() -> tuple[nn.Module, nn.Module]:
+def networks() -> tuple[nn.Sequential, nn.Sequential]:
     online = nn.Sequential(nn.Linear(23, 256), nn.ReLU(), nn.Linear(256, 256), nn.BatchNorm1d(256)).cuda()
     target = copy.deepcopy(online)
     for parameter in online.parameters():
@@ -301,3 +303,101 @@ def test_a_float32_target_follows_bfloat16_in_one_launch() -> None:
     update = fr.SoftUpdate(target, low, 0.1)
     update.step()
     assert all(map(torch.equal, target.parameters(), expected))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=cuda_device)])
+def place(request: pytest.FixtureRequest) -> str:
+    """Name a device: what the kernel does there, the CPU's does here."""
+    name: str = request.param
+    return name
+
+
+def lists(place: str, sizes: list[int], skipped: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Give tensors that begin so many elements after where their memory does."""
+    random = torch.Generator().manual_seed(len(sizes))
+    return tuple(  # type: ignore[return-value]
+        [torch.randn(size + skipped, generator=random).to(place)[skipped:] for size in sizes] for _ in range(2)
+    )
+
+
+def assert_lerped(targets: list[torch.Tensor], onlines: list[torch.Tensor], tau: float) -> None:
+    expected = [target.clone().lerp_(online, tau) for target, online in zip(targets, onlines, strict=True)]
+    assert fr.SoftUpdate(targets, onlines, tau).step()
+    assert all(map(torch.equal, targets, expected))
+
+
+@pytest.mark.parametrize("skipped", [0, 1, 2, 3])
+def test_views_that_begin_anywhere(place: str, skipped: int) -> None:
+    targets, onlines = lists(place, [1, 7, 255, 4096, 5000, 100_003], skipped)
+    assert_lerped(targets, onlines, 0.3)
+    assert_lerped([target[1:] for target in targets[1:]], [online[:-1] for online in onlines[1:]], 0.3)
+
+
+def test_eight_hundred_tensors(place: str) -> None:
+    assert_lerped(*lists(place, [1 + i % 97 for i in range(800)]), 0.3)
+
+
+@pytest.mark.parametrize(
+    "tau", [0.5, float(np.nextafter(np.float32(0.5), np.float32(0))), np.nextafter(0.5, 0), 0.500001]
+)
+def test_tau_at_one_half(place: str, tau: float) -> None:
+    assert_lerped(*lists(place, [1000, 5000]), float(tau))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_masters_add_up_what_halves_cannot_show(place: str, dtype: torch.dtype) -> None:
+    targets, onlines = ([tensor.to(dtype) for tensor in each] for each in lists(place, [3, 5000, 9]))
+    masters = [target.float() for target in targets]
+    update = fr.SoftUpdate(targets, onlines, 0.005, master=True)
+    for _ in range(10):
+        update.step()
+        for master, online in zip(masters, onlines, strict=True):
+            master.lerp_(online.float(), 0.005)
+    assert all(torch.equal(target, master.to(dtype)) for target, master in zip(targets, masters, strict=True))
+
+
+@needs_cuda
+@pytest.mark.cuda
+@pytest.mark.parametrize("end", ["del", "refresh", "other tensors"])
+@pytest.mark.filterwarnings("ignore:.*stands still:UserWarning")
+def test_a_captured_update_reads_nothing_that_may_be_freed(end: str) -> None:
+    target, online = networks()
+    update = fr.SoftUpdate(target, online, 0.25)
+    update.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        update.step()
+    moved = list(target.parameters())
+    expected = [to.lerp(source, 0.25) for to, source in zip(moved, online.parameters(), strict=True)]
+    if end == "refresh":
+        update.refresh()
+    elif end == "other tensors":
+        target.append(nn.Linear(2, 2).cuda())
+        online.append(nn.Linear(2, 2).cuda())
+        update.refresh()
+    del update
+    gc.collect()
+    trash = [
+        torch.full((size,), 255, dtype=torch.uint8, device="cuda") for size in (512, 4096, 1 << 20) for _ in range(20)
+    ]
+    graph.replay()
+    torch.cuda.synchronize()
+    assert trash
+    assert all(map(torch.equal, moved, expected))
+
+
+@needs_cuda
+@pytest.mark.cuda
+def test_masters_are_moved_on_another_stream() -> None:
+    targets, onlines = ([tensor.bfloat16() for tensor in each] for each in lists("cuda", [5000, 9]))
+    torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]  # before the masters are made
+    masters = [target.float().lerp_(online.float(), 0.25) for target, online in zip(targets, onlines, strict=True)]
+    update = fr.SoftUpdate(targets, onlines, 0.25, master=True)
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        update.step()
+        del update
+    trash = [torch.full((size,), 7.0, device="cuda") for size in (5000, 9) for _ in range(4)]
+    torch.cuda.synchronize()
+    assert trash
+    assert all(torch.equal(target, master.bfloat16()) for target, master in zip(targets, masters, strict=True))

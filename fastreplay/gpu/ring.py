@@ -61,6 +61,7 @@ class Generator:
     """Struct fastreplay_cuda_generator in the device's memory. Only one thread at a time may call, as with its ring."""
 
     def __init__(self, ring: DeviceRing) -> None:
+        ring.refuse_capture("rng_state")
         self._ring = ring
         self.memory = ring.allocate(4 * 8)
         ring.free_after_use(self)
@@ -110,7 +111,7 @@ class DeviceRing:
         self._records = self.allocate(capacity * stride)
         self._window = self.allocate(ctypes.sizeof(_Window))
         self._last = torch.cuda.current_stream(device)
-        self._used = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._used = streams.Mark(device)
         self.end()
         self.free_after_use(self)
         self.set_window(0, 0)
@@ -128,7 +129,7 @@ class DeviceRing:
 
         torch gives memory back to the stream that it was allocated for, whoever used it last.
         """
-        streams.at_end_of(owner, torch.cuda.current_stream(self.device).wait_event, self._used)
+        streams.at_end_of(owner, self._used.hold, torch.cuda.current_stream(self.device))
 
     def refuse_capture(self, what: str) -> None:
         """Refuse what the replays of a graph would do wrong.
@@ -142,11 +143,11 @@ class DeviceRing:
         """Let what is queued from now on come after what was queued up to `end` on another stream."""
         if self.consumer() != self._last.cuda_stream:
             self._last = torch.cuda.current_stream(self.device)
-            self._last.wait_event(self._used)
+            self._last.wait_event(self._used.event)
 
     def end(self) -> None:
         """Mark the end of what `begin` began."""
-        self._used.record(self._last)
+        self._used.set(self._last)
 
     def send(self, stage: Stage, num_bytes: int, offset: int) -> None:
         """Queue a copy of a stage's first bytes to a place among the records; do not wait."""

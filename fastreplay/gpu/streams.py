@@ -28,7 +28,7 @@ def current_handle(device: torch.device) -> int:
 
 
 def is_captured(device: torch.device, stream: int) -> bool:
-    """Tell whether a stream, the calling thread's current one, is being captured in a graph."""
+    """Tell whether a stream is being captured in a graph; without the CUDA part, whether the current one is."""
     functions = cuda_streams(device.index)
     if functions is None:
         with torch.cuda.device(device):
@@ -83,6 +83,13 @@ class Mark:
             self.event.synchronize()
         elif error := self._functions.wait_for(self._device, self.event.cuda_event):
             raise RuntimeError(f"device: {cuda_error(error)}")
+
+    def hold(self, stream: torch.cuda.Stream) -> None:
+        """Let a stream wait, or the host where the stream is being captured, which may not wait for others."""
+        if self._functions is not None and _answer(self._functions.is_captured(self._device, stream.cuda_stream)):
+            self.wait()
+        else:
+            stream.wait_event(self.event)
 
 
 def at_end_of(owner: object, call: Callable[..., object], *arguments: object) -> None:
