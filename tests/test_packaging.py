@@ -126,11 +126,14 @@ BROKEN_NVCCS = {
 }  # fmt: skip
 
 
-def compile_cuda(folder: Path, compiler: str, wanted: str) -> subprocess.CompletedProcess[str]:
+def compile_cuda(
+    folder: Path, compiler: str, wanted: str, architectures: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run what the build runs for its CUDA part, with one file to compile."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     settings = {
         "WANTED": wanted,
+        "WANTED_ARCHITECTURES": architectures,
         "NVCC": compiler,
         "HOST_COMPILER": "",
         "INCLUDE": str(folder),
@@ -180,19 +183,59 @@ def test_no_nvcc_is_a_reason(compiler: str, wanted: str, reason: str, tmp_path: 
         assert compile_cuda(tmp_path, compiler, "ON").returncode != 0
 
 
-def test_a_good_nvcc_makes_the_library(tmp_path: Path) -> None:
-    """With the architectures that it knows, PTX of the newest, and the files in the order given."""
+ASKED = {
+    "": "75,sm_75 80,sm_80 90,sm_90 100,sm_100 120,sm_120 100,compute_100",
+    "90-real": "90,sm_90",
+    "75-real;90": "75,sm_75 90,sm_90 90,compute_90",
+    "80-virtual;200": "80,compute_80",
+    "90a-real": "90a,sm_90a",
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_good_nvcc_makes_the_library(asked: str, tmp_path: Path) -> None:
+    """With the architectures that it knows, as CMake names them, and the files in the order given."""
     compiler = tmp_path / "nvcc"
-    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so'))
+    known = " ".join(f"compute_{generation}" for generation in (75, 80, 86, 90, 100, 110, 120))
+    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so', "13.0", known))
     compiler.chmod(0o755)
-    done = compile_cuda(tmp_path, str(compiler), "ON")
+    done = compile_cuda(tmp_path, str(compiler), "ON", asked)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "libfastreplay_cuda.txt").exists()
     arguments = (tmp_path / "arguments").read_text().split()
-    assert [word for word in arguments if word.startswith("arch=")] == [
-        "arch=compute_75,code=sm_75", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90",
-    ]  # fmt: skip
+    expected = [f"arch=compute_{pair.replace(',', ',code=')}" for pair in ASKED[asked].split()]
+    assert [word for word in arguments if word.startswith("arch=")] == expected
     assert [word for word in arguments if word.endswith(".cu")] == [str(tmp_path / "a.cu")]
+
+
+def test_an_older_nvcc_makes_ptx_of_the_newest_that_it_knows(tmp_path: Path) -> None:
+    compiler = tmp_path / "nvcc"
+    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so'))
+    compiler.chmod(0o755)
+    assert compile_cuda(tmp_path, str(compiler), "ON").returncode == 0
+    assert (tmp_path / "arguments").read_text().count("arch=") == 3
+    assert "-gencode arch=compute_90,code=compute_90" in (tmp_path / "arguments").read_text()
+
+
+@pytest.mark.parametrize("given", ["FASTREPLAY_CUDA_ARCHITECTURES", "CMAKE_CUDA_ARCHITECTURES", "CUDAARCHS"])
+def test_architectures_are_asked_for_as_anywhere(given: str, tmp_path: Path) -> None:
+    """The build's own name for them counts before CMake's, and that before the environment's."""
+    names = ["FASTREPLAY_CUDA_ARCHITECTURES", "CMAKE_CUDA_ARCHITECTURES", "CUDAARCHS"]
+    weaker = names[names.index(given) :]
+    (tmp_path / "CMakeLists.txt").write_text(
+        f"cmake_minimum_required(VERSION 3.18)\nproject(cuda_only NONE)\n"
+        f"set(FASTREPLAY_CUDA AUTO)\nadd_subdirectory({ROOT / 'csrc' / 'cuda'} cuda)\n"
+    )
+    compiler = tmp_path / "nvcc"
+    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; exit 1'))
+    compiler.chmod(0o755)
+    settings = [f"-D{name}={75 if name == given else 90}-real" for name in weaker if name != "CUDAARCHS"]
+    value = "75-real" if given == "CUDAARCHS" else "90-real"
+    cmake = str(shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"))
+    run(cmake, "-S", tmp_path, "-B", tmp_path / "build", *settings, CUDACXX=str(compiler), CUDAARCHS=value)
+    run(cmake, "--build", tmp_path / "build", CUDACXX=str(compiler), CUDAARCHS=value)
+    assert "arch=compute_75,code=sm_75 " in (tmp_path / "arguments").read_text()
+    assert "compute_90" not in (tmp_path / "arguments").read_text()
 
 
 @pytest.mark.parametrize("content", [b"", b"no library", None])
