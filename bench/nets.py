@@ -97,4 +97,7 @@ NETS: tuple[Net, ...] = (
     Net("small-tensors", "800 small tensors", _small_tensors),
     Net("mlp-17m", "MLP of 17 M", partial(_mlp, *[2048] * 5), is_rl_sized=False),
 )
-LARGEST = Net("mlp-100m", "MLP of 100 M", partial(_mlp, *[4096] * 7), is_rl_sized=False)  # on a GPU only
+LARGE: tuple[Net, ...] = (  # on a GPU only
+    Net("mlp-100m", "MLP of 100 M", partial(_mlp, *[4096] * 7), is_rl_sized=False),
+    Net("mlp-1g", "MLP of 1 G", partial(_mlp, *[16384] * 5), is_rl_sized=False),
+)

@@ -98,6 +98,10 @@ def ratio(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}×"  # noqa: RUF001
 
 
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{share:.1%}"
+
+
 def si(value: float | None, unit: str) -> str:
     """Return three digits and the unit with its prefix."""
     if value is None:

@@ -106,6 +106,32 @@ def _torchrl(setting: Setting) -> Source:
     return Source(call, lambda batch: {name: batch[name] for name in FIELD_NAMES})
 
 
+def _torchrl_device(setting: Setting) -> Source:
+    data, tensordict = require("torchrl.data"), require("tensordict")
+    buffer = data.TensorDictReplayBuffer(
+        storage=data.LazyTensorStorage(setting.capacity, device=setting.device), batch_size=setting.batch_size
+    )
+    for _, columns in chunks(setting.workload, setting.capacity):
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]).to(setting.device))
+    return Source(buffer.sample, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+
+
+def _columns(setting: Setting) -> Source:
+    """Draw as whoever keeps columns on the device draws: indices there, and one kernel a field."""
+    parts = [columns for _, columns in chunks(setting.workload, setting.capacity)]
+    columns = [
+        torch.from_numpy(np.concatenate([part[name] for part in parts])).to(setting.device) for name in FIELD_NAMES
+    ]
+    capacity, batch_size, device = setting.capacity, setting.batch_size, setting.device
+
+    def call() -> tuple[torch.Tensor, ...]:
+        rows = torch.randint(capacity, (batch_size,), device=device)
+        return tuple([column[rows] for column in columns])
+
+    return Source(call, lambda batch: dict(zip(FIELD_NAMES, batch, strict=True)))
+
+
 def _sample(setting: Setting) -> Source:
     buffer, batch_size = setting.buffer, setting.batch_size
     return Source(lambda: buffer.sample(batch_size), _named)
@@ -131,16 +157,20 @@ SOURCES: dict[str, Callable[[Setting], Source]] = {
     "naive": _naive,
     "sb3": _sb3,
     "torchrl": _torchrl,
+    "torchrl-device": _torchrl_device,
+    "columns": _columns,
     "sample": _sample,
     "out": _out,
     "loader": _loader,
     "storage": _storage,
 }
-RIVALS = ("naive", "sb3", "torchrl")
+RIVALS = ("naive", "sb3", "torchrl", "torchrl-device", "columns")
 LABELS = {
     "naive": "NumPy ring, `.to()`",
     "sb3": "SB3",
     "torchrl": f"TorchRL, pinned, prefetch {DEPTH}",
+    "torchrl-device": "TorchRL, storage on the device",
+    "columns": "columns on the device, `column[rows]`",
     "sample": "`sample`",
     "out": "`sample(out=)`",
     "loader": f"`loader`, depth {DEPTH}",

@@ -78,7 +78,7 @@ def setting_of(name: str, batch_size: int) -> Setting:
 
 
 def expected_sources() -> set[str]:
-    peers = {"sb3": "stable_baselines3", "torchrl": "torchrl"}
+    peers = {"sb3": "stable_baselines3", "torchrl": "torchrl", "torchrl-device": "torchrl"}
     absent = {name for name, module in peers.items() if importlib.util.find_spec(module) is None}
     return set(SOURCES) - absent - {"storage"}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from experiment import Experiment, Question, Result
 from experiments import buffers, end_to_end, gpu_pipeline, gpu_soft_update, loader, sb3, target, threads
-from nets import LARGEST, NETS, Net, flattened
+from nets import LARGE, NETS, Net, flattened
 from render import to_json, to_markdown
 from sources import Setting
 from timing import Call, Reading
@@ -132,11 +132,14 @@ def on_gpu(net: Net, dtype: str, device: Mapping[str, float], host: Mapping[str,
 def test_soft_updates_on_a_gpu() -> None:
     device = {"foreach": 6e-6, "foreach-graph": 2e-6, "fastreplay": 3e-6, "fastreplay-graph": 1.6e-6}
     small = on_gpu(NETS[0], "float32", device, {"foreach": 5e-6, "fastreplay": 2e-6}, foreach=True, fastreplay=False)
-    large = on_gpu(LARGEST, "float32", {"fastreplay": 4e-4, "copy": 3.6e-4})
-    mixed = on_gpu(LARGEST, "bfloat16", {"foreach": 9e-4, "fastreplay": 4e-4})
+    large = on_gpu(LARGE[0], "float32", {"fastreplay": 4e-4, "copy": 3.6e-4})
+    mixed = on_gpu(LARGE[0], "bfloat16", {"foreach": 9e-4, "fastreplay": 4e-4})
     text = report(gpu_soft_update.QUESTION, small, large, mixed)
     assert "| 2×64 | 6 | 4,481 | 6.00 | 2.00 | 3.00 | 1.60 | – | 2.00× | 1.25× |" in text
     assert "| 2×64 | 5.00 | 2.00 |" in text
+    assert "| nets of deep RL, over `_foreach_lerp_` | 1.50× | 2.00× |" in text
+    assert "| the same, both captured | 1.20× | 1.25× |" in text
+    assert "| 100 M and 1 G, of the copy's bandwidth | 88.0% | 90.0% |" in text
     assert "| MLP of 100 M | – | – | 3,021 | – | 3,356 | 90.0% |" in text
     assert "| MLP of 100 M, bfloat16 | 1,119 | – | 2,517 | – | – | – |" in text
     assert "| 2×64 | equal | close |" in text
@@ -147,16 +150,22 @@ def test_minibatches_on_a_gpu() -> None:
     learner = gpu_pipeline.learner_steps(Setting(WORKLOADS["cheetah"], 256, 300, "cpu"))
     moved = {
         "sb3": [{"ready": 8e-3, "rate": 7e-3}],
+        "sample": [{"ready": 2e-3, "rate": 6e-3}],
         "loader": [{"ready": 1e-3, "rate": 4e-4}],
         "link": [{"rate": 3e-4}],
     }
+    cheetah = gpu_pipeline.minibatches(Setting(WORKLOADS["cheetah"], 256, 300, "cpu"))
     text = report(
         gpu_pipeline.QUESTION,
+        Result(cheetah, moved),
         Result(atari, moved, absent={"torchrl": "torchrl is not installed"}),
         Result(learner, seconds(ceiling=[1e-4], loader=[1.04e-4], sb3=[2e-4])),
     )
-    assert "| atari 256 | 8,000 | – | 1,000 |" in text
-    assert "| atari 256 | 2.06 | – | 36.1 | 48.2 |" in text
+    assert "| atari 256 | 8,000 | – | 2,000 | 1,000 |" in text
+    assert "| atari 256 | 2.06 | – | 2.41 | 36.1 | 48.2 |" in text
+    assert "| `loader`, cheetah 256: learner steps, of those without any buffer | 95.0% | 96.2% |" in text
+    assert "| `sample` until a minibatch is there, cheetah 256, over SB3 | 4.00× | 4.00× |" in text
+    assert "| `loader`, atari 256, of the link's page-locked bandwidth | 80.0% | 75.0% |" in text
     assert "| SB3 | 200 | 5,000 | 50.0% |" in text
     assert "- atari 256, TorchRL, pinned, prefetch 2: torchrl is not installed" in text
     assert report(gpu_pipeline.QUESTION, Result(atari, moved))  # what there is before the learner's turn
