@@ -17,13 +17,19 @@ FT_PYTEST := env -u PYTHON_GIL PYTHONPATH=tests/freethreaded $(FT)/venv/bin/pyth
 # Where there is no GPU, that the CUDA part compiles is enough, and one generation tells.
 export FASTREPLAY_CUDA_ARCHITECTURES ?= $(if $(shell command -v nvidia-smi),,90)
 
+# make gpu: what was packed, where it goes that is said, and the Python that packs (of the GPU machine's version).
+WHEELS ?= .gpu
+OUT ?= build/gpu/out
+PACK_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
+REHEARSAL := build/gpu-rehearsal
+
 ALGO ?= ddpg
 SEED ?= 0
 # ENV counts on the command line only: some shells keep one of their own in the environment.
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
+.PHONY: help train learn test gpu gpu-pack gpu-rehearsal ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -105,6 +111,16 @@ bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writ
 install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
 	$(VENV)/bin/python tests/install/check.py $(CASES)
 
+gpu: ## On a machine with a GPU: build, check and measure (5 minutes, no network; PYTHON=... OUT=... BUILD=1)
+	@$(PYTHON) tests/cuda/try_gpu.py --wheels $(WHEELS) --out $(OUT) $(if $(BUILD),--build)
+
+gpu-pack: ## Where there is a network: put into .gpu what such a machine lacks, this commit's wheel among it
+	python3 tests/cuda/pack.py $(WHEELS) $(PACK_PYTHON)
+
+gpu-rehearsal: gpu-pack $(REHEARSAL)/.there ## Try of make gpu what needs no card, in the software of such a machine
+	PATH="$$PATH:$$(echo $(abspath $(REHEARSAL))/lib/python3*/site-packages/triton/backends/nvidia/bin):/usr/local/cuda/bin" \
+	  python3 tests/cuda/rehearse.py $(WHEELS) --python $(abspath $(REHEARSAL)/bin/python) --native
+
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build
 
@@ -137,6 +153,12 @@ $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
 	@echo "Building fastreplay"
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# What a GPU machine has: torch and NumPy of its own, a compiler of CUDA beside, and no peer.
+$(REHEARSAL)/.there:
+	$(PACK_PYTHON) -m venv $(REHEARSAL)
+	$(REHEARSAL)/bin/python -m pip install --quiet torch==2.11.0 numpy==2.5.2 pytest hypothesis
 	@touch $@
 
 $(FT)/python/bin/python3.13t:

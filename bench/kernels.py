@@ -39,6 +39,8 @@ class Kernel:
     local_bytes: int = 0
     instructions: int = 0
     spills: int = 0
+    calls: int = 0  # a 64-bit division is one
+    generic_loads: int = 0  # whose kind of memory is found out on the way
     loads_in_flight: int = 0
     bytes_in_flight: int = 0
 
@@ -78,6 +80,8 @@ def _read_body(kernel: Kernel, body: Iterable[tuple[str, str, str]]) -> None:
             continue
         kernel.instructions += 1
         kernel.spills += operation in {"STL", "LDL"}
+        kernel.calls += operation == "CALL"
+        kernel.generic_loads += operation == "LD"
         named = {int(number) for number in re.findall(r"\bR(\d+)\b", operands)}
         ends = operation in _STORES or (operation in _ENDS and not predicate)
         if ends or named & waiting:
@@ -99,6 +103,8 @@ def to_table(kernels: Iterable[Kernel]) -> Table:
         "stack B": lambda kernel: str(kernel.stack_bytes + kernel.local_bytes),
         "spills": lambda kernel: str(kernel.spills),
         "instructions": lambda kernel: f"{kernel.instructions:,}",
+        "calls": lambda kernel: str(kernel.calls),
+        "generic loads": lambda kernel: str(kernel.generic_loads),
         "loads in flight": lambda kernel: str(kernel.loads_in_flight),
         "their bytes": lambda kernel: str(kernel.bytes_in_flight),
     }

@@ -31,6 +31,7 @@ CODE = """
 		Function : _ZN12_GLOBAL__N_16gatherE24fastreplay_cuda_sampling
         /*0030*/                   LDG.E.64 R2, desc[UR8][R2.64+0x8] ;
         /*0060*/              @!P0 EXIT ;
+        /*0068*/                   CALL.REL.NOINC 0x1400 ;
         /*0070*/                   ISETP.NE.U32.AND P0, PT, R3, RZ, PT ;
         /*0080*/                   LDG.E.128 R4, desc[UR8][R10.64] ;
         /*0090*/               @P1 BRA 0x270 ;
@@ -38,6 +39,7 @@ CODE = """
         /*00b0*/                   LDG.E R16, desc[UR8][R20.64] ;
         /*00c0*/                   STL [R1+0x4], R30 ;
         /*00d0*/                   LDG.E.U8 R17, desc[UR8][R20.64+0x4] ;
+        /*00d8*/                   LD.E R18, desc[UR8][R22.64] ;
         /*00e0*/                   STG.E.128 desc[UR8][R24.64], R4 ;
         /*00f0*/                   BRA 0x30 ;
 		..........
@@ -48,14 +50,14 @@ def test_what_waits_and_what_it_takes() -> None:
     setting, gathering = kernels.read_kernels(RESOURCES, CODE)
     assert setting == kernels.Kernel("_ZN12_GLOBAL__N_110set_windowEP22fastreplay_cuda_windowmm", "sm_90", 10, 0, 0, 3)
     assert (gathering.registers, gathering.stack_bytes, gathering.local_bytes) == (32, 72, 8)
-    assert (gathering.instructions, gathering.spills) == (11, 1)
+    assert (gathering.instructions, gathering.spills, gathering.calls, gathering.generic_loads) == (13, 1, 1, 1)
     # Not the one whose result the comparison used, nor the one after the store.
     assert (gathering.loads_in_flight, gathering.bytes_in_flight) == (3, 16 + 16 + 4)
 
 
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="names stay as linkers know them")
 def test_kernels_have_their_names() -> None:
-    assert "| set_window, sm_90 | 10 | 0 | 0 | 3 | 0 | 0 |\n| gather, sm_90 | 32 | 80 | 1 | 11 | 3 | 36 |" in str(
+    assert "| set_window, sm_90 | 10 | 0 | 0 | 3 | 0 | 0 | 0 | 0 |\n| gather, sm_90 | 32 | 80 | 1 | 13 | 1 | 1 | 3 | 36 |" in str(
         kernels.to_table(kernels.read_kernels(RESOURCES, CODE))
     )
     name = "_ZN12_GLOBAL__N_14moveIN10fastreplay4KindIffLb0EEEEEvNS1_5TableE"

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_cuda import FakeCuda, RealCuda, cuda_device
 from hypothesis import HealthCheck, settings
 from reference import ReferenceBuffer
 from support import FIELDS, MakeBuffer, NativeBuffer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 settings.register_profile(
     "default",
@@ -26,6 +29,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 LONGEST = ("test_why.py", "test_workers.py", "test_examples.py", "test_interruptions.py", "test_packaging.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Under -m cuda, pass over files without such tests: they import what machines with a GPU do not have."""
+    if config.getoption("markexpr") != "cuda" or not collection_path.is_file():
+        return None
+    return True if "cuda_device" not in collection_path.read_text() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

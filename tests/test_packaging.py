@@ -95,6 +95,15 @@ def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None
     assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {fr.backend_info()['cuda_compiled']}"
 
 
+def test_a_gpu_machine_could_try_it(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without a network, without gymnasium: the wheel is installed and imported, and finds its tests (make gpu)."""
+    rehearse = (ROOT / "tests" / "cuda" / "rehearse.py", tmp_path / "pack", "--wheel", built[1])
+    # The Python beneath this environment, where no editable install comes before the wheel.
+    there = ("--python", sys._base_executable, "--libraries", sysconfig.get_path("purelib"))  # type: ignore[attr-defined]
+    said = run(sys.executable, *rehearse, *there)
+    assert "| collect | ok |" in said, said
+
+
 def nvcc(compile_command: str, release: str = "13.0", architectures: str = "compute_75 compute_90") -> str:
     """Return a script that stands in for nvcc: right in all but one thing."""
     return (
@@ -126,9 +135,7 @@ BROKEN_NVCCS = {
 }  # fmt: skip
 
 
-def compile_cuda(
-    folder: Path, compiler: str, wanted: str, architectures: str = ""
-) -> subprocess.CompletedProcess[str]:
+def compile_cuda(folder: Path, compiler: str, wanted: str, architectures: str = "") -> subprocess.CompletedProcess[str]:
     """Run what the build runs for its CUDA part, with one file to compile."""
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     settings = {
@@ -197,7 +204,9 @@ def test_a_good_nvcc_makes_the_library(asked: str, tmp_path: Path) -> None:
     """With the architectures that it knows, as CMake names them, and the files in the order given."""
     compiler = tmp_path / "nvcc"
     known = " ".join(f"compute_{generation}" for generation in (75, 80, 86, 90, 100, 110, 120))
-    compiler.write_text(nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so', "13.0", known))
+    compiler.write_text(
+        nvcc(f'echo "$@" > {tmp_path}/arguments; touch {tmp_path}/libfastreplay_cuda.so', "13.0", known)
+    )
     compiler.chmod(0o755)
     done = compile_cuda(tmp_path, str(compiler), "ON", asked)
     assert done.returncode == 0, done.stderr

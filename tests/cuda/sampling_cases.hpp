@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+// Minibatches drawn on a device beside the same draws on the CPU, bit for bit.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "../cpp/check.hpp"
+#include "batch/random.hpp"
+#include "device.hpp"
+#include "sampling.h"
+#include "storage/record_layout.hpp"
+
+namespace sampling_cases {
+
+using cuda::Array;
+using cuda::Bytes;
+
+// Records on the device, with every byte of the slot's own, and a window of them.
+class Records {
+ public:
+  static constexpr std::size_t kCapacity = 100;
+
+  Records(const std::vector<std::size_t>& row_bytes, std::uint64_t num_inserted)
+      : layout{fields_of(row_bytes)},
+        host(kCapacity * layout.stride()),
+        first{num_inserted > kCapacity ? num_inserted - kCapacity : 0},
+        size{std::min<std::uint64_t>(num_inserted, kCapacity)},
+        records{host.size()},
+        window{sizeof(fastreplay_cuda_window)} {
+    check::Random random{num_inserted};
+    for (std::byte& byte : host) byte = static_cast<std::byte>(random.below(256));
+    records.set(host);
+  }
+
+  [[nodiscard]] fastreplay_cuda_window window_of(std::uint64_t num_tickets) const {
+    return {.first = first, .size = num_tickets, .first_slot = first % kCapacity};
+  }
+
+  fastreplay::RecordLayout layout;
+  Bytes host;
+  std::uint64_t first, size;
+  Array records, window;
+
+ private:
+  static std::vector<fastreplay::FieldSize> fields_of(const std::vector<std::size_t>& row_bytes) {
+    std::vector<fastreplay::FieldSize> fields;
+    for (const std::size_t bytes : row_bytes) {
+      const std::size_t alignment = bytes % 8 == 0 ? 8 : bytes % 4 == 0 ? 4 : bytes % 2 == 0 ? 2 : 1;
+      fields.push_back({.row_bytes = bytes, .alignment = alignment});
+    }
+    return fields;
+  }
+};
+
+// One part a field and one of tickets, each at a multiple of 256 bytes; fields in pieces as fastreplay.gpu cuts them.
+struct Minibatch {
+  struct Part {
+    std::size_t offset, num_bytes;
+  };
+  static constexpr std::size_t kPieceBytes = 2048;
+
+  Minibatch(const Records& records, std::size_t batch_size_) : batch_size{batch_size_} {
+    std::size_t offset = 0;
+    const auto place = [&](std::size_t part_bytes) {
+      parts.push_back({offset, part_bytes});
+      offset = fastreplay::round_up(offset + part_bytes, 256);
+    };
+    for (const auto& [record_offset, row_bytes] : records.layout.columns()) {
+      for (std::size_t start = 0; start < row_bytes; start += kPieceBytes) {
+        pieces.push_back({.record_offset = record_offset + start,
+                          .block_offset = offset + start,
+                          .row_bytes = row_bytes,
+                          .num_bytes = std::min(kPieceBytes, row_bytes - start)});
+      }
+      place(batch_size * row_bytes);
+    }
+    place(batch_size * sizeof(std::uint64_t));
+    num_bytes = parts.back().offset + parts.back().num_bytes;  // not one more
+  }
+
+  // What a call with this number draws.
+  [[nodiscard]] Bytes expected(const Records& records, fastreplay::Philox::Key key, std::uint64_t call) const {
+    Bytes block(num_bytes, kPoison);
+    fastreplay::WordStream words{key, call};
+    for (std::size_t row = 0; row < batch_size; ++row) {
+      const std::uint64_t ticket = records.first + words.below(records.size);
+      const std::byte* record = records.host.data() + ticket % Records::kCapacity * records.layout.stride();
+      for (std::size_t f = 0; f < records.layout.columns().size(); ++f) {
+        const auto& [offset, row_bytes] = records.layout.columns()[f];
+        std::memcpy(block.data() + parts[f].offset + row * row_bytes, record + offset, row_bytes);
+      }
+      std::memcpy(block.data() + parts.back().offset + row * sizeof ticket, &ticket, sizeof ticket);
+    }
+    return block;
+  }
+
+  [[nodiscard]] bool is(const Array& block, const Bytes& wanted) const {
+    return std::ranges::all_of(parts, [&](const Part& part) {
+      const Bytes found = block.get(part.offset, part.num_bytes);
+      return std::memcmp(found.data(), wanted.data() + part.offset, part.num_bytes) == 0;
+    });
+  }
+
+  static constexpr std::byte kPoison{0xEE};
+  std::size_t batch_size, num_bytes;
+  std::vector<Part> parts;
+  std::vector<fastreplay_cuda_piece> pieces;
+};
+
+inline void set_window(const cuda::Stream& stream, const Records& records, std::uint64_t size) {
+  const fastreplay_cuda_window now = records.window_of(size);
+  cuda::ok(fastreplay_cuda_set_window(0, stream.get(), records.window.at<fastreplay_cuda_window>(), &now),
+           "fastreplay_cuda_set_window");
+}
+
+// Calls one after the other: with a window of their own, from the one set before, with nothing to draw, and out of a
+// graph. Without poison the block holds nothing that was written, so that initcheck sees what is read too early.
+inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size, bool has_poison) {
+  const Minibatch minibatch{records, batch_size};
+  const Array block{minibatch.num_bytes};
+  constexpr fastreplay::Philox::Key kKey{5, 6};
+  const Array generator{
+      cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0}})};
+  std::vector<fastreplay_cuda_piece> pieces = minibatch.pieces;
+  fastreplay_cuda_window now = records.window_of(records.size);
+  fastreplay_cuda_sampling sampling{.now = &now,
+                                    .window = records.window.at<fastreplay_cuda_window>(),
+                                    .generator = generator.at<fastreplay_cuda_generator>(),
+                                    .records = records.records.at(),
+                                    .stride = records.layout.stride(),
+                                    .capacity = Records::kCapacity,
+                                    .pieces = pieces.data(),
+                                    .num_pieces = pieces.size(),
+                                    .block = block.at(),
+                                    .tickets_offset = minibatch.parts.back().offset,
+                                    .batch_size = batch_size};
+  const cuda::Stream stream;
+  const auto queue = [&] { cuda::ok(fastreplay_cuda_sample(0, stream.get(), &sampling), "fastreplay_cuda_sample"); };
+  const auto expect = [&](std::uint64_t call) {
+    cuda::finish();
+    const Bytes wanted = minibatch.expected(records, kKey, call);
+    CHECK(minibatch.is(block, wanted));
+    if (has_poison) CHECK(block.get() == wanted);  // and nothing between the parts
+  };
+  if (has_poison) block.set(Bytes(minibatch.num_bytes, Minibatch::kPoison));
+  cuda::finish();
+  queue();
+  expect(7);
+  sampling.now = nullptr;
+  queue();
+  expect(8);
+  set_window(stream, records, 0);
+  queue();
+  expect(8);  // as it was
+  const cuda::Graph from_what_is_set{stream, queue};
+  sampling.now = &now;
+  const cuda::Graph from_its_own{stream, queue};
+  // Neither graph needs anything of the host's that it was captured with.
+  std::memset(static_cast<void*>(pieces.data()), 0xEE, pieces.size() * sizeof pieces[0]);
+  now = {.first = ~0ULL, .size = ~0ULL, .first_slot = ~0ULL};
+  set_window(stream, records, records.size);
+  from_what_is_set.replay(stream);
+  expect(9);
+  from_its_own.replay(stream);
+  expect(10);
+  fastreplay_cuda_generator end{};
+  const Bytes found = generator.get();
+  std::memcpy(&end, found.data(), sizeof end);
+  CHECK_EQ(end.calls, 11U);
+  CHECK_EQ(end.num_sampled, 4 * batch_size);
+}
+
+inline void check_sampling(bool is_brief) {
+  cuda::ok(fastreplay_cuda_prepare_sampling(0), "fastreplay_cuda_prepare_sampling");
+  const std::vector<std::vector<std::size_t>> shapes{
+      {68, 24, 68, 4, 4, 1},
+      {1},
+      {3, 2, 5},
+      {28224, 8, 28224, 4, 4},
+      std::vector<std::size_t>(210, 6),  // more pieces than one launch takes
+  };
+  for (const auto& row_bytes : shapes) {
+    for (const std::uint64_t num_inserted : {1, 60, 100, 250}) {  // the last ones' window wraps
+      const Records records{row_bytes, num_inserted};
+      for (const std::size_t batch_size : {1, 257, 5000}) {
+        if (batch_size * row_bytes[0] > 1 << 23) continue;
+        if (is_brief && (batch_size == 5000 || num_inserted == 60)) continue;
+        draws_as_on_the_cpu(records, batch_size, !is_brief);
+      }
+    }
+  }
+}
+
+}  // namespace sampling_cases
