@@ -57,8 +57,9 @@ def test_what_waits_and_what_it_takes() -> None:
 
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="names stay as linkers know them")
 def test_kernels_have_their_names() -> None:
-    assert "| set_window, sm_90 | 10 | 0 | 0 | 3 | 0 | 0 | 0 | 0 |\n| gather, sm_90 | 32 | 80 | 1 | 13 | 1 | 1 | 3 | 36 |" in str(
-        kernels.to_table(kernels.read_kernels(RESOURCES, CODE))
+    assert (
+        "| set_window, sm_90 | 10 | 0 | 0 | 3 | 0 | 0 | 0 | 0 |\n| gather, sm_90 | 32 | 80 | 1 | 13 | 1 | 1 | 3 | 36 |"
+        in str(kernels.to_table(kernels.read_kernels(RESOURCES, CODE)))
     )
     name = "_ZN12_GLOBAL__N_14moveIN10fastreplay4KindIffLb0EEEEEvNS1_5TableE"
     assert kernels._readable(name) == "move<Kind<float, float, false> >"

@@ -97,8 +97,9 @@ def fill(folder: Path, python: str) -> Pack:
 
     Raises:
         subprocess.CalledProcessError: A wheel cannot be built or fetched.
-        ValueError: It is too large to travel.
+        ValueError: It is too large to travel, or the tree was changed meanwhile.
     """
+    sources = digest_of_sources()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pins = ("--constraint", str(ROOT / "constraints.txt"))
@@ -115,6 +116,9 @@ def fill(folder: Path, python: str) -> Pack:
     command = (*pip, "wheel", "--no-build-isolation", "--no-deps", f"-Cbuild-dir={tools / 'tree'}", "-w", folder)
     subprocess.run([*command, str(ROOT)], check=True, env=environment)
     subprocess.run([*pip, "download", *pins, "--no-deps", "--only-binary=:all:", "-d", folder, *OTHERS], check=True)
+    if digest_of_sources() != sources:
+        message = f"{ROOT} was changed while its wheel was built"
+        raise ValueError(message)
     return seal(folder, python_tag(python), OTHERS)
 
 
