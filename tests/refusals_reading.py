@@ -229,12 +229,8 @@ def _failing_launch(scene: Scene) -> Any:
 
 
 def _captured(scene: Scene) -> Any:
-    cuda = settle()
-    cuda.captured = []
-    try:
+    with settle().capture():
         return scene.b.sample(4)
-    finally:
-        cuda.captured = None
 
 
 def _failing_copy(scene: Scene) -> Any:

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 
 import fastreplay as fr
+from fastreplay import _core
 from fastreplay.gpu import device, library, memory, transfer
 from fastreplay.gpu.pinned import PinnedDelivery
 from fastreplay.gpu.pinned_block import PinnedBlock, State
@@ -84,9 +85,13 @@ CALLS: dict[str, Any] = {
 }
 
 
+def block_bytes(buffer: Any, batch_size: int) -> int:
+    return _core.block_layout(_core.transition_parts(buffer.schema.sizes), batch_size)[1]
+
+
 def new_block(cuda: FakeCuda) -> PinnedBlock:
     buffer = gpu_buffer()
-    return PinnedBlock(buffer._ring, buffer.schema, 4, buffer._gpu)
+    return PinnedBlock(buffer.schema, 4, buffer._gpu, _core.transition_parts(buffer.schema.sizes))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -152,7 +157,7 @@ def test_a_minibatch_is_one_copy_to_one_block(cuda: FakeCuda) -> None:
     assert_same({**{name: value.numpy() for name, value in batch.items()}, "ticket": batch.ticket.numpy()}, expected)
     stats = buffer.stats()
     assert (stats["blocks_in_flight"], stats["waits"], stats["wait_s"]) == (0, 0, 0.0)
-    assert stats["pinned_bytes"] == block.transfer.host.nbytes == buffer._ring.block_bytes(16)
+    assert stats["pinned_bytes"] == block.transfer.host.nbytes == block_bytes(buffer, 16)
 
 
 def test_the_consumer_waits_for_the_copy_and_nobody_else(cuda: FakeCuda) -> None:
@@ -255,7 +260,7 @@ def test_held_minibatches_are_left_alone_and_surplus_blocks_go(cuda: FakeCuda) -
     for _ in range(300):
         buffer.sample(64)
         cuda.run_all()
-    assert buffer.stats()["pinned_bytes"] <= 66 * buffer._ring.block_bytes(64)
+    assert buffer.stats()["pinned_bytes"] <= 66 * block_bytes(buffer, 64)
 
 
 def test_a_loop_over_a_loader_needs_depth_and_a_few_blocks(cuda: FakeCuda) -> None:
@@ -271,6 +276,29 @@ def test_a_loop_over_a_loader_needs_depth_and_a_few_blocks(cuda: FakeCuda) -> No
     assert cuda.num_blocks <= 3 + 4
     assert cuda.num_sends == 100
     assert len(cuda.send_threads) <= 2  # the loader's, and its consumer's where that one came first
+
+
+def test_weights_come_along(cuda: FakeCuda) -> None:
+    gpu, cpu = [
+        fill(NativeBuffer(100, FIELDS, seed=0, priorities=fr.Priorities(beta=0.7), **options), 150)
+        for options in ({"device": "cuda:0"}, {"output": "numpy"})
+    ]
+
+    def compare(batch: Any, expected: Any) -> None:
+        arrays = batch.numpy()
+        for name in ("ticket", "weight", "probability", *FIELDS):
+            np.testing.assert_array_equal(getattr(arrays, name), getattr(expected, name))
+
+    out = gpu.sample(16)
+    compare(out, cpu.sample(16))
+    for step in range(4):
+        errors = np.arange(16) + step
+        assert gpu.update_priorities(out, torch.from_numpy(errors)) == (16, 0)
+        cpu.update_priorities(out.ticket.cpu().numpy(), errors)
+        compare(gpu.sample(16, out=out), cpu.sample(16))
+    with gpu.loader(8, steps=5) as ahead, cpu.loader(8, steps=5) as expected:
+        for batch, other in zip(ahead, expected, strict=True):
+            compare(batch, other)
 
 
 def test_a_loader_copies_ahead(cuda: FakeCuda) -> None:
@@ -443,7 +471,7 @@ def test_faces_share_the_device_and_no_block(cuda: FakeCuda) -> None:
     held = [face.sample(8) for face in (buffer, first, second)]
     assert len({id(block_of(batch)) for batch in held}) == 3
     assert len(cuda.streams) == 2
-    assert first.stats()["pinned_bytes"] == buffer._ring.block_bytes(8)
+    assert first.stats()["pinned_bytes"] == block_bytes(buffer, 8)
 
 
 def test_minibatches_outlive_their_buffer(cuda: FakeCuda) -> None:

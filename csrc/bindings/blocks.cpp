@@ -67,13 +67,23 @@ void bind_blocks(py::module_& m) {
       "weighted_parts", [](const Sizes& fields) { return for_python(weighted_parts(record_layout(fields))); },
       py::arg("fields"));
 
+  // Offsets of the parts, and the bytes of all, without a block.
+  m.def(
+      "block_layout",
+      [](const Parts& parts, std::size_t batch_size) {
+        const BatchLayout layout{native(parts), batch_size};
+        return std::pair{layout.offsets(), layout.num_bytes()};
+      },
+      py::arg("parts"), py::arg("batch_size"));
+
   py::class_<Block, std::shared_ptr<Block>>(m, "Block")
       .def(py::init(&transition_block), py::arg("ring"), py::arg("batch_size"),
            py::arg("memory").noconvert() = py::none(), py::keep_alive<1, 4>())
-      .def(py::init([](const Parts& parts, std::size_t batch_size) {
-             return std::make_shared<Block>(native(parts), batch_size);
+      .def(py::init([](const Parts& parts, std::size_t batch_size, std::optional<Bytes> memory) {
+             if (!memory) return std::make_shared<Block>(native(parts), batch_size);
+             return std::make_shared<Block>(native(parts), batch_size, span_of(*memory));
            }),
-           py::arg("parts"), py::arg("batch_size"))
+           py::arg("parts"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(), py::keep_alive<1, 4>())
       .def_property_readonly("flat", &flat)
       .def_property_readonly("batch_size", &Block::batch_size)
       .def_property_readonly("num_bytes", [](const Block& block) { return block.layout().num_bytes(); })

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "batch/layout.hpp"
 #include "batch/pool.hpp"
 #include "batch/read.hpp"
 #include "capsule.hpp"
@@ -91,18 +90,6 @@ void bind_ring(py::module_& m) {
              const Window window = ring.window();
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
-      .def(
-          "block_bytes",
-          [](const Ring& ring, std::size_t batch_size) {
-            return BatchLayout{transition_parts(ring.records().layout()), batch_size}.num_bytes();
-          },
-          py::arg("batch_size"))
-      .def(
-          "block_offsets",
-          [](const Ring& ring, std::size_t batch_size) {
-            return BatchLayout{transition_parts(ring.records().layout()), batch_size}.offsets();
-          },
-          py::arg("batch_size"))
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
       .def("discard_unfinished", &Ring::discard_unfinished)

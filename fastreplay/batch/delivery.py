@@ -35,6 +35,7 @@ class Delivery(ABC):
         schema: The fields of a minibatch.
         device: Where its tensors are.
         beside: What it has beside fields: weights and probabilities, or nothing.
+        origin: The number of the ring that its rows are of.
 
     Attributes:
         place: What the blocks have in common that can be filled from here.
@@ -44,10 +45,14 @@ class Delivery(ABC):
     place: object
     pinned_bytes: int
 
-    def __init__(self, schema: Schema, device: torch.device | Literal["cpu"], beside: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, schema: Schema, device: torch.device | Literal["cpu"], beside: tuple[str, ...] = (), origin: int = 0
+    ) -> None:
         self.schema = schema
         self.device = device
         self._beside = beside
+        self._origin = origin
+        self._parts = _core.weighted_parts(schema.sizes) if beside else _core.transition_parts(schema.sizes)
 
     @abstractmethod
     def take(self, batch_size: int) -> Any:
@@ -110,6 +115,15 @@ class Delivery(ABC):
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block
 
+    def _minibatch(self, values: tuple[Any, ...], block: Any) -> Minibatch[Any]:
+        """Make a minibatch of all that a block has but its tickets."""
+        batch_size = block.layout.batch_size
+        if not self._beside:
+            return Minibatch(self.schema, values, block, batch_size)
+        num_fields = len(self.schema)
+        beside = Beside(zip(self._beside, values[num_fields:], strict=True), self._origin)
+        return Minibatch(self.schema, values[:num_fields], block, batch_size, None, beside)
+
     def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None, rule: tuple[Any, ...] = ()) -> Any:
         """Make what draws rows into the blocks, uniformly or by a rule; its counters go on from those `before`."""
         if before is None:
@@ -153,9 +167,8 @@ class HostDelivery(Delivery):
         beside: tuple[str, ...] = (),
         origin: int = 0,
     ) -> None:
-        super().__init__(schema, device, beside)
-        self._origin = origin
-        self._pool = Pool(schema, _core.weighted_parts(schema.sizes), beside) if beside else Pool(schema)
+        super().__init__(schema, device, beside, origin)
+        self._pool = Pool(schema, self._parts, beside)
         self._in_numpy = output == "numpy"
 
     def take(self, batch_size: int) -> HostBlock:
@@ -178,11 +191,7 @@ class HostDelivery(Delivery):
         else:
             values = block.hand_out_tensors()
             self._pool.keep(block)
-        if not self._beside:
-            return Minibatch(self.schema, values, block, block.layout.batch_size)
-        num_fields = len(self.schema)
-        beside = Beside(zip(self._beside, values[num_fields:], strict=True), self._origin)
-        return Minibatch(self.schema, values[:num_fields], block, block.layout.batch_size, None, beside)
+        return self._minibatch(values, block)
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
         """Return a filled minibatch on the device."""

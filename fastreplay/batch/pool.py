@@ -43,7 +43,7 @@ class Pool:
 
     Args:
         schema: The fields of a minibatch.
-        parts: Where their rows and the tickets come from; without, a ring's transitions.
+        parts: Where their rows and the tickets come from.
         beside: What the rows have beside fields.
 
     Thread safety:
@@ -52,12 +52,10 @@ class Pool:
 
     __slots__ = ("_beside", "_by_size", "_parts", "_schema")
 
-    def __init__(
-        self, schema: Schema, parts: list[tuple[int, int, int]] | None = None, beside: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, schema: Schema, parts: list[tuple[int, int, int]], beside: tuple[str, ...] = ()) -> None:
         self._schema = schema
         self._beside = beside
-        self._parts = _core.transition_parts(schema.sizes) if parts is None else parts
+        self._parts = parts
         self._by_size: Latest[int, _Pools] = Latest(SIZES)
 
     def take(self, batch_size: int) -> HostBlock:
@@ -79,7 +77,7 @@ class Pool:
 
     def _new(self, batch_size: int) -> _Pools:
         try:
-            native = _core.Block(self._parts, batch_size)
+            native = _core.Block(self._parts, batch_size)  # the first, so that one that cannot be had is told here
             layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes, self._beside)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None

@@ -176,7 +176,7 @@ class ReplayBuffer(Draws[ArrayT]):
         """Make the delivery of what the host gathers."""
         if self._gpu is None:
             return HostDelivery(self._schema, self._device, self._output, beside, self._origin)
-        return self._gpu.pinned_delivery(self._ring, self._schema, self._waits)
+        return self._gpu.pinned_delivery(self._schema, self._waits, beside, self._origin)
 
     def _new_sampler(self, delivery: Delivery, key: tuple[int, int]) -> Sampler:
         if self._priorities is None or self._masses is None:

@@ -52,9 +52,11 @@ class Device:
         """
         streams.refuse_capture(self.device, self.consumer(), what)
 
-    def pinned_delivery(self, ring: _core.Ring, schema: Schema, waits: Waits) -> PinnedDelivery:
+    def pinned_delivery(
+        self, schema: Schema, waits: Waits, beside: tuple[str, ...] = (), origin: int = 0
+    ) -> PinnedDelivery:
         """Make the delivery of minibatches that the host gathers."""
-        return PinnedDelivery(self, ring, schema, waits)
+        return PinnedDelivery(self, schema, waits, beside, origin)
 
     def mirror(self, ring: _core.Ring, waits: Waits) -> Mirror:
         """Make a twin of a ring in the device's memory.

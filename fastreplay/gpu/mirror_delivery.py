@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastreplay import _core
 from fastreplay.batch.delivery import Delivery
 from fastreplay.batch.layout import Layout
 from fastreplay.batch.minibatch import Minibatch
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fastreplay import _core
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.gpu.ring import DeviceRing, Generator
@@ -54,7 +54,7 @@ class MirrorBlock:
     context = 0
 
     def __init__(self, ring: DeviceRing, source: _core.Ring, schema: Schema, batch_size: int) -> None:
-        self.layout = Layout(schema, batch_size, source.block_offsets(batch_size), source.block_bytes(batch_size))
+        self.layout = Layout(schema, batch_size, *_core.block_layout(_core.transition_parts(schema.sizes), batch_size))
         self.consumer = ring.consumer()
         self._flat = ring.allocate(self.layout.num_bytes)
         self.device = ring.device

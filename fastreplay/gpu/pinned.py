@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay import _core
 from fastreplay.batch.delivery import Delivery
-from fastreplay.batch.minibatch import Minibatch
 from fastreplay.batch.pool import most_blocks
 from fastreplay.gpu.pinned_block import PinnedBlock
 from fastreplay.support.latest import Latest
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.device import Device
     from fastreplay.schema import Schema
@@ -59,10 +59,11 @@ class PinnedDelivery(Delivery):
 
     place = "pinned"
 
-    def __init__(self, device: Device, ring: _core.Ring, schema: Schema, waits: Waits) -> None:
-        super().__init__(schema, device.device)
+    def __init__(
+        self, device: Device, schema: Schema, waits: Waits, beside: tuple[str, ...] = (), origin: int = 0
+    ) -> None:
+        super().__init__(schema, device.device, beside, origin)
         self._device = device
-        self._ring = ring
         self._waits = waits
         self._rotations: Latest[tuple[int, Hashable], _Rotation] = Latest(_ROTATIONS)
         self._blocks: Living[PinnedBlock] = Living()
@@ -91,7 +92,7 @@ class PinnedDelivery(Delivery):
         if block is None and rotation.free and rotation.num_blocks >= self._most(rotation.free[0]):
             block = self._waited_for(rotation)
         if block is None:
-            block = PinnedBlock(self._ring, self.schema, batch_size, self._device)
+            block = PinnedBlock(self.schema, batch_size, self._device, self._parts, self._beside)
             self._blocks.add(block)
         self._sweep(rotation)
         block.begin()
@@ -138,7 +139,7 @@ class PinnedDelivery(Delivery):
 
     def _given(self, block: PinnedBlock, tensors: tuple[torch.Tensor, ...]) -> Minibatch[torch.Tensor]:
         self._rotation(block.layout.batch_size, block.consumer).in_use.append(block)
-        return Minibatch(self.schema, tensors, block, block.layout.batch_size)
+        return self._minibatch(tensors, block)
 
     def _rotation(self, batch_size: int, consumer: Hashable) -> _Rotation:
         rotation = self._rotations.get((batch_size, consumer))

@@ -77,13 +77,20 @@ class PinnedBlock:
 
     place = "pinned"
 
-    def __init__(self, ring: _core.Ring, schema: Schema, batch_size: int, device: Device) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        batch_size: int,
+        device: Device,
+        parts: list[tuple[int, int, int]],
+        beside: tuple[str, ...] = (),
+    ) -> None:
         self.device: torch.device | str = device.device
         self._refuse_capture = device.refuse_capture
         self.consumer = device.consumer()
-        self.transfer = device.allocate(max(ring.block_bytes(batch_size), 1))
-        self.native = _core.Block(ring, batch_size, self.transfer.host)
-        self.layout = Layout(schema, batch_size, self.native.offsets, self.native.num_bytes)
+        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size), beside)
+        self.transfer = device.allocate(max(self.layout.num_bytes, 1))
+        self.native = _core.Block(parts, batch_size, self.transfer.host)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)
         self.is_ahead = False  # a prefetcher was given its minibatch, and lets it go if it is interrupted
         self._state = State.FREE
