@@ -285,6 +285,7 @@ def test_weights_come_along(cuda: FakeCuda) -> None:
     ]
 
     def compare(batch: Any, expected: Any) -> None:
+        cuda.run_all()
         arrays = batch.numpy()
         for name in ("ticket", "weight", "probability", *FIELDS):
             np.testing.assert_array_equal(getattr(arrays, name), getattr(expected, name))
