@@ -54,7 +54,9 @@ class SoftUpdate:
             do ("lerp"), or are left alone ("skip"). Integer and bool tensors are always copied.
         every: Update at each `every`-th call of `step` only.
         master: Keep a float32 copy of each float16 and bfloat16 parameter of the target, move that, and
-            write the target from it: steps smaller than half a unit in the last place add up.
+            write the target from it: steps smaller than half a unit in the last place add up. What is written
+            into such a target in place (by `load_state_dict`, say) the next step overwrites, unless `refresh`
+            was called before.
 
     Attributes:
         count: Calls of `step` so far.
