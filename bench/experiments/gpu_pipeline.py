@@ -20,7 +20,7 @@ from workloads import WORKLOADS
 
 # What is to be reached comes first, for a run that does not end.
 _SHAPES = (("cheetah", 256), ("atari", 256), ("cheetah", 4096), ("humanoid", 256), ("atari", 32))
-_QUICK_CAPACITY = 5000
+_QUICK_CAPACITY, _QUICK_BYTES = 5000, 128 << 20  # each buffer is filled anew: most of the time of a quick run
 _LABELS = {
     **LABELS,
     "link": "pinned copy of as many bytes",
@@ -31,7 +31,8 @@ _LABELS = {
 
 def _setting(name: str, batch_size: int, is_quick: bool) -> Setting:
     workload = WORKLOADS[name]
-    capacity = min(workload.capacity, _QUICK_CAPACITY) if is_quick else workload.capacity
+    quick = min(_QUICK_CAPACITY, _QUICK_BYTES // workload.row_bytes)
+    capacity = min(workload.capacity, quick) if is_quick else workload.capacity
     return Setting(workload, batch_size, capacity, "cuda")
 
 

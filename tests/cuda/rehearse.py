@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *map(_refusing, plan.benchmarks()),
         ]
         steps = [_as_there(step, plan, options.libraries) for step in steps]
-        return run(steps, work, {"commit": pack.commit}, sys.stdout.write)
+        return run(steps, work, {"commit": pack.commit}, 1800, sys.stdout.write)
 
 
 def _refusing(step: Step) -> Step:

@@ -89,12 +89,12 @@ class Plan:
     def _machine(self) -> Step:
         script = "; ".join(f"{{ {tool}; }} 2>&1" for tool in _TOOLS)
         command = ["bash", "-c", f'{script}; "$0" -P -c "$1"', self.python, _VERSIONS]
-        return Step("machine", command, 15, "machine.txt", says="^Python .* torch .* NumPy .*")
+        return Step("machine", command, 30, "machine.txt", says="^Python .* torch .* NumPy .*")
 
     def install(self, wheels: Sequence[str]) -> Step:
         paths = [str(self.wheels / name) for name in wheels]
         pip = ("-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir")
-        return self._python_step("site", 15, *pip, "--target", str(self.site), *paths)
+        return self._python_step("site", 40, *pip, "--target", str(self.site), *paths)
 
     def _build(self) -> Step:
         pip = ("-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir")
@@ -104,7 +104,7 @@ class Plan:
         return replace(step, environment=wanted)
 
     def import_built(self, says: str) -> Step:
-        return self._python_step("import", 20, "-c", _BACKEND, str(self.site), says=says)
+        return self._python_step("import", 40, "-c", _BACKEND, str(self.site), says=says)
 
     def compile_driver(self) -> list[Step]:
         """Return the steps that need no card: what the compiler made of the kernels, and the driver of the library."""
@@ -120,7 +120,7 @@ class Plan:
         link = ["-L", str(package), "-lfastreplay_cuda", "-Xlinker", f"-rpath={package}", "-o", str(self.driver)]
         compiled = ["nvcc", "-std=c++20", "-O1", *includes, *map(str, sources), *link]
         return [
-            self._python_step("kernels", 5, *kernels, log="checks.txt", says=r"^\| .*sm_\d+ \|"),
+            self._python_step("kernels", 5, *kernels, log="checks.txt", says=r"sm_\d+"),
             Step("compile the driver", compiled, 25, "checks.txt"),
         ]
 

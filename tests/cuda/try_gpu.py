@@ -25,6 +25,7 @@ from pack import ROOT, commit_of, digest_of_sources, python_tag, read_pack
 from step import Outcome, Step, run_step
 from steps import Plan
 
+MOST_S, MOST_WITH_BUILD_S = 300.0, 480.0  # of a whole run
 _CUDA = "/usr/local/cuda/bin"  # where the tools lie that no PATH names
 
 
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "wheel": origin,
         "began": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
     }
-    return run(plan.steps(pack, build=options.build or bool(misfit)), options.out, header, _show, stopped.is_set)
+    is_built = options.build or bool(misfit)
+    most_s = MOST_WITH_BUILD_S if is_built else MOST_S
+    return run(plan.steps(pack, build=is_built), options.out, header, most_s, _show, stopped.is_set)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -80,10 +83,19 @@ def run(
     steps: Sequence[Step],
     out: Path,
     header: dict[str, str],
+    most_s: float,
     show: Callable[[str], object],
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     """Run the steps one after the other, each to the end of its own time and what earlier ones left over.
+
+    Args:
+        steps: The steps.
+        out: Where the summary and the steps' logs go.
+        header: What the summary begins with.
+        most_s: Seconds of the whole run, which the steps' own may exceed together.
+        show: Takes what is said.
+        is_stopped: Is asked a few times a second.
 
     Returns:
         1 where any failed or was not run, else 0.
@@ -92,12 +104,13 @@ def run(
         old.unlink(missing_ok=True)
     outcomes: list[Outcome] = []
     ends_by = time.monotonic()
+    end = ends_by + most_s
     for step in steps:
         if is_stopped():
             break
         ends_by += step.limit_s
         _write_summary(out, header, outcomes, steps)
-        outcomes.append(run_step(step, out, max(1.0, ends_by - time.monotonic()), show, is_stopped))
+        outcomes.append(run_step(step, out, max(1.0, min(ends_by, end) - time.monotonic()), show, is_stopped))
     show("\n" + _write_summary(out, header, outcomes, steps))
     return 0 if len(outcomes) == len(steps) and all(outcome.is_good for outcome in outcomes) else 1
 
