@@ -101,12 +101,13 @@ class Delivery(ABC):
         layout = block.layout
         if layout.schema is not self.schema and layout.schema != self.schema:
             raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {layout.schema}")
-        if layout.beside != self._beside:
+        if layout.beside is not self._beside and layout.beside != self._beside:
             made = "with weights" if self._beside else "without weights"
             raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
         if layout.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
-        changed = block.first_changed((*out._values, *out._beside.values()), out._ticket)
+        values = (*out._values, *out._beside.values()) if out._beside else out._values
+        changed = block.first_changed(values, out._ticket)
         if changed >= 0:
             name = (*self.schema, *layout.beside, "ticket")[changed]
             done = "moved, reshaped, locked or computed from others"
@@ -191,7 +192,9 @@ class HostDelivery(Delivery):
         else:
             values = block.hand_out_tensors()
             self._pool.keep(block)
-        return self._minibatch(values, block)
+        if self._beside:
+            return self._minibatch(values, block)
+        return Minibatch(self.schema, values, block, block.layout.batch_size)
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
         """Return a filled minibatch on the device."""

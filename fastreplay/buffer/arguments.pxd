@@ -4,7 +4,7 @@
 Inlined where it is used; there is no module of this name. Must not know what the values are.
 """
 
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 
 cimport numpy as cnp
 
@@ -12,6 +12,15 @@ from fastreplay.buffer.rows cimport PyArray_CheckExact, kMaxFields
 
 
 cdef extern from "Python.h":
+    ctypedef void *PyCFunction
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+        const char *ml_doc
+    int METH_FASTCALL
+    int METH_KEYWORDS
+    object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
     bint PyBool_Check(PyObject *value)
     bint PyFloat_Check(PyObject *value)
     bint PyLong_CheckExact(PyObject *value)

@@ -17,7 +17,8 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from fastreplay.buffer.arguments cimport FieldNames, argument, bind, without
+from fastreplay.buffer.arguments cimport (
+    METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyMethodDef, argument, bind, without)
 from fastreplay.buffer.rows cimport (
     Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows,
     own_memory, row_at, same_dims)
@@ -31,18 +32,6 @@ from fastreplay.buffer.priorities import PRIORITY, checked_priorities, one_each
 from fastreplay._core import Priorities as CorePriorities, Ring as CoreRing
 
 cnp.import_array()
-
-
-cdef extern from "Python.h":
-    ctypedef void *PyCFunction
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        PyCFunction ml_meth
-        int ml_flags
-        const char *ml_doc
-    int METH_FASTCALL
-    int METH_KEYWORDS
-    object PyDescr_NewMethod(PyTypeObject *cls, PyMethodDef *method)
 
 
 cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
@@ -67,9 +56,8 @@ cdef class Inserter:
     """Base of ReplayBuffer: the ring's insert path for one schema."""
 
     cdef Ring *ring
-    cdef object ring_object   # keeps *ring alive
     cdef Priorities *priorities  # NULL where there are none
-    cdef object priorities_object
+    cdef object ring_object, priorities_object  # keep both alive
     cdef OwnMemory own
     cdef Field *fields
     cdef Py_ssize_t num_fields
@@ -286,34 +274,26 @@ cdef class Inserter:
                     "inserted")
 
 
-cdef object add_vectorcall(object self_object, PyObject *const *args, Py_ssize_t num_positional,
-                           PyObject *names):
-    cdef Inserter self = <Inserter>self_object
+cdef inline int add(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                    object given) except -1:
     cdef PyObject *values[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Scratch scratch
     cdef list converted = None
     cdef tuple bound
     cdef Py_ssize_t i
-    cdef PyObject *rest[kMaxFields]
-    cdef object given = None, rest_names
     scratch.used = 0
-    if self.priorities != NULL and names != NULL and PRIORITY in <tuple>names:
-        given = checked_priorities(argument(PRIORITY, args, num_positional, names))
-        rest_names = without(PRIORITY, args, num_positional, names, rest)
-        args, names = rest, <PyObject *>rest_names
     bound = self.bind(args, num_positional, names, values)
     for i in range(self.num_fields):
         if not stage_row(&self.fields[i], &self.own, values[i], &rows[i], &scratch):
             converted = self.stage_row_slowly(values, rows, &scratch)
             break
     self.insert(given, rows, 1)
-    return None
+    return 0
 
 
-cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssize_t num_positional,
-                              PyObject *names):
-    cdef Inserter self = <Inserter>self_object
+cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                       object given) except -1:
     cdef PyObject *values[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Copies copies
@@ -321,13 +301,7 @@ cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssiz
     cdef tuple bound
     cdef Py_ssize_t i
     cdef Py_ssize_t num_rows = -1
-    cdef PyObject *rest[kMaxFields]
-    cdef object given = None, rest_names
     copies.count = 0
-    if self.priorities != NULL and names != NULL and PRIORITY in <tuple>names:
-        given = checked_priorities(argument(PRIORITY, args, num_positional, names))
-        rest_names = without(PRIORITY, args, num_positional, names, rest)
-        args, names = rest, <PyObject *>rest_names
     bound = self.bind(args, num_positional, names, values)
     try:
         for i in range(self.num_fields):
@@ -340,7 +314,31 @@ cdef object extend_vectorcall(object self_object, PyObject *const *args, Py_ssiz
         self.insert(given, rows, <size_t>num_rows)
     finally:
         release(&copies)
-    return None
+    return 0
+
+
+cdef object add_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
+    if (<Inserter>self).priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+        insert_with_priority(add, <Inserter>self, args, num_positional, names)
+    else:
+        add(<Inserter>self, args, num_positional, names, None)
+
+
+cdef object extend_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
+    if (<Inserter>self).priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+        insert_with_priority(extend, <Inserter>self, args, num_positional, names)
+    else:
+        extend(<Inserter>self, args, num_positional, names, None)
+
+
+# Takes `priority` out of the arguments. What its conversion runs of others' code runs before a field is looked at.
+cdef int insert_with_priority(int (*insert)(Inserter, PyObject *const *, Py_ssize_t, PyObject *, object) except -1,
+                              Inserter self, PyObject *const *args, Py_ssize_t num_positional,
+                              PyObject *names) except -1:
+    cdef PyObject *rest[kMaxFields]
+    cdef object given = checked_priorities(argument(PRIORITY, args, num_positional, names))
+    cdef tuple rest_names = without(PRIORITY, args, num_positional, names, rest)
+    return insert(self, rest, num_positional, <PyObject *>rest_names, given)
 
 
 # Cython's own methods build a tuple and a dict for *values, **fields: three times the cost of the

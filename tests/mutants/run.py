@@ -66,7 +66,10 @@ NOTICED = {
     "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "uniform": re.compile(r"^(.*) has p (.*)$", re.MULTILINE),
 }
-LIMIT_SECONDS = 60
+# A mutant may also come to a stop: that shows nothing, and it is tried again.
+LIMIT_SECONDS = 30
+TRIES = 3
+NO_END = "no end"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,14 @@ def identifier(name: str) -> str:
 
 
 def run(program: Path, test: str, *arguments: str) -> Outcome:
+    for _ in range(TRIES):
+        outcome = run_once(program, test, *arguments)
+        if not outcome.trouble.startswith(NO_END):
+            break
+    return outcome
+
+
+def run_once(program: Path, test: str, *arguments: str) -> Outcome:
     begin = time.monotonic()
     environment = {**os.environ, "FASTREPLAY_STRESS_ROWS": STRESS_ROWS}
     try:
@@ -133,7 +144,7 @@ def run(program: Path, test: str, *arguments: str) -> Outcome:
             timeout=LIMIT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(False, "", f"no end within {LIMIT_SECONDS} s", time.monotonic() - begin)
+        return Outcome(False, "", f"{NO_END} within {LIMIT_SECONDS} s", time.monotonic() - begin)
     seconds = time.monotonic() - begin
     found = NOTICED[test].search(done.stderr)
     if done.returncode == 0:
