@@ -95,7 +95,7 @@ freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython bu
 	$(FT_PYTEST) tests
 	$(FT_PYTEST) tests --parallel-threads=4 -o thread_unsafe_fixtures=buffer  # which tests of indexing write into
 
-stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 97 M states; about half an hour, 9 GB)
+stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 140 M states; about half an hour, 12 GB)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields
@@ -147,7 +147,7 @@ $(VENV)/.pip:
 
 $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.pip pyproject.toml constraints.txt
 	@echo "Installing the $* tools into $(VENV) (once; torch is the large one)"
-	$(PIP) install --quiet --constraint constraints.txt --group $*
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --group $*  # Python compiles what is imported
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
