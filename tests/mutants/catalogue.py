@@ -157,8 +157,8 @@ MUTANTS = (
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
         DRAW,
-        "    if (ring_.is_published(ticket, window_)) {",
-        "    {",
+        "if (ring_.is_published(ticket, window_)) return ticket;",
+        "return ticket;",
     ),
     Mutant(
         "validation keeps the largest ticket",
@@ -205,9 +205,9 @@ MUTANTS = (
     ),
     Mutant(
         "the newest rows are never drawn",
-        "batch/draw.hpp",
-        "    const Ticket ticket = window_.first + words_.below(window_.reserved());",
-        "    const Ticket ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
+        DRAW,
+        "    ticket = window_.first + words_.below(window_.reserved());",
+        "    ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
         test="uniform",
     ),
     # Draws by priority.

@@ -44,7 +44,6 @@ SOURCES = (
 )
 # The source that a header of the core is compiled with.
 COMPILED_BY = {
-    "batch/draw.hpp": "batch/sample.cpp",
     "priority/leaf.hpp": "priority/priorities.cpp",
     "priority/leaves.hpp": "priority/priorities.cpp",
     "priority/node.hpp": "priority/sums.cpp",
@@ -188,6 +187,7 @@ def main() -> int:
         def build(mutant: Mutant, text: str) -> Path:
             name = identifier(mutant.name)
             core_of_its_own = builder.folder / "broken" / name  # comes before the core
+            shutil.rmtree(core_of_its_own, ignore_errors=True)  # an older one may have broken another file
             broken = core_of_its_own / mutant.file
             broken.parent.mkdir(parents=True, exist_ok=True)
             broken.write_text(text)

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "ring/stop_points.hpp"
+
 namespace fastreplay {
 
 namespace {
@@ -32,6 +34,25 @@ void UniformDraw::refresh() noexcept {
   take(window.reserved() > 0 ? window : uncleared(window));
 }
 
+void UniformDraw::fill(std::size_t first_row, std::size_t num_rows) noexcept {
+  if (first_row > 0) refresh();
+  draw(tickets_.subspan(first_row, num_rows));
+}
+
+void UniformDraw::again(std::size_t row, std::uint64_t& /*attempt*/) noexcept {
+  refresh();
+  draw(tickets_.subspan(row, 1));
+}
+
+inline void UniformDraw::draw(std::span<Ticket> tickets) noexcept {
+  for (Ticket& ticket : tickets) {
+    ticket = window_.first + words_.below(window_.reserved());
+    if (!ring_.is_published(ticket, window_)) [[unlikely]]
+      ticket = another();
+    at_stop_point(StopPoint::kRowDrawn);
+  }
+}
+
 void UniformDraw::take(const Window& window) noexcept {
   window_ = window;
   at_stop_point(StopPoint::kWindowTaken);
@@ -50,10 +71,7 @@ Window UniformDraw::uncleared(Window window) const noexcept {
 [[gnu::noinline]] Ticket UniformDraw::another() noexcept {
   for (int tries = 2;; ++tries) {
     const Ticket ticket = window_.first + words_.below(window_.reserved());
-    if (ring_.is_published(ticket, window_)) {
-      at_stop_point(StopPoint::kRowDrawn);
-      return ticket;
-    }
+    if (ring_.is_published(ticket, window_)) return ticket;
     if (tries % kTriesBeforeYield != 0) continue;
     std::this_thread::yield();
     refresh();

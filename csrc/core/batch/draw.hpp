@@ -8,7 +8,6 @@
 
 #include "batch/random.hpp"
 #include "ring/ring.hpp"
-#include "ring/stop_points.hpp"
 
 namespace fastreplay {
 
@@ -24,16 +23,10 @@ class UniformDraw {
   }
 
   // Draws rows first_row, first_row + 1, ..., the later chunks of a minibatch from the window of then.
-  void fill(std::size_t first_row, std::size_t num_rows) noexcept {
-    if (first_row > 0) refresh();
-    for (Ticket& ticket : tickets_.subspan(first_row, num_rows)) ticket = one();
-  }
+  void fill(std::size_t first_row, std::size_t num_rows) noexcept;
 
   // Draws a row anew, from everything.
-  void again(std::size_t row, std::uint64_t& /*attempt*/) noexcept {
-    refresh();
-    tickets_[row] = one();
-  }
+  void again(std::size_t row, std::uint64_t& attempt) noexcept;
 
   // Where a drawn ticket lies. Only one drawn before the latest refresh() takes a division.
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept {
@@ -50,13 +43,7 @@ class UniformDraw {
   void refresh() noexcept;
   void take(const Window& window) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
-  [[nodiscard]] Ticket one() noexcept {
-    const Ticket ticket = window_.first + words_.below(window_.reserved());
-    if (!ring_.is_published(ticket, window_)) [[unlikely]]
-      return another();
-    at_stop_point(StopPoint::kRowDrawn);
-    return ticket;
-  }
+  void draw(std::span<Ticket> tickets) noexcept;
   [[nodiscard]] Ticket another() noexcept;
 
   Ring& ring_;

@@ -57,9 +57,12 @@ struct Reach {
   std::size_t group_rows;  // a power of two
 };
 
+// Whether records are in the second cache level already, or are to be asked for.
+enum class Distance { kFar, kNear };
+
 // Copies fields of the records that next() points to, one after another, into rows first_row, first_row + 1, ...,
 // num_rows of them, of their parts in the block at `data`.
-template <class Next>
+template <Distance kDistance, class Next>
 void gather_fields(std::span<const Column> columns, std::span<const Copied> fields, std::byte* data,
                    std::size_t first_row, std::size_t num_rows, Next next) noexcept {
   if (fields.empty()) return;
@@ -74,7 +77,7 @@ void gather_fields(std::span<const Column> columns, std::span<const Copied> fiel
          ++fetched) {
       const std::byte* record = next();
       records[fetched % records.size()] = record;
-      extent.prefetch(record);
+      if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
     }
     const std::span<const std::byte* const> group{records.data() + row % records.size(),
                                                   std::min(reach.group_rows, num_rows - row)};
@@ -86,11 +89,11 @@ void gather_fields(std::span<const Column> columns, std::span<const Copied> fiel
 }
 
 // The same out of the records in the slots that next_slot() names, one after another.
-template <class NextSlot>
+template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
             std::size_t num_rows, NextSlot next_slot) noexcept {
-  gather_fields(records.layout().columns(), fields, block.data(), first_row, num_rows,
-                [&] { return records.at(next_slot()); });
+  gather_fields<kDistance>(records.layout().columns(), fields, block.data(), first_row, num_rows,
+                           [&] { return records.at(next_slot()); });
 }
 
 }  // namespace fastreplay

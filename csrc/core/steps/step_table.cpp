@@ -6,7 +6,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "batch/gather.hpp"
 #include "storage/copy.hpp"
 
 namespace fastreplay {
@@ -90,10 +89,10 @@ void StepTable::gather(const Block& block, std::uint64_t* ends) const noexcept {
   const Slots slots = block.tickets();
   if (shares_) {
     std::ranges::transform(slots, ends, [this](std::uint64_t slot) { return after(slot); });
-    copy(block.layout().copied_at_start(), block, 0, slots);
-    copy(block.layout().copied_at_end(), block, 0, {ends, slots.size()});
+    copy<Distance::kFar>(block.layout().copied_at_start(), block, 0, slots);
+    copy<Distance::kFar>(block.layout().copied_at_end(), block, 0, {ends, slots.size()});
   } else {
-    copy(block.layout().copied(), block, 0, slots);
+    copy<Distance::kFar>(block.layout().copied(), block, 0, slots);
   }
   float* to = dones(block);
   for (std::size_t i = 0; i < slots.size(); ++i) to[i] = load(done_, slots[i]) * (1.0F - load(timeout_, slots[i]));
@@ -108,8 +107,8 @@ void StepTable::gather_n_steps(const Block& block, std::uint64_t* ends, std::siz
     const Slots starts = slots.subspan(row, std::min(chunk_rows, slots.size() - row));
     follow(starts, ends + row, num_steps, newest_row, rewards + row * num_steps, is_counted + row * num_steps,
            counts + row);
-    copy(block.layout().copied_at_start(), block, row, starts);
-    copy(block.layout().copied_at_end(), block, row, {ends + row, starts.size()});
+    copy<Distance::kNear>(block.layout().copied_at_start(), block, row, starts);
+    copy<Distance::kNear>(block.layout().copied_at_end(), block, row, {ends + row, starts.size()});
     for (std::size_t i = row; i < row + starts.size(); ++i) {
       dones(block)[i] = load(done_, ends[i]) * (1.0F - timeout_at(ends[i], newest_row));
     }
@@ -148,10 +147,11 @@ float* StepTable::dones(const Block& block) const noexcept {
   return reinterpret_cast<float*>(block.part(parts_.size() - 2));
 }
 
+template <Distance kDistance>
 void StepTable::copy(std::span<const Copied> fields, const Block& block, std::size_t first_row,
                      Slots slots) const noexcept {
-  fastreplay::gather(records_, fields, block, first_row, slots.size(),
-                     [next = slots.data()]() mutable { return *next++; });
+  fastreplay::gather<kDistance>(records_, fields, block, first_row, slots.size(),
+                                [next = slots.data()]() mutable { return *next++; });
 }
 
 // Returns how many steps belong. Inlined by force: a call a row costs a tenth of a gather.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "batch/block.hpp"
+#include "batch/gather.hpp"
 #include "batch/layout.hpp"
 #include "storage/records.hpp"
 
@@ -64,6 +65,7 @@ class StepTable {
   [[nodiscard]] float timeout_at(std::uint64_t slot, std::size_t newest_row) const noexcept;
   [[nodiscard]] float* dones(const Block& block) const noexcept;
   // Rows of the block from first_row on.
+  template <Distance kDistance>
   void copy(std::span<const Copied> fields, const Block& block, std::size_t first_row, Slots slots) const noexcept;
   void prefetch_store(std::size_t slot) const noexcept;
   void follow(Slots starts, std::uint64_t* ends, std::size_t num_steps, std::size_t newest_row, float* rewards,
