@@ -8,18 +8,18 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "batch/sample.hpp"
 #include "check.hpp"
 #include "priority/priorities.hpp"
 #include "ring/ring.hpp"
+#include "ring/stop_points.hpp"
 #include "rows.hpp"
-#if defined(FASTREPLAY_STOP_POINTS)
-#include "yields.hpp"
-#endif
 
 using fastreplay::Block;
 using fastreplay::Drawn;
@@ -35,6 +35,18 @@ using fastreplay::Sampler;
 using fastreplay::Source;
 using fastreplay::Ticket;
 using fastreplay::weighted_parts;
+
+#if defined(FASTREPLAY_STOP_POINTS)
+namespace {
+std::function<void()> at_leaf_read;  // called once, in the middle of an update
+}
+
+namespace fastreplay {
+void at_stop_point(StopPoint point) noexcept {
+  if (point == StopPoint::kLeafRead && at_leaf_read) std::exchange(at_leaf_read, nullptr)();
+}
+}  // namespace fastreplay
+#endif
 
 namespace {
 
@@ -391,6 +403,20 @@ void test_updates() {
   CHECK(std::isfinite(Priorities::Turn{priorities}.population().total));
 }
 
+// An update that a whole lap overtakes between its look at the leaf and its change of it.
+void test_an_update_that_is_overtaken() {
+#if defined(FASTREPLAY_STOP_POINTS)
+  Ring ring{small(), 8};
+  Priorities priorities{ring, kPlain, -1, false};
+  CHECK(insert(priorities, 0, std::vector<double>(8, 1.0)));
+  at_leaf_read = [&] { CHECK(insert(priorities, 8, std::vector<double>(8, 5.0))); };
+  CHECK_EQ(priorities.update(std::vector<Ticket>{3}, std::vector<double>{100}).stale, 1U);
+  std::vector<float> masses(8);
+  priorities.read(8, masses);
+  CHECK(masses == std::vector<float>(8, 5.0F));
+#endif
+}
+
 // A priority is always that of the row's own id, whoever sets it: a leaf that another lap's owner or a late update has
 // overwritten would show. Writers lap the ring all the time.
 double priority_of(std::uint64_t id) { return 1 + static_cast<double>(id * 0x9E3779B97F4A7C15 >> 60); }
@@ -463,6 +489,7 @@ int main() {
   test_what_was_cleared_weighs_nothing();
   test_what_is_reserved_weighs_nothing();
   test_updates();
+  test_an_update_that_is_overtaken();
   for (const std::size_t capacity : {8, 33, 500}) test_updates_beside_writers(capacity);
   return check::result();
 }
