@@ -28,7 +28,7 @@ from sys import intern
 from time import monotonic
 
 from fastreplay.buffer.convert import as_rows, bind_by_name, wrong_shape
-from fastreplay.buffer.priorities import PRIORITY, checked_priorities, one_each
+from fastreplay.buffer.priorities import PRIORITY as _PRIORITY, checked_priorities, one_each
 from fastreplay._core import Priorities as CorePriorities, Ring as CoreRing
 
 cnp.import_array()
@@ -318,14 +318,14 @@ cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_posi
 
 
 cdef object add_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+    if (<Inserter>self).priorities != NULL and names != NULL and _PRIORITY in <tuple>names:
         insert_with_priority(add, <Inserter>self, args, num_positional, names)
     else:
         add(<Inserter>self, args, num_positional, names, None)
 
 
 cdef object extend_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).priorities != NULL and names != NULL and PRIORITY in <tuple>names:
+    if (<Inserter>self).priorities != NULL and names != NULL and _PRIORITY in <tuple>names:
         insert_with_priority(extend, <Inserter>self, args, num_positional, names)
     else:
         extend(<Inserter>self, args, num_positional, names, None)
@@ -336,8 +336,8 @@ cdef int insert_with_priority(int (*insert)(Inserter, PyObject *const *, Py_ssiz
                               Inserter self, PyObject *const *args, Py_ssize_t num_positional,
                               PyObject *names) except -1:
     cdef PyObject *rest[kMaxFields]
-    cdef object given = checked_priorities(argument(PRIORITY, args, num_positional, names))
-    cdef tuple rest_names = without(PRIORITY, args, num_positional, names, rest)
+    cdef object given = checked_priorities(argument(_PRIORITY, args, num_positional, names))
+    cdef tuple rest_names = without(_PRIORITY, args, num_positional, names, rest)
     return insert(self, rest, num_positional, <PyObject *>rest_names, given)
 
 
