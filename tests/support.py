@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import signal
@@ -25,6 +26,10 @@ LEVELS: dict[str, set[str]] = {
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"},
 }
+# What `make stress` runs, and `make test` leaves out: more of the same.
+IS_LONG_FORM = "FASTREPLAY_LONG" in os.environ
+IN_LONG_FORM = pytest.mark.skipif(not IS_LONG_FORM, reason="in the long form (make stress)")
+
 NativeBuffer: Any = fr.ReplayBuffer  # untyped: tests also pass what its types refuse
 
 FIELDS: dict[str, Any] = {

@@ -25,7 +25,7 @@ from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from support import FIELDS, NativeBuffer, arrays, assert_same, fill, transitions
+from support import FIELDS, IS_LONG_FORM, NativeBuffer, arrays, assert_same, fill, transitions
 
 import fastreplay as fr
 from fastreplay.gpu import library, ring
@@ -577,7 +577,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=100, stateful_step_count=50)
+TestInterleavings.settings = settings(max_examples=100 if IS_LONG_FORM else 40, stateful_step_count=50)
 
 
 class TestOnAnyDevice:

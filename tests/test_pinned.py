@@ -18,7 +18,7 @@ from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import FIELDS, NativeBuffer, arrays, assert_same, fill
+from support import FIELDS, IS_LONG_FORM, NativeBuffer, arrays, assert_same, fill
 
 import fastreplay as fr
 from fastreplay import _core
@@ -677,7 +677,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=150, stateful_step_count=50)
+TestInterleavings.settings = settings(max_examples=150 if IS_LONG_FORM else 60, stateful_step_count=50)
 
 
 # The parts that a fake cannot stand for.

@@ -18,6 +18,7 @@ from stable_baselines3 import DDPG, DQN, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common import buffers as theirs
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from support import IN_LONG_FORM
 
 import fastreplay.sb3 as fr
 
@@ -139,7 +140,7 @@ def line_of(name: str, kind: str = "box") -> Callable[[], Env]:
     return lambda: Line(kind, is_discrete=name == "dqn")
 
 
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, pytest.param(4, marks=IN_LONG_FORM)])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_algorithm(name: str, num_envs: int) -> None:
     """By the class as an argument, and by accelerate(), which changes the target update too."""
@@ -192,7 +193,9 @@ VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[IN_LONG_FORM] * (name in {"dict", "images"})) for name in VARIANTS]
+)
 def test_variants(variant: str) -> None:
     name, kind, num_envs, arguments = VARIANTS[variant]
     models = [
@@ -223,7 +226,7 @@ def test_normalized() -> None:
     assert_same_models(*models)
 
 
-@pytest.mark.parametrize("kind", ["box", "goal"])
+@pytest.mark.parametrize("kind", ["box", pytest.param("goal", marks=IN_LONG_FORM)])
 def test_saved_in_the_middle(kind: str, tmp_path: Path) -> None:
     """A model and its buffer, saved by a checkpoint callback and loaded again, go on as SB3's do."""
     policy = {"box": "MlpPolicy", "goal": "MultiInputPolicy"}[kind]

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 from reference import KINDS, ReferenceBuffer
 from stall import Thread
-from support import FIELDS, Array, NativeBuffer, arrays, assert_same, assert_same_bits, rows_of
+from support import FIELDS, IS_LONG_FORM, Array, NativeBuffer, arrays, assert_same, assert_same_bits, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,7 +305,9 @@ class NumpyMachine(BufferMachine):
 
 @pytest.mark.parametrize("machine", [BufferMachine, NumpyMachine])
 def test_native_is_the_oracle(machine: type[BufferMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=30))
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=100 if IS_LONG_FORM else 50, stateful_step_count=30)
+    )
 
 
 OURS, THEIRS = 0, 1_000_000  # ids of the rows that the machine inserts, and of those of the writer beside it
