@@ -16,7 +16,7 @@ def block_layout(parts: Sequence[tuple[int, int, int]], batch_size: int) -> tupl
 
 class Block:
     @overload
-    def __init__(self, ring: Ring, batch_size: int, memory: NDArray[np.uint8] | None = None) -> None: ...
+    def __init__(self, ring: Ring, batch_size: int) -> None: ...
     @overload
     def __init__(
         self, parts: Sequence[tuple[int, int, int]], batch_size: int, memory: NDArray[np.uint8] | None = None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from support import assert_same
+from support import arrays, assert_same
 
 import fastreplay.buffer.replay_buffer
 from fastreplay.gpu import device, memory, ring, streams, transfer
@@ -373,10 +373,11 @@ def numbers(address: int, count: int) -> Any:
     return np.ctypeslib.as_array((ctypes.c_uint64 * count).from_address(address))
 
 
-def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: dict[str, Any]) -> list[bool]:
-    """Queue work that compares a minibatch, by its memory, when it runs; tell when it did."""
+def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bool]:
+    """Queue work that compares a minibatch when it runs, without a reference to it; tell when it did."""
+    memory, layout = batch._block.flat_tensor(), batch._block.layout
     address, num_bytes = memory.data_ptr(), memory.numel()
-    layout = block.layout
+    del memory
     ran: list[bool] = []
 
     def look() -> None:
@@ -387,3 +388,26 @@ def queue_check_at(stream: Stream, block: Any, memory: torch.Tensor, expected: d
 
     stream.do(look)
     return ran
+
+
+def sample_into_one(cuda: FakeCuda, buffer: Any, twin: Any) -> tuple[Any, list[list[bool]]]:
+    """Draw into one `out` again and again, each time followed by work that looks at it; return it, and its checks."""
+    out = buffer.sample(16)
+    reward = out.reward
+    checks = [queue_check(cuda.current, out, arrays(twin.sample(16)))]
+    for _ in range(5):
+        assert buffer.sample(16, out=out) is out
+        checks.append(queue_check(cuda.current, out, arrays(twin.sample(16))))
+    assert out.reward is reward
+    return out, checks
+
+
+def sample_without_waits(buffer: Any) -> None:
+    """Draw minibatches and work on them; torch raises where the host would wait for the device."""
+    for _ in range(5):
+        batch = buffer.sample(32)
+    torch.cuda.synchronize()
+    with the_host_never_waits():
+        for _ in range(20):
+            batch = buffer.sample(32)
+            batch.reward.add_(1)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the_host_never_waits
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check, sample_into_one, sample_without_waits
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -40,11 +40,6 @@ def resident_buffer(seed: int = 0, count: int = 150, capacity: int = 100, fields
 
 def cpu_buffer(seed: int = 0, count: int = 150, capacity: int = 100) -> Any:
     return fill(NativeBuffer(capacity, FIELDS, seed=seed, output="numpy"), count)
-
-
-def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bool]:
-    """Queue work that looks at a minibatch; it holds no reference."""
-    return queue_check_at(stream, batch._block, batch._block.flat_tensor(), expected)
 
 
 def content(batch: Any) -> dict[str, Any]:
@@ -150,13 +145,7 @@ def test_held_minibatches_are_left_alone_and_memory_is_recycled(cuda: FakeCuda) 
 
 def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
     buffer, twin = resident_buffer(5), cpu_buffer(5)
-    out = buffer.sample(16)
-    reward = out.reward
-    checks = [queue_check(cuda.current, out, arrays(twin.sample(16)))]
-    for _ in range(5):
-        assert buffer.sample(16, out=out) is out
-        checks.append(queue_check(cuda.current, out, arrays(twin.sample(16))))
-    assert out.reward is reward
+    _, checks = sample_into_one(cuda, buffer, twin)
     cuda.run_all()
     assert all(checks)
 
@@ -728,13 +717,7 @@ class TestOnADevice:
 
     def test_the_host_never_waits(self) -> None:
         buffer = resident_buffer(3)
-        for _ in range(5):
-            batch = buffer.sample(32)
-        torch.cuda.synchronize()
-        with the_host_never_waits():
-            for _ in range(20):
-                batch = buffer.sample(32)
-                batch.reward.add_(1)
+        sample_without_waits(buffer)
 
     def test_a_captured_draw_is_new_at_each_replay(self) -> None:
         buffer, twin = resident_buffer(3), cpu_buffer(3)

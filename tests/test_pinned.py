@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check_at, the_host_never_waits
+from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check, sample_into_one, sample_without_waits
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -54,12 +54,6 @@ def rotations_of(delivery: PinnedDelivery) -> tuple[list[PinnedBlock], list[Pinn
     """Give the blocks that lie free, and those that were handed out."""
     rotations = delivery._rotations.values()
     return [block for each in rotations for block in each.free], [block for each in rotations for block in each.in_use]
-
-
-def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bool]:
-    """Queue, as a learner does, work that looks at a minibatch; it compares when it runs. It holds no reference."""
-    block = block_of(batch)
-    return queue_check_at(stream, block, block.transfer.target, expected)
 
 
 # The block's own states.
@@ -354,13 +348,7 @@ def test_closing_waits_for_copies(cuda: FakeCuda) -> None:
 
 def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
     buffer, twin = gpu_buffer(5), cpu_buffer(5)
-    out = buffer.sample(16)
-    reward = out.reward
-    checks = [queue_check(cuda.current, out, arrays(twin.sample(16)))]
-    for _ in range(5):
-        assert buffer.sample(16, out=out) is out
-        checks.append(queue_check(cuda.current, out, arrays(twin.sample(16))))
-    assert out.reward is reward
+    out, checks = sample_into_one(cuda, buffer, twin)
     assert cuda.num_blocks == 1
     cuda.run_all()
     assert all(checks)
@@ -738,13 +726,7 @@ class TestOnADevice:
 
     def test_the_host_never_waits(self) -> None:
         buffer, _ = self.buffers()
-        for _ in range(5):
-            batch = buffer.sample(32)
-        torch.cuda.synchronize()
-        with the_host_never_waits():
-            for _ in range(20):
-                batch = buffer.sample(32)
-                batch.reward.add_(1)
+        sample_without_waits(buffer)
 
     @pytest.mark.parametrize("way", ["sample", "loader", "out"])
     def test_a_block_is_not_overwritten_before_the_consumer_is_done(self, way: str) -> None:

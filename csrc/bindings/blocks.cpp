@@ -44,11 +44,10 @@ Parts for_python(const std::vector<Part>& native_parts) {
   return parts;
 }
 
-// Of a ring's transitions, in memory of its own, or in a (n,) uint8 array of somebody else's.
-std::shared_ptr<Block> transition_block(const Ring& ring, std::size_t batch_size, std::optional<Bytes> memory) {
-  std::vector<Part> parts = transition_parts(ring.records().layout());
-  if (!memory) return std::make_shared<Block>(std::move(parts), batch_size);
-  return std::make_shared<Block>(std::move(parts), batch_size, span_of(*memory));
+// In memory of its own, or in a (n,) uint8 array of somebody else's.
+std::shared_ptr<Block> new_block(const Parts& parts, std::size_t batch_size, std::optional<Bytes> memory) {
+  if (!memory) return std::make_shared<Block>(native(parts), batch_size);
+  return std::make_shared<Block>(native(parts), batch_size, span_of(*memory));
 }
 
 // The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
@@ -77,13 +76,12 @@ void bind_blocks(py::module_& m) {
       py::arg("parts"), py::arg("batch_size"));
 
   py::class_<Block, std::shared_ptr<Block>>(m, "Block")
-      .def(py::init(&transition_block), py::arg("ring"), py::arg("batch_size"),
-           py::arg("memory").noconvert() = py::none(), py::keep_alive<1, 4>())
-      .def(py::init([](const Parts& parts, std::size_t batch_size, std::optional<Bytes> memory) {
-             if (!memory) return std::make_shared<Block>(native(parts), batch_size);
-             return std::make_shared<Block>(native(parts), batch_size, span_of(*memory));
+      .def(py::init([](const Ring& ring, std::size_t batch_size) {
+             return std::make_shared<Block>(transition_parts(ring.records().layout()), batch_size);
            }),
-           py::arg("parts"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(), py::keep_alive<1, 4>())
+           py::arg("ring"), py::arg("batch_size"))
+      .def(py::init(&new_block), py::arg("parts"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(),
+           py::keep_alive<1, 4>())
       .def_property_readonly("flat", &flat)
       .def_property_readonly("batch_size", &Block::batch_size)
       .def_property_readonly("num_bytes", [](const Block& block) { return block.layout().num_bytes(); })

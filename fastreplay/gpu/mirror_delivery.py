@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastreplay import _core
 from fastreplay.batch.delivery import Delivery
 from fastreplay.batch.layout import Layout
-from fastreplay.batch.minibatch import Minibatch
 from fastreplay.batch.pool import SIZES, most_blocks
 from fastreplay.gpu.mirror import MirrorGenerator, QueuedDraws
 from fastreplay.gpu.tensors import DeviceTensors
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.gpu.ring import DeviceRing, Generator
@@ -53,8 +53,15 @@ class MirrorBlock:
 
     context = 0
 
-    def __init__(self, ring: DeviceRing, source: _core.Ring, schema: Schema, batch_size: int) -> None:
-        self.layout = Layout(schema, batch_size, *_core.block_layout(_core.transition_parts(schema.sizes), batch_size))
+    def __init__(
+        self,
+        ring: DeviceRing,
+        source: _core.Ring,
+        schema: Schema,
+        batch_size: int,
+        parts: list[tuple[int, int, int]],
+    ) -> None:
+        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size))
         self.consumer = ring.consumer()
         self._flat = ring.allocate(self.layout.num_bytes)
         self.device = ring.device
@@ -180,13 +187,15 @@ class MirrorDelivery(Delivery):
         if self._mirror.ring.is_captured(consumer):
             raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
         block = self._pool(consumer).take(batch_size)
-        return MirrorBlock(self._mirror.ring, self._source, self.schema, batch_size) if block is None else block
+        if block is None:
+            block = MirrorBlock(self._mirror.ring, self._source, self.schema, batch_size, self._parts)
+        return block
 
     def give(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:
         """Return the block as a minibatch, and keep it for later."""
         tensors = block.tensors.hand_out()
         self.cancel(block)
-        return Minibatch(self.schema, tensors, block, block.layout.batch_size)
+        return self._minibatch(tensors, block)
 
     def cancel(self, block: MirrorBlock) -> None:
         """Keep a block that was not handed out."""

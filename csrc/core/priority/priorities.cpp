@@ -21,23 +21,22 @@ class Priorities::Slots {
   [[nodiscard]] bool are_published(std::size_t first, std::size_t last, std::uint64_t& lap) const noexcept {
     if (first < end_slot_ && last >= end_slot_) return false;
     if (last >= capacity_ || (first >= end_slot_ && lap_ == 0)) return false;
-    lap = first < end_slot_ ? lap_ : lap_ - 1;
+    lap = lap_of(first);
     return lap * capacity_ + first >= window_.first && lap * capacity_ + last < window_.committed;
   }
 
   // Whether the slot's ticket can be drawn, and its lap then.
   [[nodiscard]] bool is_published(std::size_t slot, std::uint64_t& lap) const noexcept {
     if (slot >= capacity_ || (slot >= end_slot_ && lap_ == 0)) return false;
-    lap = slot < end_slot_ ? lap_ : lap_ - 1;
-    const Ticket ticket = lap * capacity_ + slot;
-    return ticket >= window_.first && ring_.is_published(ticket, window_);
+    lap = lap_of(slot);
+    return ticket(slot) >= window_.first && ring_.is_published(ticket(slot), window_);
   }
 
-  [[nodiscard]] Ticket ticket(std::size_t slot) const noexcept {
-    return (slot < end_slot_ ? lap_ : lap_ - 1) * capacity_ + slot;
-  }
+  [[nodiscard]] Ticket ticket(std::size_t slot) const noexcept { return lap_of(slot) * capacity_ + slot; }
 
  private:
+  [[nodiscard]] std::uint64_t lap_of(std::size_t slot) const noexcept { return slot < end_slot_ ? lap_ : lap_ - 1; }
+
   const Ring& ring_;
   const Window& window_;
   std::size_t capacity_;

@@ -42,9 +42,7 @@ class Priorities {
   Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest);
 
   [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
-  [[nodiscard]] const MassRule& rule() const noexcept { return rule_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept;
-  [[nodiscard]] bool keeps_smallest() const noexcept { return keeps_smallest_; }
 
   // Inserts as Ring::insert does. priorities[i] is that of row i, NaN for one that is not to be drawn yet; null for
   // all new.
@@ -109,7 +107,7 @@ class Priorities {
   MassRule rule_;
   double initial_;
   bool keeps_smallest_;
-  // The largest |p| + eps so far, as bits. Written by updates and inserts (CAS), read by inserts; orders nothing.
+  // The largest |p| + eps so far. Written by updates and inserts (CAS), read by inserts; orders nothing.
   std::atomic<double> largest_{1.0};
   Leaves leaves_;
 

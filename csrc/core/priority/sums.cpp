@@ -18,7 +18,7 @@ Tree<Reduce>::Tree(std::size_t num_groups) {
   if (Reduce::kNothing != 0) std::fill_n(values, num_values, Reduce::kNothing);
   for (Level& level : levels_) {
     level.values = values;
-    level.prefixes = Reduce::kHasPrefixes ? values + num_values : nullptr;
+    level.prefixes = Reduce::kHasPrefixes ? values + num_values : values;
     values += num_nodes(level.num_values) * kFanout;
   }
   changed_.reserve(num_nodes(num_groups));

@@ -51,7 +51,7 @@ class Tree {
  protected:
   struct Level {
     float* values;
-    float* prefixes;  // of each node; null where there are none
+    float* prefixes;  // of each node; the values where there are none
     std::size_t num_values;
   };
 
