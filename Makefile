@@ -135,7 +135,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) -
 # $(1) build folder, $(2) sanitizers, $(3) environment of the tests
 define cmake_tests
 	$(VENV)/bin/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DCMAKE_BUILD_TYPE=Release \
-	  -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
+	  -DCMAKE_UNITY_BUILD=ON -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
 	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS)
 	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure --parallel $(JOBS)
 endef

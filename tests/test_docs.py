@@ -20,8 +20,8 @@ def blocks_of(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run(folder: Path, name: str) -> str:
-    done = subprocess.run([sys.executable, name], check=False, cwd=folder, capture_output=True, text=True)
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], check=False, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -30,10 +30,24 @@ GUIDE = ROOT / "docs" / "guide.md"
 WITH_CODE = [page for page in PAGES if blocks_of(page) and page != GUIDE]
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
-    (tmp_path / "page.py").write_text("\n".join(blocks_of(page)))
-    run(tmp_path, "page.py")
+# Each page by itself, in one process for all: each import of torch costs seconds.
+RUN_PAGES = """
+import runpy, sys
+
+for page in sys.argv[1:]:
+    print("of", page, file=sys.stderr)
+    runpy.run_path(page, run_name="__main__")
+"""
+
+
+def test_the_python_of_the_pages_runs(tmp_path: Path) -> None:
+    names = []
+    for page in WITH_CODE:
+        names.append(page.relative_to(ROOT).as_posix().replace("/", "-") + ".py")
+        (tmp_path / names[-1]).write_text("\n".join(blocks_of(page)))
+    (tmp_path / "run_pages.py").write_text(RUN_PAGES)
+    assert len(names) > 3
+    run(tmp_path, "run_pages.py", *names)
 
 
 # Workers that are not forked import the blocks anew. They need no learner, whose optimiser imports as much as torch.

@@ -12,7 +12,7 @@ namespace fastreplay {
 
 namespace {
 
-constexpr int kMaxTries = 1000;
+constexpr int kMaxCopies = 1000;
 
 // The ticket of an address in the window, or `end` when it has none.
 Ticket resolve(const Ring& ring, const Window& window, Address address, std::int64_t value) noexcept {
@@ -34,7 +34,7 @@ Ticket resolve(const Ring& ring, const Window& window, Address address, std::int
 
 ReadResult read(Ring& ring, Address address, std::span<const std::int64_t> addresses, const Block& block) noexcept {
   std::uint64_t published = 0;
-  for (int tries = 0; tries < kMaxTries; ++tries) {
+  for (int tries = 0; tries < kMaxCopies; ++tries) {
     const Window window = ring.window();
     published = window.published();
     for (std::size_t row = 0; row < addresses.size(); ++row) {
