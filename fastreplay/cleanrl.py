@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Drop-in replay buffer for CleanRL's scripts: one import changed, the same minibatches."""
+"""Drop-in replay buffers for CleanRL's scripts: one import changed."""
 
 from __future__ import annotations
 
 from fastreplay.adapters.cleanrl import Autoreset, ReplayBuffer, ReplayBufferSamples
+from fastreplay.adapters.cleanrl_prioritized import PrioritizedBatch, PrioritizedReplayBuffer
 
-__all__ = ["Autoreset", "ReplayBuffer", "ReplayBufferSamples"]
+__all__ = ["Autoreset", "PrioritizedBatch", "PrioritizedReplayBuffer", "ReplayBuffer", "ReplayBufferSamples"]

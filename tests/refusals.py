@@ -231,6 +231,11 @@ def _of_adapter(buffer: Adapter, _: Callable[[Any], Any]) -> Any:
     return snapshot(dict(state), with_places=False), sorted(views), repr(draw[1:])
 
 
+def _of_rainbow(buffer: Any, of: Callable[[Any], Any]) -> Any:
+    state = {name: value for name, value in vars(buffer).items() if name != "_steps"}
+    return of(state), [of(tuple(step)) for step in buffer._steps]
+
+
 # In this order: the first that fits.
 _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (np.ndarray, _of_array),
@@ -239,6 +244,7 @@ _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (fr.ReplayBuffer, _of_buffer),
     (fr.SoftUpdate, _of_updater),
     (Adapter, _of_adapter),
+    (fastreplay.cleanrl.PrioritizedReplayBuffer, _of_rainbow),
     (fr.Minibatch, lambda batch, of: (batch.batch_size, of(list(batch.items())), of(batch.ticket))),
     (fr.Loader, lambda loader, _: (loader.num_ahead, loader.batch_size, loader.depth, repr(loader))),
     (fr.Schema, lambda schema, _: (repr(schema), schema.record_bytes, schema.names)),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from refusals import Case, difference, documented, num_native_bytes, num_threads, public_names, snapshot, world
 from refusals_adapters import ADAPTERS
+from refusals_adapters_prioritized import PRIORITIZED
 from refusals_adapters_single import SINGLE
 from refusals_buffer import BUFFERS
 from refusals_harmless import HARMLESS
@@ -25,7 +26,7 @@ from refusals_target import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *TARGETS, *ADAPTERS, *SINGLE]
+CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *TARGETS, *ADAPTERS, *SINGLE, *PRIORITIZED]
 NAMES = public_names()
 _REPEATS = 100
 _TRIALS = 50

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""Drop-in prioritized replay buffer of n-step transitions for CleanRL's `rainbow_atari.py`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastreplay.buffer.priorities import Priorities
+from fastreplay.buffer.replay_buffer import ReplayBuffer
+from fastreplay.support.checks import checked_addresses, checked_count, checked_number
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike, NDArray
+
+    from fastreplay.adapters.columns import Array
+
+__all__ = ["PrioritizedBatch", "PrioritizedReplayBuffer"]
+
+
+class PrioritizedBatch(NamedTuple):
+    """A minibatch drawn by priority; tensors (B, ...) that are the caller's to keep."""
+
+    observations: torch.Tensor  # (B, *obs_shape) uint8
+    actions: torch.Tensor  # (B, 1) int64
+    rewards: torch.Tensor  # (B, 1) float32, of n steps
+    next_observations: torch.Tensor  # (B, *obs_shape) uint8, after n steps
+    dones: torch.Tensor  # (B, 1) bool
+    indices: list[int]  # B rows of the buffer
+    weights: torch.Tensor  # (B, 1) float32, of which the largest is 1
+
+
+class _Step(NamedTuple):
+    """One step of the environment, until it is part of no transition to come."""
+
+    obs: NDArray[np.uint8]
+    action: int
+    reward: float
+    done: bool
+    last_obs: NDArray[np.uint8] | None  # where done
+
+
+class PrioritizedReplayBuffer:
+    """CleanRL's `PrioritizedReplayBuffer` on a native ring and a native tree of priorities.
+
+    Every step but the first n - 1 completes the transition that began n - 1 steps before: the discounted sum of
+    rewards up to an end, if there is one among the n, and the observation after it. As in CleanRL an end throws
+    away what was begun after the transition that it completes, and a truncation, which `done` does not tell,
+    ends nothing.
+
+    Draws, weights and priorities follow the same rule (Schaul et al. 2016); the rows that a seed gives are others,
+    since the generator is the buffer's own: it is seeded from `np.random` now.
+
+    Args:
+        capacity: Transitions at most.
+        obs_shape: Of the observations, which are bytes.
+        device: Torch device of the minibatches.
+        n_step: Steps of a transition.
+        gamma: Discount of a step.
+        alpha: Exponent of the priorities.
+        beta: Exponent of the weights; may be set at any time.
+        eps: Added to every priority.
+
+    Attributes:
+        beta, gamma: As given; may be set.
+        max_priority: The largest |priority| + eps so far, 1 at first, which new transitions get; may be set.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of its range.
+        MemoryError: The buffer would not fit into this machine's memory.
+
+    Thread safety:
+        None: one thread at a time.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastreplay.adapters.cleanrl_prioritized import PrioritizedReplayBuffer
+        >>> rb = PrioritizedReplayBuffer(1000, (4, 84, 84), "cpu", n_step=3, gamma=0.99)
+        >>> frames = np.zeros((1, 4, 84, 84), np.uint8)
+        >>> for step in range(10):
+        ...     rb.add(frames, np.array([step % 4]), np.array([1.0]), frames, np.array([False]))
+        >>> data = rb.sample(32)
+        >>> rb.size, data.observations.shape, round(data.rewards[0].item(), 4)
+        (8, torch.Size([32, 4, 84, 84]), 2.9701)
+        >>> rb.update_priorities(data.indices, np.arange(32.0))
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_shape: tuple[int, ...],
+        device: torch.device | str,
+        n_step: int,
+        gamma: float,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        eps: float = 1e-6,
+    ) -> None:
+        self.device = device
+        self._n_step = checked_count("n_step", n_step)
+        self.gamma = checked_number("gamma", gamma, 0)
+        self.beta = beta
+        self._rule = Priorities(alpha=alpha, beta=beta, eps=eps)
+        observation = (tuple(obs_shape), "uint8")
+        fields: dict[str, Any] = {"obs": observation, "action": ((), "int64"), "reward": ()}
+        fields |= {"next_obs": observation, "done": ((), "bool")}
+        self._buffer = ReplayBuffer(capacity, fields, seed=0, device=device, priorities=self._rule)
+        # Seeded last: a refusal leaves NumPy's generator alone.
+        seed = int(np.random.randint(2**63 - 1))  # noqa: NPY002 - follows np.random.seed
+        self._buffer.rng_state = {"key": [seed, 0], "calls": 0}
+        self._num_added = 0
+        self._steps: list[_Step] = []  # the newest n_step that no end has thrown away, at most
+
+    @property
+    def capacity(self) -> int:
+        """Transitions at most."""
+        return self._buffer.capacity
+
+    @property
+    def n_step(self) -> int:
+        """Steps of a transition."""
+        return self._n_step
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the priorities."""
+        return self._rule.alpha
+
+    @property
+    def eps(self) -> float:
+        """Added to every priority."""
+        return self._rule.eps
+
+    @property
+    def size(self) -> int:
+        """Transitions that are stored."""
+        return len(self._buffer)
+
+    @property
+    def pos(self) -> int:
+        """The row that is written next."""
+        return self._num_added % self.capacity
+
+    @property
+    def max_priority(self) -> float:
+        """The largest |priority| + eps so far.
+
+        Raises:
+            TypeError, ValueError: What is set is no finite number from 0 on.
+        """
+        return self._buffer.max_priority
+
+    @max_priority.setter
+    def max_priority(self, value: float) -> None:
+        self._buffer.max_priority = value
+
+    @property
+    def buffer_obs(self) -> Array:
+        """Live view (capacity, *obs_shape) uint8."""
+        return self._buffer.view("obs")
+
+    @property
+    def buffer_next_obs(self) -> Array:
+        """Live view (capacity, *obs_shape) uint8."""
+        return self._buffer.view("next_obs")
+
+    @property
+    def buffer_actions(self) -> Array:
+        """Live view (capacity,) int64."""
+        return self._buffer.view("action")
+
+    @property
+    def buffer_rewards(self) -> Array:
+        """Live view (capacity,) float32."""
+        return self._buffer.view("reward")
+
+    @property
+    def buffer_dones(self) -> Array:
+        """Live view (capacity,) bool."""
+        return self._buffer.view("done")
+
+    def add(self, obs: ArrayLike, action: ArrayLike, reward: ArrayLike, next_obs: ArrayLike, done: ArrayLike) -> None:
+        """Take in a step of one environment, and store the transition that it completes.
+
+        Args:
+            obs: (*obs_shape) or (1, *obs_shape) uint8.
+            action: One integer, of any shape, like the numbers that follow.
+            reward: One number.
+            next_obs: As `obs`, the last of the episode where it ended.
+            done: Whether the episode terminated.
+
+        Raises:
+            TypeError: Observations are no bytes, or the others no numbers of their kind.
+            ValueError: A shape is another; the step is not taken in.
+
+        Thread safety:
+            None.
+        """
+        after = self._frames("next_obs", next_obs)
+        is_end = bool(_number("done", done, "biuf"))
+        step = _Step(
+            self._frames("obs", obs).copy(),
+            int(_number("action", action, "iu")),
+            float(_number("reward", reward, "biuf")),
+            is_end,
+            after.copy() if is_end else None,
+        )
+        steps = [*self._steps, step][-self._n_step :]
+        if len(steps) < self._n_step:
+            self._steps = steps
+            return
+        total, last_obs = self._return_of(steps)
+        first, is_done = steps[0], last_obs is not None
+        self._buffer.add(first.obs, first.action, total, after if last_obs is None else last_obs, is_done)
+        self._num_added += 1
+        self._steps = [] if is_done else steps
+
+    def _return_of(self, steps: list[_Step]) -> tuple[float, NDArray[np.uint8] | None]:
+        """Return the discounted rewards up to an end, and the observation there; None where there is none."""
+        total = 0.0
+        for i, step in enumerate(steps):
+            total += self.gamma**i * step.reward
+            if step.done:
+                return total, step.last_obs
+        return total, None
+
+    def _frames(self, name: str, value: ArrayLike) -> NDArray[np.uint8]:
+        array, shape = np.asarray(value), self._buffer.schema["obs"].shape
+        if array.dtype != np.uint8:
+            raise TypeError(f"{name}: expected uint8, got {array.dtype}")
+        if array.shape not in (shape, (1, *shape)):
+            raise ValueError(f"{name}: expected shape {shape} or {(1, *shape)}, got {array.shape}")
+        return array.reshape(shape)
+
+    def sample(self, batch_size: int) -> PrioritizedBatch:
+        """Draw a minibatch by priority, a row from each of equal shares of all mass.
+
+        Args:
+            batch_size: Number of transitions.
+
+        Returns:
+            Tensors on `device` that are the caller's to keep, and the rows for `update_priorities`.
+
+        Raises:
+            ValueError: The buffer is empty, batch_size is below 1, or `beta` was set to a number below 0.
+            TypeError: batch_size is no integer, or `beta` was set to no number.
+
+        Thread safety:
+            None.
+        """
+        batch = self._buffer.sample(batch_size, beta=self.beta)
+        return PrioritizedBatch(
+            batch.obs,
+            batch.action.unsqueeze(1),
+            batch.reward.unsqueeze(1),
+            batch.next_obs,
+            batch.done.unsqueeze(1),
+            (batch.ticket % self.capacity).tolist(),
+            batch.weight.unsqueeze(1),
+        )
+
+    def update_priorities(self, indices: ArrayLike, priorities: ArrayLike) -> None:
+        """Give rows other priorities; of equal rows the last wins.
+
+        Args:
+            indices: (B,) rows, as `sample` gave them.
+            priorities: (B,) numbers, whose sign plays no part.
+
+        Raises:
+            IndexError: A row holds no transition.
+            TypeError: Rows are no integers, or priorities no numbers.
+            ValueError: They are not as many, or a number is not finite; nothing has changed.
+
+        Thread safety:
+            None.
+        """
+        rows = checked_addresses("indices", indices)
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.size:
+            raise IndexError(f"indices: expected rows in [0, {self.size}), got {rows.min()} to {rows.max()}")
+        newest = self._num_added - 1
+        self._buffer.update_priorities(newest - (newest - rows) % self.capacity, priorities)
+
+
+def _number(name: str, value: ArrayLike, kinds: str) -> Any:
+    """Return the one number of an array of any shape."""
+    array = np.asarray(value)
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name}: expected a number, got {array.dtype}")
+    if array.size != 1:
+        raise ValueError(f"{name}: expected one number, since one environment is stored, got shape {array.shape}")
+    return array.item()
