@@ -3,13 +3,14 @@
 //
 //     driver [brief]
 //
-// "brief" is what compute-sanitizer has the time for. In `make cpptest` it runs on what stands in for a device
-// (stand_in/), which tries the driver itself.
+// "brief" is what compute-sanitizer has the time for, and `make cpptest`, where the library's sources run on what
+// stands in for CUDA (stand_in/).
 #include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <string_view>
 
+#include "call_cases.hpp"
 #include "device.h"
 #include "sampling_cases.hpp"
 #include "target_cases.hpp"
@@ -20,6 +21,7 @@ int main(int count, char** arguments) {
   try {
     std::cout << "run-time " << fastreplay_cuda_runtime_version() << ", driver " << fastreplay_cuda_driver_version()
               << ", devices " << fastreplay_cuda_device_count() << std::endl;
+    call_cases::check_calls();
     transfer_cases::check_transfers();
     sampling_cases::check_sampling(is_brief);
     target_cases::check_updates(is_brief);

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -29,6 +30,7 @@ class Step:
         log: The file of the output folder that what it says goes into, at the end.
         environment: Beside the one of the run.
         says: A pattern that a success has said. What it matched last stands in the summary.
+        needs: A program without which it is passed over: what it would tell is not missed then.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Step:
     log: str
     environment: Mapping[str, str] = field(default_factory=dict)
     says: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Outcome:
 
     Attributes:
         step: The step.
-        is_good: Whether it ended by itself, well, and said what it should.
+        is_good: Whether it ended by itself, well, and said what it should, or was passed over.
         took_s: Seconds.
         note: What it said, or why it is not good.
     """
@@ -54,6 +57,7 @@ class Outcome:
     is_good: bool
     took_s: float
     note: str
+    is_passed_over: bool = False
 
 
 def run_step(
@@ -72,6 +76,10 @@ def run_step(
     said = f"== {step.name}\n"
     show(said)
     environment = {**os.environ, **step.environment}
+    if step.needs and shutil.which(step.needs) is None:
+        note = f"no {step.needs} here"
+        show(f"{note}\n")
+        return Outcome(step, True, 0.0, note, is_passed_over=True)
     with (folder / step.log).open("a", buffering=1, encoding="utf-8", errors="replace") as log:
         log.write(said)
         try:

@@ -69,6 +69,20 @@ def test_no_failure_is_status_0(tmp_path: Path) -> None:
     assert try_gpu.run([shell("works", "true")], tmp_path, {}, 60, ignore) == 0
 
 
+def test_a_tool_that_is_not_there_is_no_failure(tmp_path: Path) -> None:
+    steps = [shell("checks", "exit 1", needs="no-such-sanitizer"), shell("works", "true", needs="sh")]
+    assert try_gpu.run(steps, tmp_path, {}, 60, ignore) == 0
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| checks | not run | 0.0 | 20 | no no-such-sanitizer here |" in summary
+    assert "| works | ok |" in summary
+
+
+def test_of_all_steps_those_pass_that_a_toolkit_may_lack() -> None:
+    needs = {step.name: step.needs for step in PLAN.steps(PACK, build=True) if step.needs}
+    tools = dict.fromkeys(("memcheck", "initcheck", "synccheck"), "compute-sanitizer")
+    assert needs == {"kernels": "cuobjdump", **tools}
+
+
 def test_a_step_has_its_own_time_and_what_others_left(tmp_path: Path) -> None:
     steps = [
         shell("is quick", "true", 1),

@@ -20,6 +20,9 @@ inline void a_capture_goes_on_while_events_are_asked(const cuda::Stream& stream,
                             CHECK_EQ(fastreplay_cuda_is_done(0, event), 1);
                             cuda::ok(fastreplay_cuda_wait_for(0, event), "fastreplay_cuda_wait_for");
                           }};
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  cuda::ok(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+  CHECK_EQ(static_cast<int>(mode), static_cast<int>(cudaStreamCaptureModeGlobal));  // as it was
 }
 
 inline void check_transfers() {

@@ -121,7 +121,7 @@ def _write_summary(out: Path, header: dict[str, str], outcomes: Sequence[Outcome
     lines += ["| step | | s | of | said |", "|---|---|---:|---:|---|"]
     for outcome in outcomes:
         note = outcome.note.replace("|", "\\|").strip()
-        word = "ok" if outcome.is_good else "**failed**"
+        word = "not run" if outcome.is_passed_over else "ok" if outcome.is_good else "**failed**"
         lines.append(f"| {outcome.step.name} | {word} | {outcome.took_s:.1f} | {outcome.step.limit_s:.0f} | {note} |")
     lines += [f"| {step.name} | not run | | {step.limit_s:.0f} | |" for step in steps[len(outcomes) :]]
     table = "\n".join(lines) + "\n"
