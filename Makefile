@@ -113,14 +113,15 @@ install-check: $(VENV)/.test ## Install from tree and sdist, on machines with le
 	$(VENV)/bin/python tests/install/check.py $(CASES)
 
 gpu: ## On a machine with a GPU: build, check and measure (5 minutes, no network; PYTHON=... OUT=... BUILD=1)
-	@$(PYTHON) tests/cuda/try_gpu.py --wheels $(WHEELS) --out $(OUT) $(if $(BUILD),--build)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make gpu: needs Python 3.10 or later, with torch; $(PYTHON) is %d.%d" % sys.version_info[:2])'
+	@$(PYTHON) tests/cuda/try_gpu.py --wheels "$(WHEELS)" --out "$(OUT)" $(if $(BUILD),--build)
 
 gpu-pack: ## Where there is a network: put into .gpu what such a machine lacks, this commit's wheel among it
-	python3 tests/cuda/pack.py $(WHEELS) $(PACK_PYTHON)
+	@python3 tests/cuda/pack.py "$(WHEELS)" "$(PACK_PYTHON)"
 
 gpu-rehearsal: gpu-pack $(REHEARSAL)/.there ## Try of make gpu what needs no card, in the software of such a machine
 	PATH="$$PATH:$$(echo $(abspath $(REHEARSAL))/lib/python3*/site-packages/triton/backends/nvidia/bin):/usr/local/cuda/bin" \
-	  python3 tests/cuda/rehearse.py $(WHEELS) --python $(abspath $(REHEARSAL)/bin/python) --native
+	  python3 tests/cuda/rehearse.py "$(WHEELS)" --python $(abspath $(REHEARSAL)/bin/python) --native
 
 package: $(VENV)/.test ## Build the sdist, and the wheel from it
 	$(VENV)/bin/python -m build

@@ -3,7 +3,8 @@
 
     python tests/cuda/pack.py FOLDER PYTHON
 
-PYTHON is of the version that the machine has. FOLDER/pack.json says what was packed.
+PYTHON is of the version that the machine has. FOLDER/pack.json says what was packed. Another pack in FOLDER is replaced
+once the new one is whole.
 """
 
 from __future__ import annotations
@@ -92,16 +93,38 @@ def python_tag(python: str) -> str:
     return subprocess.run([python, "-c", _TAG], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def renew(folder: Path, python: str) -> Pack:
+    """Put a new pack in the place of one that may be there.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: A wheel cannot be built or fetched.
+        ValueError: The folder holds something else, the pack is too large to travel, or the tree was changed meanwhile.
+    """
+    if folder.exists() and (others := sorted({path.name for path in folder.iterdir() if not _is_packed(path)})):
+        message = f"{folder} is to hold a pack, and holds {others[0]}"
+        raise ValueError(message)
+    new = ROOT / "build" / "pack-new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    pack = fill(new, python)
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.move(new, folder)
+    return pack
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name == "pack.json" or path.suffix == ".whl"
+
+
 def fill(folder: Path, python: str) -> Pack:
     """Build the wheel of this tree, fetch the others, and say so in pack.json.
 
     Raises:
-        subprocess.CalledProcessError: A wheel cannot be built or fetched.
+        OSError, subprocess.CalledProcessError: A wheel cannot be built or fetched.
         ValueError: It is too large to travel, or the tree was changed meanwhile.
     """
     sources = digest_of_sources()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     pins = ("--constraint", str(ROOT / "constraints.txt"))
     tools = ROOT / "build" / f"pack-{python_tag(python)}"  # kept, and so is what was compiled with them
     subprocess.run([python, "-m", "venv", tools], check=True)
@@ -153,8 +176,12 @@ def size_of(folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    folder, python = Path(arguments[0]), arguments[1]
-    pack = fill(folder, python)
+    folder, python = Path(arguments[0]).absolute(), arguments[1]
+    try:
+        pack = renew(folder, python)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        sys.stderr.write(f"make gpu-pack: {error}\n")
+        return 1
     sys.stdout.write(
         f"{folder}: {pack.wheel} of {pack.commit} for sm_{pack.architecture}, "
         f"{len(pack.others)} other wheels, {size_of(folder) / 2**20:.1f} MiB\n"

@@ -80,21 +80,21 @@ def run_step(
         note = f"no {step.needs} here"
         show(f"{note}\n")
         return Outcome(step, True, 0.0, note, is_passed_over=True)
-    with (folder / step.log).open("a", buffering=1, encoding="utf-8", errors="replace") as log:
-        log.write(said)
-        try:
-            process = subprocess.Popen(
-                step.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            for sink in (show, log.write):
-                sink(f"{error}\n")
-            return Outcome(step, False, time.monotonic() - start, str(error))
-        try:
-            output = _follow(process, start + limit_s, is_stopped, show, log.write)
-        finally:
-            is_late = _end(process)
+    log = _appending(folder / step.log)
+    log(said)
+    try:
+        process = subprocess.Popen(
+            step.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        for sink in (show, log):
+            sink(f"{error}\n")
+        return Outcome(step, False, time.monotonic() - start, str(error))
+    try:
+        output = _follow(process, start + limit_s, is_stopped, show, log)
+    finally:
+        is_late = _end(process)
     took_s = time.monotonic() - start
     if is_late:
         why = "stopped" if is_stopped() else f"no end within {limit_s:.0f} s"
@@ -105,6 +105,16 @@ def run_step(
     if not found:
         return Outcome(step, False, took_s, f"did not say {step.says}; last: {_last_line(output)}")
     return Outcome(step, True, took_s, found[-1])
+
+
+def _appending(path: Path) -> Callable[[str], object]:
+    """Return what writes to the end of a file, as far as the disk has room: the steps that are left are worth more."""
+
+    def write(text: str) -> None:
+        with suppress(OSError), path.open("a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+
+    return write
 
 
 def _follow(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pack
 import pytest
 import try_gpu
 from card import Card, find_card
@@ -141,7 +142,7 @@ sys.exit(try_gpu.main([f"--out={out}", f"--work={out}/work"]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_stopped_has_said_what_it_knew(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", STOPPED, str(Path(try_gpu.__file__).parent), str(tmp_path)])
     while not (tmp_path / "id").exists() or not (tmp_path / "id").read_text():
@@ -208,7 +209,7 @@ def steps_of_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[l
     monkeypatch.setattr(try_gpu, "python_tag", lambda _: "cp312")
     monkeypatch.setattr(try_gpu, "read_pack", lambda folder: PACK if folder.name == "full" else None)
     monkeypatch.setattr(try_gpu, "run", lambda *given: found.extend(given))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     monkeypatch.setenv("PATH", os.environ["PATH"])
     yield found
     for number, handler in handlers.items():
@@ -273,3 +274,65 @@ def test_the_plan_names_what_exists() -> None:
         assert step.environment["PYTHONPATH"] == "/work/site"
     build = next(step for step in PLAN.steps(PACK, build=True) if step.name == "build")
     assert build.environment["FASTREPLAY_CUDA_ARCHITECTURES"] == "90-real"
+
+
+def test_a_full_disk_ends_no_run(tmp_path: Path) -> None:
+    """Nothing finds room in /dev/full."""
+    (tmp_path / "steps.txt").symlink_to("/dev/full")
+    outcome = run_step(shell("goes on", "echo on", says="on"), tmp_path, 20, ignore, go_on)
+    assert (outcome.is_good, outcome.note) == (True, "on")
+    (tmp_path / "summary.new").symlink_to("/dev/full")
+    (tmp_path / "summary.md").write_text("of before")
+    said: list[str] = []
+    assert try_gpu.run([shell("goes on", "echo on")], tmp_path, {}, 60, said.append) == 0
+    assert "| goes on | ok |" in said[-1]
+    assert "summary.md is not up to date: [Errno 28] No space left" in said[-1]
+    assert (tmp_path / "summary.md").read_text() == "of before"
+
+
+@pytest.mark.parametrize("way", ["a file", "another run"])
+def test_where_nothing_can_be_tried_one_line_says_so(
+    way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(try_gpu, "find_card", lambda: PLAN.card)
+    if way == "a file":
+        (tmp_path / "out").touch()
+        assert try_gpu.main([f"--work={tmp_path}", f"--out={tmp_path}/out"]) == 2
+    else:
+        with try_gpu._take_turn(tmp_path, tmp_path / "out"):
+            assert try_gpu.main([f"--work={tmp_path}", f"--out={tmp_path}/other"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert {"a file": "File exists", "another run": f"another run is at work in {tmp_path}"}[way] in said
+
+
+def test_who_looks_away_ends_no_run(tmp_path: Path) -> None:
+    """As in make gpu | head."""
+    script = "import try_gpu; [try_gpu._show('x' * 100_000) for _ in range(3)]; try_gpu.Path('end').touch()"
+    command = f'{sys.executable} -c "{script}" | head -c 1; test -e end'
+    environment = {**os.environ, "PYTHONPATH": str(Path(try_gpu.__file__).parent)}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"x", b"")
+
+
+def test_a_pack_replaces_another_when_it_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pack, "ROOT", tmp_path)
+
+    def fill(folder: Path, python: str) -> Pack:
+        (folder / "new.whl").touch()
+        if python == "none":
+            raise FileNotFoundError(python)
+        return PACK
+
+    monkeypatch.setattr(pack, "fill", fill)
+    folder = tmp_path / "a pack"
+    assert pack.renew(folder, "python") == PACK
+    (folder / "old.whl").touch()
+    assert pack.main([str(folder), "none"]) == 1
+    assert {path.name for path in folder.iterdir()} == {"new.whl", "old.whl"}
+    pack.renew(folder, "python")
+    assert {path.name for path in folder.iterdir()} == {"new.whl"}
+    (folder / "thesis.txt").touch()
+    with pytest.raises(ValueError, match=r"is to hold a pack, and holds thesis.txt"):
+        pack.renew(folder, "python")
+    assert (folder / "thesis.txt").exists()

@@ -3,13 +3,15 @@
 
     python tests/cuda/try_gpu.py [--wheels .gpu] [--out build/gpu/out] [--build]
 
-Goes on after a step that fails or does not end. What is said goes to the screen and into --out, where summary.md is
-written anew after every step. The status is 0 where all went well, 1 where something did not, 2 without a card.
+Goes on after a step that fails or does not end, on a disk that is full, and where nobody looks any more. What is said
+goes to the screen and into --out, where summary.md is written anew after every step. The status is 0 where all went
+well, 1 where something did not, 2 where nothing was tried: without a card, beside another run, with nowhere to write.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -19,8 +21,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
-from card import find_card
+from card import Card, find_card
 from pack import ROOT, commit_of, digest_of_sources, python_tag, read_pack
 from step import Outcome, Step, run_step
 from steps import Plan
@@ -35,8 +38,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if card is None:
         sys.stderr.write("make gpu: needs an NVIDIA GPU and its driver, and this machine has none\n")
         return 2
+    work: Path = options.work
+    try:
+        turn = _take_turn(work, options.out)
+    except OSError as error:
+        sys.stderr.write(f"make gpu: {error}\n")
+        return 2
+    with turn:
+        return _try(options, card)
+
+
+def _take_turn(work: Path, out: Path) -> IO[bytes]:
+    """Make the folders of a run, with nothing of a run before; return what keeps others out of them until it is closed.
+
+    Raises:
+        OSError: They cannot be had, or another run is at work there.
+    """
+    for folder in (work, out):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            message = f"{folder} cannot be written to"
+            raise PermissionError(message)
+    turn = (work / "turn").open("wb")
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        turn.close()
+        message = f"another run is at work in {work}"
+        raise OSError(message) from None
+    if (work / "site").exists():
+        shutil.rmtree(work / "site")
+    (work / "driver").unlink(missing_ok=True)
+    return turn
+
+
+def _try(options: argparse.Namespace, card: Card) -> int:
     stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopped.set())
     os.environ["PATH"] += f":{_CUDA}"
     pack, sources = read_pack(options.wheels), digest_of_sources()
@@ -46,9 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         misfit = pack.misfit(sources, card.architecture, python_tag(sys.executable))
     commit = pack.commit if pack is not None and pack.sources == sources else commit_of()
     work: Path = options.work
-    for folder in (work / "site", options.out):
-        folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(work / "site")
     plan = Plan(sys.executable, options.wheels, work, options.out, card, commit)
     origin = f"built here: {misfit}" if misfit else "built here, as asked" if options.build else "of the pack"
     header = {
@@ -75,8 +110,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:  # the pipe or the terminal is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(
@@ -126,7 +164,12 @@ def _write_summary(out: Path, header: dict[str, str], outcomes: Sequence[Outcome
     lines += [f"| {step.name} | not run | | {step.limit_s:.0f} | |" for step in steps[len(outcomes) :]]
     table = "\n".join(lines) + "\n"
     reports = [path.read_text(encoding="utf-8") for path in sorted(out.glob("*-gpu-*.md"))]
-    (out / "summary.md").write_text("\n".join(["# make gpu\n", table, *reports]), encoding="utf-8")
+    new = out / "summary.new"  # in the other's place once it is whole
+    try:
+        new.write_text("\n".join(["# make gpu\n", table, *reports]), encoding="utf-8")
+        new.replace(out / "summary.md")
+    except OSError as error:
+        return f"{table}\nsummary.md is not up to date: {error}\n"
     return table
 
 
