@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drop-in replay buffers and target updates for Stable-Baselines3."""
+"""Drop-in replay buffers and target updates for Stable-Baselines3, and a DQN that draws by priority."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastreplay.adapters.sb3.accelerate import accelerate
     from fastreplay.adapters.sb3.buffers import DictReplayBuffer, ReplayBuffer
+    from fastreplay.adapters.sb3.dqn import DQN
     from fastreplay.adapters.sb3.her import HerReplayBuffer
     from fastreplay.adapters.sb3.n_step import NStepReplayBuffer
     from fastreplay.adapters.sb3.polyak import polyak_update
+    from fastreplay.adapters.sb3.prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferSamples
 
 _MODULES = {
+    "DQN": "dqn",
     "DictReplayBuffer": "buffers",
     "HerReplayBuffer": "her",
     "NStepReplayBuffer": "n_step",
+    "PrioritizedReplayBuffer": "prioritized",
+    "PrioritizedReplayBufferSamples": "prioritized",
     "ReplayBuffer": "buffers",
     "accelerate": "accelerate",
     "polyak_update": "polyak",
 }
 
 __all__ = [
+    "DQN",
     "DictReplayBuffer",
     "HerReplayBuffer",
     "NStepReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplayBufferSamples",
     "ReplayBuffer",
     "accelerate",
     "polyak_update",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import ctypes
 import dataclasses
 import inspect
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 import fastreplay as fr
@@ -26,10 +28,11 @@ import fastreplay.cleanrl
 import fastreplay.sb3
 from fastreplay.adapters.base import Adapter
 from fastreplay.adapters.columns import Columns
+from fastreplay.adapters.prioritized_slots import PrioritizedSlots
 from fastreplay.adapters.sb3.accelerate import Acceleration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 Scene = SimpleNamespace  # what a call touches, by name
 Call = partial  # a call, with the arguments that it touches
@@ -37,6 +40,9 @@ Call = partial  # a call, with the arguments that it touches
 # The public face: modules, and the classes of what public functions return.
 MODULES: dict[str, ModuleType] = {"fr": fr, "sb3": fastreplay.sb3, "cleanrl": fastreplay.cleanrl}
 RETURNED: dict[str, type] = {"sb3.Acceleration": Acceleration, "sb3.Columns": Columns}
+
+# Whose methods a class has that are looked at.
+_PACKAGES = ("fastreplay", "stable_baselines3")
 
 # What Python, typing and dataclasses put into every class.
 _MADE_BY_PYTHON = frozenset(
@@ -107,20 +113,23 @@ def public_names() -> dict[str, Any]:
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing):
-                names.update(_members(f"{label}.{name}", thing))
+                # What an algorithm inherits is SB3's own: it calls ours.
+                names.update(
+                    _members(f"{label}.{name}", thing, _PACKAGES[: 1 + (not issubclass(thing, BaseAlgorithm))])
+                )
             elif typing.get_origin(thing) is None:
                 names[f"{label}.{name}"] = thing
     for name, cls in RETURNED.items():
-        names.update(_members(name, cls))
+        names.update(_members(name, cls, _PACKAGES))
     return names
 
 
-def _members(label: str, cls: type) -> Iterator[tuple[str, Any]]:
+def _members(label: str, cls: type, packages: Collection[str]) -> Iterator[tuple[str, Any]]:
     if typing.is_typeddict(cls) or issubclass(cls, tuple):
         return  # plain data
     found: dict[str, Any] = {}
     for base in cls.__mro__:
-        if base.__module__.split(".")[0] in ("fastreplay", "stable_baselines3"):
+        if base.__module__.split(".")[0] in packages:
             for name, value in vars(base).items():
                 found.setdefault(name, value)
     for name, value in found.items():
@@ -231,6 +240,13 @@ def _of_adapter(buffer: Adapter, _: Callable[[Any], Any]) -> Any:
     return snapshot(dict(state), with_places=False), sorted(views), repr(draw[1:])
 
 
+def _of_slots(slots: PrioritizedSlots, of: Callable[[Any], Any]) -> Any:
+    parts = {name: value for name, value in vars(slots).items() if name != "_ring"}
+    ring: Any = slots._ring
+    weights = copy.deepcopy(ring).sample(64).weight.tobytes() if len(ring) else b""
+    return of(parts), len(ring), ring.rng_state, ring.max_priority, weights
+
+
 def _of_rainbow(buffer: Any, of: Callable[[Any], Any]) -> Any:
     state = {name: value for name, value in vars(buffer).items() if name != "_steps"}
     return of(state), [of(tuple(step)) for step in buffer._steps]
@@ -244,6 +260,7 @@ _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (fr.ReplayBuffer, _of_buffer),
     (fr.SoftUpdate, _of_updater),
     (Adapter, _of_adapter),
+    (PrioritizedSlots, _of_slots),
     (fastreplay.cleanrl.PrioritizedReplayBuffer, _of_rainbow),
     (fr.Minibatch, lambda batch, of: (batch.batch_size, of(list(batch.items())), of(batch.ticket))),
     (fr.Loader, lambda loader, _: (loader.num_ahead, loader.batch_size, loader.depth, repr(loader))),

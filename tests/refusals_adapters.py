@@ -25,6 +25,7 @@ SPACES: dict[str, Any] = {
     "sb3.DictReplayBuffer": DICT,
     "sb3.NStepReplayBuffer": BOX,
     "sb3.HerReplayBuffer": GOALS,
+    "sb3.PrioritizedReplayBuffer": BOX,
     "cleanrl.ReplayBuffer": BOX,
 }
 CLASSES: dict[str, Any] = {
@@ -167,13 +168,20 @@ def constructing(name: str) -> dict[str, Any]:
     cls = CLASSES[name]
 
     def make(**changes: Any) -> Callable[[Scene], Call[Any]]:
-        args, options = arguments(name, **{"rng": "native", **changes})
+        args, options = arguments(name, **changes)
         return lambda s: Call(cls, *args, **options)
 
     side = spaces.Box(-1, 1, (0,), np.float32)
-    kinds: dict[str, Any] = {
-        "an unknown rng": (ValueError, make(rng="torch")),
-    }
+    kinds: dict[str, Any] = {}
+    if name == "sb3.PrioritizedReplayBuffer":
+        kinds["a negative alpha"] = (ValueError, make(alpha=-1))
+        kinds["a beta in words"] = (TypeError, make(beta="0.4"))
+        kinds["an eps that is infinite"] = (ValueError, make(eps=np.inf))
+        kinds["no steps"] = (ValueError, make(n_steps=0))
+        half = np.dtype(np.longdouble)
+        kinds["a dtype that torch lacks"] = (TypeError, make(observation=spaces.Box(-1, 1, (5,), half)))
+    else:
+        kinds["an unknown rng"] = (ValueError, make(rng="torch"))
     if name == "cleanrl.ReplayBuffer":
         kinds["both options"] = (ValueError, make(optimize_memory_usage=True))
         kinds["an unknown autoreset"] = (ValueError, make(autoreset="never"))
@@ -182,10 +190,10 @@ def constructing(name: str) -> dict[str, Any]:
         kinds["a side of length 0"] = (ValueError, make(observation=side))
     if name == "sb3.ReplayBuffer":
         kinds["both options"] = (ValueError, make(optimize_memory_usage=True))
-    if name in ("sb3.ReplayBuffer", "sb3.NStepReplayBuffer"):
+    if name in ("sb3.ReplayBuffer", "sb3.NStepReplayBuffer", "sb3.PrioritizedReplayBuffer"):
         kinds["a Dict space"] = (TypeError, make(observation=DICT))
         kinds["a side of length 0"] = (ValueError, make(observation=side))
-    if name == "sb3.NStepReplayBuffer":
+    if name in ("sb3.NStepReplayBuffer", "sb3.PrioritizedReplayBuffer"):
         kinds["shared observations"] = (
             NotImplementedError,
             make(optimize_memory_usage=True, handle_timeout_termination=False),

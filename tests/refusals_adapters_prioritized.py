@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from refusals import Call, Case, Scene, attempt, cases, numpy_state
+from refusals_adapters import filled, going_on
 
 from fastreplay.cleanrl import PrioritizedReplayBuffer
+from fastreplay.sb3 import DQN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,4 +133,58 @@ RAINBOW_CASES: list[Case] = [
     ),
 ]
 
-PRIORITIZED: list[Case] = RAINBOW_CASES
+# ---- Stable-Baselines3's ----
+
+SB3 = "sb3.PrioritizedReplayBuffer"
+
+
+def sb3_with_beta(beta: Any) -> Callable[[], Scene]:
+    def make() -> Scene:
+        scene = filled(SB3)
+        scene.b.beta = beta
+        return scene
+
+    return make
+
+
+def model_of(buffer: str) -> Scene:
+    """Make a model whose replay buffer is of some class."""
+    model = DQN("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs={"net_arch": [4]}, seed=1, device="cpu")
+    model.replay_buffer = filled(buffer).b
+    return Scene(model=model, buffer=model.replay_buffer, q_net=model.q_net)
+
+
+UPDATES: dict[str, Any] = {
+    "too few": (ValueError, updating([4, 5], [1.0])),
+    "NaN, last": (ValueError, updating([4, 5], [1.0, np.nan])),
+    "a ticket of nobody": (ValueError, updating([4, 16], [1.0, 2.0])),
+    "half a ticket": (TypeError, updating([0.5], [1.0])),
+    "words": (TypeError, updating([4], ["much"])),
+}
+SB3_CASES: list[Case] = [
+    *cases(f"{SB3}.update_priorities", partial(filled, SB3), going_on, UPDATES),
+    *cases(
+        f"{SB3}.sample",
+        partial(filled, SB3),
+        going_on,
+        {
+            "a negative beta": (ValueError, lambda s: Call(s.b.sample, 4, beta=-1)),
+            "a beta in words": (TypeError, lambda s: Call(s.b.sample, 4, beta="1")),
+        },
+    ),
+    *cases(
+        f"{SB3}.beta_at",
+        sb3_with_beta(-1),
+        going_on,
+        {"a negative number": (ValueError, lambda s: Call(s.b.beta_at, 1.0))},
+    ),
+    *cases(f"{SB3}.beta_at", sb3_with_beta("1"), going_on, {"text": (TypeError, lambda s: Call(s.b.beta_at, 1.0))}),
+    *cases(
+        "sb3.DQN.train",
+        partial(model_of, "sb3.ReplayBuffer"),
+        lambda scene: [attempt(partial(scene.model.train, 1))],
+        {"a buffer without priorities": (TypeError, lambda s: Call(s.model.train, 1))},
+    ),
+]
+
+PRIORITIZED: list[Case] = [*RAINBOW_CASES, *SB3_CASES]

@@ -54,6 +54,6 @@ _OF_ADAPTERS = {
     "swap_and_flatten": "Stable-Baselines3's, a function of one array",
     "__getstate__": "it hands out what there is",
 }
-for _name in ("ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer", "HerReplayBuffer"):
+for _name in ("ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer", "HerReplayBuffer", "PrioritizedReplayBuffer"):
     HARMLESS |= {f"sb3.{_name}.{method}": reason for method, reason in _OF_ADAPTERS.items()}
 HARMLESS |= {f"cleanrl.ReplayBuffer.{method}": _OF_ADAPTERS[method] for method in ("size", "reset", "__getstate__")}

@@ -56,7 +56,9 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         if rows is None or self._is_left_to_sb3(env) or self.n_steps < 1 or not 0 <= self.pos <= self.buffer_size:
             with self._kept_on_error(self.pos - 1):  # whose timeouts SB3 changes while it samples
                 return sb3.NStepReplayBuffer._get_samples(self, batch_inds, env)
-        envs = self._integers(0, self.n_envs, len(rows))
+        return self._samples_at(rows, self._integers(0, self.n_envs, len(rows)), env)
+
+    def _samples_at(self, rows: Array, envs: Array, env: VecNormalize | None) -> ReplayBufferSamples:
         block, steps = self._table.gather_n_steps(rows, envs, self.n_steps, (self.pos - 1) % self.buffer_size)
         rewards = self._normalize_reward(steps.rewards, env)
         discounts = self.gamma ** np.arange(self.n_steps, dtype=np.float32).reshape(1, -1)
