@@ -270,6 +270,7 @@ class FakeCuda:
         self.num_sends += 1
         self.send_threads.add(threading.get_native_id())
         sent = transfer._Struct.from_address(context)
+        assert sent.device == DEVICE.index
         stream = self.of_handle(sent.stream)
         stream.wait_event(self.of_handle(sent.release))
         self.copy_bytes(sent.target, sent.host, sent.num_bytes, stream)
@@ -295,15 +296,18 @@ class FakeCuda:
         self.of_handle(stream).do(lambda: sample(sampling, now, pieces))
         return 0
 
-    def is_done(self, _device: int, event: int) -> int:
+    def is_done(self, device: int, event: int) -> int:
         """Do what csrc/cuda/stream.cu does."""
+        assert device == DEVICE.index
         return int(self.of_handle(event).token.done)
 
-    def wait_for(self, _device: int, event: int) -> int:
+    def wait_for(self, device: int, event: int) -> int:
+        assert device == DEVICE.index
         self.of_handle(event).wait()
         return 0
 
-    def is_captured(self, _device: int, stream: int) -> int:
+    def is_captured(self, device: int, stream: int) -> int:
+        assert device == DEVICE.index
         return int(self.of_handle(stream).graph is not None)
 
     def replay(self, graph: list[Callable[[], object]]) -> None:

@@ -28,6 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from support import FIELDS, IS_LONG_FORM, NativeBuffer, arrays, assert_same, fill, transitions
 
 import fastreplay as fr
+from fastreplay import _core
 from fastreplay.gpu import library, ring
 
 if TYPE_CHECKING:
@@ -148,6 +149,17 @@ def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
     _, checks = sample_into_one(cuda, buffer, twin)
     cuda.run_all()
     assert all(checks)
+
+
+def test_a_draw_needs_no_block_of_the_host(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to learn how a minibatch lies."""
+    buffer, twin = resident_buffer(5), cpu_buffer(5)
+    expected = arrays(twin.sample(16))
+    for name in ("Block", "BlockPool"):
+        monkeypatch.setattr(_core, name, None)
+    batch = buffer.sample(16)
+    cuda.run_all()
+    assert_same(content(batch), expected)
 
 
 def test_reading_needs_no_twin(cuda: FakeCuda) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import re
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 import torch
-from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check, sample_into_one, sample_without_waits
+from fake_cuda import (
+    DEVICE,
+    FakeCuda,
+    Stream,
+    cuda_device,
+    queue_check,
+    sample_into_one,
+    sample_without_waits,
+    the_host_never_waits,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -358,17 +368,18 @@ def test_out_is_seen_by_what_is_queued_later(cuda: FakeCuda) -> None:
     assert ran
 
 
-@pytest.mark.parametrize("call", ["sample", "gather", "index", "loader", "next", "out"])
+@pytest.mark.parametrize("call", ["sample", "gather", "index", "loader", "next", "last", "out"])
 def test_a_capture_is_refused(cuda: FakeCuda, call: str) -> None:
     """Each replay would send what the page-locked memory holds by then."""
     buffer, twin = gpu_buffer(5), cpu_buffer(5)
-    out, loader = buffer.sample(16), buffer.loader(4)
+    out, loader, ending = buffer.sample(16), buffer.loader(4), buffer.loader(4, depth=1, steps=1)
     calls: dict[str, Callable[[], object]] = {
         "sample": lambda: buffer.sample(4),
         "gather": lambda: buffer.gather([3]),
         "index": lambda: buffer[3],
         "loader": lambda: buffer.loader(4),
         "next": lambda: next(loader),
+        "last": lambda: next(ending),  # which takes no other block
         "out": lambda: buffer.sample(16, out=out),
     }
     with cuda.capture() as graph, pytest.raises(RuntimeError, match=r"not in the capture of a graph"):
@@ -707,6 +718,20 @@ def test_the_native_sender_reports_what_is_wrong() -> None:
     assert error != 0
     assert library.cuda_error(error)
     assert library.cuda_sender()[0] == 0
+
+
+def test_torch_is_let_wait_again_after_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the test fails, and though setting the mode warns, which is an error here."""
+    modes: list[str] = []
+
+    def set_mode(mode: str) -> None:
+        modes.append(mode)
+        warnings.warn("a prototype", UserWarning, stacklevel=2)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with pytest.raises(ZeroDivisionError), the_host_never_waits():
+        raise ZeroDivisionError
+    assert modes == ["error", "default"]
 
 
 class TestOnADevice:

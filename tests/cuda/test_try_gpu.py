@@ -272,7 +272,9 @@ def test_the_plan_names_what_exists() -> None:
             if word.startswith(f"{ROOT}/"):
                 assert Path(word).exists(), word
         assert step.environment["PYTHONPATH"] == "/work/site"
-    build = next(step for step in PLAN.steps(PACK, build=True) if step.name == "build")
+    site, build = (step for step in PLAN.steps(PACK, build=True) if step.name in {"site", "build"})
+    assert {"--no-index", "--no-deps"} <= set(site.command) & set(build.command)  # there is no network
+    assert "--no-build-isolation" in build.command
     assert build.environment["FASTREPLAY_CUDA_ARCHITECTURES"] == "90-real"
 
 
