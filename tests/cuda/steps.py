@@ -20,7 +20,7 @@ _TOOLS = (
     "nvidia-smi -L",
     "nvidia-smi --query-gpu=driver_version,memory.total,clocks.max.sm,clocks.max.mem --format=csv",
     "nvcc --version | tail -n 2",
-    "compute-sanitizer --version | head -n 1",
+    "compute-sanitizer --version | tail -n 1",
     "cmake --version | head -n 1",
     "nproc; uname -sr",
 )
