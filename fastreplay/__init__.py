@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay.batch.loader import Loader
 from fastreplay.batch.minibatch import Minibatch
+from fastreplay.batch.state import RngState
+from fastreplay.buffer.draw import Epochs, Prioritized, Uniform
 from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
-from fastreplay.buffer.state import RngState, Stats
+from fastreplay.buffer.sampler import Sampler
+from fastreplay.buffer.state import SamplerStats, Stats
 from fastreplay.buffer.workers import worker_init_fn
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
@@ -29,16 +32,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendInfo",
+    "Epochs",
     "Field",
     "Loader",
     "Minibatch",
     "Priorities",
+    "Prioritized",
     "PriorityUpdate",
     "ReplayBuffer",
     "RngState",
+    "Sampler",
+    "SamplerStats",
     "Schema",
     "SoftUpdate",
     "Stats",
+    "Uniform",
     "backend_info",
     "hard_update_",
     "soft_update_",

@@ -258,6 +258,7 @@ _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (torch.Tensor, _of_tensor),
     (nn.Module, _of_module),
     (fr.ReplayBuffer, _of_buffer),
+    (fr.Sampler, lambda sampler, _: (sampler.stats(), sampler.rng_state, repr(sampler))),
     (fr.SoftUpdate, _of_updater),
     (Adapter, _of_adapter),
     (PrioritizedSlots, _of_slots),

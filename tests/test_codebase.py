@@ -212,7 +212,7 @@ def test_numpy_output_needs_no_torch() -> None:
 def test_import_reads_few_modules() -> None:
     """Import time is noisy; the number of modules above NumPy's own is not (measured: 12 ms)."""
     code = "import sys, numpy; n = len(sys.modules); import fastreplay; print(len(sys.modules) - n)"
-    assert int(run_python(code)) < 60
+    assert int(run_python(code)) < 65
 
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 40
@@ -261,7 +261,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 def test_the_walk_over_functions_finds_them() -> None:
-    assert functions_of(PACKAGE / "batch" / "sampler.py")["sample"] > 5
+    assert functions_of(PACKAGE / "batch" / "ring_sampler.py")["sample"] > 5
     assert sum(num_lines > 3 for num_lines in functions_of(ROOT / "csrc/core/storage/region.cpp").values()) >= 2
     assert sum(num_lines > 3 for num_lines in functions_of(PACKAGE / "buffer/insert.pyx").values()) >= 5
 

@@ -55,7 +55,7 @@ def block_of(batch: Any) -> PinnedBlock:
 
 
 def delivery_of(buffer: Any) -> PinnedDelivery:
-    delivery: PinnedDelivery = buffer._deliveries[0]
+    delivery: PinnedDelivery = next(iter(buffer._deliveries))
     assert isinstance(delivery, PinnedDelivery)
     return delivery
 

@@ -20,13 +20,14 @@ from refusals_buffer import BUFFERS
 from refusals_harmless import HARMLESS
 from refusals_priorities import PRIORITIES
 from refusals_reading import READING
+from refusals_samplers import SAMPLERS
 from refusals_scenes import leave
 from refusals_target import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *TARGETS, *ADAPTERS, *SINGLE, *PRIORITIZED]
+CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *SAMPLERS, *TARGETS, *ADAPTERS, *SINGLE, *PRIORITIZED]
 NAMES = public_names()
 _REPEATS = 100
 _TRIALS = 50

@@ -61,9 +61,16 @@ def test_redraws_of_lemires_bound() -> None:
     """The oracle rejects as the paper says; no ring in memory is long enough to show it."""
     size = 3 * 2**62
     words = [int(w) for w in np.random.Philox(key=[1, 2], counter=[0, 9, 0, 0]).random_raw(40)]
-    kept = [word * size >> 64 for word in words if word * size % 2**64 >= 2**62]
+    kept = {row: word * size >> 64 for row, word in enumerate(words) if word * size % 2**64 >= 2**62}
     assert 20 < len(kept) < 39
-    assert draw([1, 2], 9, size, len(kept)) == kept
+    drawn = draw([1, 2], 9, size, 40)
+    assert {row: drawn[row] for row in kept} == kept
+    row = next(row for row in range(40) if row not in kept)
+    for attempt in range(1, 9):
+        word = int(np.random.Philox(key=[1, 2], counter=[row, 9, attempt, 0]).random_raw(1)[0])
+        if word * size % 2**64 >= 2**62:
+            break
+    assert drawn[row] == word * size >> 64
 
 
 def pvalue(tickets: NDArray[np.int64], first: int, size: int) -> float:

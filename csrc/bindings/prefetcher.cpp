@@ -136,16 +136,18 @@ class MinibatchQueue {
     return true;
   }
 
-  // (number, minibatch) of the oldest, once it is filled; None where it cannot be, because the ring is empty or by
-  // error(). The end of iteration: the thread was stopped, or nothing is left.
+  // (number, minibatch, rows that were filled) of the oldest, once it is filled; None where it cannot be, because the
+  // ring is empty or by error(). The end of iteration: the thread was stopped, or nothing is left.
   py::object oldest() {
     check_process();
     std::uint64_t number = 0;
+    std::size_t rows = 0;
     if (native_) {
-      const auto [outcome, awaited] = wait();
+      const auto [outcome, awaited, num_rows] = wait();
       if (outcome == Outcome::kStopped || outcome == Outcome::kPending) throw py::stop_iteration{};
       if (outcome != Outcome::kFilled) return py::none{};
       number = awaited;
+      rows = num_rows;
     }
     py::object minibatch;
     {
@@ -155,7 +157,15 @@ class MinibatchQueue {
       if (!native_) number = num_out_;
       minibatch = at(std::max(number, num_out_)).minibatch;
     }
-    return py::make_tuple(number, std::move(minibatch));
+    return py::make_tuple(number, std::move(minibatch), rows);
+  }
+
+  // The draw that the oldest minibatch is of, its number and how far epochs were before it; None where there is none.
+  [[nodiscard]] py::object oldest_call() {
+    check_process();
+    const auto call = native_ ? native_->oldest_call() : std::nullopt;
+    if (!call) return py::none{};
+    return py::make_tuple(call->number, numbers_of(call->epoch));
   }
 
   // Hands minibatch `number` out. False, with nothing changed, where it is not the oldest any more, or the spare one
@@ -361,6 +371,7 @@ void bind_prefetcher(py::module_& m) {
       .def_property_readonly("wants_spare", &MinibatchQueue::wants_spare)
       .def("put", &MinibatchQueue::put, py::arg("minibatch"), py::arg("block"), py::arg("context"), py::arg("beta"))
       .def("oldest", &MinibatchQueue::oldest)
+      .def_property_readonly("oldest_call", &MinibatchQueue::oldest_call)
       .def("take", &MinibatchQueue::take, py::arg("number"))
       .def_property_readonly("minibatches", &MinibatchQueue::minibatches)
       .def_property_readonly("num_ahead", &MinibatchQueue::num_ahead)

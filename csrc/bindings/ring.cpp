@@ -90,6 +90,7 @@ void bind_ring(py::module_& m) {
              const Window window = ring.window();
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
+      .def_property_readonly("num_reserved", &Ring::num_reserved)
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
       .def("discard_unfinished", &Ring::discard_unfinished)

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -51,6 +52,12 @@ inline void check_has_weights(const Block& block, const Sampler& sampler) {
                                       layout.offset_of(Source::kProbability) == BatchLayout::kNone)) {
     throw pybind11::value_error{"the block has no weights"};
   }
+}
+
+using EpochNumbers = std::array<std::uint64_t, 4>;  // (epoch, first ticket, size, position)
+
+inline EpochNumbers numbers_of(const EpochState& state) noexcept {
+  return {state.epoch, state.first, state.size, state.position};
 }
 
 inline std::span<std::byte> span_of(Bytes& memory) {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 
 #include "batch/random.hpp"
@@ -20,16 +21,29 @@ namespace fastreplay {
 
 namespace {
 
-bool sample_into(Sampler& sampler, Ring& ring, const Block& block) {
+std::size_t sample_into(Sampler& sampler, Ring& ring, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
-bool sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
+std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block, beta); });
+}
+
+EpochState state_of(const EpochNumbers& numbers) {
+  const auto& [epoch, first, size, position] = numbers;
+  if (position > size || size > std::numeric_limits<std::uint64_t>::max() - first) {
+    throw py::value_error{"no such state of an epoch"};
+  }
+  return {.epoch = epoch, .first = first, .size = size, .position = position};
+}
+
+const Epochs& epochs_of(const Sampler& sampler) {
+  if (sampler.epochs() == nullptr) throw py::attribute_error{"the sampler draws with replacement"};
+  return *sampler.epochs();
 }
 
 // A number that any thread adds to. Without a lock, which a fork would copy locked and a signal handler meet.
@@ -74,14 +88,22 @@ class UniformIntegers {
   Counter calls_;
 };
 
-}  // namespace
-
-void bind_sampling(py::module_& m) {
+void bind_sampler(py::module_& m) {
   py::class_<Sampler>(m, "Sampler")
-      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws) {
-             return std::make_unique<Sampler>(key, calls, num_sampled, num_redraws);
+      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
+                       std::uint64_t newest_of, std::uint64_t newest) {
+             const Recency recency{.newest_of = newest_of, .newest = newest};
+             return std::make_unique<Sampler>(key, calls, num_sampled, num_redraws, recency);
            }),
-           py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0)
+           py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0,
+           py::arg("newest_of") = 0, py::arg("newest") = 0)
+      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
+                       bool is_shuffled, bool drops_last, const EpochNumbers& state) {
+             const EpochOptions options{.is_shuffled = is_shuffled, .drops_last = drops_last};
+             return std::make_unique<Sampler>(key, options, state_of(state), calls, num_sampled, num_redraws);
+           }),
+           py::arg("key"), py::arg("calls"), py::arg("num_sampled"), py::arg("num_redraws"), py::arg("is_shuffled"),
+           py::arg("drops_last"), py::arg("state"))
       .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
                        Priorities& priorities, bool is_stratified, std::uint8_t normalize, double uniform_mix) {
              if (normalize > static_cast<std::uint8_t>(Normalize::kBuffer))
@@ -96,11 +118,20 @@ void bind_sampling(py::module_& m) {
       .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
       .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
       .def_property_readonly("num_without_mass", &Sampler::num_without_mass)
+      .def_property_readonly("epoch_state",
+                             [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })
+      .def("begin_in_child", &Sampler::begin_in_child)
+      .def_property_readonly("num_left_out", [](const Sampler& sampler) { return epochs_of(sampler).num_left_out(); })
       .def_property_readonly("key", &Sampler::key)
       .def_property_readonly("calls", &Sampler::calls)
       .def_property_readonly("num_sampled", &Sampler::num_sampled)
       .def_property_readonly("num_redraws", &Sampler::num_redraws);
+}
 
+}  // namespace
+
+void bind_sampling(py::module_& m) {
+  bind_sampler(m);
   py::class_<Counter>(m, "Counter")
       .def(py::init<std::uint64_t>(), py::arg("value") = 0)
       .def("add", &Counter::add, py::arg("count"))

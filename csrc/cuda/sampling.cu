@@ -20,11 +20,9 @@ __global__ void __launch_bounds__(kDrawThreads) draw_tickets(const __grid_consta
   const fastreplay_cuda_window window = draw.drawn_from();
   if (draw.has_window && threadIdx.x == 0) *draw.window = window;  // for the gather, and for graphs that are replayed
   if (window.size == 0) return;
-  const bool are_drawn = draw_share(draw, window, threadIdx.x);
-  const bool are_all_drawn = __syncthreads_and(are_drawn) != 0;
-  if (threadIdx.x != 0) return;
-  if (!are_all_drawn) draw_in_order(draw, window);
-  count_draws(draw);
+  draw_share(draw, window, threadIdx.x);
+  __syncthreads();  // all have read the call's number
+  if (threadIdx.x == 0) count_draws(draw);
 }
 
 __global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_constant__ Gather gather) {

@@ -48,30 +48,24 @@ FASTREPLAY_INLINE Philox::Key key_of(const fastreplay_cuda_generator& generator)
   return {generator.key[0], generator.key[1]};
 }
 
-// Draws the tickets of the rows whose words fall to the thread. Returns false where a word was to be thrown away
-// (2^-44 a row at a million transitions): then the words of all later rows are others, and draw_in_order() is to
-// be called by one thread for all.
-FASTREPLAY_INLINE bool draw_share(const Draw& draw, const fastreplay_cuda_window& window, unsigned thread) {
+// Draws the tickets of the rows whose words fall to the thread.
+FASTREPLAY_INLINE void draw_share(const Draw& draw, const fastreplay_cuda_window& window, unsigned thread) {
   const std::uint64_t call = draw.generator->calls;
   const Philox::Key key = key_of(*draw.generator);
   std::uint64_t* tickets = as_global(draw.tickets);
-  bool are_drawn = true;
   for (std::uint64_t i = thread; i * WordStream::kBlockWords < draw.batch_size; i += kDrawThreads) {
     const Philox::Counter words = WordStream::block(key, call, i);
     for (std::size_t k = 0; k < WordStream::kBlockWords; ++k) {
       const std::uint64_t row = i * WordStream::kBlockWords + k;
       if (row >= draw.batch_size) break;
       std::uint64_t position = 0;
-      are_drawn = draw_below(window.size, words[k], position) && are_drawn;
+      std::uint64_t word = words[k];
+      for (std::uint64_t attempt = 1; !draw_below(window.size, word, position); ++attempt) {
+        word = word_of_attempt(key, call, row, attempt);
+      }
       tickets[row] = window.first + position;
     }
   }
-  return are_drawn;
-}
-
-FASTREPLAY_INLINE void draw_in_order(const Draw& draw, const fastreplay_cuda_window& window) {
-  WordStream words{key_of(*draw.generator), draw.generator->calls};
-  for (std::uint64_t row = 0; row < draw.batch_size; ++row) draw.tickets[row] = window.first + words.below(window.size);
 }
 
 FASTREPLAY_INLINE void count_draws(const Draw& draw) {

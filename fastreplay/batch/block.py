@@ -61,7 +61,7 @@ class Block(Protocol):
         """
 
     def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
-        """Replace what the block's holder sees. Where `fill` raises or returns False, nothing has changed.
+        """Replace what the block's holder sees. Where `fill` raises or returns 0, nothing has changed.
 
         It is called with the arguments, and `native` as the last.
         """
@@ -116,11 +116,11 @@ class HostBlock:
         return self.layout.first_changed(self.native, values, tickets)
 
     def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
-        """Replace what the block's holder sees. Where `fill` raises or returns False, nothing has changed.
+        """Replace what the block's holder sees. Where `fill` raises or returns 0, nothing has changed.
 
         It is called with the arguments, and the native block as the last.
         """
         result = fill(*arguments, self.native)
-        if result is not False and self.tensors is not None:
+        if result != 0 and self.tensors is not None:
             self.tensors.count_up_versions()
         return result

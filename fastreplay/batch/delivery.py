@@ -35,7 +35,7 @@ class Delivery(ABC):
         schema: The fields of a minibatch.
         device: Where its tensors are.
         beside: What it has beside fields: weights and probabilities, or nothing.
-        origin: The number of the ring that its rows are of.
+        origin: The number of the ring that its rows are of; 0 where nobody asks.
 
     Attributes:
         place: What the blocks have in common that can be filled from here.
@@ -119,7 +119,7 @@ class Delivery(ABC):
     def _minibatch(self, values: tuple[Any, ...], block: Any) -> Minibatch[Any]:
         """Make a minibatch of all that a block has but its tickets."""
         batch_size = block.layout.batch_size
-        if not self._beside:
+        if not self._origin:
             return Minibatch(self.schema, values, block, batch_size)
         num_fields = len(self.schema)
         beside = Beside(zip(self._beside, values[num_fields:], strict=True), self._origin)
@@ -154,7 +154,7 @@ class HostDelivery(Delivery):
         device: Where its tensors are to be.
         output: "torch" or "numpy".
         beside: What a minibatch has beside fields.
-        origin: The number of the ring that its rows are of.
+        origin: The number of the ring that its rows are of; 0 where nobody asks.
     """
 
     place = "host"
@@ -192,7 +192,7 @@ class HostDelivery(Delivery):
         else:
             values = block.hand_out_tensors()
             self._pool.keep(block)
-        if self._beside:
+        if self._origin:
             return self._minibatch(values, block)
         return Minibatch(self.schema, values, block, block.layout.batch_size)
 

@@ -10,13 +10,14 @@ from fastreplay import _core
 from fastreplay.support.memory_limit import check_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
 
     from fastreplay.batch.delivery import Delivery
     from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.batch.ring_sampler import RingSampler
+    from fastreplay.batch.state import RngState
 
 __all__ = ["Loader"]
 
@@ -47,6 +48,8 @@ class Loader(Generic[ArrayT]):
         value is assigned, loses that value, as with any function; in a `for` loop the interpreter does not look for
         signals there. A child after a fork has no thread: it gets a RuntimeError, and makes a loader of its own.
 
+    In epochs (`replacement=False`) the last minibatch of an epoch may be smaller than the others.
+
     Example:
         >>> import fastreplay as fr
         >>> buffer = fr.ReplayBuffer(100, {"observation": (3,)}, seed=0)
@@ -59,8 +62,8 @@ class Loader(Generic[ArrayT]):
     def __init__(
         self,
         prefetcher: _core.Prefetcher,
+        sampler: RingSampler,
         delivery: Delivery,
-        beta: Callable[[int], float],
         *,
         batch_size: int,
         depth: int,
@@ -68,7 +71,7 @@ class Loader(Generic[ArrayT]):
         if hasattr(self, "_prefetcher"):
             raise RuntimeError("Loader: __init__ was called before; make another")
         self._delivery = delivery
-        self._beta = beta  # of the next minibatch but so many
+        self._sampler = sampler
         self._batch_size = batch_size
         self._depth = depth
         weakref.finalize(self, _end, prefetcher, delivery)
@@ -84,7 +87,7 @@ class Loader(Generic[ArrayT]):
                 block: Any = minibatch._block
                 num_bytes = num_first * block.layout.num_bytes
                 check_memory("depth", f"{num_first} minibatches", num_bytes)
-            first.append(_entry(minibatch, self._beta(i)))
+            first.append(_entry(minibatch, self._sampler.beta(i)))
         self._prefetcher.start(first)
         return self
 
@@ -102,6 +105,20 @@ class Loader(Generic[ArrayT]):
     def num_ahead(self) -> int:
         """Minibatches drawn, or about to be, and not handed out."""
         return self._prefetcher.num_ahead
+
+    @property
+    def rng_state(self) -> RngState:
+        """The state from which the next minibatch follows, to be set on the buffer or sampler that goes on from here.
+
+        Raises:
+            RuntimeError: This is a child after a fork.
+        """
+        return self._sampler.state_ahead(self._prefetcher)
+
+    @property
+    def num_left_out(self) -> int:
+        """In epochs: rows whose turn came when they were overwritten or cleared."""
+        return self._sampler.num_left_out
 
     def __iter__(self) -> Self:
         return self
@@ -155,7 +172,7 @@ class Loader(Generic[ArrayT]):
         """
         prefetcher = self._prefetcher
         if prefetcher.wants_spare:
-            prefetcher.put(*_entry(self._new(), self._beta(0)))
+            prefetcher.put(*_entry(self._new(), self._sampler.beta(0)))
         try:
             oldest = prefetcher.oldest()
             if oldest is None and not prefetcher.error:
@@ -165,12 +182,12 @@ class Loader(Generic[ArrayT]):
             self.close()
             raise
         if oldest is not None:
-            number, minibatch = oldest
-            return prefetcher, number, self._delivery.make_ready(minibatch)
+            number, minibatch, num_rows = oldest
+            return prefetcher, number, self._delivery.make_ready(minibatch)._first_rows(num_rows)
         if error := prefetcher.error:
             self.close()
             raise RuntimeError(f"loader: the copy to the device could not be started: {self._delivery.describe(error)}")
-        raise ValueError("sample: the buffer is empty")
+        raise ValueError(self._sampler.describe_nothing(self._batch_size))
 
 
 def _entry(minibatch: Minibatch[Any], beta: float) -> tuple[Minibatch[Any], Any, int, float]:

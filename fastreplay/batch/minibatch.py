@@ -175,6 +175,16 @@ class Minibatch(Generic[ArrayT]):
         except KeyError:
             return default
 
+    def _first_rows(self, count: int) -> Minibatch[ArrayT]:
+        """Return the first `count` transitions, in the same memory; the minibatch itself where these are all."""
+        if count == self._batch_size:
+            return self
+        rows: Any = slice(count)
+        beside = self._beside.of(value[rows] for value in self._beside.values())
+        values: Any = tuple([value[rows] for value in self._values])  # type: ignore[index]
+        ticket: Any = self.ticket
+        return Minibatch(self._schema, values, None, count, ticket[rows], beside)
+
     def numpy(self) -> Minibatch[NDArray[np.generic]]:
         """Return the same minibatch as NumPy arrays; on the CPU they share the memory, from elsewhere all come at once.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastreplay.batch.sampler import EMPTY, Sampler
+from fastreplay.batch.ring_sampler import RingSampler
 from fastreplay.support.checks import checked_number
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["BESIDE", "PrioritySampler"]
 BESIDE = ("weight", "probability")
 
 
-class PrioritySampler(Sampler):
+class PrioritySampler(RingSampler):
     """Draws minibatches from a ring in proportion to masses (Schaul et al. 2016).
 
     Args:
@@ -47,10 +47,8 @@ class PrioritySampler(Sampler):
         rule: tuple[_core.Priorities, bool, int, float],
         beta_after: Callable[[int], float],
     ) -> None:
-        super().__init__(ring, delivery, key, waits)
-        self._rule = rule
+        super().__init__(ring, delivery, key, waits, rule)
         self._beta_after = beta_after
-        self._generator = delivery.generator(key, 0, None, rule)
 
     def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
         """Draw a minibatch; into `out`, if it is one.
@@ -62,22 +60,18 @@ class PrioritySampler(Sampler):
         exponent = self._beta_after(generator.calls) if beta is None else checked_number("beta", beta, 0)
         if out is not None:
             if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._ring, exponent):
-                raise ValueError(EMPTY)
+                raise ValueError(self.describe_nothing(batch_size))
             return out
         block = delivery.take(batch_size)
         try:
             if not generator.sample_weighted(self._ring, exponent, block.native):
-                raise ValueError(EMPTY)
+                raise ValueError(self.describe_nothing(batch_size))
         except BaseException:
             delivery.cancel(block)
             raise
         return delivery.give(block)
 
-    def restart(self, key: tuple[int, int], calls: int) -> None:
-        """Draw under another key from now on; the counters go on."""
-        self._generator = self._delivery.generator(key, calls, self._generator, self._rule)
-
-    def _beta(self, num_ahead: int) -> float:
+    def beta(self, num_ahead: int) -> float:
         """Return the exponent of the weights of a loader's next minibatch but so many."""
         return self._beta_after(self._generator.calls + num_ahead)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.pickled_state import checked_state
-from fastreplay.buffer.prioritized import Prioritized
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
+from fastreplay.buffer.weighed import Weighed
 
 if TYPE_CHECKING:
-    from fastreplay.batch.sampler import Sampler
+    from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.buffer.options import Storage
     from fastreplay.schema import Schema
     from fastreplay.support.saving import Format
@@ -24,12 +24,12 @@ __all__ = ["Pickled"]
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Pickled(Prioritized[ArrayT]):
+class Pickled(Weighed[ArrayT]):
     """Base of the replay buffer: how it is pickled."""
 
     _storage: Storage
     _timeout: float
-    _sampler: Sampler
+    _sampler: RingSampler
     _num_spawned: _core.Counter
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class Pickled(Prioritized[ArrayT]):
         state = {
             "first": self._ring.window()[0],
             "columns": Transitions(self),
-            "rng_state": {"key": list(self._sampler.key), "calls": self._sampler.calls},
+            "rng_state": self._sampler.state,
             "num_spawned": self._num_spawned.value,
             "extra": {k: v for k, v in self.__dict__.items() if k not in native},
         }
@@ -74,7 +74,7 @@ class Pickled(Prioritized[ArrayT]):
             self._masses.largest = saved.masses.largest
         self.__dict__.update(saved.extra)
         self._num_spawned = _core.Counter(saved.num_spawned)
-        self._sampler.restart(saved.key, saved.calls)
+        self._sampler.restart(saved.key, saved.calls, None)
 
     def _receive(self, form: Format) -> ReceivedTransitions:
         """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""

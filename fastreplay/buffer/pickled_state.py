@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay.batch.state import checked_rng_state
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, checked_ticket
-from fastreplay.buffer.state import checked_rng_state
 from fastreplay.support.checks import checked_number
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def checked_state(state: object, native: AbstractSet[str]) -> PickledState:
     """
     values = _checked_keys(state)
     first, columns, extra = checked_ticket("first", values["first"]), values["columns"], values["extra"]
-    key, calls = checked_rng_state(values["rng_state"])
+    key, calls, _ = checked_rng_state(values["rng_state"])
     num_spawned = values["num_spawned"]
     if type(num_spawned) is not int or not 0 <= num_spawned <= sys.maxsize:
         raise ValueError(f"num_spawned: expected a count, got {num_spawned!r}")

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.batch.delivery import Delivery, HostDelivery
-from fastreplay.batch.priority_sampler import BESIDE, PrioritySampler
 from fastreplay.batch.reader import Reader
-from fastreplay.batch.sampler import Sampler
 from fastreplay.batch.waits import Waits
-from fastreplay.buffer.draws import Draws
 from fastreplay.buffer.forks import living
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
 from fastreplay.buffer.priorities import new_masses
+from fastreplay.buffer.sampled import Sampled
 from fastreplay.schema import Schema
 from fastreplay.support.checks import checked_count, checked_device, checked_index, key_of
 from fastreplay.support.keys import keyed
+from fastreplay.support.living import Living
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 _FACE_BYTES = 1024
 
 
-class ReplayBuffer(Draws[ArrayT]):
+class ReplayBuffer(Sampled[ArrayT]):
     """A ring of transitions with uniform minibatches.
 
     Experience replay (Lin 1992; Mnih et al. 2015): store every transition, overwrite the oldest,
@@ -101,10 +99,6 @@ class ReplayBuffer(Draws[ArrayT]):
         >>> buffer
         ReplayBuffer(10 of 1000 transitions, 36 kB: observation (3,) float32, action () int64; torch, cpu)
     """
-
-    _waits: Waits
-    _gpu: Device | None
-    _deliveries: list[Delivery]
 
     @overload
     def __init__(
@@ -159,31 +153,14 @@ class ReplayBuffer(Draws[ArrayT]):
 
     def _begin(self, key: tuple[int, int]) -> None:
         """Make what each face has of its own."""
-        reads = draws = self._new_delivery()
-        if self._gpu is not None and self._mirror is not None:
-            draws = self._gpu.mirror_delivery(self._mirror, self._ring, self._schema)
-        self._deliveries = [reads] if draws is reads else [reads, draws]
-        if self._masses is not None:
-            draws = self._new_delivery(BESIDE)
+        self._deliveries = Living()
+        reads = self._new_delivery()
         self._reader = Reader(self._ring, reads)
-        self._sampler = self._new_sampler(draws, key)
+        self._sampler = self._own_draw()._sampler(self._source(reads), key)
         self._num_spawned = _core.Counter()
         super().__init__(self._ring, self._schema, self._timeout, self._masses)
         living.add(self)
         keyed.add(self)
-
-    def _new_delivery(self, beside: tuple[str, ...] = ()) -> Delivery:
-        """Make the delivery of what the host gathers."""
-        if self._gpu is None:
-            return HostDelivery(self._schema, self._device, self._output, beside, self._origin)
-        return self._gpu.pinned_delivery(self._schema, self._waits, beside, self._origin)
-
-    def _new_sampler(self, delivery: Delivery, key: tuple[int, int]) -> Sampler:
-        if self._priorities is None or self._masses is None:
-            return Sampler(self._ring, delivery, key, self._waits)
-        rule = (self._masses, *self._priorities.draw_options)
-        beta_after = self._priorities.beta_after
-        return PrioritySampler(self._ring, delivery, key, self._waits, rule=rule, beta_after=beta_after)
 
     @overload
     @classmethod
@@ -312,6 +289,14 @@ class ReplayBuffer(Draws[ArrayT]):
         face._waits = Waits()
         face._begin(key_of(seed))
         return face
+
+    def _begin_in_child(self) -> None:
+        """In the child after a fork: no other thread is left to finish its insert."""
+        self._ring.discard_unfinished()
+        if self._masses is not None:
+            self._masses.begin_in_child()
+        if self._mirror is not None:
+            self._mirror.begin_in_child()
 
     def stats(self) -> Stats:
         """Return the counters since the buffer was made.

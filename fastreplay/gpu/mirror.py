@@ -208,11 +208,19 @@ class QueuedDraws(_core.Prefetcher):
         """Keep a spare minibatch."""
         return super().put(minibatch, None, 0, 0.0)
 
-    def oldest(self) -> tuple[int, Any] | None:
-        """Return the oldest minibatch and its number, None where it could not be drawn."""
+    @property
+    def oldest_call(self) -> tuple[int, tuple[int, int, int, int]]:
+        """The number of the draw that the oldest minibatch is of."""
+        num_drawn = sum(minibatch._block.is_drawn for minibatch in self.minibatches)
+        return self._generator.calls - num_drawn, (0, 0, 0, 0)
+
+    def oldest(self) -> tuple[int, Any, int] | None:
+        """Return the number of the oldest minibatch, it and its rows, None where it could not be drawn."""
         self._draw()
         oldest = super().oldest()
-        return oldest if oldest is not None and oldest[1]._block.is_drawn else None
+        if oldest is None or not oldest[1]._block.is_drawn:
+            return None
+        return oldest[0], oldest[1], len(oldest[1])
 
     def _draw(self) -> None:
         for minibatch in self.minibatches:

@@ -109,7 +109,7 @@ class MirrorBlock:
     def refill(self, fill: Callable[..., ResultT], *arguments: object) -> ResultT:
         """Replace what the block's holder sees, in the order of the stream."""
         result = fill(*arguments, self)
-        if result is not False:
+        if result != 0:
             self.tensors.count_up_versions()
         return result
 

@@ -191,7 +191,7 @@ class PinnedBlock:
         try:
             self.transfer.finish()
             result = fill(*arguments, self.native)
-            filled = result is not False
+            filled = result != 0
         finally:
             if not filled:
                 self._enter(State.FILLING, State.IN_USE)

@@ -44,6 +44,13 @@ def checked_count(name: str, value: object) -> int:
     return checked
 
 
+def checked_flag(name: str, value: object) -> bool:
+    """Return a truth value: a bool of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__} {value!r}")
+    return bool(value)
+
+
 def checked_batch_size(batch_size: object) -> int:
     """Return a number of transitions that memory could hold."""
     checked = checked_count("batch_size", batch_size)

@@ -72,23 +72,39 @@ void check_block(const Ring& ring, const Block& block, Ticket oldest_whole = 0) 
   check_gap(block.layout().num_bytes(), 0);
 }
 
-// The draws of one sample call by the letter: Lemire's bounded words, and again for tickets that nobody
-// has published.
+// The draws of one sample call by the letter: a row's word of the stream, and for each time that it is thrown away
+// (Lemire), or that nobody has published the ticket, a word of the row's own.
 class Draws {
  public:
-  explicit Draws(std::uint64_t call) : words_{kKey, call} {}
+  explicit Draws(std::uint64_t call) : call_{call}, words_{kKey, call} {}
 
   Ticket next(Ticket first, Ticket end, Ticket unpublished = ~Ticket{0}) {
-    for (;;) {
-      const Uint128 product = Uint128{words_.next()} * (end - first);
-      if (static_cast<std::uint64_t>(product) < (first - end) % (end - first)) continue;
-      const Ticket ticket = first + static_cast<std::uint64_t>(product >> 64);
-      if (ticket != unpublished) return ticket;
-    }
+    return of(row_++, words_.next(), 1, first, end, unpublished);
+  }
+
+  // The row's redraw `number`, from 1 on, of a row that was overwritten.
+  [[nodiscard]] Ticket again(std::uint64_t row, Ticket first, Ticket end, std::uint64_t number = 1) const {
+    const std::uint64_t attempt = (std::uint64_t{1} << 32) + number;
+    return of(row, word(row, attempt), attempt + 1, first, end, ~Ticket{0});
   }
 
  private:
+  [[nodiscard]] std::uint64_t word(std::uint64_t row, std::uint64_t attempt) const {
+    return fastreplay::Philox::words({row + 1, call_, attempt, 0}, kKey)[0];
+  }
+
+  [[nodiscard]] Ticket of(std::uint64_t row, std::uint64_t drawn, std::uint64_t attempt, Ticket first, Ticket end,
+                          Ticket unpublished) const {
+    for (;; drawn = word(row, attempt++)) {
+      const Uint128 product = Uint128{drawn} * (end - first);
+      const Ticket ticket = first + static_cast<std::uint64_t>(product >> 64);
+      if (static_cast<std::uint64_t>(product) >= (first - end) % (end - first) && ticket != unpublished) return ticket;
+    }
+  }
+
+  std::uint64_t call_;
   WordStream words_;
+  std::uint64_t row_ = 0;
 };
 
 void samples(const std::vector<std::size_t>& row_bytes, std::size_t capacity, std::size_t num_rows) {
@@ -321,9 +337,9 @@ void overwritten_rows_are_drawn_again(std::size_t num_ahead) {
   std::vector<Ticket> expected(40);
   for (Ticket& ticket : expected) ticket = draws.next(20, 70);
   std::uint64_t num_redraws = 0;
-  for (Ticket& ticket : expected) {
-    if (ticket >= 20 + num_ahead) continue;
-    ticket = draws.next(20 + num_ahead, 70 + num_ahead);
+  for (std::size_t row = 0; row < expected.size(); ++row) {
+    if (expected[row] >= 20 + num_ahead) continue;
+    expected[row] = draws.again(row, 20 + num_ahead, 70 + num_ahead);
     ++num_redraws;
   }
   CHECK(std::ranges::equal(block.tickets(), expected));
@@ -352,10 +368,10 @@ void redrawn_rows_are_checked_too() {
   CHECK_EQ(copy.num_touches(), 1);
   CHECK_EQ(redraw.num_touches(), 1);
   check_block(ring, block);
-  Draws draws{0};
-  for (int i = 0; i < 40; ++i) (void)draws.next(20, 70);
-  (void)draws.next(20 + kAhead, 70 + kAhead);
-  for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(20 + 2 * kAhead, 70 + 2 * kAhead));
+  const Draws draws{0};
+  for (std::size_t row = 0; row < 40; ++row) {
+    CHECK_EQ(block.tickets()[row], draws.again(row, 20 + 2 * kAhead, 70 + 2 * kAhead, row == 0 ? 2 : 1));
+  }
   CHECK_EQ(sampler.num_redraws(), 40U);
 }
 
@@ -431,6 +447,67 @@ void unfinished_tickets_are_not_drawn(std::size_t num_others) {
   Draws draws{0};
   for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(14 + num_others, 22 + num_others, 21));
   CHECK_EQ(sampler.num_redraws(), 0U);
+}
+
+// One of very many can be drawn: the others are being written. It is found, at once and for every row.
+void one_that_can_be_drawn(std::size_t num_unfinished, std::size_t at) {
+  Ring ring{layout_of({8}), num_unfinished + 1};
+  Sampler sampler{kKey};
+  const Block block{transition_parts(ring.records().layout()), 20};
+  Ticket first = 0;
+  const auto reserve = [&](std::size_t count) {
+    for (std::size_t left = count; left > 0;) {
+      const std::size_t some = std::min(left, ring.max_rows_per_insert());
+      CHECK(ring.reserve(some, std::chrono::nanoseconds{0}, first));
+      left -= some;
+    }
+  };
+  reserve(at);
+  if (num_unfinished < 10'000) CHECK(!sampler.sample(ring, block));
+  rows::insert(ring, at, 1);
+  reserve(num_unfinished - at);
+  CHECK(sampler.sample(ring, block));
+  CHECK(std::ranges::all_of(block.tickets(), [&](Ticket ticket) { return ticket == at; }));
+}
+
+// The newest rows come first; those that count by their age alone are drawn, each as often as by chance.
+void the_newest() {
+  Ring ring{layout_of({8}), 100};
+  rows::insert(ring, 0, 250);
+  for (const std::size_t batch_size : {1U, 3U, 64U, 600U}) {
+    for (const std::uint64_t newest : {0U, 1U, 5U, 100U, 1000U}) {
+      for (const std::uint64_t newest_of : {0U, 1U, 7U, 100U, 5000U}) {
+        const Block block{transition_parts(ring.records().layout()), batch_size};
+        fill_with_canaries(block);
+        Sampler sampler{kKey, 0, 0, 0, {.newest_of = newest_of, .newest = newest}};
+        CHECK_EQ(sampler.sample(ring, block), batch_size);
+        check_block(ring, block);
+        const Ticket oldest = newest_of == 0 || newest_of > 100 ? 150 : 250 - newest_of;
+        const std::size_t count = std::min<std::size_t>({newest, batch_size, 250 - oldest});
+        Draws draws{0};
+        for (std::size_t row = 0; row < batch_size; ++row) {
+          const Ticket drawn = draws.next(oldest, 250);
+          CHECK_EQ(block.tickets()[row], row < count ? 250 - count + row : drawn);
+        }
+      }
+    }
+  }
+}
+
+// An unfinished insert hides what came after it from those who ask for the newest, as from those who ask for the last.
+void the_newest_beside_an_unfinished_insert() {
+  Ring ring{rows::page_layout(), 50};
+  rows::insert(ring, 0, 70);
+  rows::Writer others{ring, 71, 5};
+  const Block block{transition_parts(ring.records().layout()), 40};
+  fill_with_canaries(block);
+  rows::insert_half(ring, 70, 1, [&] {
+    CHECK(others.insert_each(5));
+    Sampler sampler{kKey, 0, 0, 0, {.newest_of = 4, .newest = 2}};
+    CHECK_EQ(sampler.sample(ring, block), 40U);
+    CHECK(block.tickets()[0] == 68 && block.tickets()[1] == 69);
+    CHECK(std::ranges::all_of(block.tickets(), [](Ticket ticket) { return ticket >= 66 && ticket < 70; }));
+  });
 }
 
 // The only slot is being written: there is nothing to draw or read.
@@ -566,6 +643,10 @@ int main() {
   for (const std::size_t num_ahead : {500, 3000, 7001}) large_minibatches_are_whole(num_ahead);
   cleared_while_sampling();
   for (const std::size_t num_others : {0, 1, 5, 6}) unfinished_tickets_are_not_drawn(num_others);
+  for (const std::size_t at : {0U, 1U, 700U, 1000U}) one_that_can_be_drawn(1000, at);
+  one_that_can_be_drawn(100'000, 77'777);
+  the_newest();
+  the_newest_beside_an_unfinished_insert();
   a_ring_of_one_being_written();
   a_ring_of_one_overwritten_while_sampling();
   for (const Address address : {Address::kPosition, Address::kSlot}) {

@@ -44,7 +44,7 @@ bool holds_its_rows(const Ring& ring, const Block& block) {
 
 // Waits for the oldest block and takes it.
 Outcome take(Prefetcher& prefetcher, std::chrono::nanoseconds patience) {
-  const auto [outcome, number] = prefetcher.await(patience);
+  const auto [outcome, number, num_rows] = prefetcher.await(patience);
   if (outcome == Outcome::kFilled) CHECK(prefetcher.take(number));
   return outcome;
 }
@@ -354,7 +354,7 @@ void test_a_block_stays_until_it_is_taken() {
   for (int i = 0; i < 2; ++i) prefetcher.push(*in.emplace_back(bench.block()), nullptr);
   for (std::uint64_t i = 0; i < 28; ++i) {
     for (int again = 0; again < 3; ++again) {
-      const auto [outcome, number] = prefetcher.await(kPatience);
+      const auto [outcome, number, num_rows] = prefetcher.await(kPatience);
       CHECK(outcome == Outcome::kFilled);
       CHECK_EQ(number, i);
       CHECK(tickets_of(*in.front()) == expected[i]);
@@ -381,7 +381,7 @@ void test_several_consumers() {
   for (int i = 0; i < 4; ++i) {
     consumers.emplace_back([&] {
       while (num_taken.load() < kNumBlocks) {
-        const auto [outcome, number] = prefetcher.await(1ms);
+        const auto [outcome, number, num_rows] = prefetcher.await(1ms);
         if (outcome == Outcome::kFilled && prefetcher.take(number)) {
           taken[number].fetch_add(1);
           num_taken.fetch_add(1);

@@ -157,8 +157,8 @@ MUTANTS = (
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
         DRAW,
-        "if (ring_.is_published(ticket, window_)) return ticket;",
-        "return ticket;",
+        "return is_drawn && ring_.is_published(ticket, window_);",
+        "return is_drawn;",
     ),
     Mutant(
         "validation keeps the largest ticket",
@@ -206,8 +206,8 @@ MUTANTS = (
     Mutant(
         "the newest rows are never drawn",
         DRAW,
-        "    ticket = window_.first + words_.below(window_.reserved());",
-        "    ticket = window_.first + words_.below(window_.reserved() - window_.reserved() / 100);",
+        "draw_below(window_.reserved(), word, position);",
+        "draw_below(window_.reserved() - window_.reserved() / 100, word, position);",
         test="uniform",
     ),
     # Draws by priority.

@@ -30,6 +30,7 @@ CORE = ROOT / "csrc" / "core"
 SOURCES = (
     "batch/block.cpp",
     "batch/draw.cpp",
+    "batch/epochs.cpp",
     "batch/layout.cpp",
     "batch/priority_draw.cpp",
     "batch/read.cpp",

@@ -11,7 +11,6 @@ namespace fastreplay {
 namespace {
 
 constexpr int kMaxTries = 1000;
-constexpr int kTriesBeforeYield = 64;
 
 }  // namespace
 
@@ -29,32 +28,61 @@ Window window_of_published(Ring& ring) noexcept {
   return {.first = window.end, .end = window.end, .committed = window.end};
 }
 
-void UniformDraw::refresh() noexcept {
-  const Window window = ring_.window_to_draw_from();
-  take(window.reserved() > 0 ? window : uncleared(window));
+UniformDraw::UniformDraw(Ring& ring, Philox::Key key, std::uint64_t call, const Recency& recency, const Window& window,
+                         std::span<Ticket> tickets) noexcept
+    : ring_{ring},
+      key_{key},
+      call_{call},
+      recency_{recency},
+      tickets_{tickets},
+      words_{key, call},
+      oldest_{window.first} {
+  if (recency.newest_of == 0 && recency.newest == 0) [[likely]] {
+    take(window);
+    return;
+  }
+  refresh();
+  const Ticket end = window_.published() > 0 ? window_.committed : window_.end;
+  num_newest_ = std::min<std::uint64_t>({recency.newest, tickets.size(), end - window_.first});
+  first_newest_ = end - num_newest_;
 }
 
 void UniformDraw::fill(std::size_t first_row, std::size_t num_rows) noexcept {
   if (first_row > 0) refresh();
-  draw(tickets_.subspan(first_row, num_rows));
-}
-
-void UniformDraw::again(std::size_t row, std::uint64_t& /*attempt*/) noexcept {
-  refresh();
-  draw(tickets_.subspan(row, 1));
-}
-
-inline void UniformDraw::draw(std::span<Ticket> tickets) noexcept {
-  for (Ticket& ticket : tickets) {
-    ticket = window_.first + words_.below(window_.reserved());
-    if (!ring_.is_published(ticket, window_)) [[unlikely]]
-      ticket = another();
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
+    const std::uint64_t word = words_.next();
+    bool is_drawn = false;
+    if (row < num_newest_) [[unlikely]] {
+      tickets_[row] = first_newest_ + row;
+      is_drawn = ring_.is_published(tickets_[row], window_);
+    } else {
+      is_drawn = draw(word, tickets_[row]);
+    }
+    std::uint64_t attempt = 0;
+    if (!is_drawn) [[unlikely]]
+      tickets_[row] = another(row, attempt);
     at_stop_point(StopPoint::kRowDrawn);
   }
 }
 
+void UniformDraw::again(std::size_t row, std::uint64_t& attempt) noexcept {
+  refresh();
+  tickets_[row] = another(row, attempt);
+  at_stop_point(StopPoint::kRowDrawn);
+}
+
+void UniformDraw::refresh() noexcept {
+  const bool is_plain = recency_.newest_of == 0 && recency_.newest == 0;
+  const Window window = is_plain ? ring_.window_to_draw_from() : ring_.window();
+  take(window.reserved() > 0 ? window : uncleared(window));
+}
+
 void UniformDraw::take(const Window& window) noexcept {
   window_ = window;
+  if (recency_.newest_of > 0) [[unlikely]] {
+    if (window.published() > 0) window_.end = window.committed;
+    window_.first = std::max(window_.first, window_.end - std::min(window_.end, recency_.newest_of));
+  }
   at_stop_point(StopPoint::kWindowTaken);
   first_slot_ = ring_.slot(window_.first);
 }
@@ -65,19 +93,30 @@ Window UniformDraw::uncleared(Window window) const noexcept {
   return window;
 }
 
+inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept {
+  std::uint64_t position = 0;
+  const bool is_drawn = draw_below(window_.reserved(), word, position);
+  ticket = window_.first + position;
+  return is_drawn && ring_.is_published(ticket, window_);
+}
+
 // A ticket in place of one that is being written. Should every row of the window be so (the ring is small, or was
 // cleared just now), their writers get time to finish. A draw that was begun has no other way but to its end: the
 // rows that it overwrote are the caller's, and may not be left half-way.
-[[gnu::noinline]] Ticket UniformDraw::another() noexcept {
-  for (int tries = 2;; ++tries) {
-    const Ticket ticket = window_.first + words_.below(window_.reserved());
-    if (ring_.is_published(ticket, window_)) return ticket;
-    if (tries % kTriesBeforeYield != 0) continue;
+[[gnu::noinline]] Ticket UniformDraw::another(std::size_t row, std::uint64_t& attempt) noexcept {
+  Ticket ticket = 0;
+  for (;;) {
+    if (++attempt % kRedraws <= kMaxAttempts) {
+      if (draw(word_of_attempt(key_, call_, row, attempt), ticket)) return ticket;
+      continue;
+    }
+    for (const Window& window : {window_, uncleared(window_)}) {
+      take(window);
+      ticket = draw_counted(ring_, window_, key_, {row + 1, call_, attempt, 1}, [](Ticket) { return 1.0; });
+      if (ticket != window_.end) return ticket;
+    }
     std::this_thread::yield();
     refresh();
-    if (tries < kMaxTries * kTriesBeforeYield) continue;
-    tries = 0;
-    take(uncleared(window_));
   }
 }
 

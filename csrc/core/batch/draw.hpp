@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Which rows: each published transition as likely as every other, with replacement. Knows nothing of what is copied.
+// Which rows: each published transition, or each of the newest, as likely as every other, with replacement. Knows
+// nothing of what is copied.
 #pragma once
 
 #include <cstddef>
@@ -14,18 +15,44 @@ namespace fastreplay {
 // The window to draw from. It is empty where no row is published, even after writers got time to finish one.
 [[nodiscard]] Window window_of_published(Ring& ring) noexcept;
 
+// After so many attempts, what can be drawn is counted.
+inline constexpr std::uint64_t kMaxAttempts = 64;
+
+// One of the window's published tickets in proportion to mass(ticket), to 53 bits; its end where none has a mass. In
+// one pass, so that each ticket is looked at once (Chao 1982, "A general purpose unequal probability sampling plan").
+template <class Mass>
+[[nodiscard]] Ticket draw_counted(const Ring& ring, const Window& window, Philox::Key key, Philox::Counter counter,
+                                  Mass mass) noexcept {
+  Ticket drawn = window.end;
+  double total = 0;
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+    if (!ring.is_published(ticket, window)) continue;
+    const double share = mass(ticket);
+    if (share == 0) continue;
+    total += share;
+    if (drawn == window.end || fraction(Philox::words(counter, key)[0]) * total < share) drawn = ticket;
+    ++counter[3];
+  }
+  return drawn;
+}
+
+// Which transitions count by their age; 0 says nothing of it. The newest are those of the newest ticket up to the
+// oldest unfinished insert.
+struct Recency {
+  std::uint64_t newest_of = 0;  // only so many are drawn from
+  std::uint64_t newest = 0;     // so many are the first rows of every minibatch (Zhang & Sutton 2017)
+};
+
 // The draws of one call: published tickets of one window, which holds one at the beginning.
 class UniformDraw {
  public:
-  UniformDraw(Ring& ring, WordStream& words, const Window& window, std::span<Ticket> tickets) noexcept
-      : ring_{ring}, words_{words}, tickets_{tickets}, oldest_{window.first} {
-    take(window);
-  }
+  UniformDraw(Ring& ring, Philox::Key key, std::uint64_t call, const Recency& recency, const Window& window,
+              std::span<Ticket> tickets) noexcept;
 
   // Draws rows first_row, first_row + 1, ..., the later chunks of a minibatch from the window of then.
   void fill(std::size_t first_row, std::size_t num_rows) noexcept;
 
-  // Draws a row anew, from everything.
+  // Draws a row anew, from everything. `attempt` is the number of its latest attempt.
   void again(std::size_t row, std::uint64_t& attempt) noexcept;
 
   // Where a drawn ticket lies. Only one drawn before the latest refresh() takes a division.
@@ -43,15 +70,20 @@ class UniformDraw {
   void refresh() noexcept;
   void take(const Window& window) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
-  void draw(std::span<Ticket> tickets) noexcept;
-  [[nodiscard]] Ticket another() noexcept;
+  [[nodiscard]] bool draw(std::uint64_t word, Ticket& ticket) const noexcept;
+  [[nodiscard]] Ticket another(std::size_t row, std::uint64_t& attempt) noexcept;
 
   Ring& ring_;
-  WordStream& words_;
+  Philox::Key key_;
+  std::uint64_t call_;
+  Recency recency_;
   std::span<Ticket> tickets_;
+  WordStream words_;
   Ticket oldest_;
   Window window_{};
   std::size_t first_slot_ = 0;
+  std::size_t num_newest_ = 0;  // rows at the beginning that are the newest transitions
+  Ticket first_newest_ = 0;
 };
 
 }  // namespace fastreplay

@@ -54,10 +54,8 @@ void Prefetcher::push(const Block& block, void* context, double beta) {
   {
     const auto lock = locked();
     if (num_pushed_ - num_taken_ == jobs_.size()) throw std::logic_error{"a block was pushed into a full prefetcher"};
-    jobs_[num_pushed_ % jobs_.size()] = {.block = &block,
-                                         .context = context,
-                                         .call = {.number = sampler_.take_call(), .beta = beta},
-                                         .state = State::kPushed};
+    jobs_[num_pushed_ % jobs_.size()] = {
+        .block = &block, .context = context, .call = sampler_.take_call(ring_, block, beta), .state = State::kPushed};
     ++num_pushed_;
   }
   tell_news();
@@ -82,7 +80,7 @@ Prefetcher::Oldest Prefetcher::await(std::chrono::nanoseconds patience) {
   }
   const Job* job = oldest();
   if (is_stopped_) return {Outcome::kStopped, num_taken_};
-  if (job != nullptr && job->state == State::kFilled) return {Outcome::kFilled, num_taken_};
+  if (job != nullptr && job->state == State::kFilled) return {Outcome::kFilled, num_taken_, job->call.num_rows};
   return {outcome_ == Outcome::kFilled ? Outcome::kPending : outcome_, num_taken_};
 }
 
@@ -92,6 +90,12 @@ bool Prefetcher::take(std::uint64_t number) {
   if (is_stopped_ || job == nullptr || number != num_taken_ || job->state != State::kFilled) return false;
   ++num_taken_;
   return true;
+}
+
+std::optional<Sampler::Call> Prefetcher::oldest_call() const {
+  const auto lock = locked();
+  if (num_taken_ == num_pushed_) return {};
+  return jobs_[num_taken_ % jobs_.size()].call;
 }
 
 void Prefetcher::retry() {
@@ -160,6 +164,7 @@ Prefetcher::Job* Prefetcher::oldest() noexcept {
 // Gives the mutex back meanwhile. The job stays where it is: nobody takes it before it is filled.
 std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mutex> lock) noexcept {
   job.state = State::kBeingFilled;
+  if (job.call.num_rows == 0) sampler_.take_rows(ring_, *job.block, job.call);  // in the blocks' order
   lock.unlock();
   const bool is_drawn = sampler_.sample(ring_, *job.block, job.call);
   const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;

@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -58,12 +59,16 @@ class Prefetcher {
 
   struct Oldest {
     Outcome outcome;
-    std::uint64_t number;  // of the block, counting from the first that was pushed
+    std::uint64_t number;      // of the block, counting from the first that was pushed
+    std::size_t num_rows = 0;  // that were filled
   };
 
   // Waits until the oldest block is filled, or says why it cannot be. Fills it if the thread has not begun to, else
   // waits for `patience` at most; without patience it does neither.
   [[nodiscard]] Oldest await(std::chrono::nanoseconds patience);
+
+  // The call of the oldest block, if there is one.
+  [[nodiscard]] std::optional<Sampler::Call> oldest_call() const;
 
   // Takes block `number` out if it is the oldest and filled. False, with nothing changed, where it is not (any more),
   // and after stop().

@@ -5,19 +5,15 @@
 #include <cmath>
 #include <thread>
 
+#include "batch/draw.hpp"
+
 namespace fastreplay {
 
 namespace {
 
-constexpr std::uint64_t kAttemptsBeforeYield = 64;
-constexpr std::uint64_t kPatience = 1000 * kAttemptsBeforeYield;
-// Attempts in place of rows that were lost before they were copied begin here, those of redraws at 1.
-constexpr std::uint64_t kLost = std::uint64_t{1} << 32;
-// The last word of the counter of what decides whether a row is drawn uniformly.
+// The last word of the counter of what decides whether a row is drawn uniformly, and of the first of what is counted.
 constexpr std::uint64_t kMixture = 1;
-
-// In [0, 1), with 53 bits.
-double fraction(std::uint64_t word) noexcept { return static_cast<double>(word >> 11) * 0x1p-53; }
+constexpr std::uint64_t kCounted = 2;
 
 }  // namespace
 
@@ -47,8 +43,8 @@ bool PriorityDraw::begin() noexcept {
   for (std::size_t row = 0; row < tickets_.size(); ++row) {
     const std::uint64_t word = words.next();
     if (total == 0 || (has_mixture && is_uniform(row, 0))) {
-      std::uint64_t lost = kLost;
-      if (!draw_uniformly(turn, row, word, 0)) attempt(turn, row, lost);
+      std::uint64_t attempt = 0;
+      if (!draw_uniformly(turn, row, word)) draw_again(turn, row, attempt);
       continue;
     }
     const double before = options_.is_stratified ? static_cast<double>(stratum++) : 0;
@@ -62,9 +58,9 @@ bool PriorityDraw::begin() noexcept {
   return total == 0;
 }
 
-void PriorityDraw::again(std::size_t row, std::uint64_t& attempt_number) noexcept {
+void PriorityDraw::again(std::size_t row, std::uint64_t& attempt) noexcept {
   Priorities::Turn turn{priorities_};
-  attempt(turn, row, attempt_number);
+  draw_again(turn, row, attempt);
 }
 
 void PriorityDraw::weigh() noexcept {
@@ -87,8 +83,8 @@ void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
     if (drawn[i].mass > 0) {
       set(turn, targets.rows[i], drawn[i].ticket, drawn[i].mass);
     } else {
-      std::uint64_t lost = kLost;
-      attempt(turn, targets.rows[i], lost);
+      std::uint64_t attempt = 0;
+      draw_again(turn, targets.rows[i], attempt);
     }
   }
   targets.count = 0;
@@ -96,36 +92,54 @@ void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
 
 // Attempts until one succeeds: what stands in its way are rows that are being written, and leaves that have changed
 // since the turn began.
-void PriorityDraw::attempt(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept {
+void PriorityDraw::draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept {
   for (;;) {
-    const std::uint64_t word = words(row, ++attempt, 0)[0];
-    const double total = turn.population().total;
-    if (total == 0 || (options_.uniform_mix > 0 && is_uniform(row, attempt))) {
-      if (draw_uniformly(turn, row, word, attempt)) return;
-    } else {
-      double target = fraction(word) * total;
-      Drawn drawn;
-      turn.find({&target, 1}, {&drawn, 1});
-      if (drawn.mass > 0) return set(turn, row, drawn.ticket, drawn.mass);
-    }
-    if (attempt % kAttemptsBeforeYield == 0) std::this_thread::yield();
+    ++attempt;
+    const bool is_by_mass = turn.population().total > 0 && !(options_.uniform_mix > 0 && is_uniform(row, attempt));
+    const bool is_counted = attempt % kRedraws > kMaxAttempts;
+    if (is_counted ? draw_counted(turn, row, attempt, is_by_mass) : draw(turn, row, attempt, is_by_mass)) return;
+    if (is_counted) std::this_thread::yield();
     turn.refresh();
   }
 }
 
-// A draw that was begun has no other way but to its end: where clear() took out everything since, from what it took.
-bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word,
-                                  std::uint64_t attempt) noexcept {
-  Window window = turn.window();
-  if (window.reserved() == 0 || attempt % kLost > kPatience) {
-    window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+bool PriorityDraw::draw(Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass) noexcept {
+  const std::uint64_t word = word_of_attempt(key_, call_, row, attempt);
+  if (!is_by_mass) return draw_uniformly(turn, row, word);
+  double target = fraction(word) * turn.population().total;
+  Drawn drawn;
+  turn.find({&target, 1}, {&drawn, 1});
+  if (drawn.mass > 0) set(turn, row, drawn.ticket, drawn.mass);
+  return drawn.mass > 0;
+}
+
+// From what can be drawn now, if that is anything.
+bool PriorityDraw::draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt,
+                                bool is_by_mass) noexcept {
+  const auto mass = [&](Ticket ticket) { return is_by_mass ? static_cast<double>(turn.mass(ticket)) : 1.0; };
+  for (const Window& window : {turn.window(), uncleared(turn.window())}) {
+    const Ticket ticket = fastreplay::draw_counted(ring_, window, key_, {row + 1, call_, attempt, kCounted}, mass);
+    if (ticket == window.end) continue;
+    set(turn, row, ticket, turn.mass(ticket));
+    return true;
   }
+  return false;
+}
+
+bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept {
+  const Window& window = turn.window();
   std::uint64_t position = 0;
-  if (!draw_below(window.reserved(), word, position)) return false;
+  if (window.reserved() == 0 || !draw_below(window.reserved(), word, position)) return false;
   const Ticket ticket = window.first + position;
   if (!ring_.is_published(ticket, window)) return false;
   set(turn, row, ticket, turn.mass(ticket));
   return true;
+}
+
+// A draw that was begun has no other way but to its end: where clear() took out everything since, from what it took.
+Window PriorityDraw::uncleared(Window window) const noexcept {
+  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+  return window;
 }
 
 void PriorityDraw::set(const Priorities::Turn& turn, std::size_t row, Ticket ticket, float mass) noexcept {

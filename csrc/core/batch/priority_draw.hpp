@@ -37,8 +37,8 @@ class PriorityDraw {
   // Draws all rows: tickets, probabilities, and what weights are made of. Where every mass is zero, uniformly from
   // what is published; returns whether it was so. The window has something that is published.
   bool begin() noexcept;
-  // Draws a row anew, from everything. `attempt_number` counts the row's attempts, 0 before the first of these.
-  void again(std::size_t row, std::uint64_t& attempt_number) noexcept;
+  // Draws a row anew, from everything. `attempt` is the number of its latest attempt.
+  void again(std::size_t row, std::uint64_t& attempt) noexcept;
   // What sample() asks of a draw: all rows are drawn already.
   void fill(std::size_t /*first_row*/, std::size_t /*num_rows*/) const noexcept {}
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept { return ring_.slot(ticket); }
@@ -60,9 +60,12 @@ class PriorityDraw {
   }
   [[nodiscard]] bool is_uniform(std::size_t row, std::uint64_t attempt) const noexcept;
   void find(Priorities::Turn& turn, Targets& targets) noexcept;
-  void attempt(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept;
-  [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word,
-                                    std::uint64_t attempt) noexcept;
+  void draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept;
+  [[nodiscard]] bool draw(Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass) noexcept;
+  [[nodiscard]] bool draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt,
+                                  bool is_by_mass) noexcept;
+  [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept;
+  [[nodiscard]] Window uncleared(Window window) const noexcept;
   void set(const Priorities::Turn& turn, std::size_t row, Ticket ticket, float mass) noexcept;
   [[nodiscard]] std::uint64_t count(const Priorities::Turn& turn) const noexcept;
   [[nodiscard]] double times_as_likely(const Priorities::Turn& turn, float mass) const noexcept;

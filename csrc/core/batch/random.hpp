@@ -39,6 +39,20 @@ struct Philox {
   return low >= bound || low >= (0 - bound) % bound;
 }
 
+// Attempts of a row: its first one takes a word of the call's stream, later ones, k >= 1, a word of their own, so that
+// no row depends on another's. Those in place of what was overwritten while it was copied are numbered from here on.
+inline constexpr std::uint64_t kRedraws = std::uint64_t{1} << 32;
+
+[[nodiscard]] constexpr std::uint64_t word_of_attempt(Philox::Key key, std::uint64_t call, std::uint64_t row,
+                                                      std::uint64_t attempt) noexcept {
+  return Philox::words({row + 1, call, attempt, 0}, key)[0];
+}
+
+// In [0, 1), with 53 bits.
+[[nodiscard]] constexpr double fraction(std::uint64_t word) noexcept {
+  return static_cast<double>(word >> 11) * 0x1p-53;
+}
+
 // The words of one sample call, in order: block 1, 2, ... of counter (block, call, 0, 0). It is the
 // sequence of numpy.random.Philox(key=key, counter=[0, call, 0, 0]).
 class WordStream {

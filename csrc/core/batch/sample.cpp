@@ -35,7 +35,7 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
     if (block.tickets()[row] >= oldest_whole) continue;
     ++num_redrawn;
-    std::uint64_t attempt = 0;
+    std::uint64_t attempt = kRedraws;
     do {
       draw.again(row, attempt);
     } while (copy_drawn(ring, draw, block, row, 1) < ring.oldest_whole());
@@ -43,15 +43,15 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
   return num_redrawn;
 }
 
-// Fills the block with what is drawn, and returns how many rows had to be drawn again. What was begun is ended: rows
-// that are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a writer only
-// where every row of the ring is being written.
+// Fills the block's first rows with what is drawn, and returns how many rows had to be drawn again. What was begun is
+// ended: rows that are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a
+// writer only where every row of the ring is being written.
 template <class Draw>
-std::size_t sample(Ring& ring, Draw& draw, const Block& block) noexcept {
+std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch_size) noexcept {
   std::size_t chunk_rows = kMaxChunkRows;
   std::size_t num_redraws = 0;
-  for (std::size_t row = 0; row < block.batch_size();) {
-    const std::size_t num_rows = std::min(chunk_rows, block.batch_size() - row);
+  for (std::size_t row = 0; row < batch_size;) {
+    const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
     const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
     const Ticket oldest_whole = ring.oldest_whole();
@@ -68,40 +68,51 @@ std::size_t sample(Ring& ring, Draw& draw, const Block& block) noexcept {
 
 }  // namespace
 
-std::uint64_t Sampler::take_call() noexcept {
-  // relaxed: only that no two calls get the same number.
-  return calls_.fetch_add(1, std::memory_order_relaxed);
+Sampler::Call Sampler::take_call(Ring& ring, const Block& block, double beta) noexcept {
+  Call call{.number = 0, .beta = beta};
+  take_rows(ring, block, call);
+  return call;
 }
 
-bool Sampler::sample(Ring& ring, const Block& block, double beta) noexcept {
+void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {
+  call.num_rows = epochs_ ? epochs_->take(ring, block.tickets(), call.epoch) : block.batch_size();
+  // relaxed: only that no two calls get the same number.
+  if (call.num_rows > 0) call.number = calls_.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::size_t Sampler::sample(Ring& ring, const Block& block, double beta) noexcept {
   const Window window = window_of_published(ring);
-  if (window.reserved() == 0) return false;
-  fill(ring, block, {.number = take_call(), .beta = beta}, window);  // a number only where there are rows
-  return true;
+  if (window.reserved() == 0) return 0;
+  const Call call = take_call(ring, block, beta);  // a number only where there are rows
+  if (call.num_rows > 0) fill(ring, block, call, window);
+  return call.num_rows;
 }
 
 bool Sampler::sample(Ring& ring, const Block& block, const Call& call) noexcept {
+  if (call.num_rows == 0) return false;
   const Window window = window_of_published(ring);
-  if (window.reserved() == 0) return false;
+  if (window.reserved() == 0 && !epochs_) return false;
   fill(ring, block, call, window);
   return true;
 }
 
 void Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window) noexcept {
   std::size_t num_redraws = 0;
-  if (priorities_ == nullptr) {
-    WordStream words{key_, call.number};
-    UniformDraw draw{ring, words, window, block.tickets()};
-    num_redraws = fastreplay::sample(ring, draw, block);
+  if (epochs_) {
+    EpochDraw draw{ring, *epochs_, key_, call.number, block.tickets()};
+    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
+  } else if (priorities_ == nullptr) {
+    UniformDraw draw{ring, key_, call.number, recency_, window, block.tickets()};
+    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
   } else {
     PriorityDraw draw{ring, *priorities_, options_, key_, call.number, call.beta, window, block};
     // relaxed: a statistic.
     if (draw.begin()) num_without_mass_.fetch_add(1, std::memory_order_relaxed);
-    num_redraws = fastreplay::sample(ring, draw, block);
+    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
     draw.weigh();
   }
   // relaxed: statistics.
-  num_sampled_.fetch_add(block.batch_size(), std::memory_order_relaxed);
+  num_sampled_.fetch_add(call.num_rows, std::memory_order_relaxed);
   // relaxed: as above.
   if (num_redraws > 0) num_redraws_.fetch_add(num_redraws, std::memory_order_relaxed);
 }

@@ -6,9 +6,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "batch/block.hpp"
 #include "batch/draw.hpp"
+#include "batch/epochs.hpp"
 #include "batch/priority_draw.hpp"
 #include "batch/random.hpp"
 #include "ring/ring.hpp"
@@ -23,11 +25,13 @@ class Sampler {
   struct Call {
     std::uint64_t number;
     double beta = 0;
+    std::size_t num_rows = 0;  // of the block's; 0 where there was nothing to draw from
+    EpochState epoch{};        // before it, of draws in epochs
   };
 
   explicit Sampler(Philox::Key key, std::uint64_t calls = 0, std::uint64_t num_sampled = 0,
-                   std::uint64_t num_redraws = 0) noexcept
-      : key_{key}, calls_{calls}, num_sampled_{num_sampled}, num_redraws_{num_redraws} {}
+                   std::uint64_t num_redraws = 0, const Recency& recency = {}) noexcept
+      : key_{key}, recency_{recency}, calls_{calls}, num_sampled_{num_sampled}, num_redraws_{num_redraws} {}
 
   // Draws in proportion to the priorities of the ring's transitions, into blocks of weighted_parts(). They outlive
   // this.
@@ -38,17 +42,32 @@ class Sampler {
     options_ = options;
   }
 
-  // Fills the block with rows drawn with replacement from the ring's published transitions. Returns false, with nothing
-  // changed, when nothing is published.
-  [[nodiscard]] bool sample(Ring& ring, const Block& block, double beta = 0) noexcept;
+  // Goes through what the ring holds, epoch after epoch. Throws std::bad_alloc.
+  Sampler(Philox::Key key, const EpochOptions& options, const EpochState& state, std::uint64_t calls = 0,
+          std::uint64_t num_sampled = 0, std::uint64_t num_redraws = 0)
+      : Sampler{key, calls, num_sampled, num_redraws} {
+    epochs_ = std::make_unique<Epochs>(key, options, state);
+  }
 
-  // The same in two steps, for draws that are made later or elsewhere and are to be those of this
-  // moment in the order of calls.
-  [[nodiscard]] std::uint64_t take_call() noexcept;
+  // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
+  // many: all, or in epochs perhaps fewer; none, with nothing changed, where there is nothing to draw from.
+  [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0) noexcept;
+
+  // The same in two steps, for draws that are made later or elsewhere and are to be those of this moment in the order
+  // of calls. A call without rows gets another try.
+  [[nodiscard]] Call take_call(Ring& ring, const Block& block, double beta) noexcept;
+  void take_rows(Ring& ring, const Block& block, Call& call) noexcept;
   [[nodiscard]] bool sample(Ring& ring, const Block& block, const Call& call) noexcept;
+
+  // In the child after a fork.
+  void begin_in_child() noexcept {
+    if (epochs_) epochs_->begin_in_child();
+  }
 
   // Whether its minibatches have weights.
   [[nodiscard]] bool draws_by_priority() const noexcept { return priorities_ != nullptr; }
+  // Null where it draws with replacement.
+  [[nodiscard]] const Epochs* epochs() const noexcept { return epochs_.get(); }
   [[nodiscard]] Philox::Key key() const noexcept { return key_; }
   [[nodiscard]] std::uint64_t calls() const noexcept;
   [[nodiscard]] std::uint64_t num_sampled() const noexcept;
@@ -60,8 +79,10 @@ class Sampler {
   void fill(Ring& ring, const Block& block, const Call& call, const Window& window) noexcept;
 
   Philox::Key key_;
+  Recency recency_;
   Priorities* priorities_ = nullptr;
   PriorityOptions options_;
+  std::unique_ptr<Epochs> epochs_;
   // Counters for samplers to add to; each only grows, none orders anything.
   std::atomic<std::uint64_t> calls_;
   std::atomic<std::uint64_t> num_sampled_;

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from fastreplay import _core
     from fastreplay.buffer.priorities import Priorities
 
-__all__ = ["Prioritized"]
+__all__ = ["Weighed"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Prioritized(Contents[ArrayT]):
+class Weighed(Contents[ArrayT]):
     """Base of the replay buffer: what its transitions weigh, where they are drawn by priority."""
 
     _priorities: Priorities | None

@@ -1,30 +1,31 @@
 # SPDX-License-Identifier: MIT
-"""The minibatches of a buffer: drawn at a call, ahead of it, and the generator that they follow from."""
+"""What draws minibatches, as a caller sees it: at a call, ahead of it, and the generator that they follow from."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fastreplay.buffer.pickled import Pickled
-from fastreplay.buffer.state import checked_rng_state
+from fastreplay.batch.state import checked_rng_state
 from fastreplay.support.checks import checked_batch_size, checked_depth, checked_steps
 from fastreplay.support.keys import key_below
 
 if TYPE_CHECKING:
     from fastreplay.batch.loader import Loader
     from fastreplay.batch.minibatch import Minibatch
-    from fastreplay.buffer.state import RngState
+    from fastreplay.batch.ring_sampler import RingSampler
+    from fastreplay.batch.state import RngState
     from fastreplay.gpu.mirror import Mirror
 
-__all__ = ["Draws"]
+__all__ = ["Sampling"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Draws(Pickled[ArrayT]):
-    """Base of the replay buffer: its minibatches."""
+class Sampling(Generic[ArrayT]):
+    """Base of the replay buffer and its samplers: their minibatches."""
 
+    _sampler: RingSampler
     _mirror: Mirror | None
 
     @property
@@ -36,7 +37,7 @@ class Draws(Pickled[ArrayT]):
         Raises:
             ValueError: What is set is no such state.
         """
-        return {"key": list(self._sampler.key), "calls": self._sampler.calls}
+        return self._sampler.state
 
     @rng_state.setter
     def rng_state(self, state: RngState) -> None:
@@ -45,12 +46,12 @@ class Draws(Pickled[ArrayT]):
     def _rekey(self, place: tuple[int, ...]) -> None:
         """Draw under the key of a worker process, if this process can draw."""
         if self._mirror is None or not self._mirror.is_inherited:
-            self._sampler.restart(key_below(self._sampler.key, place), 0)
+            self._sampler.restart(key_below(self._sampler.key, place), 0, self._sampler.first_epoch)
 
     def sample(
         self, batch_size: int, *, out: Minibatch[ArrayT] | None = None, beta: float | None = None
     ) -> Minibatch[ArrayT]:
-        """Draw a minibatch with replacement over the stored transitions: uniformly, or by priority.
+        """Draw a minibatch of the stored transitions: uniformly, by priority, or as the sampler's rule says.
 
         Args:
             batch_size: Number of transitions, at least 1.
@@ -64,7 +65,8 @@ class Draws(Pickled[ArrayT]):
             A minibatch that is the caller's to keep.
 
         Raises:
-            ValueError: The buffer is empty, batch_size is below 1, or `out` does not fit.
+            ValueError: There is nothing to draw from (the message says why), batch_size is below 1, `out` does not fit,
+                or there are no weights for `beta`.
             TypeError: batch_size is no integer, or `out` no minibatch.
             MemoryError: There is no memory for a minibatch of this size.
             RuntimeError: The device refuses; or a graph is being captured, and there is no `out`.

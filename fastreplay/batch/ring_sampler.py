@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Minibatches of a ring by draws: a generator and counters of its own, and a delivery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastreplay.batch.loader import Loader
+from fastreplay.support.living import Living
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastreplay import _core
+    from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.batch.state import EpochState, RngState
+    from fastreplay.batch.waits import Waits
+
+__all__ = ["RingSampler"]
+
+
+class RingSampler:
+    """Draws minibatches from a ring, uniformly and each row by itself.
+
+    Args:
+        ring: Where the transitions lie.
+        delivery: Where the minibatches are to lie.
+        key: Of the generator.
+        waits: Counts for what the host waits.
+        rule: What the core's sampler takes beside.
+
+    Attributes:
+        first_epoch: How far it has got in epochs before its first minibatch; None for draws with replacement.
+
+    Thread safety:
+        Any thread may sample.
+    """
+
+    first_epoch: EpochState | None = None
+
+    def __init__(
+        self,
+        ring: _core.Ring,
+        delivery: Delivery,
+        key: tuple[int, int],
+        waits: Waits,
+        rule: tuple[Any, ...] = (),
+    ) -> None:
+        self._ring = ring
+        self._delivery = delivery
+        self._rule = rule
+        self._generator = delivery.generator(key, 0, None, rule)
+        self._waits = waits
+        self._loaders: Living[Loader[Any]] = Living()
+
+    def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
+        """Draw a minibatch; into `out`, if it is one.
+
+        Raises:
+            ValueError: There is nothing to draw from, `out` does not fit, or there are no weights for `beta`.
+        """
+        if beta is not None:
+            raise ValueError(f"beta: expected None, as the draw is not by priority, got {beta}")
+        delivery = self._delivery
+        if out is not None:
+            if not delivery.block_of(out, batch_size).refill(self._generator.sample, self._ring):
+                raise ValueError(self.describe_nothing(batch_size))
+            return out
+        block = delivery.take(batch_size)
+        try:
+            if not self._generator.sample(self._ring, block.native):
+                raise ValueError(self.describe_nothing(batch_size))
+        except BaseException:
+            delivery.cancel(block)
+            raise
+        return delivery.give(block)
+
+    def loader(self, batch_size: int, depth: int, steps: int | None) -> Loader[Any]:
+        """Iterate over minibatches that are drawn ahead."""
+        prefetcher = self._delivery.prefetcher(self._ring, self._generator, depth, steps, self._waits)
+        loader: Loader[Any] = Loader(prefetcher, self, self._delivery, batch_size=batch_size, depth=depth)
+        self._loaders.add(loader)
+        try:
+            return loader._begin()
+        except BaseException:  # whose traceback would keep the loader, and that its thread
+            loader.close()
+            raise
+
+    def restart(self, key: tuple[int, int], calls: int, epoch: EpochState | None) -> None:
+        """Draw under another key from now on; the counters go on.
+
+        Raises:
+            ValueError: `epoch` is not of draws like these.
+        """
+        if epoch is not None:
+            raise ValueError("rng_state: expected no 'epoch', as the draws are with replacement")
+        self._generator = self._delivery.generator(key, calls, self._generator, self._rule)
+
+    @property
+    def state(self) -> RngState:
+        """The generator's state, before the next minibatch."""
+        return {"key": list(self.key), "calls": self.calls}
+
+    def state_ahead(self, prefetcher: _core.Prefetcher) -> RngState:
+        """Return the state before the next minibatch that a prefetcher hands out."""
+        call = prefetcher.oldest_call
+        return self.state if call is None else self._state_before(*call)
+
+    def _state_before(self, calls: int, _epoch: Sequence[int]) -> RngState:
+        return {"key": list(self.key), "calls": calls}
+
+    def beta(self, _num_ahead: int) -> float:
+        """Return the exponent of the weights of a loader's next minibatch but so many: it has none."""
+        return 0.0
+
+    def describe_nothing(self, batch_size: int) -> str:  # noqa: ARG002 - for draws of a whole batch
+        """Say why there is nothing to draw from."""
+        first, end = self._ring.window()
+        unfinished = self._ring.num_reserved - max(first, end)
+        if unfinished == 0:
+            return "sample: the buffer is empty"
+        return f"sample: nothing can be drawn yet: the inserts of the {unfinished} transitions there are are unfinished"
+
+    def begin_in_child(self) -> None:
+        """In the child after a fork, make good what other threads had begun: nothing."""
+
+    @property
+    def key(self) -> list[int]:
+        """The generator's key."""
+        return self._generator.key  # type: ignore[no-any-return]
+
+    @property
+    def calls(self) -> int:
+        """Minibatches drawn under this key."""
+        return self._generator.calls  # type: ignore[no-any-return]
+
+    @property
+    def num_sampled(self) -> int:
+        """Rows drawn."""
+        return self._generator.num_sampled  # type: ignore[no-any-return]
+
+    @property
+    def num_redraws(self) -> int:
+        """Rows drawn again because a writer overwrote them while they were copied."""
+        return self._generator.num_redraws  # type: ignore[no-any-return]
+
+    @property
+    def num_without_mass(self) -> int:
+        """Minibatches drawn uniformly because no transition had a mass."""
+        return 0
+
+    @property
+    def num_left_out(self) -> int:
+        """Rows whose turn in an epoch came when they were overwritten or cleared."""
+        return 0
+
+    @property
+    def num_ahead(self) -> int:
+        """Minibatches that loaders have drawn, or are about to, and not handed out."""
+        return sum(loader.num_ahead for loader in self._loaders)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""The state of a generator: what its next minibatches follow from, to be saved and set again."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+    EpochState = tuple[int, int, int, int]  # epoch, its first ticket, its size, how many had their turn
+
+__all__ = ["EpochState", "RngState", "checked_rng_state"]
+
+
+class RngState(TypedDict):
+    """The generator's whole state: its key and the number of sample calls made; in epochs, how far they have got."""
+
+    key: list[int]
+    calls: int
+    epoch: NotRequired[EpochState]
+
+
+def checked_rng_state(state: object) -> tuple[tuple[int, int], int, EpochState | None]:
+    """Return the key, the number of calls, and how far the epochs have got.
+
+    Raises:
+        ValueError: It is no state of a generator.
+    """
+    try:
+        values = cast("RngState", state)
+        first, second = map(operator.index, values["key"])
+        calls = operator.index(values["calls"])
+        epoch: Any = None if "epoch" not in values else tuple(map(operator.index, values["epoch"]))
+        if not all(0 <= number < 2**64 for number in (first, second, calls, *(epoch or ()))):
+            raise ValueError("not 64-bit numbers")
+        if epoch is not None and (len(epoch) != 4 or epoch[3] > epoch[2] or epoch[1] + epoch[2] >= 2**63):
+            raise ValueError("no epoch")
+    except (LookupError, TypeError, ValueError) as error:
+        form = "{'key': [int, int], 'calls': int}, in epochs with 'epoch': (epoch, first ticket, size, position)"
+        raise ValueError(f"rng_state: expected {form}, got {state!r}") from error
+    return (first, second), calls, epoch

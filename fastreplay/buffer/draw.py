@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""Which rows a sampler draws: the rules that a caller chooses from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from fastreplay.batch.epoch_sampler import EpochSampler
+from fastreplay.batch.priority_sampler import BESIDE, PrioritySampler
+from fastreplay.batch.ring_sampler import RingSampler
+from fastreplay.support.checks import checked_count, checked_flag, checked_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastreplay import _core
+    from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.waits import Waits
+    from fastreplay.buffer.priorities import Priorities
+
+__all__ = ["Draw", "Epochs", "Prioritized", "Source", "Uniform"]
+
+_MOST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A buffer, as draws see it.
+
+    Attributes:
+        ring: Where the transitions lie.
+        waits: Counts for what the host waits.
+        new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields.
+        new_mirror_delivery: Makes one of what the device draws; None where the ring is not there.
+        priorities: The rule to draw by, and the masses; None where there are no priorities.
+    """
+
+    ring: _core.Ring
+    waits: Waits
+    new_delivery: Callable[[tuple[str, ...]], Delivery]
+    new_mirror_delivery: Callable[[], Delivery] | None
+    priorities: tuple[Priorities, _core.Priorities] | None
+
+
+class Draw(ABC):
+    """A rule to choose rows by."""
+
+    @abstractmethod
+    def _check(self, source: Source) -> None:
+        """Refuse a buffer that cannot be drawn from by this rule.
+
+        Raises:
+            ValueError: It is one.
+        """
+
+    @abstractmethod
+    def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
+        """Make what draws by this rule, from a buffer that was checked."""
+
+
+@dataclass(frozen=True)
+class Uniform(Draw):
+    """Each transition as likely as every other, with replacement: all of them, or of the newest.
+
+    The newest k are those of `buffer[-k:]`: an unfinished insert hides what came after it.
+
+    Args:
+        newest_of: Draws from so many of the newest transitions only; None for all.
+        newest: So many of the newest transitions are the first rows of every minibatch, the oldest of them first
+            (combined experience replay with 1; Zhang & Sutton 2017, "A Deeper Look at Experience Replay").
+
+    Raises:
+        TypeError: An argument is no integer.
+        ValueError: newest_of is below 1, or newest below 0.
+    """
+
+    newest_of: int | None = None
+    newest: int = 0
+
+    def __post_init__(self) -> None:
+        if self.newest_of is not None:
+            object.__setattr__(self, "newest_of", checked_count("newest_of", self.newest_of))
+        object.__setattr__(self, "newest", checked_index("newest", self.newest))
+        if self.newest < 0:
+            raise ValueError(f"newest: expected a non-negative integer, got {self.newest}")
+
+    def _check(self, source: Source) -> None:
+        if source.new_mirror_delivery is not None and self != Uniform():
+            raise ValueError("draw: expected Uniform() with storage='cuda', which draws from all it holds")
+
+    def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
+        recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
+        if source.new_mirror_delivery is not None:
+            return RingSampler(source.ring, source.new_mirror_delivery(), key, source.waits)
+        return RingSampler(source.ring, source.new_delivery(()), key, source.waits, recency)
+
+
+@dataclass(frozen=True)
+class Prioritized(Draw):
+    """In proportion to the priorities of a buffer that has some, as its `Priorities` say."""
+
+    def _check(self, source: Source) -> None:
+        if source.priorities is None:
+            raise ValueError("draw: expected another than Prioritized(), as the buffer was made without priorities")
+
+    def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
+        priorities, masses = cast("tuple[Priorities, _core.Priorities]", source.priorities)
+        rule = (masses, *priorities.draw_options)
+        delivery = source.new_delivery(BESIDE)
+        return PrioritySampler(source.ring, delivery, key, source.waits, rule=rule, beta_after=priorities.beta_after)
+
+
+@dataclass(frozen=True)
+class Epochs(Draw):
+    """Without replacement: every transition that the buffer holds once, then every one that it holds then.
+
+    An epoch is of what is there when it begins, those of `buffer[:]`. What is overwritten or cleared before its turn
+    is left out, and counted. The order takes no memory, whatever the buffer's size: up to 4,096 transitions all orders
+    are equally likely, beyond that it is one of 2^128.
+
+    Args:
+        shuffle: Whether the order is random, another one in each epoch; else the oldest comes first.
+        drop_last: Whether an epoch's last rows are dropped, where they are fewer than a minibatch; else they are a
+            smaller one.
+
+    Raises:
+        TypeError: An argument is no bool.
+    """
+
+    shuffle: bool = True
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shuffle", checked_flag("shuffle", self.shuffle))
+        object.__setattr__(self, "drop_last", checked_flag("drop_last", self.drop_last))
+
+    def _check(self, source: Source) -> None:
+        if source.new_mirror_delivery is not None:
+            raise ValueError("draw: expected Uniform() with storage='cuda', which draws with replacement")
+
+    def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
+        return EpochSampler(
+            source.ring,
+            source.new_delivery(()),
+            key,
+            source.waits,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+        )

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""The samplers over a buffer: its own, and those that a caller makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+
+from fastreplay.batch.delivery import Delivery, HostDelivery
+from fastreplay.buffer.draw import Draw, Epochs, Prioritized, Source, Uniform
+from fastreplay.buffer.pickled import Pickled
+from fastreplay.buffer.sampler import Sampler
+from fastreplay.buffer.sampling import Sampling
+from fastreplay.support.checks import checked_flag, key_of
+
+if TYPE_CHECKING:
+    from fastreplay.batch.loader import Loader
+    from fastreplay.batch.waits import Waits
+    from fastreplay.buffer.replay_buffer import ReplayBuffer
+    from fastreplay.gpu.device import Device
+    from fastreplay.support.checks import Seed
+    from fastreplay.support.living import Living
+
+__all__ = ["Sampled"]
+
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+
+class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
+    """Base of the replay buffer: what draws from it."""
+
+    _waits: Waits
+    _gpu: Device | None
+    _deliveries: Living[Delivery]
+
+    def sampler(self, *, draw: Draw | None = None, seed: Seed = None) -> Sampler[ArrayT]:
+        """Make a sampler: draws over this buffer by a rule, with a generator and counters of their own.
+
+        Args:
+            draw: `Uniform`, `Prioritized` or `Epochs`; None for that of the buffer's own `sample`.
+            seed: As in the constructor; but None for a generator that follows from this buffer's key and the number
+                of samplers and faces made before, as `spawn` does.
+
+        Raises:
+            TypeError: `draw` is no such rule, or `seed` no seed.
+            ValueError: The buffer cannot be drawn from by this rule.
+
+        Thread safety:
+            May be called from any thread; what each call gets depends on their order.
+        """
+        draw = self._own_draw() if draw is None else draw
+        if not isinstance(draw, Draw):
+            raise TypeError(f"draw: expected Uniform, Prioritized or Epochs, got {draw!r}")
+        draw._check(self._source())
+        if seed is None:
+            seed = np.random.SeedSequence(self._sampler.key, spawn_key=(self._num_spawned.add(1),))
+        return self._new_sampler(draw, key_of(seed))
+
+    def _own_draw(self) -> Draw:
+        """Return the rule of the buffer's own `sample`."""
+        return Uniform() if self._masses is None else Prioritized()
+
+    def _new_sampler(self, draw: Draw, key: tuple[int, int]) -> Sampler[ArrayT]:
+        return Sampler(draw._sampler(self._source(), key), cast("ReplayBuffer[ArrayT]", self), draw)
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        depth: int = 2,
+        steps: int | None = None,
+        replacement: bool = True,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> Loader[ArrayT]:
+        """Iterate over minibatches that a native thread draws ahead.
+
+        Args:
+            batch_size: As in `Sampling.loader`.
+            depth: As there.
+            steps: As there.
+            replacement: Whether transitions are drawn as by `sample`; else in epochs, by a sampler of its own.
+            shuffle: As in `Epochs`, for draws without replacement.
+            drop_last: As there.
+
+        Returns:
+            An iterator that is also a context manager, as there.
+
+        Raises:
+            TypeError, ValueError, MemoryError, RuntimeError: As there, and as `sampler`.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        if checked_flag("replacement", replacement):
+            if shuffle is not True or drop_last is not False:
+                raise ValueError("replacement: expected False with shuffle or drop_last, which are of draws in epochs")
+            return super().loader(batch_size, depth=depth, steps=steps)
+        sampler = self.sampler(draw=Epochs(shuffle=shuffle, drop_last=drop_last))
+        return sampler.loader(batch_size, depth=depth, steps=steps)
+
+    def _new_delivery(self, beside: tuple[str, ...] = ()) -> Delivery:
+        """Make a delivery of what the host gathers."""
+        origin = 0 if self._masses is None else self._origin
+        if self._gpu is None:
+            delivery: Delivery = HostDelivery(self._schema, self._device, self._output, beside, origin)
+        else:
+            delivery = self._gpu.pinned_delivery(self._schema, self._waits, beside, origin)
+        self._deliveries.add(delivery)
+        return delivery
+
+    def _new_mirror_delivery(self) -> Delivery:
+        """Make a delivery of what the device draws."""
+        delivery: Delivery = self._gpu.mirror_delivery(self._mirror, self._ring, self._schema)  # type: ignore[union-attr,arg-type]
+        self._deliveries.add(delivery)
+        return delivery
+
+    def _source(self, delivery: Delivery | None = None) -> Source:
+        """Return what draws see of this buffer; those of the host without anything beside may share a delivery."""
+
+        def new_delivery(beside: tuple[str, ...]) -> Delivery:
+            return self._new_delivery(beside) if delivery is None or beside else delivery
+
+        return Source(
+            self._ring,
+            self._waits,
+            new_delivery,
+            None if self._mirror is None else self._new_mirror_delivery,
+            None if self._priorities is None or self._masses is None else (self._priorities, self._masses),
+        )
