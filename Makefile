@@ -42,7 +42,7 @@ train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac (SEED=0 ENV=... STEPS=... A
 learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Train all loops on three seeds (about 12 minutes; writes docs/learning; TASKS="td3 sac-cheetah")
 	$(VENV)/bin/python examples/learning.py $(TASKS)
 
-why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 6 minutes; writes docs/why)
+why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 10 minutes; writes docs/why)
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Measure why replay buffers draw minibatches, and why target networks follow slowly: four figures with tables.
+"""Measure why replay buffers draw minibatches, and why target networks follow slowly: five figures with tables.
 
     python examples/why.py            # a few minutes on two cores; writes docs/why
-    python examples/why.py cost       # one of the four
+    python examples/why.py cost       # one of them
     python examples/why.py --quick    # seconds: the same figures from runs too short to show anything
 
 Each figure is one file in examples/evidence; docs/why.md walks through what they show. Everything that
@@ -18,13 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence import correlation, cost, minibatch, targets
+from evidence import correlation, cost, minibatch, priorities, targets
 from evidence.claims import table
 from evidence.effort import FULL, QUICK, Workers
 from figures import write_csv
 
 DOCS = Path(__file__).parents[1] / "docs" / "why"
-FIGURES: dict[str, Any] = {"minibatch": minibatch, "correlation": correlation, "targets": targets, "cost": cost}
+FIGURES: dict[str, Any] = {
+    "minibatch": minibatch,
+    "correlation": correlation,
+    "targets": targets,
+    "cost": cost,
+    "priorities": priorities,
+}
 
 
 def main() -> None:

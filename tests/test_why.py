@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -28,7 +30,7 @@ sys.path.append(str(WHY.parent))
 import figures  # noqa: E402
 import networks  # noqa: E402
 import why  # noqa: E402
-from evidence import claims, correlation, cost, estimates, learner, minibatch, targets  # noqa: E402
+from evidence import claims, cliffwalk, correlation, cost, estimates, learner, minibatch, priorities, targets  # noqa: E402
 from evidence.effort import QUICK, Workers  # noqa: E402
 from evidence.learner import Learner, Settings  # noqa: E402
 from evidence.pendulum import EPISODE_STEPS, TORQUES, Pendulums  # noqa: E402
@@ -48,6 +50,8 @@ DATA = {  # columns that name a measurement, and the rows of a quick run
     "targets-way": (("kind", "seed"), 2 * 2),
     "targets-return": (("kind", "every", "tau", "seed", "step"), 3 * 2 * 2 + 8 * 2),
     "cost": (("workload", "kind", "repeat", "part"), 3 * 2 * 2 * 3),
+    "priorities-walk": (("draw", "length", "seed"), 4 * 2 * 2),
+    "priorities-return": (("draw", "seed", "step"), 2 * 2 * 2),
 }
 
 
@@ -237,6 +241,59 @@ def test_variants_have_equal_lag() -> None:
         assert other.tau == estimates.matched_tau(one.every)
 
 
+@pytest.mark.parametrize("length", [2, 5])
+def test_the_cliffwalk_stores_what_all_sequences_of_actions_do(length: int) -> None:
+    walked: list[tuple[int, int, float]] = []
+    for actions in itertools.product((0, 1), repeat=length):
+        for state, action in enumerate(actions):
+            is_end = action == 0 or state == length - 1
+            follower = cliffwalk.NOTHING_FOLLOWS if is_end else 2 * (state + 1)
+            walked.append((2 * state + action, follower, float(action == 1 and state == length - 1)))
+            if is_end:
+                break
+    stored = cliffwalk.transitions(length)
+    assert sorted(zip(*stored.values(), strict=True)) == sorted(walked)
+    assert len(walked) == 2 ** (length + 1) - 2
+    assert sum(stored["reward"]) == 1
+
+
+def test_the_cliffwalks_values_are_what_its_updates_come_to() -> None:
+    length, values = 4, [0.0] * 8
+    everything = SimpleNamespace(**cliffwalk.transitions(length), weight=np.ones(2 ** (length + 1) - 2))
+    for _ in range(60):
+        errors = cliffwalk.learn(values, everything, cliffwalk.discount(length))
+    np.testing.assert_allclose(values, cliffwalk.true_values(length), atol=1e-4)
+    np.testing.assert_allclose(errors, 0, atol=1e-4)
+    before = values.copy()
+    half = SimpleNamespace(cell=np.array([7]), follower=np.array([-1]), reward=np.array([3.0]), weight=np.array([0.5]))
+    assert cliffwalk.learn(values, half, 0.75) == [pytest.approx(3 - before[7])]
+    assert values[7] == pytest.approx(before[7] + 0.25 * 0.5 * (3 - before[7]))
+
+
+def test_priorities_need_fewer_updates_on_the_cliffwalk_and_full_weights_take_that_back() -> None:
+    needed = {
+        variant.name: np.mean([cliffwalk.updates_to_learn((8, variant, seed))[0]["updates"] for seed in range(3)])
+        for variant in cliffwalk.VARIANTS
+    }
+    assert needed["prioritized"] < needed["uniform"] / 3
+    assert needed["prioritized"] < needed["half weighted"] < needed["weighted"]
+    assert needed["weighted"] > needed["uniform"]
+
+
+def test_prioritized_losses_are_weighted_and_their_errors_come_back() -> None:
+    young = learner.trained(Settings(seed=3, priorities=priorities.DRAWS["priority"]), 80)
+    batch, online = young.buffer.sample(64), young.online
+    assert batch.weight.min() < 0.99
+    errors = online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
+    errors = errors - learner.td_targets(young.target, batch.reward, batch.next_observation)
+    loss = young.weighted_loss(batch)
+    assert loss.item() == pytest.approx((batch.weight * errors**2).mean().item(), rel=1e-5)
+    before = young.buffer.max_priority
+    young.buffer.max_priority = 0.0
+    young.weighted_loss(batch)
+    assert before >= young.buffer.max_priority == pytest.approx(errors.abs().max().item() + 1e-6, rel=1e-5)
+
+
 def test_the_usual_ways_do_the_same_work() -> None:
     torch.manual_seed(0)
     online, target = networks.mlp(4, 8, 6), networks.mlp(4, 8, 6)
@@ -288,7 +345,10 @@ def test_quick_run_writes_every_figure_and_its_data(
 
 def test_an_unknown_figure_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_as_script(WHY, "--out", str(tmp_path / "none"), "costs") == 2
-    assert "figure: expected one of minibatch, correlation, targets, cost, got 'costs'" in capsys.readouterr().err
+    assert (
+        "figure: expected one of minibatch, correlation, targets, cost, priorities, got 'costs'"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "none").exists()
 
 

@@ -28,11 +28,12 @@ class Effort:
     gradients: int  # whose spread is the variance of the estimate
     budget_s: float  # CPU seconds of a run with fixed time
     repeats: int  # of each timing
+    walk: int  # states of the longest cliffwalk
 
 
-FULL = Effort(seeds=10, steps=3_000, evaluations=15, checkpoint=1_000, gradients=256, budget_s=2.5, repeats=10)
+FULL = Effort(seeds=10, steps=3_000, evaluations=15, checkpoint=1_000, gradients=256, budget_s=2.5, repeats=10, walk=16)
 # Two of each, without which there is no interval, and a checkpoint within the second episode (of 200 steps).
-QUICK = Effort(seeds=2, steps=68, evaluations=2, checkpoint=210, gradients=2, budget_s=0.02, repeats=2)
+QUICK = Effort(seeds=2, steps=68, evaluations=2, checkpoint=210, gradients=2, budget_s=0.02, repeats=2, walk=4)
 
 
 class Workers:

@@ -63,6 +63,7 @@ class Settings:
     tau: float = matched_tau(100)
     every: int = 1
     draw: Draw = uniform
+    priorities: fr.Priorities | None = None
 
 
 def td_targets(target: nn.Module, reward: Tensor, next_observation: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Learner:
         self.rng = np.random.default_rng(settings.seed)
         self.env = Pendulums(NUM_ENVS, settings.seed)
         self.observation = self.env.observation()
-        self.buffer = fr.ReplayBuffer(CAPACITY, FIELDS, seed=settings.seed)
+        self.buffer = fr.ReplayBuffer(CAPACITY, FIELDS, seed=settings.seed, priorities=settings.priorities)
         self.online = mlp(3, 64, len(TORQUES))  # Q(s, .)
         self.target = copy.deepcopy(self.online).requires_grad_(requires_grad=False)
         self.optimiser = torch.optim.Adam(self.online.parameters(), settings.learning_rate, fused=True)
@@ -114,11 +115,22 @@ class Learner:
 
     def learn(self, batch: Batch) -> None:
         """Take one gradient step on the mean loss, then let the target network follow."""
-        loss = mean_loss(self.online, self.target, *batch)
+        if self.settings.priorities is None:
+            loss = mean_loss(self.online, self.target, *batch)
+        else:
+            loss = self.weighted_loss(batch)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self.update.step()
+
+    def weighted_loss(self, batch: Batch) -> Tensor:
+        """Return the mean of the squared TD errors, weighted, (); the errors become the transitions' priorities."""
+        value = self.online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
+        error = value - td_targets(self.target, batch.reward, batch.next_observation)
+        self.buffer.update_priorities(batch, error)
+        loss: Tensor = (batch.weight * error.square()).mean()
+        return loss
 
     def interact(self) -> None:
         """Take one epsilon-greedy step in every environment and store the transitions."""
