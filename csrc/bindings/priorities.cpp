@@ -22,7 +22,8 @@ namespace fastreplay {
 
 namespace {
 
-using Numbers = py::array_t<double, py::array::c_style>;
+template <class Number>
+using Numbers = py::array_t<Number, py::array::c_style>;
 using Masses = py::array_t<float, py::array::c_style>;
 
 void check(std::span<const Ticket> tickets, std::span<const double> priorities, const Ring& ring) {
@@ -44,10 +45,13 @@ void check(std::span<const Ticket> tickets, std::span<const double> priorities, 
   }
 }
 
-std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Integers& tickets, const Numbers& values) {
+template <class Number>
+std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Integers& tickets,
+                                           const Numbers<Number>& values) {
   const std::span<const Ticket> names{reinterpret_cast<const Ticket*>(tickets.data()),
                                       static_cast<std::size_t>(tickets.size())};
-  const std::span<const double> numbers{values.data(), static_cast<std::size_t>(values.size())};
+  // Copied before they are checked: another thread may write to what it gave.
+  const std::vector<double> numbers(values.data(), values.data() + values.size());
   check(names, numbers, priorities.ring());
   const auto [applied, stale] = priorities.update(names, numbers);
   return {applied, stale};
@@ -75,7 +79,8 @@ void bind_priorities(py::module_& m) {
            py::arg("keeps_smallest"), py::keep_alive<1, 2>())
       .def_property_readonly("num_bytes", &Priorities::num_bytes)
       .def_property("largest", &Priorities::largest, &Priorities::set_largest)
-      .def("update", &update, py::arg("tickets"), py::arg("priorities"))
+      .def("update", &update<float>, py::arg("tickets").noconvert(), py::arg("priorities").noconvert())
+      .def("update", &update<double>, py::arg("tickets"), py::arg("priorities"))
       .def("read", &read, py::arg("first"), py::arg("count"))
       .def("restore", &restore, py::arg("first"), py::arg("masses"))
       .def("begin_in_child", &Priorities::begin_in_child)

@@ -114,6 +114,10 @@ class Minibatch(Generic[ArrayT]):
             self._ticket = cast("ArrayT", self._block.ticket())
         return self._ticket
 
+    def _host_tickets(self) -> NDArray[np.int64] | None:
+        """Return the rows' insert numbers without a tensor, where they lie in the host's memory."""
+        return None if self._block is None else self._block.host_tickets()
+
     @property
     def has_tickets(self) -> bool:
         """Whether the rows have insert numbers; not those of fields that were put together by `tree_map`."""

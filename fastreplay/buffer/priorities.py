@@ -23,11 +23,13 @@ __all__ = [
     "Priorities",
     "PriorityUpdate",
     "checked_priorities",
+    "given_numbers",
     "new_masses",
     "numbers",
     "one_each",
 ]
 
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _DRAWS = ("stratified", "independent")
 _NORMALIZE = (None, "batch", "buffer")  # at the core's number
 
@@ -175,9 +177,24 @@ def numbers(name: str, value: Any) -> NDArray[np.float64]:
     Raises:
         TypeError: They are none.
     """
+    array = given_numbers(name, value)
+    return np.ascontiguousarray(array, np.float64) if array.ndim else array.astype(np.float64)
+
+
+def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Return the same, without a copy where they are float32 or float64, C-contiguous, in the host's memory.
+
+    Raises:
+        TypeError: They are none.
+    """
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.double().numpy() if not value.is_complex() else value
+        try:
+            value = value.numpy()
+        except (RuntimeError, TypeError):  # of a graph, of a device, of a dtype that NumPy lacks
+            value = value.detach().cpu()
+            value = value.double().numpy() if not value.is_complex() else value
+    if type(value) is np.ndarray and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64) and value.flags.carray:
+        return value
     try:
         array = np.asarray(value)
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.priorities import PriorityUpdate, numbers
+from fastreplay.buffer.priorities import PriorityUpdate, given_numbers
 from fastreplay.support.checks import checked_addresses, checked_number
 
 if TYPE_CHECKING:
@@ -55,15 +55,17 @@ class Weighed(Contents[ArrayT]):
             May be called from any thread, and waits for nobody.
         """
         masses = self._weighed("update_priorities")
-        named: Any = batch
+        tickets: Any = None
         if isinstance(batch, Minibatch):
             if batch._beside.origin not in {0, self._origin}:
                 raise ValueError(
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )
-            named = batch.ticket
-        tickets = checked_addresses("tickets", named.detach().cpu().numpy() if hasattr(named, "detach") else named)
-        return PriorityUpdate(*masses.update(tickets, numbers("priorities", priorities)))
+            tickets = batch._host_tickets()
+        if tickets is None:
+            named: Any = batch.ticket if isinstance(batch, Minibatch) else batch
+            tickets = checked_addresses("tickets", named.detach().cpu().numpy() if hasattr(named, "detach") else named)
+        return PriorityUpdate(*masses.update(tickets, given_numbers("priorities", priorities)))
 
     @property
     def max_priority(self) -> float:

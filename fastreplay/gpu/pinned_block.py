@@ -113,6 +113,9 @@ class PinnedBlock:
         """Return the tickets that were handed out with the fields."""
         return self.tensors.ticket
 
+    def host_tickets(self) -> None:
+        """Return nothing: the tickets are the device's."""
+
     def first_changed(self, _values: tuple[object, ...], _tickets: object) -> int:
         """Return the position of the first field or tickets handed out that are not as they were made, or -1."""
         return self.tensors.first_changed()
