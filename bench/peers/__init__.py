@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from peers.cpprb import Cpprb
+from peers.cpprb import Cpprb, CpprbPrioritized
 from peers.numpy_ring import NumpyRing, NumpySlices
-from peers.ours import Fastreplay, FastreplayOut, FastreplayPositional
-from peers.peer import Peer
-from peers.rlox import Rlox
+from peers.ours import Fastreplay, FastreplayOut, FastreplayPositional, FastreplayPrioritized
+from peers.peer import Peer, PrioritizedPeer
+from peers.rlox import Rlox, RloxPrioritized
 from peers.sb3 import StableBaselines3
-from peers.torchrl import TorchRL
+from peers.torchrl import TorchRL, TorchRLPrioritized
 
-__all__ = ["PEERS", "Fastreplay", "NumpyRing", "Peer", "StableBaselines3", "TorchRL"]
+__all__ = ["PEERS", "PRIORITIZED", "Fastreplay", "NumpyRing", "Peer", "PrioritizedPeer", "StableBaselines3", "TorchRL"]
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
@@ -19,4 +19,8 @@ PEERS: dict[str, type[Peer]] = {
         *(NumpyRing, NumpySlices, StableBaselines3, Cpprb, Rlox, TorchRL),
         *(Fastreplay, FastreplayPositional, FastreplayOut),
     )
+}
+
+PRIORITIZED: dict[str, type[PrioritizedPeer]] = {
+    peer.name: peer for peer in (CpprbPrioritized, RloxPrioritized, TorchRLPrioritized, FastreplayPrioritized)
 }

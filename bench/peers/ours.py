@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timing import Call
 from workloads import Columns, Transition, Workload, chunks
 
 import fastreplay as fr
-from peers.peer import Peer, in_order
+from peers.peer import Peer, PrioritizedPeer, in_order
 
 
 class Fastreplay(Peer):
@@ -70,6 +72,40 @@ class FastreplayOut(Fastreplay):
         out = self.buffer.sample(batch_size)
         tuple(out)  # its tensors exist from here on
         return partial(self.buffer.sample, batch_size, out=out)
+
+
+class FastreplayPrioritized(Fastreplay, PrioritizedPeer):
+    """fastreplay.ReplayBuffer with priorities; a fresh minibatch from each sample."""
+
+    kinds = PrioritizedPeer.kinds
+
+    def _build(self, workload: Workload, capacity: int) -> None:
+        self.buffer = empty_buffer(workload, capacity, priorities=fr.Priorities())
+
+    def fill(self) -> None:
+        PrioritizedPeer.fill(self)
+
+    def fill_with(self, priorities: npt.NDArray[np.float32]) -> None:
+        start = 0
+        for _, columns in chunks(self.workload, self.capacity):
+            self.buffer.extend(**columns, priority=priorities[start : start + len(columns["reward"])])
+            start += len(columns["reward"])
+
+    def sampler(self, batch_size: int) -> Call:
+        return self.drawer(batch_size)
+
+    def drawer(self, batch_size: int) -> Call:
+        sample = self.buffer.sample
+
+        def run() -> tuple[Any, ...]:
+            batch = sample(batch_size)
+            observation, action, next_observation, reward, terminated = batch
+            return observation, action, next_observation, reward, terminated, batch.weight, batch
+
+        return run
+
+    def update(self, drawn: Any, priorities: npt.NDArray[np.float32]) -> None:
+        self.buffer.update_priorities(drawn[-1], priorities)
 
 
 def empty_buffer(workload: Workload, capacity: int, **options: Any) -> Any:

@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timing import Call
 from workloads import FIELD_NAMES, Columns, Transition, Workload
@@ -63,6 +65,36 @@ class Peer(ABC):
     def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
         """Name the tensors of what a sampler's call returned (untimed)."""
         return dict(zip(FIELD_NAMES, batch, strict=True))
+
+
+class PrioritizedPeer(Peer):
+    """A replay buffer that draws by priority: alpha 0.6, beta 0.4, weights divided by the largest of the minibatch."""
+
+    kinds = frozenset(("sample", "update"))
+
+    @abstractmethod
+    def fill_with(self, priorities: npt.NDArray[np.float32]) -> None:
+        """Store the transitions 0 to capacity - 1, with these priorities."""
+
+    @abstractmethod
+    def drawer(self, batch_size: int) -> Call:
+        """Return a call that draws a minibatch: the fields' tensors, the weights, and what `update` names it by."""
+
+    @abstractmethod
+    def update(self, drawn: Any, priorities: npt.NDArray[np.float32]) -> None:
+        """Give the transitions of a minibatch other priorities."""
+
+    def fill(self) -> None:
+        """Store the transitions with priorities of many sizes."""
+        self.fill_with(np.random.default_rng(0).exponential(size=self.capacity).astype(np.float32) + np.float32(0.01))
+
+    def sampler(self, batch_size: int) -> Call:
+        """Return a call that draws a minibatch of CPU tensors."""
+        return self.drawer(batch_size)
+
+    def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        """Name the tensors of what a sampler's call returned (untimed)."""
+        return dict(zip(FIELD_NAMES, batch[: len(FIELD_NAMES)], strict=True))
 
 
 def in_order(store: Callable[..., object], rows: Iterable[Any]) -> Call:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from absence import require
 from timing import Call
 from workloads import FIELD_NAMES, Columns, Transition, Workload, chunks
 
-from peers.peer import Peer
+from peers.peer import Peer, PrioritizedPeer
 
 
 class TorchRL(Peer):
@@ -48,6 +50,37 @@ class TorchRL(Peer):
 
     def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
         return {name: batch[name] for name in FIELD_NAMES}
+
+
+class TorchRLPrioritized(TorchRL, PrioritizedPeer):
+    """torchrl.data.TensorDictPrioritizedReplayBuffer over a LazyTensorStorage; trees in C++."""
+
+    kinds = PrioritizedPeer.kinds
+
+    def _build(self, workload: Workload, capacity: int) -> None:  # noqa: ARG002
+        data, self.tensordict = require("torchrl.data"), require("tensordict").TensorDict
+        self.buffer = data.TensorDictPrioritizedReplayBuffer(
+            alpha=0.6, beta=0.4, storage=data.LazyTensorStorage(capacity)
+        )
+
+    def fill(self) -> None:
+        PrioritizedPeer.fill(self)
+
+    def fill_with(self, priorities: npt.NDArray[np.float32]) -> None:
+        TorchRL.fill(self)
+        self.buffer.update_priority(torch.arange(self.capacity), torch.from_numpy(priorities))
+
+    def sampler(self, batch_size: int) -> Call:
+        return self.drawer(batch_size)
+
+    def drawer(self, batch_size: int) -> Call:
+        return partial(self.buffer.sample, batch_size)
+
+    def update(self, drawn: Any, priorities: npt.NDArray[np.float32]) -> None:
+        self.buffer.update_priority(drawn["index"], torch.from_numpy(priorities))
+
+    def fields(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        return TorchRL.fields(self, batch)
 
 
 def _each(store: Callable[[Any], object], rows: Sequence[Any]) -> Call:
