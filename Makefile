@@ -100,6 +100,7 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields
 	FASTREPLAY_HISTORY_EVENTS=20000000 build/cpp/tests/cpp/test_history
+	FASTREPLAY_PRIORITY_DRAWS=100000000 FASTREPLAY_PRIORITY_INSERTS=20000000 build/cpp/tests/cpp/test_priorities
 	build/cpp/tests/model/test_model --large
 	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py
 	FASTREPLAY_INTERRUPTIONS_S=300 $(VENV)/bin/python -m pytest tests/test_interruptions.py

@@ -262,6 +262,32 @@ void test_draws_follow_the_masses() {
   }
 }
 
+// A target of 24 bits would visit each of 10^6 leaves 16 times or 17. Which leaf, over a hundred draws of each or more.
+void test_equal_leaves_are_drawn_alike() {
+  const char* wanted = std::getenv("FASTREPLAY_PRIORITY_DRAWS");
+  const bool is_long = wanted != nullptr;
+  const std::uint64_t num_draws = is_long ? std::strtoull(wanted, nullptr, 10) : 1'000'000;
+  const std::size_t capacity = is_long ? 1'000'000 : 10'000;
+  Ring ring{small(), capacity};
+  Priorities priorities{ring, kPlain, -1, false};
+  CHECK(insert(priorities, 0, std::vector<double>(capacity, 1.0)));
+  for (const bool is_stratified : {false, true}) {
+    Sampler sampler{kKey, priorities, {.is_stratified = is_stratified}};
+    const Block block{weighted_parts(ring.records().layout()), 1000};
+    std::vector<double> counts(capacity);
+    for (std::uint64_t i = 0; i < num_draws / 1000; ++i) {
+      CHECK(sampler.sample(ring, block, 0.4));
+      for (const Ticket ticket : block.tickets()) ++counts[ticket];
+    }
+    const std::vector<double> expected(capacity, static_cast<double>(num_draws) / static_cast<double>(capacity));
+    const auto freedom = static_cast<double>(capacity);
+    const double chi = chi_square(counts, expected);
+    CHECK(chi < freedom + 6 * std::sqrt(2 * freedom));
+    // Strata spread the draws more evenly than chance would; each by itself does not.
+    if (!is_stratified) CHECK(chi > freedom - 6 * std::sqrt(2 * freedom));
+  }
+}
+
 void check_weights(Normalize normalize, double mix) {
   Ring ring{small(), 50};
   Priorities priorities{ring, kPlain, -1, normalize == Normalize::kBuffer};
@@ -484,6 +510,7 @@ int main() {
   test_the_sums_are_those_of_the_oracle();
   test_probabilities_are_exact();
   test_draws_follow_the_masses();
+  test_equal_leaves_are_drawn_alike();
   test_weights();
   test_without_any_mass_the_draw_is_uniform();
   test_what_was_cleared_weighs_nothing();

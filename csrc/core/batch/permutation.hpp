@@ -11,16 +11,15 @@
 
 namespace fastreplay {
 
-// A small one is shuffled (Fisher & Yates), which gives each of all permutations equally often. A large one is a Feistel
-// network on a table of at least `size` places (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"): each
-// round moves a place along its row or its column, by a keyed function of the other. What comes out too large goes in
-// again, which is once in about sqrt(size) times.
+// A small one is shuffled (Fisher & Yates), which gives each of all permutations equally often. A large one is a
+// Feistel network on a table of at least `size` places (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"):
+// each round moves a place along its row or its column, by a keyed function of the other. What comes out too large goes
+// in again, which is once in about sqrt(size) times.
 class Permutation {
  public:
   Permutation() = default;
   // Permutation `number` of this key.
-  Permutation(Philox::Key key, std::uint64_t number, std::uint64_t size) noexcept
-      : size_{size} {
+  Permutation(Philox::Key key, std::uint64_t number, std::uint64_t size) noexcept : size_{size} {
     if (size <= shuffled_.size()) {
       shuffle(key, number);
       return;

@@ -32,6 +32,7 @@ PriorityDraw::PriorityDraw(Ring& ring, Priorities& priorities, const PriorityOpt
 
 bool PriorityDraw::begin() noexcept {
   Priorities::Turn turn{priorities_};
+  take(turn);
   const double total = turn.population().total;
   const bool has_mixture = total > 0 && options_.uniform_mix > 0;
   std::size_t num_strata = tickets_.size();
@@ -53,8 +54,8 @@ bool PriorityDraw::begin() noexcept {
     if (++targets.count == kRowsTogether) find(turn, targets);
   }
   find(turn, targets);
-  const bool has_zeros = options_.uniform_mix > 0 && turn.population().count < count(turn);
-  rarest_ = times_as_likely(turn, has_zeros ? 0 : turn.population().smallest);
+  const bool has_zeros = options_.uniform_mix > 0 && static_cast<double>(turn.population().count) < count_;
+  rarest_ = times_as_likely(has_zeros ? 0 : turn.population().smallest);
   return total == 0;
 }
 
@@ -81,7 +82,7 @@ void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
   turn.find({targets.values.data(), targets.count}, {drawn.data(), targets.count});
   for (std::size_t i = 0; i < targets.count; ++i) {
     if (drawn[i].mass > 0) {
-      set(turn, targets.rows[i], drawn[i].ticket, drawn[i].mass);
+      set(targets.rows[i], drawn[i].ticket, drawn[i].mass);
     } else {
       std::uint64_t attempt = 0;
       draw_again(turn, targets.rows[i], attempt);
@@ -95,6 +96,7 @@ void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
 void PriorityDraw::draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept {
   for (;;) {
     ++attempt;
+    take(turn);
     const bool is_by_mass = turn.population().total > 0 && !(options_.uniform_mix > 0 && is_uniform(row, attempt));
     const bool is_counted = attempt % kRedraws > kMaxAttempts;
     if (is_counted ? draw_counted(turn, row, attempt, is_by_mass) : draw(turn, row, attempt, is_by_mass)) return;
@@ -109,7 +111,7 @@ bool PriorityDraw::draw(Priorities::Turn& turn, std::size_t row, std::uint64_t a
   double target = fraction(word) * turn.population().total;
   Drawn drawn;
   turn.find({&target, 1}, {&drawn, 1});
-  if (drawn.mass > 0) set(turn, row, drawn.ticket, drawn.mass);
+  if (drawn.mass > 0) set(row, drawn.ticket, drawn.mass);
   return drawn.mass > 0;
 }
 
@@ -120,7 +122,7 @@ bool PriorityDraw::draw_counted(const Priorities::Turn& turn, std::size_t row, s
   for (const Window& window : {turn.window(), uncleared(turn.window())}) {
     const Ticket ticket = fastreplay::draw_counted(ring_, window, key_, {row + 1, call_, attempt, kCounted}, mass);
     if (ticket == window.end) continue;
-    set(turn, row, ticket, turn.mass(ticket));
+    set(row, ticket, turn.mass(ticket));
     return true;
   }
   return false;
@@ -132,7 +134,7 @@ bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row,
   if (window.reserved() == 0 || !draw_below(window.reserved(), word, position)) return false;
   const Ticket ticket = window.first + position;
   if (!ring_.is_published(ticket, window)) return false;
-  set(turn, row, ticket, turn.mass(ticket));
+  set(row, ticket, turn.mass(ticket));
   return true;
 }
 
@@ -142,25 +144,21 @@ Window PriorityDraw::uncleared(Window window) const noexcept {
   return window;
 }
 
-void PriorityDraw::set(const Priorities::Turn& turn, std::size_t row, Ticket ticket, float mass) noexcept {
-  const double likely = times_as_likely(turn, mass);
+void PriorityDraw::take(const Priorities::Turn& turn) noexcept {
+  const Population& population = turn.population();
+  const bool counts_all = population.total == 0 || options_.uniform_mix > 0;  // else only what has mass can be drawn
+  const std::uint64_t count = counts_all ? turn.window().published() : population.count;
+  count_ = static_cast<double>(std::max<std::uint64_t>(1, count));
+  share_ = 1 / count_;
+  by_chance_ = population.total == 0 ? 1 : options_.uniform_mix;
+  by_mass_ = population.total == 0 ? 0 : (1 - options_.uniform_mix) * count_ / population.total;
+}
+
+void PriorityDraw::set(std::size_t row, Ticket ticket, float mass) noexcept {
+  const double likely = times_as_likely(mass);
   tickets_[row] = ticket;
   weights_[row] = static_cast<float>(likely);
-  probabilities_[row] = static_cast<float>(likely / static_cast<double>(std::max<std::uint64_t>(1, count(turn))));
-}
-
-// N: without a mixture only what has mass can be drawn.
-std::uint64_t PriorityDraw::count(const Priorities::Turn& turn) const noexcept {
-  const Population& population = turn.population();
-  return population.total == 0 || options_.uniform_mix > 0 ? turn.window().published() : population.count;
-}
-
-// N * P.
-double PriorityDraw::times_as_likely(const Priorities::Turn& turn, float mass) const noexcept {
-  const double total = turn.population().total;
-  if (total == 0) return 1;
-  const double by_mass = static_cast<double>(count(turn)) * static_cast<double>(mass) / total;
-  return options_.uniform_mix + (1 - options_.uniform_mix) * by_mass;
+  probabilities_[row] = static_cast<float>(likely * share_);
 }
 
 }  // namespace fastreplay

@@ -66,9 +66,12 @@ class PriorityDraw {
                                   bool is_by_mass) noexcept;
   [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
-  void set(const Priorities::Turn& turn, std::size_t row, Ticket ticket, float mass) noexcept;
-  [[nodiscard]] std::uint64_t count(const Priorities::Turn& turn) const noexcept;
-  [[nodiscard]] double times_as_likely(const Priorities::Turn& turn, float mass) const noexcept;
+  void take(const Priorities::Turn& turn) noexcept;
+  void set(std::size_t row, Ticket ticket, float mass) noexcept;
+  // N * P.
+  [[nodiscard]] double times_as_likely(float mass) const noexcept {
+    return by_chance_ + by_mass_ * static_cast<double>(mass);
+  }
 
   Ring& ring_;
   Priorities& priorities_;
@@ -80,6 +83,11 @@ class PriorityDraw {
   std::span<Ticket> tickets_;
   float* weights_;  // N * P until weigh()
   float* probabilities_;
+  // Of the latest turn: N, and what makes N * P of a mass.
+  double count_ = 1;
+  double share_ = 1;  // 1 / N
+  double by_chance_ = 1;
+  double by_mass_ = 0;
   double rarest_ = 1;  // N * P of the transition with the smallest mass, for kBuffer
 };
 
