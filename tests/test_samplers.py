@@ -117,6 +117,10 @@ def test_what_is_gone_is_left_out_and_counted() -> None:
     assert len({*seen, *rest}) == len(seen) + len(rest)
     assert sampler.stats()["left_out"] == 100 - len(seen) - len(rest)
     assert sorted(tickets(sampler.sample(100))) == list(range(110, 210))
+    left_out = sampler.stats()["left_out"]
+    sampler.rng_state = sampler.rng_state
+    assert sampler.stats()["left_out"] == left_out > 0
+    assert sampler.stats()["sampled"] == len(seen) + len(rest) + 100
 
 
 def test_a_loader_counts_what_it_left_out() -> None:

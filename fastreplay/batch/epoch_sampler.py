@@ -47,6 +47,7 @@ class EpochSampler(RingSampler):
         drop_last: bool,
     ) -> None:
         self._drop_last = drop_last
+        self._num_left_out_before = 0  # under other keys
         super().__init__(ring, delivery, key, waits, (shuffle, drop_last, self.first_epoch))
 
     def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
@@ -81,6 +82,7 @@ class EpochSampler(RingSampler):
         if epoch is None:
             raise ValueError("rng_state: 'epoch' is missing, which draws in epochs have")
         rule = (*self._rule[:-1], epoch)
+        self._num_left_out_before += self._generator.num_left_out
         self._generator = self._delivery.generator(key, calls, self._generator, rule)
 
     @property
@@ -105,4 +107,4 @@ class EpochSampler(RingSampler):
     @property
     def num_left_out(self) -> int:
         """Rows whose turn in an epoch came when they were overwritten or cleared."""
-        return self._generator.num_left_out  # type: ignore[no-any-return]
+        return self._num_left_out_before + self._generator.num_left_out  # type: ignore[no-any-return]
