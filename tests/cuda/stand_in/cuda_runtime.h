@@ -17,7 +17,6 @@ namespace stand_in {
 struct Barrier {
   struct Reached {};
   bool is_open = false;
-  bool are_all = true;
 };
 inline Barrier barrier;
 
@@ -38,10 +37,8 @@ void run_block(void (*kernel)(Parameters), const Parameters& parameters, unsigne
 
 }  // namespace stand_in
 
-inline int __syncthreads_and(int is_so) {
-  if (stand_in::barrier.is_open) return stand_in::barrier.are_all ? 1 : 0;
-  stand_in::barrier.are_all = stand_in::barrier.are_all && is_so != 0;
-  throw stand_in::Barrier::Reached{};
+inline void __syncthreads() {
+  if (!stand_in::barrier.is_open) throw stand_in::Barrier::Reached{};
 }
 
 struct cudaFuncAttributes {};
