@@ -131,8 +131,6 @@ class Sampler:
         self,
         key: tuple[int, int],
         calls: int = 0,
-        num_sampled: int = 0,
-        num_redraws: int = 0,
         newest_of: int = 0,
         newest: int = 0,
     ) -> None: ...
@@ -141,8 +139,6 @@ class Sampler:
         self,
         key: tuple[int, int],
         calls: int,
-        num_sampled: int,
-        num_redraws: int,
         is_shuffled: bool,
         drops_last: bool,
         state: tuple[int, int, int, int],
@@ -152,8 +148,6 @@ class Sampler:
         self,
         key: tuple[int, int],
         calls: int,
-        num_sampled: int,
-        num_redraws: int,
         priorities: Priorities,
         is_stratified: bool,
         normalize: int,
@@ -161,6 +155,7 @@ class Sampler:
     ) -> None: ...
     def sample(self, ring: Ring, block: Block) -> int: ...
     def sample_weighted(self, ring: Ring, beta: float, block: Block) -> int: ...
+    def count_on_from(self, before: Sampler) -> None: ...
     def begin_in_child(self) -> None: ...
     @property
     def epoch_state(self) -> tuple[int, int, int, int]: ...

@@ -93,6 +93,7 @@ STATES: dict[str, Any] = {
     "a place beyond the end": {"key": [1, 2], "calls": 0, "epoch": (0, 0, 5, 6)},
     "a negative ticket": {"key": [1, 2], "calls": 0, "epoch": (0, -1, 5, 3)},
     "too many tickets": {"key": [1, 2], "calls": 0, "epoch": (0, 2**63, 2**63, 0)},
+    "more than the buffer could hold": {"key": [1, 2], "calls": 0, "epoch": (0, 0, 2**40, 0)},
     "halves": {"key": [1, 2], "calls": 0, "epoch": (0, 0.5, 1, 0)},
 }
 RNG_STATE: dict[str, Any] = {

@@ -161,6 +161,21 @@ def test_a_buffers_own_loader_tells_where_to_go_on() -> None:
         assert tickets(twin.sample(7)) == tickets(next(loader))
 
 
+def test_a_loader_that_was_empty_goes_on_in_order() -> None:
+    buffer = NativeBuffer(100, FIELDS, output="numpy")
+    sampler = buffer.sampler(draw=fr.Epochs(shuffle=False))
+    fill(buffer, 20)
+    sampler.sample(20)
+    buffer.clear()
+    with sampler.loader(4, depth=3) as loader:
+        with pytest.raises(ValueError, match="the buffer is empty"):
+            next(loader)
+        assert loader.rng_state == sampler.rng_state
+        assert loader.rng_state["calls"] == 1
+        buffer.extend(**transitions(20, 40))
+        assert [ticket for _ in range(10) for ticket in tickets(next(loader))] == list(range(20, 60))
+
+
 # Samplers.
 
 
@@ -177,6 +192,23 @@ def test_samplers_follow_from_the_buffers_key_or_a_seed() -> None:
     assert tickets(one.sample(50)) == tickets(two.sample(50))  # whose generator nobody used
     one, two = buffer_of(), buffer_of()
     assert tickets(one.sampler().sample(50)) == tickets(two.spawn(1)[0].sample(50))
+
+
+def test_counters_go_on_under_another_state() -> None:
+    buffer = NativeBuffer(100, FIELDS, output="numpy", priorities=fr.Priorities(eps=0))
+    buffer.extend(**transitions(0, 100), priority=0.0)
+    samplers = [buffer.sampler(draw=draw) for draw in (fr.Prioritized(), fr.Epochs())]
+    for sampler in samplers:
+        sampler.sample(10)
+    buffer.extend(**transitions(100, 100))
+    for sampler in samplers:
+        sampler.sample(10)
+    counted = [sampler.stats() for sampler in samplers]
+    assert counted[0]["without_mass"] == 1
+    assert counted[1]["left_out"] == 90
+    for sampler in samplers:
+        sampler.rng_state = sampler.rng_state
+    assert [sampler.stats() for sampler in samplers] == counted
 
 
 @pytest.mark.parametrize("draw", [fr.Uniform(newest_of=50), fr.Epochs(), None], ids=repr)

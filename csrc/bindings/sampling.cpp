@@ -90,36 +90,34 @@ class UniformIntegers {
 
 void bind_sampler(py::module_& m) {
   py::class_<Sampler>(m, "Sampler")
-      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
-                       std::uint64_t newest_of, std::uint64_t newest) {
+      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t newest_of, std::uint64_t newest) {
              const Recency recency{.newest_of = newest_of, .newest = newest};
-             return std::make_unique<Sampler>(key, calls, num_sampled, num_redraws, recency);
+             return std::make_unique<Sampler>(key, calls, recency);
            }),
-           py::arg("key"), py::arg("calls") = 0, py::arg("num_sampled") = 0, py::arg("num_redraws") = 0,
-           py::arg("newest_of") = 0, py::arg("newest") = 0)
-      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
-                       bool is_shuffled, bool drops_last, const EpochNumbers& state) {
-             const EpochOptions options{.is_shuffled = is_shuffled, .drops_last = drops_last};
-             return std::make_unique<Sampler>(key, options, state_of(state), calls, num_sampled, num_redraws);
-           }),
-           py::arg("key"), py::arg("calls"), py::arg("num_sampled"), py::arg("num_redraws"), py::arg("is_shuffled"),
-           py::arg("drops_last"), py::arg("state"))
-      .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t num_sampled, std::uint64_t num_redraws,
-                       Priorities& priorities, bool is_stratified, std::uint8_t normalize, double uniform_mix) {
+           py::arg("key"), py::arg("calls") = 0, py::arg("newest_of") = 0, py::arg("newest") = 0)
+      .def(py::init(
+               [](Philox::Key key, std::uint64_t calls, bool is_shuffled, bool drops_last, const EpochNumbers& state) {
+                 const EpochOptions options{.is_shuffled = is_shuffled, .drops_last = drops_last};
+                 return std::make_unique<Sampler>(key, options, state_of(state), calls);
+               }),
+           py::arg("key"), py::arg("calls"), py::arg("is_shuffled"), py::arg("drops_last"), py::arg("state"))
+      .def(py::init([](Philox::Key key, std::uint64_t calls, Priorities& priorities, bool is_stratified,
+                       std::uint8_t normalize, double uniform_mix) {
              if (normalize > static_cast<std::uint8_t>(Normalize::kBuffer))
                throw py::value_error{"no such normalization"};
              const PriorityOptions options{.is_stratified = is_stratified,
                                            .normalize = static_cast<Normalize>(normalize),
                                            .uniform_mix = uniform_mix};
-             return std::make_unique<Sampler>(key, priorities, options, calls, num_sampled, num_redraws);
+             return std::make_unique<Sampler>(key, priorities, options, calls);
            }),
-           py::arg("key"), py::arg("calls"), py::arg("num_sampled"), py::arg("num_redraws"), py::arg("priorities"),
-           py::arg("is_stratified"), py::arg("normalize"), py::arg("uniform_mix"), py::keep_alive<1, 6>())
+           py::arg("key"), py::arg("calls"), py::arg("priorities"), py::arg("is_stratified"), py::arg("normalize"),
+           py::arg("uniform_mix"), py::keep_alive<1, 4>())
       .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
       .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
       .def_property_readonly("num_without_mass", &Sampler::num_without_mass)
       .def_property_readonly("epoch_state",
                              [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })
+      .def("count_on_from", &Sampler::count_on_from, py::arg("before"))
       .def("begin_in_child", &Sampler::begin_in_child)
       .def_property_readonly("num_left_out", [](const Sampler& sampler) { return epochs_of(sampler).num_left_out(); })
       .def_property_readonly("key", &Sampler::key)

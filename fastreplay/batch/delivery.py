@@ -127,9 +127,10 @@ class Delivery(ABC):
 
     def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None, rule: tuple[Any, ...] = ()) -> Any:
         """Make what draws rows into the blocks, uniformly or by a rule; its counters go on from those `before`."""
-        if before is None:
-            return _core.Sampler(key, calls, 0, 0, *rule)
-        return _core.Sampler(key, calls, before.num_sampled, before.num_redraws, *rule)
+        made = _core.Sampler(key, calls, *rule)
+        if before is not None:
+            made.count_on_from(before)
+        return made
 
     def prefetcher(
         self, ring: _core.Ring, generator: Any, depth: int, steps: int | None, waits: Waits

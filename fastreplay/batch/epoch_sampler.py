@@ -47,7 +47,6 @@ class EpochSampler(RingSampler):
         drop_last: bool,
     ) -> None:
         self._drop_last = drop_last
-        self._num_left_out_before = 0  # under other keys
         super().__init__(ring, delivery, key, waits, (shuffle, drop_last, self.first_epoch))
 
     def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
@@ -77,12 +76,16 @@ class EpochSampler(RingSampler):
         """Go on under another key, in the midst of an epoch.
 
         Raises:
-            ValueError: `epoch` is missing.
+            ValueError: `epoch` is missing, or of more transitions than the ring could hold.
         """
         if epoch is None:
             raise ValueError("rng_state: 'epoch' is missing, which draws in epochs have")
+        if epoch[2] > self._ring.capacity:  # of which each would be looked for
+            raise ValueError(
+                f"rng_state: expected an epoch of at most {self._ring.capacity} transitions, the buffer's capacity, "
+                f"got {epoch[2]}"
+            )
         rule = (*self._rule[:-1], epoch)
-        self._num_left_out_before += self._generator.num_left_out
         self._generator = self._delivery.generator(key, calls, self._generator, rule)
 
     @property
@@ -107,4 +110,4 @@ class EpochSampler(RingSampler):
     @property
     def num_left_out(self) -> int:
         """Rows whose turn in an epoch came when they were overwritten or cleared."""
-        return self._num_left_out_before + self._generator.num_left_out  # type: ignore[no-any-return]
+        return self._generator.num_left_out  # type: ignore[no-any-return]

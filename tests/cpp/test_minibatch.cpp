@@ -130,14 +130,17 @@ void samplers_go_on_where_they_were_left() {
   Ring ring{layout_of({8}), 100};
   rows::insert(ring, 0, 250);
   const Block block{transition_parts(ring.records().layout()), 20};
-  Sampler sampler{kKey, 41, 1000, 7};
+  Sampler before{kKey};
+  CHECK(before.sample(ring, block));
+  Sampler sampler{kKey, 41};
+  sampler.count_on_from(before);
   CHECK(sampler.sample(ring, block));
   Draws draws{41};
   for (const Ticket ticket : block.tickets()) CHECK_EQ(ticket, draws.next(150, 250));
   CHECK(sampler.key() == kKey);
   CHECK_EQ(sampler.calls(), 42U);
-  CHECK_EQ(sampler.num_sampled(), 1020U);
-  CHECK_EQ(sampler.num_redraws(), 7U);
+  CHECK_EQ(sampler.num_sampled(), 40U);
+  CHECK_EQ(sampler.num_redraws(), before.num_redraws());
 }
 
 void uniform(std::size_t num_rows) {
@@ -479,7 +482,7 @@ void the_newest() {
       for (const std::uint64_t newest_of : {0U, 1U, 7U, 100U, 5000U}) {
         const Block block{transition_parts(ring.records().layout()), batch_size};
         fill_with_canaries(block);
-        Sampler sampler{kKey, 0, 0, 0, {.newest_of = newest_of, .newest = newest}};
+        Sampler sampler{kKey, 0, {.newest_of = newest_of, .newest = newest}};
         CHECK_EQ(sampler.sample(ring, block), batch_size);
         check_block(ring, block);
         const Ticket oldest = newest_of == 0 || newest_of > 100 ? 150 : 250 - newest_of;
@@ -503,7 +506,7 @@ void the_newest_beside_an_unfinished_insert() {
   fill_with_canaries(block);
   rows::insert_half(ring, 70, 1, [&] {
     CHECK(others.insert_each(5));
-    Sampler sampler{kKey, 0, 0, 0, {.newest_of = 4, .newest = 2}};
+    Sampler sampler{kKey, 0, {.newest_of = 4, .newest = 2}};
     CHECK_EQ(sampler.sample(ring, block), 40U);
     CHECK(block.tickets()[0] == 68 && block.tickets()[1] == 69);
     CHECK(std::ranges::all_of(block.tickets(), [](Ticket ticket) { return ticket >= 66 && ticket < 70; }));

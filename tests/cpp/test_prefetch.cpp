@@ -138,6 +138,26 @@ void test_an_empty_ring_keeps_the_order() {
   CHECK(tickets_of(*in[0]) == draws_of(bench.ring, 1, 3)[0]);
 }
 
+// In epochs a block for which there was nothing gets its rows before one that came in later, when there was.
+void test_an_empty_ring_keeps_the_order_of_an_epoch() {
+  Bench bench{0};
+  fastreplay::Sampler sampler{kKey, {.is_shuffled = false}, {}};
+  Prefetcher prefetcher{bench.ring, sampler, 3, nullptr};
+  std::vector<Block*> in;
+  const auto push = [&] { prefetcher.push(*in.emplace_back(bench.block()), nullptr); };
+  push();
+  push();
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
+  CHECK(!prefetcher.oldest_call());  // it had none
+  rows::insert(bench.ring, 0, 48);
+  push();
+  prefetcher.retry();
+  for (std::size_t i = 0; i < 3; ++i) {
+    CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
+    CHECK_EQ(tickets_of(*in[i]).front(), 16 * i);
+  }
+}
+
 // What the send of a test was called for.
 struct Sent {
   const Ring* ring;
@@ -438,6 +458,7 @@ int main() {
   for (const std::size_t depth : {1, 2, 3, 8}) test_order_and_number_of_draws(depth);
   test_limits();
   test_an_empty_ring_keeps_the_order();
+  test_an_empty_ring_keeps_the_order_of_an_epoch();
   test_send_comes_after_each_fill();
   test_a_failed_send_is_told_and_ends_the_filling();
   test_the_consumer_fills_what_the_thread_has_not_begun();

@@ -37,6 +37,9 @@ class Epochs {
   // The next row, in place of one that was overwritten on its way; false where the ring holds none.
   [[nodiscard]] bool replace(Ring& ring, Ticket& ticket) noexcept;
 
+  // Lets the statistic go on from that of others, as long as nobody knows of these.
+  void count_on_from(const Epochs& before) noexcept { num_left_out_ = before.num_left_out(); }
+
   // In the child after a fork: nobody holds the lock, and what another thread was at is as far as it got.
   void begin_in_child() noexcept;
 

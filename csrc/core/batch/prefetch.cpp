@@ -54,9 +54,10 @@ void Prefetcher::push(const Block& block, void* context, double beta) {
   {
     const auto lock = locked();
     if (num_pushed_ - num_taken_ == jobs_.size()) throw std::logic_error{"a block was pushed into a full prefetcher"};
-    jobs_[num_pushed_ % jobs_.size()] = {
-        .block = &block, .context = context, .call = sampler_.take_call(ring_, block, beta), .state = State::kPushed};
-    ++num_pushed_;
+    const bool is_its_turn = num_taken_ == num_pushed_ || jobs_[(num_pushed_ - 1) % jobs_.size()].call.num_rows > 0;
+    Job& job = jobs_[num_pushed_++ % jobs_.size()];
+    job = {.block = &block, .context = context, .call = {.number = 0, .beta = beta}, .state = State::kPushed};
+    if (is_its_turn) sampler_.take_rows(ring_, block, job.call);  // else fill() does, after those before it
   }
   tell_news();
   work_.notify_one();
@@ -94,8 +95,8 @@ bool Prefetcher::take(std::uint64_t number) {
 
 std::optional<Sampler::Call> Prefetcher::oldest_call() const {
   const auto lock = locked();
-  if (num_taken_ == num_pushed_) return {};
-  return jobs_[num_taken_ % jobs_.size()].call;
+  const Sampler::Call* call = num_taken_ == num_pushed_ ? nullptr : &jobs_[num_taken_ % jobs_.size()].call;
+  return call == nullptr || call->num_rows == 0 ? std::nullopt : std::optional{*call};
 }
 
 void Prefetcher::retry() {
@@ -163,8 +164,12 @@ Prefetcher::Job* Prefetcher::oldest() noexcept {
 
 // Gives the mutex back meanwhile. The job stays where it is: nobody takes it before it is filled.
 std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mutex> lock) noexcept {
-  job.state = State::kBeingFilled;
   if (job.call.num_rows == 0) sampler_.take_rows(ring_, *job.block, job.call);  // in the blocks' order
+  if (job.call.num_rows == 0) {
+    outcome_ = Outcome::kEmpty;  // before anybody turns to the next block
+    return lock;
+  }
+  job.state = State::kBeingFilled;
   lock.unlock();
   const bool is_drawn = sampler_.sample(ring_, *job.block, job.call);
   const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;

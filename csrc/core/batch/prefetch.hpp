@@ -67,7 +67,7 @@ class Prefetcher {
   // waits for `patience` at most; without patience it does neither.
   [[nodiscard]] Oldest await(std::chrono::nanoseconds patience);
 
-  // The call of the oldest block, if there is one.
+  // The call of the oldest block, if there is one and it had something to draw from.
   [[nodiscard]] std::optional<Sampler::Call> oldest_call() const;
 
   // Takes block `number` out if it is the oldest and filled. False, with nothing changed, where it is not (any more),

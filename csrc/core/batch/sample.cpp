@@ -68,10 +68,12 @@ std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch
 
 }  // namespace
 
-Sampler::Call Sampler::take_call(Ring& ring, const Block& block, double beta) noexcept {
-  Call call{.number = 0, .beta = beta};
-  take_rows(ring, block, call);
-  return call;
+void Sampler::count_on_from(const Sampler& before) noexcept {
+  // relaxed: statistics, and nobody else has this yet.
+  num_sampled_.store(before.num_sampled(), std::memory_order_relaxed);
+  num_redraws_.store(before.num_redraws(), std::memory_order_relaxed);
+  num_without_mass_.store(before.num_without_mass(), std::memory_order_relaxed);
+  if (epochs_ && before.epochs_) epochs_->count_on_from(*before.epochs_);
 }
 
 void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {
@@ -83,7 +85,8 @@ void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {
 std::size_t Sampler::sample(Ring& ring, const Block& block, double beta) noexcept {
   const Window window = window_of_published(ring);
   if (window.reserved() == 0) return 0;
-  const Call call = take_call(ring, block, beta);  // a number only where there are rows
+  Call call{.number = 0, .beta = beta};
+  take_rows(ring, block, call);  // and a number only where there are some
   if (call.num_rows > 0) fill(ring, block, call, window);
   return call.num_rows;
 }

@@ -29,25 +29,25 @@ class Sampler {
     EpochState epoch{};        // before it, of draws in epochs
   };
 
-  explicit Sampler(Philox::Key key, std::uint64_t calls = 0, std::uint64_t num_sampled = 0,
-                   std::uint64_t num_redraws = 0, const Recency& recency = {}) noexcept
-      : key_{key}, recency_{recency}, calls_{calls}, num_sampled_{num_sampled}, num_redraws_{num_redraws} {}
+  explicit Sampler(Philox::Key key, std::uint64_t calls = 0, const Recency& recency = {}) noexcept
+      : key_{key}, recency_{recency}, calls_{calls} {}
 
   // Draws in proportion to the priorities of the ring's transitions, into blocks of weighted_parts(). They outlive
   // this.
-  Sampler(Philox::Key key, Priorities& priorities, const PriorityOptions& options, std::uint64_t calls = 0,
-          std::uint64_t num_sampled = 0, std::uint64_t num_redraws = 0) noexcept
-      : Sampler{key, calls, num_sampled, num_redraws} {
+  Sampler(Philox::Key key, Priorities& priorities, const PriorityOptions& options, std::uint64_t calls = 0) noexcept
+      : Sampler{key, calls} {
     priorities_ = &priorities;
     options_ = options;
   }
 
   // Goes through what the ring holds, epoch after epoch. Throws std::bad_alloc.
-  Sampler(Philox::Key key, const EpochOptions& options, const EpochState& state, std::uint64_t calls = 0,
-          std::uint64_t num_sampled = 0, std::uint64_t num_redraws = 0)
-      : Sampler{key, calls, num_sampled, num_redraws} {
+  Sampler(Philox::Key key, const EpochOptions& options, const EpochState& state, std::uint64_t calls = 0)
+      : Sampler{key, calls} {
     epochs_ = std::make_unique<Epochs>(key, options, state);
   }
+
+  // Lets the statistics go on from those of another sampler, as long as nobody knows of this one.
+  void count_on_from(const Sampler& before) noexcept;
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
   // many: all, or in epochs perhaps fewer; none, with nothing changed, where there is nothing to draw from.
@@ -55,7 +55,6 @@ class Sampler {
 
   // The same in two steps, for draws that are made later or elsewhere and are to be those of this moment in the order
   // of calls. A call without rows gets another try.
-  [[nodiscard]] Call take_call(Ring& ring, const Block& block, double beta) noexcept;
   void take_rows(Ring& ring, const Block& block, Call& call) noexcept;
   [[nodiscard]] bool sample(Ring& ring, const Block& block, const Call& call) noexcept;
 
@@ -85,8 +84,8 @@ class Sampler {
   std::unique_ptr<Epochs> epochs_;
   // Counters for samplers to add to; each only grows, none orders anything.
   std::atomic<std::uint64_t> calls_;
-  std::atomic<std::uint64_t> num_sampled_;
-  std::atomic<std::uint64_t> num_redraws_;
+  std::atomic<std::uint64_t> num_sampled_{0};
+  std::atomic<std::uint64_t> num_redraws_{0};
   std::atomic<std::uint64_t> num_without_mass_{0};
 };
 
