@@ -3,6 +3,7 @@
 
     python examples/dqn.py --seed 1                    # CartPole-v1, under a minute
     python examples/dqn.py --target hard --every 500   # the target is copied now and then, as in the paper
+    python examples/dqn.py --prioritized               # minibatches by priority instead of uniformly
 
 Works on Gymnasium environments whose observations are a flat Box and whose actions are Discrete. A run
 leaves its best checkpoint, its learning curve and the numbers behind it in
@@ -15,6 +16,7 @@ Sources:
         https://doi.org/10.1038/nature14236 (DQN and the hard update)
     Lillicrap et al. 2015, Continuous control with deep reinforcement learning.
         https://arxiv.org/abs/1509.02971 (the soft update)
+    Schaul et al. 2016, Prioritized experience replay. https://arxiv.org/abs/1511.05952
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from torch.nn import functional
 
 import fastreplay as fr
 
+FIRST_BETA = 0.4  # exponent of the weights of prioritized minibatches, which goes to 1
+
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -53,6 +57,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--every", type=number(1), default=200, help="gradient steps from one hard update to the next")
     add("--exploration-steps", type=number(1), default=10_000, help="steps in which epsilon falls to its last value")
     add("--last-epsilon", type=number(0.0, 1.0), default=0.05, help="share of random actions from then on")
+    add("--prioritized", action="store_true", help="draw transitions by their last TD error")
     return parser.parse_args(arguments)
 
 
@@ -63,7 +68,14 @@ class DQN:
         observations = flat_box(envs.single_observation_space, "observations")
         self.num_actions = int(discrete(envs.single_action_space, "actions").n)
         self.args = args
-        self.buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
+        self.buffer = fr.ReplayBuffer.from_env(
+            envs,
+            args.capacity,
+            dtype="float32",
+            seed=args.seed,
+            device=args.device,
+            priorities=fr.Priorities(alpha=0.6) if args.prioritized else None,
+        )
         self.online = mlp(observations.shape[0], args.hidden, self.num_actions).to(args.device)  # Q(s, .)
         self.networks = {"online": self.online}
         self.target = copy.deepcopy(self.online)
@@ -73,6 +85,7 @@ class DQN:
             self.follow = fr.SoftUpdate(self.target, self.online, tau=1.0, every=args.every)
         self.adam = torch.optim.Adam(self.online.parameters(), args.learning_rate, fused=True)
         self.rng = np.random.default_rng(args.seed)
+        self.remaining = 1.0  # share of the steps that are still to come
 
     @torch.no_grad()
     def act(self, observation: Array) -> Array:
@@ -83,6 +96,7 @@ class DQN:
 
     def explore(self, observation: Array, step: int) -> Array:
         """Choose random actions with a probability that falls with the steps, and those of act() otherwise."""
+        self.remaining = 1 - step / self.args.steps
         epsilon = max(self.args.last_epsilon, 1 - step / self.args.exploration_steps)
         num_envs = len(observation)
         random = self.rng.integers(self.num_actions, size=num_envs)
@@ -91,7 +105,8 @@ class DQN:
     def learn(self, clock: Clock) -> dict[str, Tensor]:
         """Take one gradient step, then update the target."""
         clock("sampling")
-        batch = self.buffer.sample(self.args.batch_size)
+        size, beta = self.args.batch_size, 1 - (1 - FIRST_BETA) * self.remaining
+        batch = self.buffer.sample(size, beta=beta) if self.args.prioritized else self.buffer.sample(size)
 
         clock("gradient")
         with torch.no_grad():
@@ -101,10 +116,13 @@ class DQN:
             target = batch.reward + self.args.gamma * next_value * ~batch.terminated
 
         value = self.online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
-        loss = functional.smooth_l1_loss(value, target)  # the mean over the minibatch; linear for errors above 1
+        losses = functional.smooth_l1_loss(value, target, reduction="none")  # linear for errors above 1
+        loss = (batch.weight * losses if self.args.prioritized else losses).mean()
         self.adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.adam.step()
+        if self.args.prioritized:
+            self.buffer.update_priorities(batch, value - target)
 
         clock("target update")
         self.follow.step()  # a hard one moves the target at every C-th call
@@ -114,7 +132,7 @@ class DQN:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, then measure the best checkpoint beside a random policy on the same episodes."""
     args = parse_args(arguments)
-    return run(f"DQN-{args.target}", DQN, args)
+    return run(f"DQN-{args.target}{'-prioritized' * args.prioritized}", DQN, args)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def restored(saved: dict[str, Any], args: argparse.Namespace, progress: Progress
 
     Environments that could not be saved begin new episodes, from seeds of their own.
     """
+    saved["agent"].args = args  # which may be of more steps
     torch.set_rng_state(saved["torch"])
     torch.cuda.set_rng_state_all(saved["cuda"])
     if saved["envs"] is not None:

@@ -420,6 +420,22 @@ def test_actions_fill_their_bounds_and_stay_within(name: str) -> None:
     assert not np.array_equal(agent.explore(rows, 0), agent.act(rows))
 
 
+def test_prioritized_dqn_weighs_its_losses_and_gives_the_errors_back() -> None:
+    agent, rows = new_agent("dqn-soft", "--prioritized"), minibatch("dqn-soft")
+    agent.buffer.extend(*rows.numpy().values())
+    agent.buffer.update_priorities(range(4), [1, 10, 100, 1000])
+    agent.explore(np.ones((1, 2), np.float32), STEPS // 2)
+    batch = copy.deepcopy(agent.buffer).sample(BATCH_SIZE, beta=0.7)
+    assert batch.weight.min() < 0.9
+    with torch.no_grad():
+        goal = batch.reward + agent.args.gamma * agent.target(batch.next_observation).amax(dim=1)
+        value = agent.online(batch.observation).gather(1, batch.action[:, None])[:, 0]
+    losses = functional.smooth_l1_loss(value, goal, reduction="none")
+    agent.buffer.max_priority = 0.0
+    assert agent.learn(progress.Clock())["critic"].item() == pytest.approx((batch.weight * losses).mean().item())
+    assert agent.buffer.max_priority == pytest.approx((value - goal).abs().max().item(), rel=1e-4)
+
+
 def test_dqn_explores_less_and_less() -> None:
     agent, rows = new_agent("dqn-soft", "--exploration-steps", "1000"), np.ones((20_000, 2), np.float32)
     greedy = agent.act(rows)
@@ -494,7 +510,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_goes_on_after_ctrl_c_as_if_nothing_had_been(
     name: str, num_envs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--num-envs", num_envs]
+    flags = ["--num-envs", num_envs, *(["--prioritized"] if name == "dqn-hard" else [])]
     straight = train(name, tmp_path / "straight", *flags)
     middle = STEPS // 2 + 5  # of an episode, and of what is between two validations
     interrupt_at(middle, monkeypatch)
@@ -511,6 +527,7 @@ def test_a_finished_run_goes_on_to_more_steps(tmp_path: Path) -> None:
     train("td3", tmp_path / "longer", "--steps", str(VALIDATED[-2]))
     longer = train("td3", tmp_path / "longer", "--resume")
     assert_same_run(tmp_path / "straight", tmp_path / "longer", straight, longer)
+    assert longer.agent.args.steps == STEPS
 
 
 @pytest.mark.parametrize("env", ["Forgetful-v0", "Unpicklable-v0"])
