@@ -76,6 +76,7 @@ class World:
         self.weighed.extend(**certified(FIELDS, [1]))
         self.batch = self.buffer.sample(8)
         self.loader = self.buffer.loader(16, depth=3)
+        self.epochs = self.buffer.sampler(draw=fr.Epochs())
         self.id_of = np.zeros(MOST_TICKETS, dtype=np.int64)  # by ticket; 0: not seen
         self.keys: list[tuple[int, ...]] = []  # of the faces
 
@@ -131,7 +132,8 @@ class Actor:
         try:
             action(self)
         except (IndexError, ValueError, RuntimeError) as error:
-            if not any(text in str(error) for text in ("is empty", "holds no transition", "were overwritten at each")):
+            nothing = ("is empty", "can be drawn yet", "holds no transition", "were overwritten at each")
+            if not any(text in str(error) for text in nothing):
                 raise
         self.done[name] += 1
 
@@ -255,6 +257,37 @@ def loader(actor: Actor) -> None:
             actor.hold(batch)
 
 
+def sampler(actor: Actor) -> None:
+    for draw in (None, fr.Uniform(newest_of=7, newest=2), fr.Epochs()):
+        actor.check(actor.buffer.sampler(draw=draw).sample(9))
+
+
+def sample_epochs(actor: Actor) -> None:
+    batch = actor.world.epochs.sample(int(actor.rng.integers(1, 50)))
+    actor.check(batch)
+    actor.hold(batch)
+
+
+def load_epochs(actor: Actor) -> None:
+    with actor.world.epochs.loader(8, steps=3) as batches:
+        for batch in batches:
+            actor.check(batch)
+        assert batches.num_left_out >= 0
+
+
+def epoch_state(actor: Actor) -> None:
+    state = actor.world.epochs.rng_state
+    epoch, first, size, position = state["epoch"]
+    assert min(epoch, first) >= 0
+    assert position <= size <= CAPACITY
+    if actor.rng.integers(4) == 0:
+        actor.world.epochs.rng_state = state
+
+
+def reduce_sampler(actor: Actor) -> None:
+    actor.check(pickle.loads(pickle.dumps(actor.world.epochs)).sample(5))
+
+
 def reduce_buffer(actor: Actor) -> None:
     for copied in (pickle.loads(pickle.dumps(actor.buffer)), copy.deepcopy(actor.buffer)):
         actor.check(copied[:])
@@ -287,6 +320,7 @@ BUFFER: dict[str, Action] = {
     "gather": gather,
     "loader": loader,
     "spawn": spawn,
+    "sampler": sampler,
     "rng_state": rng_state,
     "view": view,
     "stats": stats,
@@ -426,6 +460,8 @@ def copy_loader(actor: Actor) -> None:
 LOADER: dict[str, Action] = {
     "batch_size": lambda actor: _equal(actor.world.loader.batch_size in range(1, 40), True),
     "depth": lambda actor: _equal(actor.world.loader.depth in range(1, 5), True),
+    "rng_state": lambda actor: _equal(len(actor.world.loader.rng_state["key"]), 2),
+    "num_left_out": lambda actor: _equal(actor.world.loader.num_left_out, 0),
     "num_ahead": lambda actor: _equal(actor.world.loader.num_ahead in range(5), True),
     "close": close,
     "__init__": renew,
@@ -437,11 +473,23 @@ LOADER: dict[str, Action] = {
     "__repr__": lambda actor: _contains(repr(actor.world.loader), "Loader(batch_size="),
 }
 
+SAMPLER: dict[str, Action] = {
+    "buffer": lambda actor: _equal(actor.world.epochs.buffer is actor.world.buffer, True),
+    "draw": lambda actor: _equal(actor.world.epochs.draw, fr.Epochs()),
+    "sample": sample_epochs,
+    "loader": load_epochs,
+    "rng_state": epoch_state,
+    "stats": lambda actor: _equal(min(actor.world.epochs.stats().values()) >= 0, True),
+    "__init__": sampler,
+    "__repr__": lambda actor: _equal("Epochs" in repr(actor.world.epochs), True),
+    "__reduce__": reduce_sampler,
+}
 ACTIONS: dict[type, dict[str, Action]] = {
     fr.ReplayBuffer: BUFFER,
     fr.Schema: SCHEMA,
     fr.Minibatch: MINIBATCH,
     fr.Loader: LOADER,
+    fr.Sampler: SAMPLER,
 }
 
 

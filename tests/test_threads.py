@@ -23,6 +23,7 @@ import pytest
 from stall import Stall, Thread, stalled_insert
 from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, handling, transitions
 
+import fastreplay as fr
 from fastreplay.support.checks import key_of
 
 if TYPE_CHECKING:
@@ -492,13 +493,15 @@ def test_two_stalled_writers_finish_in_the_other_order() -> None:
         assert_wide(buffer[:], range(12, 76))
 
 
-def test_a_buffer_whose_only_rows_are_unfinished_is_empty(output: str) -> None:
+def test_a_buffer_whose_only_rows_are_unfinished_says_so(output: str) -> None:
     buffer = NativeBuffer(64, WIDE, seed=2, output=output)
     state = buffer.rng_state
     with stalled_insert(buffer, wide_rows(0, 8), "x", at=5) as insert:
         assert len(buffer) == len(buffer[:]) == 0
-        with pytest.raises(ValueError, match="empty"):
-            buffer.sample(4)
+        samplers = [buffer.sampler(draw=draw) for draw in (fr.Uniform(newest_of=3), fr.Uniform(newest=2), fr.Epochs())]
+        for sampler in (buffer, *samplers):
+            with pytest.raises(ValueError, match="the inserts of the 8 transitions there are are unfinished"):
+                sampler.sample(4)
         insert.release()
     buffer.rng_state = state
     assert_wide(buffer[:], range(8))
