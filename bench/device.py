@@ -107,7 +107,11 @@ def _captured(call: Call, num_calls: int) -> Call:
     with torch.cuda.graph(graph):
         for _ in range(num_calls):
             call()
-    return graph.replay
+
+    def replay(_call: Call = call) -> None:  # what the graph reads and writes lives as long as this
+        graph.replay()
+
+    return replay
 
 
 CUDA = Device("cuda", _seconds, _host_seconds, _captured, torch.cuda.synchronize)

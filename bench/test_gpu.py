@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
+import device
 import pytest
 import run
 import torch
-from device import Device
+from device import CUDA, Device
 from experiment import measure
 from experiments import gpu_pipeline, gpu_soft_update
 from nets import NETS
@@ -51,6 +57,30 @@ def test_updates_are_measured_on_a_stand_in(dtype: str) -> None:
     assert all(result.is_exact.values())
     assert all(len(result.series(name, "device") or ()) == 3 for name in eager | graphs)
     assert experiment.facts["bytes_per_update"] == 4481 * (12 if dtype == "float32" else 10)
+
+
+def test_what_a_graph_writes_to_lives_as_long_as_its_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    graph = SimpleNamespace(replay=lambda: None)
+    cuda = SimpleNamespace(
+        Stream=lambda: stream,
+        current_stream=lambda: stream,
+        stream=lambda _: nullcontext(),
+        synchronize=lambda: None,
+        CUDAGraph=lambda: graph,
+        graph=lambda _: nullcontext(),
+    )
+    monkeypatch.setattr(device, "torch", SimpleNamespace(cuda=cuda))
+    out = torch.zeros(3)
+    is_alive = weakref.ref(out)
+    replay = CUDA.capture(partial(out.add_, 1), 2)
+    del out
+    gc.collect()
+    replay()
+    assert is_alive() is not None
+    del replay
+    gc.collect()
+    assert is_alive() is None
 
 
 def test_the_report_bears_the_devices_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

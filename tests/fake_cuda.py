@@ -348,6 +348,7 @@ class FakeCuda:
         monkeypatch.setattr(memory, "copy", self.copy)
         monkeypatch.setattr(device, "cuda_sender", lambda: (address, ""))
         monkeypatch.setattr(device, "cuda_error", lambda error: f"fake error {error}")
+        monkeypatch.setattr(transfer, "cuda_error", lambda error: f"fake error {error}")
         monkeypatch.setattr(
             fastreplay.buffer.replay_buffer,
             "checked_device",

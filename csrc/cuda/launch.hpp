@@ -6,8 +6,8 @@
 
 namespace fastreplay {
 
-// What any CUDA takes as parameters; 12.1 took more to come.
-inline constexpr unsigned kParameterBytes = 4096;
+// What any CUDA takes as parameters; from 12.1 on, devices of generation 70 and later take more.
+inline constexpr unsigned kParameterBytes = CUDART_VERSION >= 12010 ? 32764 : 4096;
 
 // Unlike <<<>>> and cudaGetLastError(), says what went wrong with this launch, and nothing of calls before it.
 template <class Parameters>

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "current_device.hpp"
 #include "launch.hpp"
@@ -15,9 +16,21 @@ namespace {
 using namespace fastreplay;
 
 // One block a chunk, however many tensors there are.
-template <class Kind>
+template <class Kind, class Updates>
 __global__ void __launch_bounds__(kThreadsPerChunk) update_targets(const __grid_constant__ Updates updates) {
   update_share<Kind>(updates, blockIdx.x, threadIdx.x);
+}
+
+constexpr bool kTakesMany = CUDART_VERSION >= 12010;
+using Largest = std::conditional_t<kTakesMany, ManyUpdates, Updates>;
+
+// Whether the driver takes as many parameters as the compiler.
+bool takes_many() {
+  static const bool takes = [] {
+    int version = 0;
+    return kTakesMany && cudaDriverGetVersion(&version) == cudaSuccess && version >= 12010;
+  }();
+  return takes;
 }
 
 // Calls the visitor with each kernel's kind, with some of them more than once.
@@ -35,6 +48,23 @@ cudaError_t visit_kinds(Visitor visitor) {
   return cudaSuccess;
 }
 
+// As many launches as the pairs need.
+template <class Updates>
+cudaError_t update_all(std::span<const Pair> pairs, const Share& share, void* stream) {
+  Updates updates;
+  updates.share = share;
+  while (!pairs.empty()) {
+    const Chunk& first = pairs.front().chunk;
+    const std::uint32_t num_chunks = take_launch(pairs, updates);
+    if (num_chunks == 0) continue;
+    const cudaError_t error = visit_kind(first, [&](auto kind) {
+      return launch(update_targets<decltype(kind), Updates>, dim3{num_chunks}, kThreadsPerChunk, stream, updates);
+    });
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
 }  // namespace
 
 extern "C" {
@@ -44,7 +74,9 @@ int fastreplay_cuda_prepare_updates(int device) {
   if (current.error() != cudaSuccess) return current.error();
   return visit_kinds([](auto kind) {
     cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, update_targets<decltype(kind)>);
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, update_targets<decltype(kind), Updates>);
+    if (error != cudaSuccess || !takes_many()) return error;
+    return cudaFuncGetAttributes(&attributes, update_targets<decltype(kind), Largest>);
   });
 }
 
@@ -52,21 +84,10 @@ int fastreplay_cuda_update_targets(int device, void* stream, const void* pairs, 
                                    const void* tau_on_device, int tau_is_double) {
   const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
-  Updates updates;
-  updates.tau_of_host = tau;
-  updates.tau_on_device = tau_on_device;
-  updates.tau_is_double = tau_is_double != 0;
-  std::span<const Pair> rest{static_cast<const Pair*>(pairs), static_cast<std::size_t>(num_pairs)};
-  while (!rest.empty()) {
-    const Chunk& first = rest.front().chunk;
-    const std::uint32_t num_chunks = take_launch(rest, updates);
-    if (num_chunks == 0) continue;
-    const cudaError_t error = visit_kind(first, [&](auto kind) {
-      return launch(update_targets<decltype(kind)>, dim3{num_chunks}, kThreadsPerChunk, stream, updates);
-    });
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
+  const std::span all{static_cast<const Pair*>(pairs), static_cast<std::size_t>(num_pairs)};
+  const Share share = Share::of(tau, tau_on_device, tau_is_double != 0);
+  return all.size() > Updates::kMaxEntries && takes_many() ? update_all<Largest>(all, share, stream)
+                                                           : update_all<Updates>(all, share, stream);
 }
 
 }  // extern "C"

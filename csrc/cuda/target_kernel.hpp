@@ -24,8 +24,7 @@ struct Move {
   bool is_from_target;
   bool is_copied;
 
-  FASTREPLAY_INLINE static Move of(double tau, bool is_copied) {
-    const Weight<Real> weight = Weight<Real>::of(tau);
+  FASTREPLAY_INLINE static Move of(const Weight<Real>& weight, bool is_copied) {
     return {weight.factor, weight.formula == Formula::kFromTarget, is_copied || weight.formula == Formula::kCopy};
   }
 
@@ -57,8 +56,8 @@ struct ChunkOf {
   }
 };
 
-// Packs [first, num_packs), every kThreadsPerChunk-th from the thread's own: first all that is read, kInFlight packs at
-// once, then all that is written.
+// Packs [first, num_packs), at most kInFlight for each thread, every kThreadsPerChunk-th from the thread's own: first
+// all that is read, then all that is written.
 template <class Kind, unsigned kCount, unsigned kInFlight>
 FASTREPLAY_INLINE void move_packs(const ChunkOf<Kind>& chunk, std::uint32_t first, std::uint32_t num_packs,
                                   unsigned thread, const Move<typename Kind::Real>& move) {
@@ -68,40 +67,38 @@ FASTREPLAY_INLINE void move_packs(const ChunkOf<Kind>& chunk, std::uint32_t firs
   auto* FASTREPLAY_RESTRICT targets = reinterpret_cast<Targets*>(chunk.target);
   const auto* FASTREPLAY_RESTRICT onlines = reinterpret_cast<const Onlines*>(chunk.online);
   auto* FASTREPLAY_RESTRICT masters = reinterpret_cast<Masters*>(chunk.master);
-  for (std::uint32_t start = first + thread; start < num_packs; start += kInFlight * kThreadsPerChunk) {
-    Targets target[kInFlight] = {};
-    Onlines online[kInFlight] = {};
-    Masters master[kInFlight] = {};
+  Targets target[kInFlight] = {};
+  Onlines online[kInFlight] = {};
+  Masters master[kInFlight] = {};
+  FASTREPLAY_UNROLL
+  for (unsigned k = 0; k < kInFlight; ++k) {
+    const std::uint32_t i = first + thread + k * kThreadsPerChunk;
+    if (i >= num_packs) continue;
+    online[k] = onlines[i];
+    if constexpr (Kind::kHasMaster) {
+      if (!move.is_copied) master[k] = masters[i];
+    } else {
+      if (!move.is_copied) target[k] = targets[i];
+    }
+  }
+  FASTREPLAY_UNROLL
+  for (unsigned k = 0; k < kInFlight; ++k) {
     FASTREPLAY_UNROLL
-    for (unsigned k = 0; k < kInFlight; ++k) {
-      const std::uint32_t i = start + k * kThreadsPerChunk;
-      if (i >= num_packs) continue;
-      online[k] = onlines[i];
+    for (unsigned j = 0; j < kCount; ++j) {
       if constexpr (Kind::kHasMaster) {
-        if (!move.is_copied) master[k] = masters[i];
+        master[k].values[j] = move(master[k].values[j], widen(online[k].values[j]));
+        narrow(master[k].values[j], target[k].values[j]);
       } else {
-        if (!move.is_copied) target[k] = targets[i];
+        narrow(move(widen(target[k].values[j]), widen(online[k].values[j])), target[k].values[j]);
       }
     }
-    FASTREPLAY_UNROLL
-    for (unsigned k = 0; k < kInFlight; ++k) {
-      FASTREPLAY_UNROLL
-      for (unsigned j = 0; j < kCount; ++j) {
-        if constexpr (Kind::kHasMaster) {
-          master[k].values[j] = move(master[k].values[j], widen(online[k].values[j]));
-          narrow(master[k].values[j], target[k].values[j]);
-        } else {
-          narrow(move(widen(target[k].values[j]), widen(online[k].values[j])), target[k].values[j]);
-        }
-      }
-    }
-    FASTREPLAY_UNROLL
-    for (unsigned k = 0; k < kInFlight; ++k) {
-      const std::uint32_t i = start + k * kThreadsPerChunk;
-      if (i >= num_packs) continue;
-      targets[i] = target[k];
-      if constexpr (Kind::kHasMaster) masters[i] = master[k];
-    }
+  }
+  FASTREPLAY_UNROLL
+  for (unsigned k = 0; k < kInFlight; ++k) {
+    const std::uint32_t i = first + thread + k * kThreadsPerChunk;
+    if (i >= num_packs) continue;
+    targets[i] = target[k];
+    if constexpr (Kind::kHasMaster) masters[i] = master[k];
   }
 }
 
@@ -109,14 +106,13 @@ FASTREPLAY_INLINE void move_packs(const ChunkOf<Kind>& chunk, std::uint32_t firs
 template <class Kind>
 FASTREPLAY_INLINE void move_chunk(const ChunkOf<Kind>& chunk, std::uint32_t num_elements, unsigned thread,
                                   const Move<typename Kind::Real>& move) {
-  constexpr unsigned kCount = 16 / Kind::kWidestBytes;
-  constexpr unsigned kSingly = 8;
-  std::uint32_t num_packs = 0;
+  constexpr unsigned kCount = Kind::kChunkElements / kThreadsPerChunk;
+  std::uint32_t num_moved = 0;
   if (chunk.template is_aligned<kCount>()) {
-    num_packs = num_elements / kCount;
-    move_packs<Kind, kCount, 4>(chunk, 0, num_packs, thread, move);
+    move_packs<Kind, kCount, 1>(chunk, 0, num_elements / kCount, thread, move);
+    num_moved = num_elements / kCount * kCount;
   }
-  move_packs<Kind, 1, kSingly>(chunk, num_packs * kCount, num_elements, thread, move);
+  if (num_moved < num_elements) move_packs<Kind, 1, kCount>(chunk, num_moved, num_elements, thread, move);
 }
 
 // Bytes are copied whatever tau is.
@@ -133,17 +129,18 @@ FASTREPLAY_INLINE void copy_chunk(const Entry& entry, std::uint64_t first, std::
 }
 
 // The share of thread `thread` of kThreadsPerChunk of one chunk of a launch.
-template <class Kind>
+template <class Kind, class Updates>
 FASTREPLAY_INLINE void update_share(const Updates& updates, std::uint32_t chunk, unsigned thread) {
   const Entry& entry = updates.entries[entry_of(updates, chunk)];
   const std::uint32_t place = chunk - entry.first_chunk;
-  const std::uint32_t most = entry.is_bytes ? kChunkBytes : std::uint32_t{kChunkElements};
+  const std::uint32_t most = entry.is_bytes ? kChunkBytes : Kind::kChunkElements;
   const std::uint32_t count = place + 1 == entry.num_chunks ? entry.num_in_last : most;
   const std::uint64_t first = std::uint64_t{place} * most;
   if (entry.is_bytes) {
     copy_chunk(entry, first, count, thread);
   } else {
-    const auto move = Move<typename Kind::Real>::of(updates.tau(), entry.is_copied);
+    const auto move =
+        Move<typename Kind::Real>::of(updates.share.template weight<typename Kind::Real>(), entry.is_copied);
     move_chunk<Kind>(ChunkOf<Kind>::of(entry, first), count, thread, move);
   }
 }

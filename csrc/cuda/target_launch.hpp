@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #include "inline.hpp"
 #include "target/chunks.hpp"
@@ -13,10 +14,11 @@
 
 namespace fastreplay {
 
-// With kChunkElements, four 16-byte accesses of float32 a thread, all in flight at once.
+// A chunk is what a block's threads move of the widest of its tensors by 16 bytes each: that even a small network's
+// chunks are more than a few multiprocessors' (of 16 KiB, a chunk's took 0.35 us longer, 2 networks of 64 x 64 on an
+// H200), and a large one's no slower.
 inline constexpr unsigned kThreadsPerChunk = 256;
-// Bytes are cut to as much memory as float32.
-inline constexpr std::uint32_t kChunkBytes = 4 * kChunkElements;
+inline constexpr std::uint32_t kChunkBytes = 16 * kThreadsPerChunk;
 
 // A pair in a kernel's parameters.
 struct Entry {
@@ -30,23 +32,46 @@ struct Entry {
   bool is_copied;  // whatever tau is
 };
 
-// A launch's parameters: pairs of one kind, and of bytes, by value. So a captured graph has a copy.
-struct Updates {
-  static constexpr unsigned kMaxEntries = 101;
-
-  double tau_of_host;
-  const void* tau_on_device;  // null: tau_of_host is it
+// tau, as a launch is given it.
+struct Share {
+  const void* tau_on_device;  // null: the weights are of the host's
   bool tau_is_double;
-  std::uint32_t num_entries;
-  Entry entries[kMaxEntries];
+  Weight<float> of_singles;
+  Weight<double> of_doubles;
 
-  [[nodiscard]] FASTREPLAY_INLINE double tau() const {
-    if (tau_on_device == nullptr) return tau_of_host;
-    return tau_is_double ? *static_cast<const double*>(tau_on_device) : *static_cast<const float*>(tau_on_device);
+  static Share of(double tau, const void* tau_on_device, bool tau_is_double) {
+    return {tau_on_device, tau_is_double, Weight<float>::of(tau), Weight<double>::of(tau)};
+  }
+
+  template <class Real>
+  [[nodiscard]] FASTREPLAY_INLINE Weight<Real> weight() const {
+    if (tau_on_device != nullptr) {
+      return Weight<Real>::of(tau_is_double ? *static_cast<const double*>(tau_on_device)
+                                            : *static_cast<const float*>(tau_on_device));
+    }
+    if constexpr (std::is_same_v<Real, double>) {
+      return of_doubles;
+    } else {
+      return of_singles;
+    }
   }
 };
 
+// A launch's parameters: pairs of one kind, and of bytes, by value. So a captured graph has a copy.
+template <std::size_t kParameterBytes>
+struct UpdatesOf {
+  static constexpr unsigned kMaxEntries = (kParameterBytes - sizeof(Share) - 8) / sizeof(Entry);
+
+  Share share;
+  std::uint32_t num_entries;
+  Entry entries[kMaxEntries];
+};
+// What any CUDA takes as parameters, and what those from 12.1 on take.
+using Updates = UpdatesOf<4096>;
+using ManyUpdates = UpdatesOf<32764>;
+
 // Which entry a chunk of the launch belongs to.
+template <class Updates>
 FASTREPLAY_INLINE std::uint32_t entry_of(const Updates& updates, std::uint32_t chunk) {
   std::uint32_t first = 0;
   for (std::uint32_t count = updates.num_entries; count > 1;) {
@@ -67,6 +92,7 @@ struct KindOf {
   static constexpr bool kHasMaster = kHasMaster_;
   static constexpr unsigned kWidestBytes =
       std::max({unsigned{sizeof(Target)}, unsigned{sizeof(Online)}, kHasMaster ? 4U : 1U});
+  static constexpr std::uint32_t kChunkElements = kChunkBytes / kWidestBytes;
 };
 
 // Calls the visitor with the kind of a pair that is no complex one. One of bytes goes with any.
@@ -94,15 +120,18 @@ auto visit_kind(const Chunk& pair, Visitor visitor) {
 }
 
 // Takes as many pairs from the front as one launch moves. Returns its number of chunks, 0 where they are empty.
-[[nodiscard]] inline std::uint32_t take_launch(std::span<const Pair>& pairs, Updates& updates) {
+template <class Updates>
+[[nodiscard]] std::uint32_t take_launch(std::span<const Pair>& pairs, Updates& updates) {
   constexpr std::uint64_t kMaxChunks = 0x7FFFFFFF;  // as many blocks as a launch may have
   const Pair& first = pairs.front();
+  const std::uint64_t chunk_elements =
+      visit_kind(first.chunk, [](auto kind) { return decltype(kind)::kChunkElements; });
   std::uint32_t num_chunks = 0;
   updates.num_entries = 0;
   while (!pairs.empty() && updates.num_entries < Updates::kMaxEntries && go_together(first.chunk, pairs[0].chunk)) {
     const auto& [chunk, num_elements] = pairs.front();
     const bool is_bytes = chunk.target_dtype == Dtype::kBytes;
-    const std::uint64_t most = is_bytes ? kChunkBytes : std::uint64_t{kChunkElements};
+    const std::uint64_t most = is_bytes ? kChunkBytes : chunk_elements;
     const std::uint64_t count = (num_elements + most - 1) / most;
     if (num_chunks > 0 && num_chunks + count > kMaxChunks) break;
     if (count > 0) {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +40,8 @@ class Device:
         self.device = device
         memory.page_locked(_PROBE_BYTES, device)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        address, _ = cuda_sender()
+        self._send = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(address) if address else None
 
     def consumer(self) -> int:
         """Return the handle of the calling thread's current stream, on which it queues its work."""
@@ -76,7 +79,7 @@ class Device:
         Raises:
             RuntimeError: The memory cannot be had or page-locked.
         """
-        return Transfer(self.device, self._stream, num_bytes)
+        return Transfer(self.device, self._stream, self._send, num_bytes)
 
     def sender(self) -> int:
         """Return the address of fastreplay_cuda_send (csrc/cuda/transfer.h), which starts transfers without Python.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,9 +80,11 @@ class Plan:
 
         Not an attribute, in which a plan would keep itself, and so the tensors, until the collector comes.
         """
-        if all(device.type == "cpu" for device in self.devices) and not len(self.by_torch):
-            return self.tables[0].step
-        return self._move_all
+        if len(self.by_torch) or len(self.devices) > 1 or self._masters:
+            return self._move_all
+        [table] = self.tables  # which sees to everything by itself
+        on_cuda = [device for device in self.devices if device.type == "cuda"]
+        return partial(_launch, table, on_cuda[0]) if on_cuda else table.step
 
     def is_unchanged(self) -> bool:
         """Tell whether every tensor and every container is what it was."""

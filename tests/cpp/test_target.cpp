@@ -244,7 +244,9 @@ bool is_fused(Level level) {
 #endif
 }
 
-const std::vector<std::size_t> kCounts{1, 2, 7, 15, 16, 17, 33, 1023, kChunkElements - 1, kChunkElements + 5};
+// With both sides of a chunk of the CPU's and of the CUDA kernels'.
+const std::vector<std::size_t> kCounts{
+    1, 2, 7, 15, 16, 17, 33, 511, 1023, 1024, 1025, 2047, 2049, 3333, kChunkElements - 1, kChunkElements + 5};
 
 void every_kind_moves_by_the_definition() {
   for (const Kind& kind : kinds()) {
@@ -265,12 +267,11 @@ void every_kind_moves_by_the_definition() {
 }
 
 // Runs the launches that pairs become, but for threads other than `only`, where there is one.
+template <class Updates = fastreplay::Updates>
 void update_as_cuda_does(std::span<const Pair> pairs, double tau, const double* tau_on_device = nullptr,
                          int only = -1) {
   Updates updates;
-  updates.tau_of_host = tau;
-  updates.tau_on_device = tau_on_device;
-  updates.tau_is_double = true;
+  updates.share = Share::of(tau, tau_on_device, true);
   while (!pairs.empty()) {
     const Chunk first = pairs.front().chunk;
     for (std::uint32_t chunk = take_launch(pairs, updates); chunk > 0; --chunk) {
@@ -305,7 +306,8 @@ void the_cuda_kernel_moves_by_the_definition() {
 // More pairs than one launch takes, of all kinds in turns, empty ones and such of many chunks among them; tau is read
 // where the device has it.
 void cuda_launches_cover_every_pair() {
-  for (const std::size_t num_same : {std::size_t{1}, std::size_t{Updates::kMaxEntries}, std::size_t{250}}) {
+  const std::size_t many = ManyUpdates::kMaxEntries + 40;
+  for (const std::size_t num_same : {std::size_t{1}, std::size_t{Updates::kMaxEntries}, std::size_t{250}, many}) {
     std::vector<Tensors> got, expected;
     for (const Kind& kind : kinds()) {
       if (parts_of(kind.target).count == 2) continue;
@@ -317,7 +319,7 @@ void cuda_launches_cover_every_pair() {
     std::vector<Pair> pairs;
     for (Tensors& tensors : got) pairs.push_back(tensors.pair());
     const double tau = 0.3;
-    update_as_cuda_does(pairs, 0.9, &tau);
+    num_same < 250 ? update_as_cuda_does(pairs, 0.9, &tau) : update_as_cuda_does<ManyUpdates>(pairs, 0.9, &tau);
     for (std::size_t i = 0; i < got.size(); ++i) {
       update_by_definition(expected[i], tau, true);
       expect_same(got[i], expected[i]);

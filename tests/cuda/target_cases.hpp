@@ -2,6 +2,7 @@
 // Target updates on a device beside the same arithmetic on the CPU, bit for bit.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -220,11 +221,17 @@ inline void every_pair_moves_as_on_the_cpu(bool is_brief) {
   for (const double tau : taus) {
     for (const Place place : {Place::kHost, Place::kFloatOnDevice, Place::kDoubleOnDevice}) {
       const Launch launch{place, tau};
-      for (Case& each : cases) each.start(), each.expect_moved(launch.tau());
-      cuda::finish();
-      launch.queue(stream, pairs_of(cases));
-      cuda::finish();
-      check_all(cases);
+      const std::vector<Pair> pairs = pairs_of(cases);
+      // As the launch that takes many pairs, and as the one that takes few.
+      for (const std::size_t at_once : {pairs.size(), std::size_t{100}}) {
+        for (Case& each : cases) each.start(), each.expect_moved(launch.tau());
+        cuda::finish();
+        for (std::span<const Pair> rest{pairs}; !rest.empty(); rest = rest.subspan(std::min(at_once, rest.size()))) {
+          launch.queue(stream, rest.first(std::min(at_once, rest.size())));
+        }
+        cuda::finish();
+        check_all(cases);
+      }
     }
   }
 }
