@@ -122,7 +122,8 @@ FASTREPLAY_INLINE void copy_chunk(const Entry& entry, std::uint64_t first, std::
   std::uint32_t num_units = 0;
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % sizeof(SixteenBytes) == 0) {
     num_units = num_bytes / sizeof(SixteenBytes);
-    copy_units<SixteenBytes, 4, kThreadsPerChunk>(to, from, thread, num_units);
+    if (thread < num_units)
+      reinterpret_cast<SixteenBytes*>(to)[thread] = reinterpret_cast<const SixteenBytes*>(from)[thread];
   }
   const auto num_copied = static_cast<std::uint32_t>(num_units * sizeof(SixteenBytes));
   copy_units<std::uint8_t, 16, kThreadsPerChunk>(to, from, num_copied + thread, num_bytes);

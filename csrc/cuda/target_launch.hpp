@@ -14,10 +14,10 @@
 
 namespace fastreplay {
 
-// A chunk is what a block's threads move of the widest of its tensors by 16 bytes each: that even a small network's
-// chunks are more than a few multiprocessors' (of 16 KiB, a chunk's took 0.35 us longer, 2 networks of 64 x 64 on an
-// H200), and a large one's no slower.
-inline constexpr unsigned kThreadsPerChunk = 256;
+// A chunk is what a warp moves, 16 bytes a thread of the widest of its tensors: small networks are spread over many
+// multiprocessors, and a bias takes no more than a warp.
+inline constexpr unsigned kThreadsPerChunk = 32;
+inline constexpr unsigned kChunksPerBlock = 8;
 inline constexpr std::uint32_t kChunkBytes = 16 * kThreadsPerChunk;
 
 // A pair in a kernel's parameters.
@@ -64,6 +64,7 @@ struct UpdatesOf {
 
   Share share;
   std::uint32_t num_entries;
+  std::uint32_t num_chunks;
   Entry entries[kMaxEntries];
 };
 // What any CUDA takes as parameters, and what those from 12.1 on take.
@@ -119,15 +120,15 @@ auto visit_kind(const Chunk& pair, Visitor visitor) {
           (other.master == nullptr) == (first.master == nullptr));
 }
 
-// Takes as many pairs from the front as one launch moves. Returns its number of chunks, 0 where they are empty.
+// Takes as many pairs from the front as one launch moves. Returns how many blocks it needs, 0 where they are empty.
 template <class Updates>
 [[nodiscard]] std::uint32_t take_launch(std::span<const Pair>& pairs, Updates& updates) {
-  constexpr std::uint64_t kMaxChunks = 0x7FFFFFFF;  // as many blocks as a launch may have
+  constexpr std::uint64_t kMaxChunks = 0xFFFFFFFF - kChunksPerBlock;
   const Pair& first = pairs.front();
   const std::uint64_t chunk_elements =
       visit_kind(first.chunk, [](auto kind) { return decltype(kind)::kChunkElements; });
-  std::uint32_t num_chunks = 0;
-  updates.num_entries = 0;
+  std::uint32_t& num_chunks = updates.num_chunks;
+  updates.num_entries = updates.num_chunks = 0;
   while (!pairs.empty() && updates.num_entries < Updates::kMaxEntries && go_together(first.chunk, pairs[0].chunk)) {
     const auto& [chunk, num_elements] = pairs.front();
     const bool is_bytes = chunk.target_dtype == Dtype::kBytes;
@@ -148,7 +149,7 @@ template <class Updates>
     }
     pairs = pairs.subspan(1);
   }
-  return num_chunks;
+  return (num_chunks + kChunksPerBlock - 1) / kChunksPerBlock;
 }
 
 }  // namespace fastreplay

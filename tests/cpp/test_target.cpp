@@ -274,7 +274,8 @@ void update_as_cuda_does(std::span<const Pair> pairs, double tau, const double* 
   updates.share = Share::of(tau, tau_on_device, true);
   while (!pairs.empty()) {
     const Chunk first = pairs.front().chunk;
-    for (std::uint32_t chunk = take_launch(pairs, updates); chunk > 0; --chunk) {
+    if (take_launch(pairs, updates) == 0) continue;
+    for (std::uint32_t chunk = updates.num_chunks; chunk > 0; --chunk) {
       visit_kind(first, [&](auto kind) {
         // In an order of no meaning: each thread has its own share.
         for (unsigned thread = kThreadsPerChunk; thread > 0; --thread) {
