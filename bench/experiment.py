@@ -115,6 +115,7 @@ class Question:
         distributions: Whose versions the report names.
         rounds: How many, and the length of one in seconds; likewise `quick_rounds`.
         method: What else is to be known of how it was measured.
+        num_threads: How many torch has, and fastreplay at most.
         missing: Says what is needed and missing, "" where nothing is.
         describe: What else the report's header says of the machine.
     """
@@ -127,6 +128,7 @@ class Question:
     rounds: tuple[int, float]
     quick_rounds: tuple[int, float]
     method: str = "one thread"
+    num_threads: Callable[[], int] = lambda: 1
     missing: Callable[[], str] = lambda: ""
     describe: Callable[[], Mapping[str, str]] = dict
 

@@ -105,7 +105,7 @@ def _header(question: Question, options: argparse.Namespace, rounds: str) -> dic
     import torch
     from timing import keep_heap
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(question.num_threads())
     heap = "heap kept" if keep_heap() else "heap as it is"
     header = {
         "date": date.today().isoformat(),

@@ -25,6 +25,7 @@ from fastreplay.buffer.state import SamplerStats, Stats
 from fastreplay.buffer.workers import worker_init_fn
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
+from fastreplay.support.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from fastreplay.target.functional import hard_update_, soft_update_
@@ -48,7 +49,9 @@ __all__ = [
     "Stats",
     "Uniform",
     "backend_info",
+    "get_num_threads",
     "hard_update_",
+    "set_num_threads",
     "soft_update_",
     "worker_init_fn",
 ]

@@ -189,6 +189,12 @@ class _Env(gym.Env[Any, Any]):
     action_space = spaces.Discrete(2)
 
 
+def count_threads(scene: Scene) -> Iterator[Any]:
+    """Tell how many there are."""
+    yield fr.get_num_threads()
+    yield scene
+
+
 def build_with(scene: Scene) -> Iterator[Any]:
     """Make buffers of the same arguments."""
     for seed in (scene.sequence, scene.generator, scene.generator):
@@ -297,6 +303,13 @@ WORKER: dict[str, Any] = {
     "negative": (ValueError, lambda _: Call(Native.worker_init_fn, -1)),
     "their number": (PlantedError, lambda _: Call(Native.worker_init_fn, Number())),
 }
+THREADS: dict[str, Any] = {
+    "a float": (TypeError, lambda _: Call(Native.set_num_threads, 2.0)),
+    "a bool": (TypeError, lambda _: Call(Native.set_num_threads, True)),
+    "none": (ValueError, lambda _: Call(Native.set_num_threads, 0)),
+    "too many": (ValueError, lambda _: Call(Native.set_num_threads, 1025)),
+    "their number": (PlantedError, lambda _: Call(Native.set_num_threads, Number())),
+}
 FROZEN: dict[str, Any] = {
     "its shape": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "shape", (4,))),
     "anything": (AttributeError, lambda s: Call(setattr, Native.Field((3,)), "more", 1)),
@@ -310,6 +323,7 @@ BUFFERS: list[Case] = [
     *cases("fr.ReplayBuffer.extend", crowded, go_on_crowded, WAITING_LONG),
     *cases("fr.ReplayBuffer.rng_state", on("torch"), run_on, RNG_STATE),
     *cases("fr.ReplayBuffer.spawn", on("numpy"), run_on, SPAWN),
+    *cases("fr.set_num_threads", Scene, count_threads, THREADS),
     *cases("fr.worker_init_fn", on("numpy"), run_on, WORKER),
     *cases("fr.ReplayBuffer.__setstate__", on("torch"), run_on, SETSTATE),
     *cases("fr.ReplayBuffer.view", on("numpy"), run_on, VIEW),

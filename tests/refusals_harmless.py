@@ -10,6 +10,7 @@ HARMLESS: dict[str, str] = {
     "fr.Epochs.__eq__": "it compares values",
     "fr.Field.__eq__": "it compares values",
     "fr.Field.__repr__": "it describes values",
+    "fr.get_num_threads": "it takes nothing",
     "fr.Loader.__init__": "ReplayBuffer.loader calls it, and refuses",
     "fr.Loader.__iter__": "it returns the loader",
     "fr.Loader.__enter__": "it returns the loader",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -234,6 +235,8 @@ QUESTION = Question(
     distributions=("fastreplay", "torch", "numpy", "stable-baselines3", "torchrl"),
     rounds=(51, 20e-3),
     quick_rounds=(5, 2e-3),
+    method="torch on all cores, fastreplay on at most 8 of them, with minibatches of half a megabyte or more",
+    num_threads=lambda: len(os.sched_getaffinity(0)),
     missing=missing,
     describe=describe_card,
 )

@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "batch/helpers.hpp"
 #include "batch/random.hpp"
 #include "batch/sample.hpp"
 #include "gil.hpp"
@@ -130,6 +131,8 @@ void bind_sampler(py::module_& m) {
 
 void bind_sampling(py::module_& m) {
   bind_sampler(m);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads, py::arg("count"));
   py::class_<Counter>(m, "Counter")
       .def(py::init<std::uint64_t>(), py::arg("value") = 0)
       .def("add", &Counter::add, py::arg("count"))

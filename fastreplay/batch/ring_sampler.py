@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay.batch.loader import Loader
 from fastreplay.support.living import Living
+from fastreplay.support.threads import follow_torch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class RingSampler:
         self._generator = delivery.generator(key, 0, None, rule)
         self._waits = waits
         self._loaders: Living[Loader[Any]] = Living()
+        follow_torch()
 
     def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
         """Draw a minibatch; into `out`, if it is one.
@@ -78,6 +80,7 @@ class RingSampler:
 
     def loader(self, batch_size: int, depth: int, steps: int | None) -> Loader[Any]:
         """Iterate over minibatches that are drawn ahead."""
+        follow_torch()
         prefetcher = self._delivery.prefetcher(self._ring, self._generator, depth, steps, self._waits)
         loader: Loader[Any] = Loader(prefetcher, self, self._delivery, batch_size=batch_size, depth=depth)
         self._loaders.add(loader)

@@ -31,6 +31,7 @@ SOURCES = (
     "batch/block.cpp",
     "batch/draw.cpp",
     "batch/epochs.cpp",
+    "batch/helpers.cpp",
     "batch/layout.cpp",
     "batch/priority_draw.cpp",
     "batch/read.cpp",

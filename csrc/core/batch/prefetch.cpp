@@ -2,46 +2,12 @@
 #include "batch/prefetch.hpp"
 
 #include <algorithm>
-#include <csignal>
 #include <stdexcept>
 #include <utility>
 
+#include "batch/own_thread.hpp"
+
 namespace fastreplay {
-
-namespace {
-
-// A thread that sleeps takes 5 to 50 us to wake, as long as some gathers take altogether. So both sides look
-// for news this long before they sleep; a learner's step of a millisecond leaves the thread asleep for the rest.
-constexpr std::chrono::microseconds kSpin{50};
-
-// Nothing is gained by spinning where the other side needs this core to get on.
-std::chrono::nanoseconds spin_here() noexcept {
-  return std::thread::hardware_concurrency() > 1 ? kSpin : std::chrono::nanoseconds{0};
-}
-
-void pause() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// Signals are for the threads of the application: one that came to ours would interrupt none of their sleeps.
-class SignalsBlocked {
- public:
-  SignalsBlocked() noexcept {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
-
-}  // namespace
 
 Prefetcher::Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send)
     : ring_{ring}, sampler_{sampler}, send_{send}, spin_{spin_here()}, jobs_(depth) {

@@ -2,15 +2,33 @@
 #include "batch/sample.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cstddef>
 
 #include "batch/gather.hpp"
+#include "batch/helpers.hpp"
 
 namespace fastreplay {
 
 namespace {
 
-// Rows copied between two checks of head.
+// Rows copied by one thread between two checks of head.
 constexpr std::size_t kMaxChunkRows = 256;
+
+// How the rows of a block are shared among threads: by parts that are worth one's waking.
+struct Shares {
+  explicit Shares(const Block& block) noexcept
+      : part_rows{std::clamp<std::size_t>(
+            kPartBytes * block.batch_size() / std::max<std::size_t>(block.layout().num_bytes(), 1), 1, kMaxChunkRows)},
+        threads{static_cast<unsigned>(std::min<std::size_t>(num_threads(), block.layout().num_bytes() / kPartBytes))} {}
+
+  [[nodiscard]] std::size_t chunk_rows() const noexcept {
+    return threads > 1 ? threads * kMaxChunkRows : kMaxChunkRows;
+  }
+
+  std::size_t part_rows;
+  unsigned threads;  // 0 and 1: the caller's
+};
 
 // Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the smallest ticket.
 template <class Draw>
@@ -24,6 +42,21 @@ Ticket copy_drawn(const Ring& ring, const Draw& draw, const Block& block, std::s
     return draw.slot(ticket);
   });
   return smallest;
+}
+
+// The same by many threads. Each has a fence of its own between its copies and its word to this one that they are made,
+// as the check of head afterwards asks for (ring/protocol.hpp, R2).
+template <class Draw>
+Ticket copy_shared(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
+                   const Shares& shares) noexcept {
+  const std::size_t part_rows = shares.part_rows;
+  do_parts((num_rows + part_rows - 1) / part_rows, shares.threads, [&](std::size_t part) noexcept {
+    const std::size_t begin = part * part_rows;
+    copy_drawn(ring, draw, block, first_row + begin, std::min(part_rows, num_rows - begin));
+    // acquire: what is overwritten is so after its slot was taken; partner: the writer's fence after it took the slot.
+    std::atomic_thread_fence(std::memory_order_acquire);
+  });
+  return *std::ranges::min_element(block.tickets().subspan(first_row, num_rows));
 }
 
 // Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
@@ -48,12 +81,14 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
 // writer only where every row of the ring is being written.
 template <class Draw>
 std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch_size) noexcept {
-  std::size_t chunk_rows = kMaxChunkRows;
+  const Shares shares{block};
+  std::size_t chunk_rows = shares.chunk_rows();
   std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < batch_size;) {
     const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
-    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);
+    const Ticket smallest = shares.threads > 1 ? copy_shared(ring, draw, block, row, num_rows, shares)
+                                               : copy_drawn(ring, draw, block, row, num_rows);
     const Ticket oldest_whole = ring.oldest_whole();
     if (smallest < oldest_whole) {
       const std::size_t redrawn = redraw(ring, draw, block, row, num_rows, oldest_whole);
