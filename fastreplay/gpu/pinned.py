@@ -152,10 +152,10 @@ class PinnedDelivery(Delivery):
 
     def _copied(self, rotation: _Rotation) -> PinnedBlock | None:
         """Take out the free block of longest standing that is no longer being copied."""
-        for _ in range(_PROBES):
+        for _ in range(min(_PROBES, len(rotation.free))):
             try:
                 block = rotation.free.popleft()
-            except IndexError:
+            except IndexError:  # other threads have them
                 return None
             if block.transfer.is_copied():
                 return block
@@ -164,10 +164,10 @@ class PinnedDelivery(Delivery):
 
     def _sweep(self, rotation: _Rotation) -> None:
         """Free the blocks that nothing refers to any more; forget what is beyond the bound."""
-        for _ in range(_PROBES):
+        for _ in range(min(_PROBES, len(rotation.in_use))):
             try:
                 block = rotation.in_use.popleft()
-            except IndexError:
+            except IndexError:  # other threads have them
                 break
             if block.is_unreferenced():
                 block.release()
