@@ -111,7 +111,14 @@ class IndexSet:
 
 class Priorities:
     def __init__(
-        self, ring: Ring, alpha: float, eps: float, floor: float, initial: float, keeps_smallest: bool
+        self,
+        ring: Ring,
+        alpha: float,
+        eps: float,
+        floor: float,
+        initial: float,
+        keeps_smallest: bool,
+        is_kept_elsewhere: bool = False,
     ) -> None: ...
     @property
     def num_bytes(self) -> int: ...

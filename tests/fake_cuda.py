@@ -20,14 +20,15 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fake_masses
 import numpy as np
 import pytest
 import torch
 from support import arrays, assert_same
 
 import fastreplay.buffer.replay_buffer
-from fastreplay.gpu import device, memory, ring, streams, transfer
-from fastreplay.gpu.library import CudaSampling, CudaStreams
+from fastreplay.gpu import device, masses, memory, ring, streams, transfer
+from fastreplay.gpu.library import CudaMasses, CudaSampling, CudaStreams
 from fastreplay.support.checks import checked_device
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class RealCuda:
 
     def replay(self, graph: Any) -> None:
         graph.replay()
+
+    def tensor(self, values: Any) -> torch.Tensor:
+        return torch.as_tensor(values, device=DEVICE)
 
 
 class Token:
@@ -293,8 +297,31 @@ class FakeCuda:
             return self.launch_error
         now = numbers(sampling.now, 3).tolist() if sampling.now else None
         pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
-        self.of_handle(stream).do(lambda: sample(sampling, now, pieces))
+        weighing = copied(masses.Weighing, sampling.weighing) if sampling.weighing else None
+        self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing))
         return 0
+
+    def masses(self, kind: Any, run: Callable[[Any], None]) -> Callable[[int, int, int], int]:
+        """Return what does as csrc/cuda/masses.cu."""
+
+        def queue(device: int, stream: int, address: int) -> int:
+            assert device == DEVICE.index
+            if not self.launch_error:
+                parameters = copied(kind, address)
+                self.of_handle(stream).do(lambda: run(parameters))
+            return self.launch_error
+
+        return queue
+
+    def tensor(self, values: Any) -> torch.Tensor:
+        """Return values in memory of the device, where they are at once."""
+        given = torch.as_tensor(values).contiguous()
+        made = self.allocate(given.numel() * given.itemsize).view(given.dtype).view(given.shape)
+        return made.copy_(given)
+
+    def is_on(self, tensor: torch.Tensor, _device: object) -> bool:
+        address = tensor.data_ptr()
+        return any(memory.ctypes.data <= address < memory.ctypes.data + memory.nbytes for memory in self.memory)
 
     def is_done(self, device: int, event: int) -> int:
         """Do what csrc/cuda/stream.cu does."""
@@ -343,6 +370,14 @@ class FakeCuda:
         monkeypatch.setattr(transfer, "torch", fake_torch)
         monkeypatch.setattr(ring, "cuda_sampling", lambda _device: (sampling, ""))
         monkeypatch.setattr(ring, "cuda_error", lambda error: f"fake error {error}")
+        kept = CudaMasses(
+            fake_masses.num_bytes,
+            self.masses(masses._Masses, fake_masses.begin),
+            self.masses(masses._Settling, fake_masses.settle),
+            self.masses(masses._Update, fake_masses.update),
+        )
+        monkeypatch.setattr(masses, "cuda_masses", lambda _device: (kept, ""))
+        monkeypatch.setattr(memory, "is_on", self.is_on)
         monkeypatch.setattr(memory, "bytes_of", self.bytes_of)
         monkeypatch.setattr(memory, "page_locked", self.page_locked)
         monkeypatch.setattr(memory, "copy", self.copy)
@@ -356,22 +391,33 @@ class FakeCuda:
         )
 
 
-def sample(sampling: ring._Sampling, now: list[int] | None, pieces: list[list[int]]) -> None:
+def sample(
+    sampling: ring._Sampling, now: list[int] | None, pieces: list[list[int]], weighing: masses.Weighing | None
+) -> None:
     """Draw and gather by NumPy's own Philox, below a bound so small that no word is thrown away."""
     if now is not None:
         numbers(sampling.window, 3)[:] = now
     first, size, first_slot = numbers(sampling.window, 3).tolist()
     if not size:
         return
-    generator = numbers(sampling.generator, 4)
-    words = np.random.Philox(key=generator[:2], counter=[0, int(generator[2]), 0, 0]).random_raw(sampling.batch_size)
+    generator = numbers(sampling.generator, 5)
     tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
-    tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
-    generator[2:] += np.array([1, sampling.batch_size], np.uint64)
+    if weighing is None:
+        counter = [0, int(generator[2]), 0, 0]
+        words = np.random.Philox(key=generator[:2], counter=counter).random_raw(sampling.batch_size)
+        tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
+    else:
+        tickets[:] = fake_masses.draw(sampling, weighing, generator, (first, size, first_slot))
+    generator[2:4] += np.array([1, sampling.batch_size], np.uint64)
     for row, ticket in enumerate(tickets.tolist()):
         record = sampling.records + (first_slot + ticket - first) % sampling.capacity * sampling.stride
         for record_offset, block_offset, row_bytes, num_bytes in pieces:
             ctypes.memmove(sampling.block + block_offset + row * row_bytes, record + record_offset, num_bytes)
+
+
+def copied(kind: Any, address: int) -> Any:
+    """Return the struct at an address, as a launch copies it."""
+    return kind.from_buffer_copy(kind.from_address(address))
 
 
 def numbers(address: int, count: int) -> Any:
@@ -388,7 +434,8 @@ def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bo
     def look() -> None:
         flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
         *fields, ticket = (tensor.numpy() for tensor in layout.tensors_in(flat))
-        assert_same({**dict(zip(layout.schema, fields, strict=True)), "ticket": ticket}, expected)
+        names = (*layout.schema, *layout.beside)
+        assert_same({**dict(zip(names, fields, strict=True)), "ticket": ticket}, expected)
         ran.append(True)
 
     stream.do(look)

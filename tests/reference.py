@@ -145,6 +145,7 @@ class ReferenceBuffer:
             "sampled": self._sampled,
             "redraws": 0,
             "without_mass": 0,
+            "refused": 0,
             "bytes": sum(column.nbytes for column in self._columns.values()),
             "pinned_bytes": 0,
             "blocks_in_flight": 0,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from refusals import Call, Case, Scene, attempt, cases
+from refusals_reading import settle
 from refusals_scenes import CAPACITY, on, run_on
 from support import FIELDS, NativeBuffer, transitions
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 Native: Any = fr  # untyped: what is refused here is what its types refuse
 
 
-def weighed(output: str) -> Scene:
+def weighed(output: str, **options: Any) -> Scene:
     """Make a buffer with priorities, and minibatches that the caller holds."""
-    b = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output, priorities=fr.Priorities())
-    other = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output, priorities=fr.Priorities())
+    b = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output, priorities=fr.Priorities(), **options)
+    other = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output, priorities=fr.Priorities(), **options)
     b.extend(**transitions(0, 17), priority=np.arange(17.0))
     other.extend(**transitions(0, 17))
     return Scene(b=b, out=b.sample(4), other=other.sample(4))
@@ -45,6 +46,28 @@ def go_on(scene: Scene) -> Iterator[Any]:
     yield [b, scene]
 
 
+def weighed_there() -> Scene:
+    """Make one whose priorities a device keeps."""
+    scene = weighed("torch", device="cuda", storage="cuda")
+    settle()
+    return scene
+
+
+def go_on_there(scene: Scene) -> Iterator[Any]:
+    b = scene.b
+    yield attempt(lambda: b.update_priorities(scene.out, [1, 2, 3, 4]))
+    for out in (None, scene.out):
+        batch = b.sample(4, out=out)
+        settle()
+        yield [batch, batch.weight, b.rng_state]
+    yield [b.max_priority, b.stats()["refused"]]
+
+
+def _captured(scene: Scene) -> Any:
+    with settle().capture():
+        return scene.b.update_priorities(scene.out, [1.0, 2.0, 3.0, 4.0])
+
+
 UPDATE: dict[str, Any] = {
     "too few": (ValueError, lambda s: Call(s.b.update_priorities, s.out, [1.0])),
     "NaN": (ValueError, lambda s: Call(s.b.update_priorities, s.out, [1.0, 2.0, np.nan, 3.0])),
@@ -59,6 +82,10 @@ UPDATE: dict[str, Any] = {
     "ragged priorities": (TypeError, lambda s: Call(s.b.update_priorities, [1, 2], [[1.0], [1.0, 2.0]])),
 }
 
+UPDATE_THERE: dict[str, Any] = {
+    **{f"{kind}, on a device": case for kind, case in UPDATE.items()},
+    "the host's numbers in the capture of a graph": (RuntimeError, lambda s: Call(_captured, s)),
+}
 INSERT: dict[str, Any] = {
     "priority: NaN": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 3), priority=[1, np.nan, 2])),
     "priority: too many": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 3), priority=np.ones(4))),
@@ -123,6 +150,7 @@ BETA: dict[str, Any] = {
 
 PRIORITIES: list[Case] = [
     *cases("fr.ReplayBuffer.update_priorities", partial(weighed, "torch"), go_on, UPDATE),
+    *cases("fr.ReplayBuffer.update_priorities", weighed_there, go_on_there, UPDATE_THERE, is_on_device=True),
     *cases("fr.ReplayBuffer.update_priorities", on("torch"), run_on, WITHOUT),
     *cases("fr.ReplayBuffer.extend", partial(weighed, "numpy"), go_on, INSERT),
     *cases("fr.ReplayBuffer.sample", partial(weighed, "torch"), go_on, SAMPLE),

@@ -25,8 +25,9 @@ CYTHON = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 ROOMS = r"(batch|priority|ring|steps|storage|target)/\w+\.hpp"
 ALLOWED_INCLUDES = {
     "core": rf"{ROOMS}|inline\.hpp",
-    "cuda": rf"{ROOMS}|(device|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
-    r"|(current_device|inline|launch|memory_access|sampling_kernel|target_kernel|target_launch)\.hpp",
+    "cuda": rf"{ROOMS}|(device|masses|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
+    r"|(block_steps|current_device|inline|launch|mass_tree|masses_kernel|memory_access|sampling_kernel|target_kernel"
+    r"|target_launch|weighed_draw)\.hpp",
     "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|gil|module|pristine|rows|target_table|torch_abi)\.hpp"
     r"|Python\.h|pybind11/\w+\.h",
 }
@@ -57,6 +58,7 @@ TORCH_SIDE = {
     "batch/tensor_offsets.py",
     "gpu/device.py",
     "gpu/memory.py",
+    "gpu/mirror_masses.py",
     "gpu/ring.py",
     "gpu/streams.py",
     "gpu/transfer.py",

@@ -68,8 +68,8 @@ def test_a_new_buffer_is_empty(make_buffer: MakeBuffer) -> None:
     assert len(buffer) == 0
     stats = dict(buffer.stats())
     assert stats.pop("bytes") > 0
-    counters = ("inserted", "overwritten", "sampled", "redraws")
-    assert stats == dict.fromkeys((*counters, "without_mass", "pinned_bytes", "blocks_in_flight", "waits", "wait_s"), 0)
+    counters = ("inserted", "overwritten", "sampled", "redraws", "without_mass", "refused")
+    assert stats == dict.fromkeys((*counters, "pinned_bytes", "blocks_in_flight", "waits", "wait_s"), 0)
     assert len(buffer[:]) == 0
 
 

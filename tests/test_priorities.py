@@ -94,6 +94,12 @@ def test_beta_may_be_a_function_of_the_minibatches_drawn() -> None:
     assert seen == [0, 1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("normalize", ["batch", "buffer", None])
+def test_weights_where_nothing_has_a_mass(normalize: Any) -> None:
+    buffer = filled(np.zeros(5), eps=0.0, normalize=normalize)
+    assert (buffer.sample(20).weight == 1).all()
+
+
 def test_lap_gives_no_weights_and_raises_small_priorities_to_one() -> None:
     buffer = NativeBuffer(4, FIELDS, seed=0, output="numpy", priorities=fr.Priorities.lap())
     buffer.extend(**rows(4), priority=[0.0, 0.5, 1.0, 32.0])

@@ -71,12 +71,13 @@ void restore(Priorities& priorities, Ticket first, const Masses& masses) {
 
 void bind_priorities(py::module_& m) {
   py::class_<Priorities>(m, "Priorities")
-      .def(py::init([](Ring& ring, double alpha, double eps, double floor, double initial, bool keeps_smallest) {
+      .def(py::init([](Ring& ring, double alpha, double eps, double floor, double initial, bool keeps_smallest,
+                       bool is_kept_elsewhere) {
              return std::make_unique<Priorities>(ring, MassRule{.alpha = alpha, .eps = eps, .floor = floor}, initial,
-                                                 keeps_smallest);
+                                                 keeps_smallest, is_kept_elsewhere);
            }),
            py::arg("ring"), py::arg("alpha"), py::arg("eps"), py::arg("floor"), py::arg("initial"),
-           py::arg("keeps_smallest"), py::keep_alive<1, 2>())
+           py::arg("keeps_smallest"), py::arg("is_kept_elsewhere") = false, py::keep_alive<1, 2>())
       .def_property_readonly("num_bytes", &Priorities::num_bytes)
       .def_property("largest", &Priorities::largest, &Priorities::set_largest)
       .def("update", &update<float>, py::arg("tickets").noconvert(), py::arg("priorities").noconvert())

@@ -25,6 +25,16 @@ FASTREPLAY_INLINE T* as_global(T* address) {
   return address;
 }
 
+// Makes a word at least this, among the threads of a block.
+FASTREPLAY_INLINE void raise(std::uint32_t* word, std::uint32_t least) {
+#if defined(__CUDA_ARCH__)
+  // relaxed: only the largest is asked for; the barrier after it orders it for who reads the word.
+  atomicMax_block(as_global(word), least);
+#else
+  if (*word < least) *word = least;
+#endif
+}
+
 struct alignas(16) SixteenBytes {
   std::uint64_t values[2];
 };

@@ -6,10 +6,12 @@
 #include <limits>
 #include <span>
 
+#include "block_steps.hpp"
 #include "current_device.hpp"
 #include "launch.hpp"
 #include "sampling.h"
 #include "sampling_kernel.hpp"
+#include "weighed_draw.hpp"
 
 namespace {
 
@@ -30,6 +32,11 @@ __global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_const
   gather_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
+cudaError_t queue_draw(void* stream, const fastreplay_cuda_sampling& sampling) {
+  if (sampling.weighing == nullptr) return launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(sampling));
+  return launch(in_steps<WeighedDraw>, dim3{1}, WeighedDraw::kThreads, stream, WeighedDraw::of(sampling));
+}
+
 struct NewWindow {
   fastreplay_cuda_window* window;
   fastreplay_cuda_window now;
@@ -46,6 +53,7 @@ int fastreplay_cuda_prepare_sampling(int device) {
   if (current.error() != cudaSuccess) return current.error();
   cudaFuncAttributes attributes;
   if (const auto error = cudaFuncGetAttributes(&attributes, draw_tickets)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<WeighedDraw>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows)) return error;
   return cudaFuncGetAttributes(&attributes, set_window);
 }
@@ -61,7 +69,7 @@ int fastreplay_cuda_sample(int device, void* stream, const fastreplay_cuda_sampl
   if (sampling->batch_size == 0) return cudaSuccess;
   const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
-  if (const auto error = launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(*sampling))) return error;
+  if (const auto error = queue_draw(stream, *sampling)) return error;
   Gather gather{*sampling};
   std::span<const fastreplay_cuda_piece> rest{sampling->pieces, sampling->num_pieces};
   while (!rest.empty()) {

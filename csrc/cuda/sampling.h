@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Uniform minibatches out of a ring in the memory of a CUDA device. Plain C: loaded by name, linked to nothing of
+/* Minibatches out of a ring in the memory of a CUDA device. Plain C: loaded by name, linked to nothing of
    Python or torch. */
 #pragma once
 
@@ -21,6 +21,7 @@ struct fastreplay_cuda_generator {
   uint64_t key[2];
   uint64_t calls;
   uint64_t num_sampled;
+  uint64_t num_without_mass; /* calls by priority that were uniform, as every mass was zero */
 };
 
 /* A piece of a part that is copied (core/batch/layout.hpp): where it lies in a record, and in row 0 of the block. How a
@@ -32,8 +33,12 @@ struct fastreplay_cuda_piece {
   uint64_t num_bytes;
 };
 
-/* One minibatch. Pointers are the device's, but for `now` and `pieces`, which are the host's and read during the call
-   only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps the memory alive. */
+/* By priority (masses.h). */
+struct fastreplay_cuda_weighing;
+
+/* One minibatch. Pointers are the device's, but for `now`, `pieces` and `weighing`, which are the host's and read
+   during the call only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps the memory
+   alive. */
 struct fastreplay_cuda_sampling {
   const struct fastreplay_cuda_window* now; /* becomes the window with the draw; null: the draw is from *window */
   struct fastreplay_cuda_window* window;
@@ -46,6 +51,7 @@ struct fastreplay_cuda_sampling {
   void* block;
   uint64_t tickets_offset; /* of the part whose source is the ticket */
   uint64_t batch_size;
+  const struct fastreplay_cuda_weighing* weighing; /* null: each as likely as every other */
 };
 
 /* Loads the kernels onto a device, so that no launch does it later, within the capture of a graph. Returns a
@@ -58,8 +64,9 @@ int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_
                                const struct fastreplay_cuda_window* now);
 
 /* Queues on `stream` that a minibatch is drawn and gathered: the rows that the Sampler of core/batch/sample.hpp would
-   draw from that window at that call. Where the window is empty, nothing is written. Two launches, and one more for
-   each 100 pieces above 100. Neither allocates nor waits; may be captured in a graph. Returns a cudaError_t. */
+   draw from that window at that call, and from the masses as they are by then. Where the window is empty, nothing is
+   written. Two launches, and one more for each 100 pieces above 100. Neither allocates nor waits; may be captured in a
+   graph. Returns a cudaError_t. */
 int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);
 
 #if defined(__cplusplus)

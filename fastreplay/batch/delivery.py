@@ -132,6 +132,10 @@ class Delivery(ABC):
             made.count_on_from(before)
         return made
 
+    def num_calls(self, generator: Any) -> int:
+        """Return how many minibatches a generator has drawn."""
+        return generator.calls  # type: ignore[no-any-return]
+
     def prefetcher(
         self, ring: _core.Ring, generator: Any, depth: int, steps: int | None, waits: Waits
     ) -> _core.Prefetcher:

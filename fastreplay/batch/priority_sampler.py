@@ -57,7 +57,7 @@ class PrioritySampler(RingSampler):
             ValueError: The ring is empty, or `out` does not fit.
         """
         delivery, generator = self._delivery, self._generator
-        exponent = self._beta_after(generator.calls) if beta is None else checked_number("beta", beta, 0)
+        exponent = self.beta(0) if beta is None else checked_number("beta", beta, 0)
         if out is not None:
             if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._ring, exponent):
                 raise ValueError(self.describe_nothing(batch_size))
@@ -73,7 +73,7 @@ class PrioritySampler(RingSampler):
 
     def beta(self, num_ahead: int) -> float:
         """Return the exponent of the weights of a loader's next minibatch but so many."""
-        return self._beta_after(self._generator.calls + num_ahead)
+        return self._beta_after(self._delivery.num_calls(self._generator) + num_ahead)
 
     @property
     def num_without_mass(self) -> int:

@@ -33,14 +33,14 @@ class Source:
         ring: Where the transitions lie.
         waits: Counts for what the host waits.
         new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields.
-        new_mirror_delivery: Makes one of what the device draws; None where the ring is not there.
+        new_mirror_delivery: Makes one of what the device draws, with the same; None where the ring is not there.
         priorities: The rule to draw by, and the masses; None where there are no priorities.
     """
 
     ring: _core.Ring
     waits: Waits
     new_delivery: Callable[[tuple[str, ...]], Delivery]
-    new_mirror_delivery: Callable[[], Delivery] | None
+    new_mirror_delivery: Callable[[tuple[str, ...]], Delivery] | None
     priorities: tuple[Priorities, _core.Priorities] | None
 
 
@@ -93,7 +93,7 @@ class Uniform(Draw):
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
         recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
         if source.new_mirror_delivery is not None:
-            return RingSampler(source.ring, source.new_mirror_delivery(), key, source.waits)
+            return RingSampler(source.ring, source.new_mirror_delivery(()), key, source.waits)
         return RingSampler(source.ring, source.new_delivery(()), key, source.waits, recency)
 
 
@@ -108,7 +108,7 @@ class Prioritized(Draw):
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
         priorities, masses = cast("tuple[Priorities, _core.Priorities]", source.priorities)
         rule = (masses, *priorities.draw_options)
-        delivery = source.new_delivery(BESIDE)
+        delivery = (source.new_mirror_delivery or source.new_delivery)(BESIDE)
         return PrioritySampler(source.ring, delivery, key, source.waits, rule=rule, beta_after=priorities.beta_after)
 
 

@@ -54,8 +54,9 @@ class Pickled(Weighed[ArrayT]):
         }
         if self._masses is not None:
             first, end = self._ring.window()
-            masses = self._masses.read(first, end - first)
-            state["masses"] = {"first": first, "values": masses, "largest": self._masses.largest}
+            kept = self._kept("pickle")
+            masses = kept.read(first, end - first)
+            state["masses"] = {"first": first, "values": masses, "largest": kept.largest}
         return _rebuild, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -71,7 +72,7 @@ class Pickled(Weighed[ArrayT]):
             Contents.extend(self, *columns)
         if self._masses is not None and saved.masses is not None:
             self._masses.restore(saved.masses.first, saved.masses.values)
-            self._masses.largest = saved.masses.largest
+            self._kept("pickle").largest = saved.masses.largest
         self.__dict__.update(saved.extra)
         self._num_spawned = _core.Counter(saved.num_spawned)
         self._sampler.restart(saved.key, saved.calls, None)

@@ -22,6 +22,7 @@ __all__ = [
     "PRIORITY",
     "Priorities",
     "PriorityUpdate",
+    "check_finite",
     "checked_priorities",
     "given_numbers",
     "new_masses",
@@ -39,7 +40,10 @@ _RESERVED = (PRIORITY, "weight", "probability")
 
 
 class PriorityUpdate(NamedTuple):
-    """How many priorities of an update took effect."""
+    """How many priorities of an update took effect.
+
+    With storage="cuda" the numbers are the device's, () int64 tensors: to read one waits for the device.
+    """
 
     applied: int
     stale: int  # of transitions that were overwritten or cleared
@@ -104,6 +108,11 @@ class Priorities:
         return checked_number("beta", self.beta(calls), 0) if callable(self.beta) else float(self.beta)
 
     @property
+    def mass_rule(self) -> tuple[float, float, float]:
+        """What masses follow: alpha, eps, floor."""
+        return float(self.alpha), float(self.eps), float(self.floor)
+
+    @property
     def draw_options(self) -> tuple[bool, int, float]:
         """What the core's sampler takes."""
         return self.draws == "stratified", _NORMALIZE.index(self.normalize), self.uniform_mix
@@ -116,20 +125,19 @@ def new_masses(
 
     Raises:
         TypeError: It is no rule.
-        ValueError: A field has the name of something else, or the storage cannot draw by priority.
+        ValueError: A field has the name of something else.
     """
     if priorities is None:
         return None
     if type(priorities) is not Priorities:
         raise TypeError(f"priorities: expected fastreplay.Priorities or None, got {type(priorities).__name__}")
-    if storage == "cuda":
-        raise ValueError("priorities: expected None with storage='cuda', whose draws are uniform")
     for name in names:
         if name in _RESERVED:
             raise ValueError(f"{name}: the name is taken in a buffer with priorities; give the field another")
-    rule = priorities
-    initial = -1.0 if rule.initial == "max" else float(rule.initial)
-    return _core.Priorities(ring, rule.alpha, rule.eps, rule.floor, initial, rule.normalize == "buffer")
+    initial = -1.0 if priorities.initial == "max" else float(priorities.initial)
+    is_kept_elsewhere = storage == "cuda"
+    keeps_smallest = priorities.normalize == "buffer" and not is_kept_elsewhere
+    return _core.Priorities(ring, *priorities.mass_rule, initial, keeps_smallest, is_kept_elsewhere)
 
 
 def checked_priorities(value: Any) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from fastreplay.batch.reader import Reader
 from fastreplay.batch.waits import Waits
 from fastreplay.buffer.forks import living
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
-from fastreplay.buffer.priorities import new_masses
+from fastreplay.buffer.priorities import Priorities, new_masses
 from fastreplay.buffer.sampled import Sampled
 from fastreplay.schema import Schema
 from fastreplay.support.checks import checked_count, checked_device, checked_index, key_of
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from fastreplay.buffer.options import Options, Storage
-    from fastreplay.buffer.priorities import Priorities
     from fastreplay.buffer.state import Stats
     from fastreplay.gpu.device import Device
     from fastreplay.schema import FieldLike
@@ -71,7 +70,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         timeout: Seconds that an insert waits at most for another thread's unfinished insert a whole lap
             behind; None for as long as it takes.
         priorities: The rule to draw by, instead of uniformly: `sample` then gives `batch.weight` and
-            `batch.probability`, and `update_priorities` takes what was learned.
+            `batch.probability`, and `update_priorities` takes what was learned. With storage="cuda" the device keeps
+            what was: `max_priority`, `stats()` and pickles wait for it.
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
@@ -148,7 +148,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._waits = Waits()
         self._mirror = None
         if storage == "cuda" and self._gpu is not None:
-            self._mirror = self._gpu.mirror(self._ring, self._waits)
+            rule = Priorities() if priorities is None else priorities
+            self._mirror = self._gpu.mirror(self._ring, self._waits, self._masses, rule.mass_rule)
         self._begin(key_of(seed))
 
     def _begin(self, key: tuple[int, int]) -> None:
@@ -311,6 +312,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
             "without_mass": self._sampler.num_without_mass,
+            "refused": 0 if self._mirror is None or self._mirror.masses is None else self._mirror.masses.num_refused,
             "bytes": self._ring.num_bytes + (0 if self._masses is None else self._masses.num_bytes),
             "pinned_bytes": sum(delivery.pinned_bytes for delivery in self._deliveries),
             "blocks_in_flight": sum(delivery.num_in_flight(num_ahead) for delivery in self._deliveries),

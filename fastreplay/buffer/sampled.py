@@ -10,6 +10,7 @@ import numpy as np
 from fastreplay.batch.delivery import Delivery, HostDelivery
 from fastreplay.buffer.draw import Draw, Epochs, Prioritized, Source, Uniform
 from fastreplay.buffer.pickled import Pickled
+from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.sampler import Sampler
 from fastreplay.buffer.sampling import Sampling
 from fastreplay.support.checks import checked_flag, key_of
@@ -110,9 +111,18 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         self._deliveries.add(delivery)
         return delivery
 
-    def _new_mirror_delivery(self) -> Delivery:
+    def _new_mirror_delivery(self, beside: tuple[str, ...]) -> Delivery:
         """Make a delivery of what the device draws."""
-        delivery: Delivery = self._gpu.mirror_delivery(self._mirror, self._ring, self._schema)  # type: ignore[union-attr,arg-type]
+        origin = 0 if self._masses is None else self._origin
+        options = Priorities().draw_options if self._priorities is None else self._priorities.draw_options
+        delivery: Delivery = self._gpu.mirror_delivery(  # type: ignore[union-attr]
+            self._mirror,  # type: ignore[arg-type]
+            self._ring,
+            self._schema,
+            beside=beside,
+            origin=origin,
+            options=options,
+        )
         self._deliveries.add(delivery)
         return delivery
 

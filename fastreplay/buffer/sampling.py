@@ -55,7 +55,7 @@ class Sampling(Generic[ArrayT]):
 
         Args:
             batch_size: Number of transitions, at least 1.
-            beta: Exponent of the weights, in place of the buffer's own.
+            beta: Exponent of the weights, in place of the buffer's own. That of a capture is that of all its replays.
             out: A minibatch of this batch size and device from this buffer or one of the same schema. It is
                 overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
                 faces. On a GPU, work that was queued before sees

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.priorities import PriorityUpdate, given_numbers
+from fastreplay.buffer.priorities import PriorityUpdate, check_finite, given_numbers, numbers
 from fastreplay.support.checks import checked_addresses, checked_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import ArrayLike, NDArray
 
     from fastreplay import _core
     from fastreplay.buffer.priorities import Priorities
+    from fastreplay.gpu.mirror import Mirror
+    from fastreplay.gpu.mirror_masses import MirrorMasses
 
 __all__ = ["Weighed"]
 
@@ -30,6 +33,7 @@ class Weighed(Contents[ArrayT]):
 
     _priorities: Priorities | None
     _masses: _core.Priorities | None
+    _mirror: Mirror | None
     _origin: int  # which ring this is, since it was made or loaded
 
     def update_priorities(
@@ -44,15 +48,20 @@ class Weighed(Contents[ArrayT]):
                 equal tickets the last wins.
 
         Returns:
-            How many took effect, and how many are of transitions that were overwritten or cleared.
+            How many took effect, and how many are of transitions that were overwritten or cleared. With
+            storage="cuda" the device counts: two () int64 tensors over there, to be read when you like; what is told
+            of tensors over there is then passed over instead of refused: a ticket that no transition had counts as
+            one that is gone, and a number that is not finite in `stats()["refused"]`.
 
         Raises:
             TypeError: Tickets are no integers, or priorities no numbers.
             ValueError: The minibatch is another buffer's, the numbers are not as many, one is not finite, or no
                 transition ever had the ticket; nothing has changed. Or the buffer has no priorities.
+            RuntimeError: A graph is being captured, and the tickets or numbers are the host's.
 
         Thread safety:
-            May be called from any thread, and waits for nobody.
+            May be called from any thread, and waits for nobody. With storage="cuda" it is queued on the stream that is
+            current, and may be captured in a graph, whose replays change the priorities of what was flushed by then.
         """
         masses = self._weighed("update_priorities")
         tickets: Any = None
@@ -63,25 +72,50 @@ class Weighed(Contents[ArrayT]):
                 )
             tickets = batch._host_tickets()
         if tickets is None:
-            named: Any = batch.ticket if isinstance(batch, Minibatch) else batch
-            tickets = checked_addresses("tickets", named.detach().cpu().numpy() if hasattr(named, "detach") else named)
-        return PriorityUpdate(*masses.update(tickets, given_numbers("priorities", priorities)))
+            tickets = batch.ticket if isinstance(batch, Minibatch) else batch
+        if self._mirror is not None and self._mirror.masses is not None:
+            return self._update_there(self._mirror.masses, tickets, priorities)
+        return PriorityUpdate(*masses.update(_host_integers(tickets), given_numbers("priorities", priorities)))
+
+    def _update_there(self, masses: MirrorMasses, tickets: Any, priorities: Any) -> PriorityUpdate:
+        """Queue an update of what a device keeps. What is the host's is refused as it is here."""
+        if not masses.is_there(tickets):
+            tickets = _host_integers(tickets)
+            head = self._ring.num_reserved
+            for i in np.flatnonzero((tickets < 0) | (tickets >= head))[:1]:
+                raise ValueError(f"tickets[{i}]: {tickets[i]} was never given to a transition: the next is {head}")
+        if not masses.is_there(priorities):
+            priorities = numbers("priorities", priorities)
+            check_finite("priorities", priorities)
+        counts: tuple[Any, Any] = masses.update(tickets, priorities)
+        return PriorityUpdate(*counts)
 
     @property
     def max_priority(self) -> float:
         """The largest |p| + eps so far, which new transitions get; 1.0 at first.
 
+        With storage="cuda", reading it waits for the device.
+
         Raises:
             TypeError: What is set is no number.
             ValueError: The buffer has no priorities; or what is set is negative or not finite.
         """
-        return self._weighed("max_priority").largest
+        return self._kept("max_priority").largest
 
     @max_priority.setter
     def max_priority(self, value: float) -> None:
-        self._weighed("max_priority").largest = checked_number("max_priority", value, 0)
+        self._kept("max_priority").largest = checked_number("max_priority", value, 0)
+
+    def _kept(self, what: str) -> _core.Priorities | MirrorMasses:
+        """Return the masses where they are kept: the host's, or the device's."""
+        masses = self._weighed(what)
+        return masses if self._mirror is None or self._mirror.masses is None else self._mirror.masses
 
     def _weighed(self, what: str) -> _core.Priorities:
         if self._masses is None:
             raise ValueError(f"{what}: the buffer was made without priorities")
         return self._masses
+
+
+def _host_integers(tickets: Any) -> NDArray[np.int64]:
+    return checked_addresses("tickets", tickets.detach().cpu().numpy() if hasattr(tickets, "detach") else tickets)

@@ -10,8 +10,10 @@ import torch
 
 from fastreplay.gpu import memory, streams
 from fastreplay.gpu.library import cuda_error, cuda_sender
+from fastreplay.gpu.masses import MASS_BYTES
 from fastreplay.gpu.mirror import Mirror
 from fastreplay.gpu.mirror_delivery import MirrorDelivery
+from fastreplay.gpu.mirror_masses import MirrorMasses
 from fastreplay.gpu.pinned import PinnedDelivery
 from fastreplay.gpu.ring import DeviceRing
 from fastreplay.gpu.transfer import Transfer
@@ -61,17 +63,32 @@ class Device:
         """Make the delivery of minibatches that the host gathers."""
         return PinnedDelivery(self, schema, waits, beside, origin)
 
-    def mirror(self, ring: _core.Ring, waits: Waits) -> Mirror:
-        """Make a twin of a ring in the device's memory.
+    def mirror(
+        self, ring: _core.Ring, waits: Waits, masses: _core.Priorities | None, rule: tuple[float, float, float]
+    ) -> Mirror:
+        """Make a twin of a ring in the device's memory, and of its masses, if it has some that follow a rule.
 
         Raises:
             RuntimeError: It cannot be had, and why.
         """
-        return Mirror(DeviceRing(self.device, ring.capacity, ring.records.record_bytes), ring, waits)
+        num_beside = 0 if masses is None else MASS_BYTES
+        mirror = Mirror(DeviceRing(self.device, ring.capacity, ring.records.record_bytes, num_beside), ring, waits)
+        if masses is not None:
+            mirror.masses = MirrorMasses(mirror, masses, rule)
+        return mirror
 
-    def mirror_delivery(self, mirror: Mirror, ring: _core.Ring, schema: Schema) -> MirrorDelivery:
+    def mirror_delivery(
+        self,
+        mirror: Mirror,
+        ring: _core.Ring,
+        schema: Schema,
+        *,
+        beside: tuple[str, ...],
+        origin: int,
+        options: tuple[bool, int, float],
+    ) -> MirrorDelivery:
         """Make the delivery of minibatches that the device draws from a twin."""
-        return MirrorDelivery(mirror, ring, schema)
+        return MirrorDelivery(mirror, ring, schema, beside=beside, origin=origin, options=options)
 
     def allocate(self, num_bytes: int) -> Transfer:
         """Make a page-locked block and its twin.

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "CudaMasses",
     "CudaSampling",
     "CudaStreams",
     "cuda_error",
     "cuda_facts",
+    "cuda_masses",
     "cuda_sampling",
     "cuda_sender",
     "cuda_streams",
@@ -66,6 +68,36 @@ def cuda_sampling(device: int) -> tuple[CudaSampling | None, str]:
     library.fastreplay_cuda_set_window.argtypes = (number, pointer, pointer, pointer)
     library.fastreplay_cuda_sample.argtypes = (number, pointer, pointer)
     return CudaSampling(library.fastreplay_cuda_set_window, library.fastreplay_cuda_sample), status
+
+
+class CudaMasses(NamedTuple):
+    """Functions of csrc/cuda/masses.h."""
+
+    num_bytes: Callable[[int], int]
+    begin: Callable[..., int]
+    settle: Callable[..., int]
+    update: Callable[..., int]
+
+
+@cache
+def cuda_masses(device: int) -> tuple[CudaMasses | None, str]:
+    """Return what keeps masses on a CUDA device, or None, and the reason."""
+    _, num_devices, status = cuda_facts()
+    library = _cuda_library()
+    if library is None or device >= num_devices:
+        return None, status
+    if error := library.fastreplay_cuda_prepare_masses(device):
+        return None, f"{cuda_error(error)} ({status})"
+    num_bytes = library.fastreplay_cuda_masses_bytes
+    num_bytes.argtypes, num_bytes.restype = (ctypes.c_uint64,), ctypes.c_uint64
+    queued = (
+        library.fastreplay_cuda_begin_masses,
+        library.fastreplay_cuda_settle_masses,
+        library.fastreplay_cuda_update_masses,
+    )
+    for function in queued:
+        function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    return CudaMasses(num_bytes, *queued), status
 
 
 class CudaStreams(NamedTuple):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["bytes_of", "copy", "page_locked"]
+__all__ = ["bytes_of", "copy", "is_on", "page_locked"]
 
 
 def page_locked(num_bytes: int, device: torch.device) -> torch.Tensor:
@@ -34,6 +34,11 @@ def copy(target: torch.Tensor, source: torch.Tensor, stream: torch.cuda.Stream) 
     """Queue a copy from page-locked memory."""
     with torch.cuda.stream(stream):
         target.copy_(source, non_blocking=True)
+
+
+def is_on(memory: torch.Tensor, device: torch.device) -> bool:
+    """Tell whether memory is a device's."""
+    return memory.device == device
 
 
 def bytes_of(memory: torch.Tensor) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.mirror_delivery import MirrorBlock
+    from fastreplay.gpu.mirror_masses import MirrorMasses
     from fastreplay.gpu.ring import DeviceRing, Generator, Stage
 
 __all__ = ["Mirror", "MirrorGenerator", "QueuedDraws"]
@@ -34,6 +35,7 @@ class Mirror:
 
     Attributes:
         ring: The one on the device.
+        masses: What its transitions weigh; None where they are drawn uniformly only.
         is_inherited: Whether it is of the process that forked this one, whose device this one cannot use.
 
     Thread safety:
@@ -43,6 +45,7 @@ class Mirror:
 
     def __init__(self, ring: DeviceRing, source: _core.Ring, waits: Waits) -> None:
         self.ring = ring
+        self.masses: MirrorMasses | None = None
         self._source = source
         self._waits = waits
         self.is_inherited = False
@@ -59,7 +62,7 @@ class Mirror:
     @property
     def pinned_bytes(self) -> int:
         """Bytes of page-locked memory."""
-        return sum(stage.host.nbytes for stage in self.ring.stages)
+        return sum(stage.host.nbytes + stage.beside.nbytes for stage in self.ring.stages)
 
     @property
     def num_in_flight(self) -> int:
@@ -73,6 +76,27 @@ class Mirror:
             RuntimeError: Another call of this thread is in the middle of queueing, or a graph is being captured.
         """
         self.in_turn(self._queue, None, None)
+
+    def send_all(self) -> tuple[int, int]:
+        """Do as `flush`, in a turn; return the first ticket and the number of those that may be drawn then."""
+        self._queue(None, None)
+        return self._window
+
+    def change(self, call: Callable[[int], None]) -> None:
+        """Let a call, in a turn, queue on a stream what changes masses, of all that was inserted before.
+
+        Within the capture of a graph nothing is sent: the graph changes what was flushed before each replay.
+        """
+        stream = self.ring.consumer()
+        if self.ring.is_captured(stream):
+            call(stream)
+            return
+        self.send_all()
+        self.ring.begin()
+        try:
+            call(stream)
+        finally:
+            self.ring.end()
 
     def draw(self, draw: Callable[[Generator, tuple[int, int] | None], None], generator: Generator) -> bool:
         """Queue a draw; False where there is nothing to draw from.
@@ -122,6 +146,8 @@ class Mirror:
             window = (first, max(end - first, 0))
             if window[1] or not len(self._source):
                 break
+        if self.masses is not None:
+            self.masses.settle(self._window[0], first, end)
         return window
 
     def _send(self, end: int) -> None:
@@ -134,6 +160,8 @@ class Mirror:
             count = min(end - ticket, capacity - slot, stage.host.nbytes // stride)
             self._source.read_records(ticket, stage.host[: count * stride])
             self.ring.send(stage, count * stride, slot * stride)
+            if self.masses is not None:
+                self.masses.send(stage, ticket, count)
             ticket += count
         self._end = max(self._end, end)
 
@@ -152,7 +180,7 @@ class MirrorGenerator:
     def __init__(self, mirror: Mirror, key: tuple[int, int], calls: int) -> None:
         self._mirror = mirror
         self._generator = mirror.in_turn(mirror.ring.new_generator)
-        self.restart(key, calls, 0)
+        self.restart(key, calls, 0, 0)
 
     num_redraws = 0
 
@@ -171,16 +199,36 @@ class MirrorGenerator:
         """Rows drawn."""
         return self._read()[1]
 
-    def restart(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
+    @property
+    def num_without_mass(self) -> int:
+        """Minibatches drawn uniformly because no transition had a mass."""
+        return self._read()[2]
+
+    @property
+    def num_queued(self) -> int:
+        """Minibatches drawn once what is queued is done, but for the replays of graphs. The device is not asked."""
+        return self._generator.num_queued
+
+    def restart(self, key: tuple[int, int], calls: int, num_sampled: int, num_without_mass: int) -> None:
         """Set the state, also for the graphs that were captured with it."""
-        self._mirror.in_turn(self._generator.write, key, calls, num_sampled)
+        self._mirror.in_turn(self._generator.write, key, calls, num_sampled, num_without_mass)
         self._key = key
 
-    def _read(self) -> tuple[int, int]:
+    def restart_under(self, key: tuple[int, int], calls: int) -> None:
+        """Go on under another key; what was counted stays."""
+        _, num_sampled, num_without_mass = self._read()
+        self.restart(key, calls, num_sampled, num_without_mass)
+
+    def _read(self) -> tuple[int, int, int]:
         return self._mirror.in_turn(self._generator.read)
 
     def sample(self, _ring: _core.Ring, block: MirrorBlock) -> bool:
         """Queue a draw into a block; False where there is nothing to draw from."""
+        return self._mirror.draw(block.draw, self._generator)
+
+    def sample_weighted(self, _ring: _core.Ring, beta: float, block: MirrorBlock) -> bool:
+        """Queue a draw by priority into a block; False where there is nothing to draw from."""
+        block.beta = beta
         return self._mirror.draw(block.draw, self._generator)
 
     def sample_once(self, block: MirrorBlock) -> bool:
@@ -201,11 +249,14 @@ class QueuedDraws(_core.Prefetcher):
 
     def start(self, first: Sequence[tuple[Any, Any, int, float]]) -> None:
         """Draw the first minibatches, if there is something to draw from."""
+        for _, block, _, beta in first:
+            block.beta = beta
         super().start([(minibatch, None, 0, 0.0) for minibatch, *_ in first])
         self._draw()
 
     def put(self, minibatch: object, block: Any, context: int, beta: float) -> bool:  # noqa: ARG002
         """Keep a spare minibatch."""
+        block.beta = beta
         return super().put(minibatch, None, 0, 0.0)
 
     @property

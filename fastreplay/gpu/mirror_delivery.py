@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
+    from fastreplay.gpu.masses import Weighing
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.gpu.ring import DeviceRing, Generator
     from fastreplay.schema import Schema
@@ -38,12 +39,23 @@ ResultT = TypeVar("ResultT")
 
 
 class MirrorBlock:
-    """Memory of one minibatch on the device, which draws are gathered into."""
+    """Memory of one minibatch on the device, which draws are gathered into.
+
+    Args:
+        ring: The one on the device.
+        source: The one on the host.
+        layout: How the minibatch lies.
+        weighing: How it is drawn by priority; None for a uniform draw.
+
+    Attributes:
+        beta: The exponent of its weights at the next draw, where it has some.
+    """
 
     __slots__ = (
         "_draw",
         "_drawn",
         "_flat",
+        "beta",
         "consumer",
         "device",
         "layout",
@@ -57,19 +69,19 @@ class MirrorBlock:
         self,
         ring: DeviceRing,
         source: _core.Ring,
-        schema: Schema,
-        batch_size: int,
-        parts: list[tuple[int, int, int]],
+        layout: Layout,
+        weighing: Weighing | None,
     ) -> None:
-        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size))
+        self.layout = layout
+        self.beta = 0.0
         self.consumer = ring.consumer()
         self._flat = ring.allocate(self.layout.num_bytes)
         self.device = ring.device
         self.place = ring
         self.tensors = DeviceTensors(self._flat, self.layout)
         self._drawn: list[int] = []
-        offsets = self.layout.offsets
-        self._draw = ring.new_draw(self._flat, _pieces(source, schema, offsets), offsets[-1], batch_size)
+        pieces = _pieces(source, layout.schema, layout.offsets)
+        self._draw = ring.new_draw(self._flat, pieces, layout.offsets[-1], layout.batch_size, weighing)
 
     @property
     def native(self) -> MirrorBlock:
@@ -82,7 +94,7 @@ class MirrorBlock:
 
     def draw(self, generator: Generator, window: tuple[int, int] | None) -> None:
         """Queue a draw into the block."""
-        self._draw(generator, window, [])
+        self._draw(generator, window, [], self.beta)
 
     @property
     def is_drawn(self) -> bool:
@@ -92,7 +104,7 @@ class MirrorBlock:
     def draw_once(self, generator: Generator, window: tuple[int, int] | None) -> None:
         """Queue a draw into a block of a loader, if that was not done."""
         if not self.is_drawn:
-            self._draw(generator, window, self._drawn)
+            self._draw(generator, window, self._drawn, self.beta)
 
     def begin_again(self) -> None:
         """Let the next `draw_once` queue a draw."""
@@ -162,10 +174,29 @@ class _Pool:
 
 
 class MirrorDelivery(Delivery):
-    """Memory of minibatches that are drawn on the device: one pool for each stream that asks."""
+    """Memory of minibatches that are drawn on the device: one pool for each stream that asks.
 
-    def __init__(self, mirror: Mirror, source: _core.Ring, schema: Schema) -> None:
-        super().__init__(schema, mirror.ring.device)
+    Args:
+        mirror: What they are drawn from.
+        source: The ring on the host.
+        schema: The fields of a minibatch.
+        beside: What it has beside fields: weights and probabilities, drawn by priority, or nothing.
+        origin: The number of the ring that its rows are of; 0 where nobody asks.
+        options: What the core's sampler takes for draws by priority.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        source: _core.Ring,
+        schema: Schema,
+        *,
+        beside: tuple[str, ...],
+        origin: int,
+        options: tuple[bool, int, float],
+    ) -> None:
+        super().__init__(schema, mirror.ring.device, beside, origin)
+        self._options = options
         self._mirror = mirror
         self._source = source
         self.place = mirror.ring
@@ -190,9 +221,14 @@ class MirrorDelivery(Delivery):
         if self._mirror.ring.is_captured(consumer):
             raise RuntimeError("sample: in the capture of a graph, give `out`, a minibatch that sample() made before")
         block = self._pool(consumer).take(batch_size)
-        if block is None:
-            block = MirrorBlock(self._mirror.ring, self._source, self.schema, batch_size, self._parts)
-        return block
+        return self._new_block(batch_size) if block is None else block
+
+    def _new_block(self, batch_size: int) -> MirrorBlock:
+        layout = Layout(self.schema, batch_size, *_core.block_layout(self._parts, batch_size), self._beside)
+        weighing = None
+        if self._beside and self._mirror.masses is not None:
+            weighing = self._mirror.masses.weighing(self._options, *layout.offsets[-3:-1])
+        return MirrorBlock(self._mirror.ring, self._source, layout, weighing)
 
     def give(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:
         """Return the block as a minibatch, and keep it for later."""
@@ -214,13 +250,17 @@ class MirrorDelivery(Delivery):
         key: tuple[int, int],
         calls: int = 0,
         before: MirrorGenerator | None = None,
-        rule: tuple[Any, ...] = (),  # noqa: ARG002 - its draws are uniform
+        rule: tuple[Any, ...] = (),  # noqa: ARG002 - of the host's sampler
     ) -> MirrorGenerator:
         """Make what draws rows, or let it go on under another key: captured graphs hold the one that they have."""
         if before is None:
             return MirrorGenerator(self._mirror, key, calls)
-        before.restart(key, calls, before.num_sampled)
+        before.restart_under(key, calls)
         return before
+
+    def num_calls(self, generator: MirrorGenerator) -> int:
+        """Return how many minibatches a generator has drawn, or is to draw by what is queued."""
+        return generator.num_queued
 
     def prefetcher(
         self,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastreplay.gpu.masses import Weighing
+
 __all__ = ["DeviceRing", "Generator", "Stage"]
 
 _NUM_STAGES = 2
@@ -45,40 +47,55 @@ class _Sampling(ctypes.Structure):
         ("block", ctypes.c_void_p),
         ("tickets_offset", ctypes.c_uint64),
         ("batch_size", ctypes.c_uint64),
+        ("weighing", ctypes.c_void_p),
     )
 
 
 class Stage:
-    """Page-locked memory of some records on their way."""
+    """Page-locked memory of some records on their way, and of what goes with them.
 
-    def __init__(self, device: torch.device, num_bytes: int) -> None:
-        self.pinned = memory.page_locked(num_bytes, device)
-        self.host: NDArray[np.uint8] = self.pinned.numpy()
+    Args:
+        device: The device.
+        num_bytes: Of the records.
+        num_beside: Bytes of what goes with them.
+    """
+
+    def __init__(self, device: torch.device, num_bytes: int, num_beside: int) -> None:
+        self.pinned = memory.page_locked(num_bytes + num_beside, device)
+        self.host: NDArray[np.uint8] = self.pinned.numpy()[:num_bytes]
+        self.beside: NDArray[np.uint8] = self.pinned.numpy()[num_bytes:]
         self.sent = streams.Mark(device)  # its last copy
 
 
 class Generator:
-    """Struct fastreplay_cuda_generator in the device's memory. Only one thread at a time may call, as with its ring."""
+    """Struct fastreplay_cuda_generator in the device's memory. Only one thread at a time may call, as with its ring.
+
+    Attributes:
+        memory: The struct.
+        num_queued: Its number of calls once what was queued is done, but for the replays of graphs.
+    """
 
     def __init__(self, ring: DeviceRing) -> None:
         ring.refuse_capture("rng_state")
         self._ring = ring
-        self.memory = ring.allocate(4 * 8)
+        self.memory = ring.allocate(5 * 8)
+        self.num_queued = 0
         ring.free_after_use(self)
 
-    def read(self) -> tuple[int, int]:
-        """Return the numbers of calls and of rows; wait for what is queued."""
+    def read(self) -> tuple[int, int, int]:
+        """Return the numbers of calls, of rows, and of calls without a mass; wait for what is queued."""
         self._ring.refuse_capture("rng_state, stats")
         self._ring.begin()
-        _, _, calls, num_sampled = memory.bytes_of(self.memory).view(np.uint64).tolist()
-        return calls, num_sampled
+        _, _, *counts = memory.bytes_of(self.memory).view(np.uint64).tolist()
+        return tuple(counts)
 
-    def write(self, key: tuple[int, int], calls: int, num_sampled: int) -> None:
+    def write(self, key: tuple[int, int], calls: int, num_sampled: int, num_without_mass: int) -> None:
         """Set the state for what is queued from now on."""
         self._ring.refuse_capture("rng_state")
         self._ring.begin()
-        self._ring.upload(self.memory, np.array([*key, calls, num_sampled], np.uint64))
+        self._ring.upload(self.memory, np.array([*key, calls, num_sampled, num_without_mass], np.uint64))
         self._ring.end()
+        self.num_queued = calls
 
 
 class DeviceRing:
@@ -91,23 +108,24 @@ class DeviceRing:
         device: The device.
         capacity: Records.
         stride: Bytes of one.
+        num_beside: Bytes of what goes over with each.
 
     Raises:
         RuntimeError: There is no CUDA part, it cannot run on this device, memory cannot be had, or a graph is being
             captured.
     """
 
-    def __init__(self, device: torch.device, capacity: int, stride: int) -> None:
+    def __init__(self, device: torch.device, capacity: int, stride: int, num_beside: int = 0) -> None:
         self.device = device
         functions, reason = cuda_sampling(device.index)
         if functions is None:
             raise RuntimeError(f"storage: 'cuda' on {device} needs the CUDA part of fastreplay: {reason}")
         self._functions = functions
         self.refuse_capture("storage")
-        self._capacity = capacity
+        self.capacity = capacity
         self._stride = stride
         num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
-        self.stages = tuple(Stage(device, num_staged * stride) for _ in range(_NUM_STAGES))
+        self.stages = tuple(Stage(device, num_staged * stride, num_staged * num_beside) for _ in range(_NUM_STAGES))
         self._records = self.allocate(capacity * stride)
         self._window = self.allocate(ctypes.sizeof(_Window))
         self._last = torch.cuda.current_stream(device)
@@ -154,11 +172,29 @@ class DeviceRing:
         memory.copy(self._records[offset : offset + num_bytes], stage.pinned[:num_bytes], self._last)
         stage.sent.set(self._last)
 
+    def send_beside(self, stage: Stage, num_bytes: int, target: torch.Tensor) -> None:
+        """Queue a copy of the first bytes of what goes with a stage's records; do not wait."""
+        first = stage.host.nbytes
+        memory.copy(target, stage.pinned[first : first + num_bytes], self._last)
+        stage.sent.set(self._last)
+
+    @property
+    def window(self) -> int:
+        """The address of the window that graphs draw from."""
+        return self._window.data_ptr()
+
     def set_window(self, first: int, size: int) -> None:
         """Queue that what graphs draw is drawn from `size` tickets from `first` on."""
         now = self._now(first, size)
-        stream, window = self._last.cuda_stream, self._window.data_ptr()
-        self._check(self._functions.set_window(self.device.index, stream, window, ctypes.addressof(now)))
+        self.launch(self._functions.set_window, self.window, ctypes.addressof(now))
+
+    def launch(self, function: Callable[..., int], *arguments: object) -> None:
+        """Call what queues on the stream of `begin`.
+
+        Raises:
+            RuntimeError: It could not.
+        """
+        self.check(function(self.device.index, self._last.cuda_stream, *arguments))
 
     def new_generator(self) -> Generator:
         """Make a generator's state."""
@@ -176,13 +212,18 @@ class DeviceRing:
         memory.copy(target, pinned, self._last)  # torch keeps it until then
 
     def new_draw(
-        self, block: torch.Tensor, pieces: list[tuple[int, int, int, int]], tickets_offset: int, batch_size: int
-    ) -> Callable[[Generator, tuple[int, int] | None, list[int]], None]:
+        self,
+        block: torch.Tensor,
+        pieces: list[tuple[int, int, int, int]],
+        tickets_offset: int,
+        batch_size: int,
+        weighing: Weighing | None,
+    ) -> Callable[[Generator, tuple[int, int] | None, list[int], float], None]:
         """Return what queues that a minibatch is drawn and gathered into a block.
 
-        It is given the window to draw from, between `begin` and `end`; or None in the capture of a graph, whose
-        replays draw from what the window is then. It appends 0 to a list once that is queued, in one step with it: no
-        exception of a signal handler can come between the two.
+        It is given the window to draw from, between `begin` and `end`, or None in the capture of a graph, whose
+        replays draw from what the window is then; and the exponent of the weights. It appends 0 to a list once that is
+        queued, in one step with it: no exception of a signal handler can come between the two.
 
         Args:
             block: Memory of a minibatch.
@@ -190,42 +231,54 @@ class DeviceRing:
                 row to the next, and its own.
             tickets_offset: Where the tickets lie in the block.
             batch_size: Rows.
+            weighing: How they are drawn by priority; None for draws that are uniform.
         """
         table = np.array(pieces, np.uint64)
         sampling = _Sampling(
             None,
-            self._window.data_ptr(),
+            self.window,
             None,
             self._records.data_ptr(),
             self._stride,
-            self._capacity,
+            self.capacity,
             table.ctypes.data,
             len(pieces),
             block.data_ptr(),
             tickets_offset,
             batch_size,
+            None if weighing is None else ctypes.addressof(weighing),
         )
 
         def draw(
             generator: Generator,
             window: tuple[int, int] | None,
             drawn: list[int],
+            beta: float,
             _table: NDArray[np.uint64] = table,  # the launch reads it
         ) -> None:
             now = None if window is None else self._now(*window)
             sampling.now = None if now is None else ctypes.addressof(now)
             sampling.generator = generator.memory.data_ptr()
+            if weighing is not None:
+                weighing.beta = beta
             stream = self.consumer() if window is None else self._last.cuda_stream
             launch = partial(self._functions.sample, self.device.index, stream)
             # Without an instruction of Python's between the launch and the note of it, where a signal could be heard.
             drawn.extend(map(launch, [ctypes.byref(sampling)]))
-            self._check(drawn[-1])
+            self.check(drawn[-1])
+            if window is not None:
+                generator.num_queued += 1
 
         return draw
 
     def _now(self, first: int, size: int) -> _Window:
-        return _Window(first, size, first % self._capacity)
+        return _Window(first, size, first % self.capacity)
 
-    def _check(self, error: int) -> None:
+    def check(self, error: int) -> None:
+        """Refuse to go on after a launch that failed.
+
+        Raises:
+            RuntimeError: The number is an error's.
+        """
         if error:
             raise RuntimeError(f"storage: the launch on {self.device} failed: {cuda_error(error)}")

@@ -12,6 +12,7 @@
 
 #include "call_cases.hpp"
 #include "device.h"
+#include "mass_cases.hpp"
 #include "sampling_cases.hpp"
 #include "target_cases.hpp"
 #include "transfer_cases.hpp"
@@ -24,6 +25,7 @@ int main(int count, char** arguments) {
     call_cases::check_calls();
     transfer_cases::check_transfers();
     sampling_cases::check_sampling(is_brief);
+    mass_cases::check_masses(is_brief);
     target_cases::check_updates(is_brief);
   } catch (const std::exception& error) {
     std::cerr << "ended by " << error.what() << '\n';

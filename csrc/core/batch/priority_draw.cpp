@@ -54,7 +54,8 @@ bool PriorityDraw::begin() noexcept {
     if (++targets.count == kRowsTogether) find(turn, targets);
   }
   find(turn, targets);
-  const bool has_zeros = options_.uniform_mix > 0 && static_cast<double>(turn.population().count) < count_;
+  const bool has_zeros =
+      total == 0 || (options_.uniform_mix > 0 && static_cast<double>(turn.population().count) < count_);
   rarest_ = times_as_likely(has_zeros ? 0 : turn.population().smallest);
   return total == 0;
 }

@@ -44,11 +44,12 @@ class Priorities::Slots {
   std::size_t end_slot_;
 };
 
-Priorities::Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest)
+Priorities::Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere)
     : ring_{ring},
       rule_{rule},
       initial_{initial},
       keeps_smallest_{keeps_smallest},
+      is_kept_elsewhere_{is_kept_elsewhere},
       leaves_{ring.capacity()},
       sums_{Leaves::num_groups(ring.capacity())},
       smallest_{keeps_smallest ? Leaves::num_groups(ring.capacity()) : 0},
@@ -116,7 +117,8 @@ void Priorities::raise_largest(double base) noexcept {
 }
 
 float Priorities::new_mass() const noexcept {
-  return rule_.mass(initial_ < 0 ? largest() : rule_.base(initial_), ring_.capacity());
+  const float mass = rule_.mass(initial_ < 0 ? largest() : rule_.base(initial_), ring_.capacity());
+  return initial_ < 0 && is_kept_elsewhere_ ? -mass : mass;
 }
 
 void Priorities::read(Ticket first, std::span<float> masses) const noexcept {

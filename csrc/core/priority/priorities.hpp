@@ -37,9 +37,10 @@ struct Population {
 
 class Priorities {
  public:
-  // `initial` is the priority of new transitions, below 0 for the largest so far. The ring outlives this. Throws
-  // std::bad_alloc.
-  Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest);
+  // `initial` is the priority of new transitions, below 0 for the largest so far. Where the masses are kept elsewhere,
+  // and this only brings them there, the sign of a new transition's says that the largest so far is to be told from
+  // what was updated there, too. The ring outlives this. Throws std::bad_alloc.
+  Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere = false);
 
   [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept;
@@ -107,6 +108,7 @@ class Priorities {
   MassRule rule_;
   double initial_;
   bool keeps_smallest_;
+  bool is_kept_elsewhere_;
   // The largest |p| + eps so far. Written by updates and inserts (CAS), read by inserts; orders nothing.
   std::atomic<double> largest_{1.0};
   Leaves leaves_;

@@ -7,6 +7,7 @@
 #define __global__
 #define __grid_constant__
 #define __launch_bounds__(threads)
+#define __shared__ static
 
 inline dim3 blockIdx, threadIdx;
 

@@ -17,6 +17,7 @@
 
 using cudaError_t = int;
 inline constexpr cudaError_t cudaSuccess = 0;
+inline constexpr cudaError_t cudaErrorInvalidValue = 1;
 inline constexpr cudaError_t cudaErrorMemoryAllocation = 2;
 inline constexpr cudaError_t cudaErrorInvalidConfiguration = 9;
 inline constexpr cudaError_t cudaErrorInsufficientDriver = 35;
@@ -130,6 +131,9 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t num_bytes,
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t num_bytes, cudaMemcpyKind,
                                    cudaStream_t stream) {
   return stand_in::queue(stream, [=] { std::memcpy(to, from, num_bytes); });
+}
+inline cudaError_t cudaMemsetAsync(void* data, int value, std::size_t num_bytes, cudaStream_t stream) {
+  return stand_in::queue(stream, [=] { std::memset(data, value, num_bytes); });
 }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
