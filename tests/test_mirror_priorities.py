@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import gc
+import os
 import pickle
 import re
+import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -454,6 +458,30 @@ def test_unfinished_inserts_weigh_nothing(cuda: FakeCuda) -> None:
         done = there.update_priorities(cuda.tensor([0, 3999]), cuda.tensor([1e6, 2.0]))
         cuda.run_all()
         assert done == (1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_the_device_alone(cuda: FakeCuda) -> None:
+    """It inserts and reads; whatever is asked of the device, also where the last reference goes, it ends."""
+    there, _ = filled(exponential(20))
+    held: list[Any] = [there, there.sample(4), there.loader(4), there.update_priorities([1], [2.0])]
+    cuda.run_all()
+    pid = os.fork()
+    if pid == 0:
+
+        def end_in_child(*_: object) -> int:
+            os._exit(3)
+
+        cuda.handles[:] = [SimpleNamespace(token=None, wait=end_in_child)] * len(cuda.handles)
+        Stream.wait_event = end_in_child  # type: ignore[assignment,method-assign]
+        there.extend(**rows(3, 20), priority=1.0)
+        assert there.view("n")[2] == 22
+        del there
+        held.clear()
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("draw", [fr.Epochs(), fr.Uniform(newest_of=3), fr.Uniform(newest=1)])

@@ -166,12 +166,11 @@ class Drawn {
   // Weights are of float functions, which are not the CPU's.
   [[nodiscard]] bool is(const Bytes& wanted) const {
     cuda::finish();
+    const Bytes weights = block_.get(part_bytes_, batch_size_ * sizeof(float));
     bool is_near = true;
     for (std::size_t i = 0; i < batch_size_; ++i) {
-      float found = 0;
-      float expected = 0;
-      std::memcpy(&found, block_.get(part_bytes_ + i * sizeof found, sizeof found).data(), sizeof found);
-      std::memcpy(&expected, wanted.data() + part_bytes_ + i * sizeof expected, sizeof expected);
+      const float found = number_in(weights, i * sizeof found);
+      const float expected = number_in(wanted, part_bytes_ + i * sizeof found);
       is_near = is_near && std::fabs(found - expected) <= 1e-6F * expected;
     }
     return is_near && is_equal(wanted, 0, 8) && is_equal(wanted, 2 * part_bytes_, 4);
@@ -181,6 +180,12 @@ class Drawn {
   [[nodiscard]] Bytes new_block() const { return Bytes(3 * part_bytes_); }
 
  private:
+  [[nodiscard]] static float number_in(const Bytes& bytes, std::size_t offset) {
+    float number = 0;
+    std::memcpy(&number, bytes.data() + offset, sizeof number);
+    return number;
+  }
+  // Nothing between the parts is read, which nobody wrote.
   [[nodiscard]] bool is_equal(const Bytes& wanted, std::size_t offset, std::size_t row_bytes) const {
     const Bytes found = block_.get(offset, batch_size_ * row_bytes);
     return std::memcmp(found.data(), wanted.data() + offset, found.size()) == 0;
