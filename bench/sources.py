@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from peers import NumpyRing, StableBaselines3
 from peers.ours import empty_buffer, fill
 from timing import Call
 from workloads import FIELD_NAMES, Workload, chunks, contents, decode
+
+import fastreplay as fr
 
 DEPTH = 2
 
@@ -60,8 +62,19 @@ class Setting:
             raise AbsentError(reason)
         return self._filled("cuda")
 
-    def _filled(self, storage: Any) -> Any:
-        buffer = empty_buffer(self.workload, self.capacity, device=self.device, storage=storage)
+    def prioritized(self, storage: Any) -> Any:
+        """Ours, with priorities, full.
+
+        Raises:
+            AbsentError: The device is none of CUDA's, and the storage is to be there.
+        """
+        if storage == "cuda" and not self.device.startswith("cuda"):
+            reason = "storage='cuda' needs a CUDA device"
+            raise AbsentError(reason)
+        return self._filled(storage, priorities=fr.Priorities())
+
+    def _filled(self, storage: Any, **options: Any) -> Any:
+        buffer = empty_buffer(self.workload, self.capacity, device=self.device, storage=storage, **options)
         fill(buffer, self.workload)
         return buffer
 
@@ -153,6 +166,49 @@ def _storage(setting: Setting) -> Source:
     return Source(lambda: buffer.sample(batch_size), _named)
 
 
+def _torchrl_prioritized(setting: Setting) -> Source:
+    data, tensordict = require("torchrl.data"), require("tensordict")
+    buffer = data.TensorDictPrioritizedReplayBuffer(
+        alpha=0.6,
+        beta=0.4,
+        storage=data.LazyTensorStorage(setting.capacity, device=setting.device),
+        batch_size=setting.batch_size,
+    )
+    for _, columns in chunks(setting.workload, setting.capacity):
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]).to(setting.device))
+    errors = _errors(setting)
+
+    def call() -> Any:
+        batch = buffer.sample()
+        buffer.update_priority(batch["index"], errors)
+        return batch
+
+    return Source(call, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+
+
+def _prioritized(storage: str, setting: Setting) -> Source:
+    buffer, errors = setting.prioritized(storage), _errors(setting)
+
+    def call() -> Any:
+        batch = buffer.sample(setting.batch_size)
+        buffer.update_priorities(batch, errors)
+        return batch
+
+    return Source(call, _named)
+
+
+def _errors(setting: Setting) -> torch.Tensor:
+    """Return what a learner on the device gives back, (batch_size,) float32."""
+    return torch.linspace(0.1, 2, setting.batch_size, device=setting.device)
+
+
+# Draws by priority, each followed by an update of the priorities that were drawn.
+PRIORITIZED: dict[str, Callable[[Setting], Source]] = {
+    "torchrl-device": _torchrl_prioritized,
+    "sample": partial(_prioritized, "host"),
+    "storage": partial(_prioritized, "cuda"),
+}
 SOURCES: dict[str, Callable[[Setting], Source]] = {
     "naive": _naive,
     "sb3": _sb3,

@@ -125,6 +125,14 @@ def test_minibatches_are_measured_on_a_stand_in(name: str, batch_size: int) -> N
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in rates)
 
 
+def test_draws_by_priority_are_measured_on_a_stand_in() -> None:
+    result = measure(gpu_pipeline.priorities(setting_of("cheetah", 16), CPU), rounds=2, round_s=1e-4)
+    assert result.readings.keys() >= {"sample"}
+    assert "storage" in result.absent
+    (table,) = [table for table in gpu_pipeline.QUESTION.tables([result]) if "priority" in table.title]
+    assert table.rows["`sample`"] == "sample"
+
+
 def test_learner_steps_are_measured_on_a_stand_in() -> None:
     result = measure(gpu_pipeline.learner_steps(setting_of("cheetah", 16), CPU), rounds=2, round_s=1e-4)
     assert result.readings.keys() == expected_sources() | {"ceiling"}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from operator import itemgetter
@@ -15,7 +15,7 @@ from device import CUDA, Device, describe_card, device_round, missing, ready_rou
 from experiment import Contestant, Contestants, Experiment, Question, Result
 from render import NONE, Columns, Table, by_title, medians, number, percent, ratio
 from sac import SacLearner
-from sources import LABELS, RIVALS, SOURCES, Setting, Source, check
+from sources import LABELS, PRIORITIZED, RIVALS, SOURCES, Setting, Source, check
 from timing import SECONDS, Call, Round
 from workloads import WORKLOADS
 
@@ -53,8 +53,22 @@ def minibatches(setting: Setting, device: Device = CUDA) -> Experiment:
     return Experiment(key, title, contestants, RIVALS, "s a minibatch", {"bytes": num_bytes})
 
 
-def _source(name: str, setting: Setting, device: Device, clock: Callable[[Contestant, float], Round]) -> Contestant:
-    source = SOURCES[name](setting)
+def priorities(setting: Setting, device: Device = CUDA) -> Experiment:
+    """Return the experiment of minibatches by priority on the device, and of their errors on the way back."""
+    clock, fresh = partial(_clock, device), replace(setting)
+    makers = {name: partial(_source, name, fresh, device, clock, PRIORITIZED) for name in PRIORITIZED}
+    title = f"{setting.workload.name} {setting.batch_size}"
+    return Experiment("priorities", title, lambda: makers, RIVALS, "s a minibatch and its update")
+
+
+def _source(
+    name: str,
+    setting: Setting,
+    device: Device,
+    clock: Callable[[Contestant, float], Round],
+    sources: Mapping[str, Callable[[Setting], Source]] = SOURCES,
+) -> Contestant:
+    source = sources[name](setting)
     return Contestant(
         source.call, check=partial(check, source, setting, device.finish), clock=clock, close=source.close
     )
@@ -168,11 +182,12 @@ def _captured_whole(setting: Setting, device: Device) -> Call:
 
 def _experiments(is_quick: bool) -> list[Experiment]:
     moved = [minibatches(_setting(name, batch_size, is_quick)) for name, batch_size in _SHAPES]
-    return [learner_steps(_setting("cheetah", 256, is_quick)), *moved]
+    cheetah = _setting("cheetah", 256, is_quick)
+    return [learner_steps(cheetah), *moved, priorities(cheetah)]
 
 
 def _tables(results: Sequence[Result]) -> list[Table]:
-    moved = [result for result in results if result.experiment.key != "learner"]
+    moved = [result for result in results if "bytes" in result.experiment.facts]
 
     def bandwidth(result: Result, seconds: float) -> str:
         return number(result.experiment.facts["bytes"] / seconds * 1e-9)
@@ -184,7 +199,18 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     }
     tables = [Table(title, "", "minibatch", by_title(moved), columns) for title, columns in titled.items()]
     learners = [_learner_table(result) for result in results if result.experiment.key == "learner"]
-    return [_goals(results), *learners, *tables]
+    drawn = [_priorities_table(result) for result in results if result.experiment.key == "priorities"]
+    return [_goals(results), *learners, *tables, *drawn]
+
+
+def _priorities_table(result: Result) -> Table:
+    def micros(measure: str) -> Callable[[str], str]:
+        return lambda name: NONE if (value := result.median(name, measure)) is None else number(value * 1e6)
+
+    columns: Columns = {"until it is there, µs of the wall": micros("ready"), "many, µs each": micros("rate")}
+    rows = {label: name for name, label in _LABELS.items() if name in result.readings}
+    title = f"By priority, each with the update of what was drawn: {result.experiment.title}"
+    return Table(title, "", "minibatches from", rows, columns)
 
 
 def _goals(results: Sequence[Result]) -> Table:

@@ -113,7 +113,8 @@ void many_callers_at_once() {
 }
 
 RecordLayout large_layout() {
-  return RecordLayout{std::vector{FieldSize{.row_bytes = 5000, .alignment = 8}, FieldSize{.row_bytes = 1, .alignment = 1},
+  return RecordLayout{std::vector{FieldSize{.row_bytes = 5000, .alignment = 8},
+                                  FieldSize{.row_bytes = 1, .alignment = 1},
                                   FieldSize{.row_bytes = 3001, .alignment = 1}}};
 }
 

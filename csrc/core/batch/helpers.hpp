@@ -36,9 +36,10 @@ void do_parts(std::size_t num_parts, unsigned num_threads, PartFunction function
 template <class Function>
 void do_parts(std::size_t num_parts, unsigned num_threads, const Function& function) noexcept {
   static_assert(std::is_nothrow_invocable_v<const Function&, std::size_t>);
-  do_parts(num_parts, num_threads,
-           PartFunction{.call = [](const void* f, std::size_t part) noexcept { (*static_cast<const Function*>(f))(part); },
-                        .function = std::addressof(function)});
+  do_parts(
+      num_parts, num_threads,
+      PartFunction{.call = [](const void* f, std::size_t part) noexcept { (*static_cast<const Function*>(f))(part); },
+                   .function = std::addressof(function)});
 }
 
 }  // namespace fastreplay
