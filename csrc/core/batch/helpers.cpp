@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -21,6 +22,9 @@ namespace {
 // How often a caller looks whether its helpers are done before it lets others have the core.
 constexpr int kLooks = 1000;
 
+// To wake a sleeper costs who does it some microseconds, and more in a virtual machine; so all do.
+constexpr unsigned kWokenByEach = 2;
+
 struct Job {
   PartFunction function;
   std::size_t num_parts;
@@ -35,9 +39,13 @@ struct Job {
     }
   }
 
-  void help() noexcept {
+  // Whether one more helper is wanted, who then is one; and how many are wanted beside.
+  [[nodiscard]] bool takes(unsigned& num_missing) noexcept {
     // relaxed: a count that orders nothing.
-    if (num_helping.fetch_add(1, std::memory_order_relaxed) < num_helpers) work();
+    const unsigned before = num_helping.fetch_add(1, std::memory_order_relaxed);
+    if (before >= num_helpers) return false;
+    num_missing = num_helpers - before - 1;
+    return true;
   }
 };
 
@@ -60,7 +68,7 @@ class Helpers {
     job_.store(&job, std::memory_order_seq_cst);
     // release: who hears the bell finds the job, if it is not done yet; partner: the loads in hear().
     bell_.fetch_add(1, std::memory_order_release);
-    bell_.notify_all();
+    bell_.notify_one();
   }
 
   void take_away() noexcept {
@@ -88,7 +96,11 @@ class Helpers {
       // seq_cst: before the look at the job; partner: the load in take_away().
       inside_.fetch_add(1, std::memory_order_seq_cst);
       // seq_cst: acquire; partner: the stores in show() and take_away().
-      if (Job* job = job_.load(std::memory_order_seq_cst); job != nullptr) job->help();
+      Job* const job = job_.load(std::memory_order_seq_cst);
+      if (unsigned num_missing = 0; job != nullptr && job->takes(num_missing)) {
+        for (unsigned k = 0; k < std::min(num_missing, kWokenByEach); ++k) bell_.notify_one();
+        job->work();
+      }
       // release: what the parts wrote; partner: the load in take_away().
       inside_.fetch_sub(1, std::memory_order_release);
     }
