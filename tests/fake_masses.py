@@ -56,6 +56,7 @@ def settle(settling: Any) -> None:
         for first, count in ((settling.first_lost, settling.num_lost), (settling.first_new, settling.num_new))
     )
     assert not set(lost.tolist()) & set(new.tolist())
+    assert max(len(lost), len(new)) <= kept.capacity
     leaves[lost] = 0
     told = leaves[new]
     leaves[new] = np.where(np.signbit(told), np.maximum(-told, mass_of(kept, largest)), told)

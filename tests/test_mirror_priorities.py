@@ -460,6 +460,24 @@ def test_unfinished_inserts_weigh_nothing(cuda: FakeCuda) -> None:
         assert done == (1, 1)
 
 
+def test_a_clear_beside_an_unfinished_insert(cuda: FakeCuda) -> None:
+    """What counts begins beyond the end of what was sent."""
+    there, _ = filled(np.ones(4000))
+    there.sample(4)
+    with stalled_insert(there, rows(4000, 4000), "x"):
+        there.clear()
+        there.flush()
+        with pytest.raises(ValueError, match=r"nothing can be drawn yet|the buffer is empty"):
+            there.sample(4)
+        cuda.run_all()
+        assert not there._mirror.masses._there.read().any()
+
+
+def test_masses_are_read_of_what_is_there(cuda: FakeCuda) -> None:
+    there, _ = filled(np.arange(1.0, 13.0), capacity=10)
+    np.testing.assert_array_equal(there._mirror.masses.read(0, 15), [0, 0, *range(3, 13), 0, 0, 0])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_device_alone(cuda: FakeCuda) -> None:
