@@ -87,16 +87,7 @@ class Mirror:
 
         Within the capture of a graph nothing is sent: the graph changes what was flushed before each replay.
         """
-        stream = self.ring.consumer()
-        if self.ring.is_captured(stream):
-            call(stream)
-            return
-        self.send_all()
-        self.ring.begin()
-        try:
-            call(stream)
-        finally:
-            self.ring.end()
+        self._queue(None, None, call)
 
     def draw(self, draw: Callable[[Generator, tuple[int, int] | None], None], generator: Generator) -> bool:
         """Queue a draw; False where there is nothing to draw from.
@@ -117,10 +108,16 @@ class Mirror:
         return _core.call_in_turn(self._turn, partial(call, *arguments))
 
     def _queue(
-        self, draw: Callable[[Generator, tuple[int, int] | None], None] | None, generator: Generator | None
+        self,
+        draw: Callable[[Generator, tuple[int, int] | None], None] | None,
+        generator: Generator | None,
+        change: Callable[[int], None] | None = None,
     ) -> bool:
-        if self.ring.is_captured(self.ring.consumer()):
-            if draw is None:
+        stream = self.ring.consumer()
+        if self.ring.is_captured(stream):
+            if change is not None:
+                change(stream)
+            elif draw is None:
                 self.ring.refuse_capture("flush")
             elif self._window[1]:
                 draw(cast("Generator", generator), None)
@@ -133,6 +130,8 @@ class Mirror:
             elif window != self._window:
                 self.ring.set_window(*window)
             self._window = window
+            if change is not None:
+                change(stream)
         finally:
             self.ring.end()
         return window[1] > 0
