@@ -149,10 +149,10 @@ MUTANTS = (
     Mutant(
         "validation before the copy",
         SAMPLE,
-        "    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);\n"
+        "    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
-        "    const Ticket smallest = copy_drawn(ring, draw, block, row, num_rows);\n",
+        "    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);\n",
     ),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",

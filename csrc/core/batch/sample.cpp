@@ -44,11 +44,12 @@ Ticket copy_drawn(const Ring& ring, const Draw& draw, const Block& block, std::s
   return smallest;
 }
 
-// The same by many threads. Each has a fence of its own between its copies and its word to this one that they are made,
-// as the check of head afterwards asks for (ring/protocol.hpp, R2).
+// The same by as many threads as it is worth. Each has a fence of its own between its copies and its word to this one
+// that they are made, as the check of head afterwards asks for (ring/protocol.hpp, R2).
 template <class Draw>
-Ticket copy_shared(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
-                   const Shares& shares) noexcept {
+Ticket copy_chunk(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
+                  const Shares& shares) noexcept {
+  if (shares.threads <= 1) return copy_drawn(ring, draw, block, first_row, num_rows);
   const std::size_t part_rows = shares.part_rows;
   do_parts((num_rows + part_rows - 1) / part_rows, shares.threads, [&](std::size_t part) noexcept {
     const std::size_t begin = part * part_rows;
@@ -87,8 +88,7 @@ std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch
   for (std::size_t row = 0; row < batch_size;) {
     const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
-    const Ticket smallest = shares.threads > 1 ? copy_shared(ring, draw, block, row, num_rows, shares)
-                                               : copy_drawn(ring, draw, block, row, num_rows);
+    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);
     const Ticket oldest_whole = ring.oldest_whole();
     if (smallest < oldest_whole) {
       const std::size_t redrawn = redraw(ring, draw, block, row, num_rows, oldest_whole);
