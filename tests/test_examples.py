@@ -250,7 +250,7 @@ def test_the_loss_is_the_mean_over_the_minibatch_of_the_error_to_the_target(name
     with torch.no_grad():
         if name.startswith("dqn"):
             value = agent.online(batch.observation)[torch.arange(4), batch.action]
-            expected = functional.smooth_l1_loss(value, batch.reward)
+            expected = functional.mse_loss(value, batch.reward)
         else:
             values = agent.critic(batch.observation, batch.action)
             values = [values] if name == "ddpg" else values
@@ -276,10 +276,7 @@ def test_the_bootstrap_is_the_discounted_value_of_the_target_networks(name: str)
             agent.log_temperature.fill_(-torch.inf)
     bootstrap = 2.5 if name in {"td3", "sac"} else 3.5
     goal = batch.reward + torch.tensor([bootstrap, bootstrap, 0, 0])
-    if name.startswith("dqn"):
-        expected = functional.smooth_l1_loss(torch.zeros(4), goal)
-    else:
-        expected = goal.square().mean() * (1 if name == "ddpg" else 2)
+    expected = goal.square().mean() * (2 if name in {"td3", "sac"} else 1)
     assert learn(agent, batch) == pytest.approx(float(expected))
 
 
@@ -428,9 +425,10 @@ def test_prioritized_dqn_weighs_its_losses_and_gives_the_errors_back() -> None:
     batch = copy.deepcopy(agent.buffer).sample(BATCH_SIZE, beta=0.7)
     assert batch.weight.min() < 0.9
     with torch.no_grad():
-        goal = batch.reward + agent.args.gamma * agent.target(batch.next_observation).amax(dim=1)
+        choice = agent.online(batch.next_observation).argmax(dim=1)
+        goal = batch.reward + agent.args.gamma * agent.target(batch.next_observation)[torch.arange(len(choice)), choice]
         value = agent.online(batch.observation).gather(1, batch.action[:, None])[:, 0]
-    losses = functional.smooth_l1_loss(value, goal, reduction="none")
+    losses = (value - goal).square()
     agent.buffer.max_priority = 0.0
     assert agent.learn(progress.Clock())["critic"].item() == pytest.approx((batch.weight * losses).mean().item())
     assert agent.buffer.max_priority == pytest.approx((value - goal).abs().max().item(), rel=1e-4)
@@ -442,6 +440,44 @@ def test_dqn_explores_less_and_less() -> None:
     for step, epsilon in ((0, 1.0), (500, 0.5), (1000, 0.05), (50_000, 0.05)):
         differ = (agent.explore(rows, step) != greedy).mean()
         assert differ == pytest.approx(epsilon * 2 / 3, abs=0.015)  # one random action in three is the greedy one
+
+
+def test_dqn_values_the_action_that_the_online_network_chooses() -> None:
+    """Let the target network prefer another action, by far; it must not be asked which."""
+    agent, batch = new_agent("dqn-soft", "--gamma", "0.5"), minibatch("dqn-soft")
+    with torch.no_grad():
+        for parameter in itertools.chain(agent.online.parameters(), agent.target.parameters()):
+            parameter.zero_()
+        agent.online[-1].bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+        agent.target[-1].bias.copy_(torch.tensor([70.0, 6.0, 90.0]))
+    value = (batch.action == 1).float()
+    assert learn(agent, batch) == pytest.approx((batch.reward + 3 - value).square().mean().item())
+
+
+def test_dqn_learns_in_ever_smaller_steps() -> None:
+    """Adam's first step moves most parameters by the learning rate, whatever the gradient."""
+    moved = []
+    for step in (0, STEPS // 2, STEPS):
+        agent, batch = new_agent("dqn-hard", "--learning-rate", "0.01"), minibatch("dqn-hard")
+        agent.explore(np.ones((1, 2), np.float32), step)
+        before = parameters(agent.online)
+        learn(agent, batch)
+        pairs = zip(before, parameters(agent.online), strict=True)
+        moved.append(max((a - b).abs().max().item() for a, b in pairs))
+    assert moved == pytest.approx([0.01, 0.005, 0.0], rel=1e-3)
+
+
+def test_dqn_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps of a run with the defaults, which mostly explore; only the count of steps is another.
+
+    `make learn` shows that the whole run reaches its goal, and ends there.
+    """
+    for seeds in ("VALIDATION_SEEDS", "EVALUATION_SEEDS"):
+        monkeypatch.setattr(harness, seeds, range(20_000, 20_020))
+    assert dqn.main(["--seed", "1", "--steps", "3000", "--save", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["random_return"] < 40
+    assert result["last_return"] >= 100
 
 
 def test_ddpg_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
