@@ -95,7 +95,7 @@ freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython bu
 	$(FT_PYTEST) tests
 	$(FT_PYTEST) tests --parallel-threads=4 -o thread_unsafe_fixtures=buffer  # which tests of indexing write into
 
-stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 140 M states; about half an hour, 12 GB)
+stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long form (10^9 rows, 155 M states; about half an hour, 12 GB)
 	$(call cmake_tests,build/cpp,,)
 	FASTREPLAY_STRESS_ROWS=1000000000 build/cpp/tests/cpp/test_stress
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields

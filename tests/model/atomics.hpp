@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "priority/leaves.hpp"
 #include "ring/protocol.hpp"
 #include "run.hpp"
 
@@ -28,10 +29,23 @@ constexpr Order order_of(std::memory_order order) {
   }
 }
 
+// A leaf's word as a number of few bits (config.hpp), and back.
+inline std::uint64_t number_of_leaf(std::uint64_t word) {
+  const auto mass = std::bit_cast<float>(static_cast<std::uint32_t>(word));
+  return word == 0 ? 0 : leaf_of((word >> 32) - 1, static_cast<unsigned>(mass));
+}
+inline std::uint64_t word_of_leaf(std::uint64_t number) {
+  const auto leaf = static_cast<unsigned>(number);
+  return leaf == 0 ? 0 : fastreplay::Leaf::word(lap_of_leaf(leaf), static_cast<float>(mass_of_leaf(leaf)));
+}
+
 // Addresses of what the threads share.
 struct Places {
   const fastreplay::RingHeader* header;
   const std::uint32_t* words;
+  const std::uint64_t* leaves;
+  const std::uint64_t* mark;
+  const std::uint64_t* summary;
   const std::byte* records;
   std::size_t stride;
   const std::uint64_t* rows;  // of the transitions that are inserted: of the first field, then of the second
@@ -40,7 +54,13 @@ struct Places {
   static inline const Places* current = nullptr;
 
   [[nodiscard]] std::uint8_t of(const std::uint64_t& place) const {
-    return narrow(&place == &header->head ? kHead : &place == &header->commit ? kCommit : kBase);
+    if (&place == &header->head) return narrow(kHead);
+    if (&place == &header->commit) return narrow(kCommit);
+    if (&place == &header->base) return narrow(kBase);
+    if (&place == mark) return narrow(config->mark());
+    if (&place == summary) return narrow(config->summary());
+    const auto slot = static_cast<std::size_t>(&place - leaves);
+    return narrow(slot < config->capacity ? config->leaf(slot) : kNoLocation);
   }
   [[nodiscard]] std::uint8_t of(const std::uint32_t& word) const {
     return narrow(config->word(static_cast<std::uint64_t>(&word - words)));
@@ -48,6 +68,14 @@ struct Places {
   [[nodiscard]] std::uint8_t of(const std::byte* row_in_record) const {
     const auto offset = static_cast<std::size_t>(row_in_record - records);
     return narrow(config->data(offset / stride, offset % stride / sizeof(std::uint64_t)));
+  }
+
+  // What is at a location is kept as a number.
+  [[nodiscard]] std::uint64_t number(std::uint8_t location, std::uint64_t value) const {
+    return config->place_of(location) == Place::kLeaf ? number_of_leaf(value) : value;
+  }
+  [[nodiscard]] std::uint64_t value(std::uint8_t location, std::uint64_t number) const {
+    return config->place_of(location) == Place::kLeaf ? word_of_leaf(number) : number;
   }
 };
 
@@ -59,8 +87,10 @@ struct Atomics {
     const std::uint8_t location = Places::current->of(place);
     // Where nobody clears, base is what it was for ever.
     if (location == kBase && Places::current->config->num_clearers == 0) return 0;
-    return static_cast<T>(Run::current->load(
-        {.kind = Kind::kLoad, .order = order_of(order), .location = location, .function = function}));
+    if (location == kNoLocation) return 0;  // a leaf of a slot that the ring does not have
+    const std::uint64_t number =
+        Run::current->load({.kind = Kind::kLoad, .order = order_of(order), .location = location, .function = function});
+    return static_cast<T>(Places::current->value(location, number));
   }
   [[gnu::always_inline]] static void store(std::uint32_t& word, std::uint32_t value, std::memory_order order,
                                            const char* function = __builtin_FUNCTION()) noexcept {
@@ -70,18 +100,46 @@ struct Atomics {
                               .value = value,
                               .function = function});
   }
+  [[gnu::always_inline]] static void store(std::uint64_t& leaf, std::uint64_t word, std::memory_order order,
+                                           const char* function = __builtin_FUNCTION()) noexcept {
+    Run::current->access({.kind = Kind::kStore,
+                          .order = order_of(order),
+                          .location = Places::current->of(leaf),
+                          .value = number_of_leaf(word),
+                          .function = function});
+  }
+  [[gnu::always_inline]] static std::uint64_t fetch_or(std::uint64_t& place, std::uint64_t value,
+                                                       std::memory_order order,
+                                                       const char* function = __builtin_FUNCTION()) noexcept {
+    return change(Kind::kFetchOr, place, value, order, function);
+  }
+  [[gnu::always_inline]] static std::uint64_t exchange(std::uint64_t& place, std::uint64_t value,
+                                                       std::memory_order order,
+                                                       const char* function = __builtin_FUNCTION()) noexcept {
+    return change(Kind::kExchange, place, value, order, function);
+  }
   [[gnu::always_inline]] static bool compare_exchange_weak(std::uint64_t& place, std::uint64_t& expected,
                                                            std::uint64_t desired, std::memory_order success,
                                                            std::memory_order failure,
                                                            const char* function = __builtin_FUNCTION()) noexcept {
-    return Run::current->update({.kind = Kind::kUpdate,
-                                 .order = order_of(success),
-                                 .failure = order_of(failure),
-                                 .location = Places::current->of(place),
-                                 .value = desired,
-                                 .expected = expected,
-                                 .function = function},
-                                expected);
+    const Places& places = *Places::current;
+    const std::uint8_t location = places.of(place);
+    std::uint64_t number = places.number(location, expected);
+    const bool succeeds = Run::current->update({.kind = Kind::kUpdate,
+                                                .order = order_of(success),
+                                                .failure = order_of(failure),
+                                                .location = location,
+                                                .value = places.number(location, desired),
+                                                .expected = number,
+                                                .function = function},
+                                               number);
+    if (!succeeds) expected = places.value(location, number);
+    return succeeds;
+  }
+  template <std::size_t kCount>
+  [[gnu::always_inline]] static void load_words(const std::uint64_t* words, std::uint64_t* out,
+                                                const char* function = __builtin_FUNCTION()) noexcept {
+    for (std::size_t i = 0; i < kCount; ++i) out[i] = load(words[i], std::memory_order_relaxed, function);
   }
   // A statistic, of which only the sum matters.
   static void fetch_add(std::uint64_t& /*place*/, std::uint64_t /*value*/, std::memory_order /*order*/) noexcept {}
@@ -92,6 +150,7 @@ struct Atomics {
 
   [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t /*num_bytes*/,
                                                const char* function = __builtin_FUNCTION()) noexcept {
+    if (Places::current->config->has_leaves()) return;
     const auto index = static_cast<std::size_t>(reinterpret_cast<const std::uint64_t*>(row) - Places::current->rows);
     Run::current->store_data({.kind = Kind::kStore, .location = Places::current->of(record), .function = function},
                              index % kMaxRows);
@@ -125,6 +184,16 @@ struct Atomics {
       return true;
     }
   };
+
+ private:
+  [[gnu::always_inline]] static std::uint64_t change(Kind kind, std::uint64_t& place, std::uint64_t value,
+                                                     std::memory_order order, const char* function) noexcept {
+    return Run::current->change({.kind = kind,
+                                 .order = order_of(order),
+                                 .location = Places::current->of(place),
+                                 .value = value,
+                                 .function = function});
+  }
 };
 
 // The ring, of which the threads run the code: nothing is ever written to its memory.
@@ -133,6 +202,13 @@ class Ring : public fastreplay::BasicRing<Atomics> {
   using BasicRing::BasicRing;
   [[nodiscard]] const fastreplay::RingHeader* header() const { return &header_; }
   [[nodiscard]] const std::uint32_t* words() const { return &word_at(0); }
+};
+
+// The leaves beside it: the same.
+class Leaves : public fastreplay::BasicLeaves<Atomics> {
+ public:
+  using BasicLeaves::BasicLeaves;
+  [[nodiscard]] const std::uint64_t* words() const { return &at(0); }
 };
 
 }  // namespace model

@@ -14,7 +14,7 @@ namespace model {
 constexpr std::size_t kHead = 0;
 constexpr std::size_t kCommit = 1;
 constexpr std::size_t kBase = 2;
-constexpr std::size_t kFirstWord = 3;  // lap words, then the records
+constexpr std::size_t kFirstWord = 3;  // lap words, then the records or the leaves and their marks
 constexpr std::size_t kNoLocation = kMaxLocations;
 constexpr std::size_t kWordsPerRecord = 2;  // one for each of two fields
 constexpr std::size_t kMaxRows = 2;
@@ -25,32 +25,77 @@ constexpr unsigned content(std::uint64_t ticket) { return static_cast<unsigned>(
 // Of the slot of a ticket that is published in that lap; 0 if none was.
 constexpr std::uint64_t lap_word(std::uint64_t lap) { return 2 * (lap + 1); }
 
-enum class Role : std::uint8_t { kWriter, kReader, kClearer };
+// What the leaf of a ticket holds: which lap it is of, and which mass it has: the owner's, or that of an updater's
+// first or second update. 0 is memory that never was written.
+constexpr unsigned kMasses = 3;
+constexpr unsigned kOwnersMass = 1;
+constexpr unsigned leaf_of(std::uint64_t lap, unsigned mass) { return static_cast<unsigned>(lap) * kMasses + mass; }
+constexpr unsigned lap_of_leaf(unsigned leaf) { return (leaf - 1) / kMasses; }
+constexpr unsigned mass_of_leaf(unsigned leaf) { return (leaf - 1) % kMasses + 1; }
+
+// What a location is.
+enum class Place : std::uint8_t {
+  kHeaderHead,
+  kHeaderCommit,
+  kHeaderBase,
+  kWord,
+  kData,
+  kLeaf,
+  kMark,
+  kSummary,
+  kNone
+};
+
+// Who repairs sums is a sampler, of which there is one; it learns at last what it counts when all others are done.
+enum class Role : std::uint8_t { kWriter, kReader, kClearer, kUpdater, kSampler };
 
 struct Config {
   const char* name;
   std::size_t capacity;
   std::size_t num_writers;
-  unsigned inserts;  // of each writer
-  unsigned rows;     // of each insert
-  std::size_t num_readers;
-  unsigned reads;  // of each reader
+  unsigned inserts = 1;  // of each writer
+  unsigned rows = 1;     // of each insert
+  std::size_t num_readers = 0;
+  unsigned reads = 1;  // of each reader
   std::size_t num_clearers = 0;
+  // With one of these, leaves are there in place of records.
+  std::size_t num_updaters = 0;
+  unsigned updates = 1;  // of each updater
+  std::size_t num_samplers = 0;
+  unsigned refreshes = 1;  // of a sampler beside others; one more when they are done
 
-  [[nodiscard]] std::size_t num_threads() const { return num_writers + num_readers + num_clearers; }
+  [[nodiscard]] bool has_leaves() const { return num_updaters + num_samplers > 0; }
+  [[nodiscard]] std::size_t num_threads() const {
+    return num_writers + num_readers + num_clearers + num_updaters + num_samplers;
+  }
   [[nodiscard]] std::size_t num_tickets() const { return num_writers * inserts * rows; }
   [[nodiscard]] Role role_of(std::size_t thread) const {
-    if (thread < num_writers) return Role::kWriter;
-    return thread < num_writers + num_readers ? Role::kReader : Role::kClearer;
+    std::size_t role = 0;
+    for (const std::size_t count : {num_writers, num_readers, num_clearers, num_updaters}) {
+      if (thread < count) break;
+      thread -= count;
+      ++role;
+    }
+    return static_cast<Role>(role);
   }
   [[nodiscard]] unsigned num_operations_of(std::size_t thread) const {
-    const Role role = role_of(thread);
-    return role == Role::kWriter ? inserts : role == Role::kReader ? reads : 1;
+    const std::array counts{inserts, reads, 1U, updates, 1U};
+    return counts[static_cast<std::size_t>(role_of(thread))];
   }
-  [[nodiscard]] std::size_t num_locations() const { return kFirstWord + capacity * (1 + kWordsPerRecord); }
+  [[nodiscard]] std::size_t num_locations() const { return has_leaves() ? summary() + 1 : data(capacity, 0); }
   [[nodiscard]] std::size_t word(std::uint64_t slot) const { return kFirstWord + slot; }
   [[nodiscard]] std::size_t data(std::uint64_t slot, std::size_t w) const {
     return kFirstWord + capacity + slot * kWordsPerRecord + w;
+  }
+  [[nodiscard]] std::size_t leaf(std::uint64_t slot) const { return kFirstWord + capacity + slot; }
+  [[nodiscard]] std::size_t mark() const { return leaf(capacity); }
+  [[nodiscard]] std::size_t summary() const { return mark() + 1; }
+  [[nodiscard]] Place place_of(std::size_t location) const {
+    if (location == kNoLocation) return Place::kNone;
+    if (location < kFirstWord) return static_cast<Place>(location);
+    if (location < kFirstWord + capacity) return Place::kWord;
+    if (!has_leaves()) return Place::kData;
+    return location == mark() ? Place::kMark : location == summary() ? Place::kSummary : Place::kLeaf;
   }
   [[nodiscard]] std::uint64_t oldest(std::uint64_t head) const { return head > capacity ? head - capacity : 0; }
 };
@@ -68,6 +113,12 @@ enum class Violation : std::uint8_t {
   kOtherTicket,
   kLostRow,
   kStuckCommit,
+  kOldLeaf,
+  kLostUpdate,
+  kLeafUnseen,
+  kWrongLeaf,
+  kCountsGone,
+  kLostChange,
   kDeadlock,
   kNoWayOut,
 };
@@ -85,6 +136,12 @@ constexpr const char* describe(Violation violation) {
                               "a row of another ticket accepted",
                               "at rest a slot does not hold its last ticket",
                               "at rest commit cannot reach head",
+                              "a leaf of an older lap follows a newer one",
+                              "a leaf's first mass follows an update of it",
+                              "a ticket seen published of which the leaf is not there",
+                              "at rest a slot's leaf is not its last ticket's",
+                              "a sampler counts what its window does not hold",
+                              "at rest a sampler misses a change",
                               "no thread can go on",
                               "a state from which the threads cannot finish"};
   return kTexts[static_cast<std::size_t>(violation)];

@@ -11,7 +11,7 @@
 
 namespace model::litmus {
 
-enum class Kind { kLoad, kStore, kUpdate, kFence };
+enum class Kind { kLoad, kStore, kUpdate, kExchange, kFence };
 
 struct Access {
   Kind kind;
@@ -31,6 +31,10 @@ inline Access store(std::size_t location, unsigned value, Order order) {
 }
 inline Access update(std::size_t location, unsigned value, Order order) {
   return {Kind::kUpdate, order, location, value};
+}
+// An update of which the value that it read is told.
+inline Access exchange(std::size_t location, unsigned value, Order order) {
+  return {Kind::kExchange, order, location, value};
 }
 inline Access fence(Order order) { return {Kind::kFence, order, 0, 0}; }
 
@@ -79,12 +83,15 @@ class Outcomes {
       return explore(after, next, reads);
     }
     for (std::size_t at = first; at < end; ++at) {
+      if (access.kind != Kind::kLoad && !memory.has_room(access.location, at + 1)) continue;
       Memory after = memory;
       std::vector<std::string> more = reads;
+      if (access.kind == Kind::kExchange) more[t] += std::to_string(after.value(access.location, at));
       if (access.kind == Kind::kStore) after.store(t, access.location, at + 1, access.value, access.order);
       if (access.kind == Kind::kLoad) more[t] += std::to_string(after.load(t, access.location, at, access.order));
-      if (access.kind == Kind::kUpdate && at + 1 < end) continue;
-      if (access.kind == Kind::kUpdate) after.update(t, access.location, access.value, access.order);
+      if (access.kind == Kind::kUpdate || access.kind == Kind::kExchange) {
+        after.update(t, access.location, at, access.value, access.order);
+      }
       explore(after, next, more);
     }
   }
@@ -110,6 +117,7 @@ inline std::vector<Litmus> all() {
   const std::vector<Access> plain_reader{load(kY, kRlx), load(kX, kRlx)};
   const std::vector<Access> acquire_reader{load(kY, kAcq), load(kX, kRlx)};
   const std::vector<Access> fence_reader{load(kY, kRlx), fence(kAcq), load(kX, kRlx)};
+  const std::vector<Access> two_loads{load(kX, kRlx), load(kX, kRlx)};
   const std::vector<Access> writes_x{store(kX, 1, kRel)};
   const std::vector<Access> writes_y{store(kY, 1, kRel)};
   return {
@@ -155,6 +163,16 @@ inline std::vector<Litmus> all() {
        "20",
        true},
       {"an update loses no update", {{update(kX, 1, kRlx)}, {update(kX, 2, kRlx), load(kX, kRlx)}}, "0", false},
+      {"an update may follow an older store", {plain_writer, {load(kY, kRlx), update(kX, 2, kRlx)}}, "1/11", true},
+      {"an update of what was acquired", {release_writer, {load(kY, kAcq), update(kX, 2, kRlx)}}, "1/11", false},
+      {"two updates read two messages", {{exchange(kX, 1, kRlx)}, {exchange(kX, 2, kRlx)}}, "00", false},
+      {"two updates of one store", {plain_writer, {exchange(kX, 2, kRlx)}, {exchange(kX, 3, kRlx)}}, "11", false},
+      {"a store before an update", {{exchange(kX, 1, kRlx)}, {store(kX, 2, kRlx)}, two_loads}, "221", true},
+      {"a store after an update", {{exchange(kX, 1, kRlx)}, {store(kX, 2, kRlx)}, two_loads}, "012", true},
+      {"no store between an update and what it read",
+       {{exchange(kX, 1, kRlx)}, {store(kX, 2, kRlx)}, two_loads},
+       "021",
+       false},
       {"causality over three threads", {writes_x, {load(kX, kAcq), store(kY, 1, kRel)}, acquire_reader}, "110", false},
       {"coherence of reads of two threads",
        {writes_x, {load(kX, kRlx), store(kY, 1, kRel)}, acquire_reader},

@@ -8,8 +8,9 @@
 // list of messages. A view says, for every location, the oldest message that may still be read. Each
 // thread has a view; each message carries the view that an acquire load of it brings. A load may read
 // any message not older than the thread's view; a store may enter the modification order anywhere
-// after it; an update reads the newest message and follows it with nothing between (the locations
-// that are updated here are written by nothing but updates, so no other message is free to be read).
+// after it; an update follows the message that it read with nothing between. So it reads one that no
+// other update has followed (where only updates write, that is the newest), and a store enters the
+// order before no update.
 // Release sequences are those of C++20: updates hand on the view of the message that they read,
 // later plain stores of the same thread do not.
 #pragma once
@@ -99,6 +100,10 @@ class Memory {
   [[nodiscard]] unsigned value(std::size_t location, std::size_t at) const {
     return messages_[start_[location] + at].value;
   }
+  // Whether a message may enter at position `at`: not where the one that is there must follow the one before.
+  [[nodiscard]] bool has_room(std::size_t location, std::size_t at) const {
+    return at == num_messages(location) || !messages_[start_[location] + at].is_update;
+  }
   [[nodiscard]] unsigned newest(std::size_t location) const { return messages_[start_[location + 1] - 1U].value; }
 
   unsigned load(std::size_t thread, std::size_t location, std::size_t at, Order order) {
@@ -111,19 +116,27 @@ class Memory {
 
   // Makes the new message the one at position `at`, which is after the thread's view.
   void store(std::size_t thread, std::size_t location, std::size_t at, unsigned value, Order order) {
+    if (!has_room(location, at)) throw std::logic_error{"a store between an update and what it read"};
     make_room(location, at);
     see(thread, location, at);
     put(thread, location, at, value, order, {});
   }
 
-  // Reads the newest message and follows it.
-  void update(std::size_t thread, std::size_t location, unsigned value, Order order) {
-    const std::size_t last = num_messages(location) - 1;
-    load(thread, location, last, order);
-    const View read = messages_[start_[location] + last].view;
-    make_room(location, last + 1);
-    see(thread, location, last + 1);
-    put(thread, location, last + 1, value, order, read);
+  // Reads the message at position `at`, behind which there is room, and follows it.
+  void update(std::size_t thread, std::size_t location, std::size_t at, unsigned value, Order order) {
+    if (!has_room(location, at + 1)) throw std::logic_error{"two updates that read one message"};
+    load(thread, location, at, order);
+    const View read = messages_[start_[location] + at].view;
+    make_room(location, at + 1);
+    see(thread, location, at + 1);
+    put(thread, location, at + 1, value, order, read);
+    messages_[start_[location] + at + 1].is_update = true;
+  }
+
+  // The thread was waiting for all others (retire()), and sees all that they did.
+  void join(std::size_t thread) {
+    threads_[thread].live = true;
+    for (std::size_t l = 0; l < num_locations_; ++l) threads_[thread].current.set(l, num_messages(l) - 1);
   }
 
   void fence_acquire(std::size_t thread) { threads_[thread].current.join(threads_[thread].at_fence); }
@@ -133,7 +146,7 @@ class Memory {
   void forget_release_fence(std::size_t thread) { threads_[thread].at_fence = View{}; }
   void set_fences(std::size_t thread, Fences fences) { threads_[thread].fences = fences; }
 
-  // The thread makes no more steps.
+  // The thread makes no more steps, or none before all others have made theirs.
   void retire(std::size_t thread) {
     threads_[thread].current = View{};
     threads_[thread].at_fence = View{};
@@ -165,6 +178,7 @@ class Memory {
       start_[l + 1] = static_cast<std::uint8_t>(start_[l] + count);
       for (std::size_t m = start_[l]; m < start_[l + 1]; ++m) {
         packer.number(messages_[m].value);
+        packer.bit(messages_[m].is_update);
         messages_[m].view.pack(packer, num_locations_);
       }
     }
@@ -180,6 +194,7 @@ class Memory {
   struct Message {
     View view{};
     std::uint8_t value = 0;
+    bool is_update = false;  // of the message before; of no matter in the oldest one, where it is false
   };
 
   struct Thread {
@@ -200,6 +215,7 @@ class Memory {
   void put(std::size_t thread, std::size_t location, std::size_t at, unsigned value, Order order, View read) {
     Message& message = messages_[start_[location] + at];
     message.value = narrow(value);
+    message.is_update = false;
     message.view = read;
     if (releases(order)) {
       message.view.join(threads_[thread].current);
@@ -236,6 +252,7 @@ class Memory {
     std::size_t begin = 0;
     for (std::size_t l = 0; l < num_locations_; ++l) {
       const std::size_t end = start_[l + 1];
+      messages_[begin + dropped.at(l)].is_update = false;
       for (std::size_t m = begin + dropped.at(l); m < end; ++m) messages_[kept++] = messages_[m];
       begin = end;
       start_[l + 1] = static_cast<std::uint8_t>(kept);

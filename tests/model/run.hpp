@@ -59,7 +59,7 @@ constexpr Answer kDone = 0x80;  // a store, an update that succeeded
 struct Effects {
   bool releases = false;  // a fence
   bool acquires = false;
-  bool accepts = false;  // a row
+  bool accepts = false;  // a row, or the mass of a leaf
   Violation violation = Violation::kNone;
 };
 
@@ -78,6 +78,7 @@ class Run {
     num_answered_ = 0;
     effects = {};
     holding = {};
+    marks_early = false;
     postponed_.clear();
     stopped_ = false;
     std::fill(stack_.begin(), stack_.end(), 0);
@@ -97,15 +98,21 @@ class Run {
   Holding holding;
   std::vector<std::uint64_t> locals;
 
+  // Set by an operation at its beginning: whether an update of a leaf comes after its marks.
+  bool marks_early = false;
+
   // ---- called by the code that runs ----
 
   [[gnu::noinline]] Answer access(Access access) {
     __builtin_unwind_init();  // registers that hold the callers' variables go onto the stack
+    access.place = config_.place_of(access.location);
     faults_.weaken(access);
     if (num_answered_ == script_.size()) stop(access);
     effects = {};
     return script_[num_answered_++];
   }
+
+  void join() { access({.kind = Kind::kJoin, .function = "join"}); }
 
   void fence(Access fence) {
     faults_.weaken(fence);
@@ -118,7 +125,10 @@ class Run {
     if (!holding.is_empty()) effects.violation = Violation::kGatedHolder;
   }
 
-  std::uint64_t load(const Access& load) { return access(load) + faults_.lie(load); }
+  std::uint64_t load(Access load) {
+    load.place = config_.place_of(load.location);
+    return access(load) + faults_.lie(load);
+  }
 
   void store_word(const Access& store) {
     access(store);
@@ -136,8 +146,31 @@ class Run {
     if (row < holding.rows) --holding.data_left[row];
   }
 
+  // What was there.
+  std::uint64_t change(Access change) {
+    change.place = config_.place_of(change.location);
+    if (marks_early && change.place != Place::kLeaf) return 0;  // they were set
+    const bool is_above = change.place == Place::kSummary;
+    if (faults_.summary_first && change.kind == Kind::kFetchOr) {
+      if (is_above) return 0;  // was set
+      access(at_summary(change));
+    }
+    if (faults_.summary_taken_last && change.kind == Kind::kExchange) {
+      if (is_above) return look(change);
+      const std::uint64_t taken = access(change);
+      access(at_summary(change));
+      return taken;
+    }
+    if (faults_.looks_first(change)) {
+      const std::uint64_t there = look(change);
+      if ((there & change.value) == change.value) return there;
+    }
+    return access(change);
+  }
+
   // True if it succeeded; or else `expected` is what was there.
   bool update(const Access& update, std::uint64_t& expected) {
+    if (marks_early && config_.place_of(update.location) == Place::kLeaf) set_marks();
     const Answer answer = access(update);
     if (answer != kDone) {
       expected = answer;
@@ -145,7 +178,7 @@ class Run {
       holding.first = narrow(update.expected);
       holding.rows = narrow(update.value - update.expected);
       for (std::size_t row = 0; row < holding.rows; ++row) {
-        holding.data_left.at(row) = kWordsPerRecord;
+        holding.data_left.at(row) = config_.has_leaves() ? 0 : kWordsPerRecord;
         holding.words_left.at(row) = 1;
       }
     }
@@ -168,6 +201,27 @@ class Run {
       if (left > 0) return true;
     }
     return false;
+  }
+
+  std::uint64_t look(Access change) {
+    change.kind = Kind::kLoad;
+    change.order = Order::kAcquire;
+    return access(change);
+  }
+
+  [[nodiscard]] Access at_summary(Access mark) const {
+    mark.location = narrow(config_.summary());
+    return mark;
+  }
+
+  void set_marks() {
+    const Access mark{.kind = Kind::kFetchOr,
+                      .order = Order::kAcqRel,
+                      .location = narrow(config_.mark()),
+                      .value = 1,
+                      .function = "mark"};
+    access(mark);
+    access(at_summary(mark));
   }
 
   void store_postponed() {

@@ -34,6 +34,7 @@ class PackWriter {
     if (filled_ > 0) word_ = value >> (count - filled_);
   }
   void number(std::uint8_t number) { bits(number, 4); }
+  void bit(bool bit) { bits(bit ? 1 : 0, 1); }
   void byte(std::uint8_t byte) { bits(byte, 8); }
   void flag(bool flag) { bits(flag ? 1 : 0, 4); }
   // To be called once, at the end.
@@ -72,6 +73,7 @@ class PackReader {
     left_ = 64 - missing;
   }
   void number(std::uint8_t& number) { number = take(4); }
+  void bit(bool& bit) { bit = take(1) != 0; }
   void byte(std::uint8_t& byte) { byte = take(8); }
   void flag(bool& flag) { flag = take(4) != 0; }
 
@@ -169,7 +171,7 @@ struct Result {
   Violation violation = Violation::kNone;
   std::size_t num_states = 0;
   std::size_t num_thread_states = 0;
-  std::size_t num_rows = 0;  // accepted, each compared with what its ticket's writer stored
+  std::size_t num_rows = 0;  // accepted, each compared with what its ticket's writer stored; of leaves, masses
   double seconds = 0;
   std::vector<Event> trace;  // to the violation
 };

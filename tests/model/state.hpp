@@ -70,7 +70,7 @@ struct Event {
   std::size_t location = kNoLocation;
   std::uint64_t value = 0;
   std::size_t num_newer = 0;  // messages after the one that was read or written
-  bool accepts = false;       // a row
+  bool accepts = false;       // a row, or the mass of a leaf
   Violation violation = Violation::kNone;
 };
 
@@ -97,6 +97,11 @@ class Stepper {
         return store(access);
       case Kind::kUpdate:
         return update(access);
+      case Kind::kFetchOr:
+      case Kind::kExchange:
+        return change(access);
+      case Kind::kJoin:
+        return join();
       default:
         for (std::uint64_t option = 0; option < access.value; ++option) {
           State next = *state_;
@@ -117,6 +122,7 @@ class Stepper {
 
   void store(const Access& access) {
     for (std::size_t at = oldest(access) + 1; at <= size(access); ++at) {
+      if (!state_->memory.has_room(access.location, at)) continue;
       State next = *state_;
       next.memory.store(self_, access.location, at, narrow(access.value), access.order);
       make(next, {.verb = "writes", .value = access.value, .num_newer = size(access) - at}, kDone);
@@ -126,10 +132,33 @@ class Stepper {
   // Weak: it may fail although it read what it expected.
   void update(const Access& access) {
     load(access, access.failure);
-    if (state_->memory.newest(access.location) != access.expected) return;
+    for (std::size_t at = oldest(access); at < size(access); ++at) {
+      if (state_->memory.value(access.location, at) == access.expected) update_at(access, at, access.value, kDone);
+    }
+  }
+
+  // Cannot fail, and answers what was there.
+  void change(const Access& access) {
+    for (std::size_t at = oldest(access); at < size(access); ++at) {
+      const unsigned before = state_->memory.value(access.location, at);
+      update_at(access, at, access.kind == Kind::kFetchOr ? before | access.value : access.value, narrow(before));
+    }
+  }
+
+  void update_at(const Access& access, std::size_t at, std::uint64_t value, Answer answer) {
+    if (!state_->memory.has_room(access.location, at + 1)) return;
     State next = *state_;
-    next.memory.update(self_, access.location, narrow(access.value), access.order);
-    make(next, {.verb = "updates", .value = access.value}, kDone);
+    next.memory.update(self_, access.location, at, narrow(value), access.order);
+    make(next, {.verb = "updates", .value = value, .num_newer = size(access) - 1 - at}, answer);
+  }
+
+  void join() {
+    for (std::size_t i = 0; i < config_.num_threads(); ++i) {
+      if (i != self_ && state_->threads[i] != Table::kEnd) return;
+    }
+    State next = *state_;
+    next.memory.join(self_);
+    make(next, {.verb = "goes on, others left:"}, kDone);
   }
 
   // Goes on to the thread's next access, and checks what the step did to the others.
@@ -138,13 +167,14 @@ class Stepper {
     const auto [state, effects] = table_.step(state_->threads[self_], answer);
     next.threads[self_] = state;
     apply(next.memory, effects, state);
-    if (state == Table::kEnd) next.memory.retire(self_);
+    if (is_at_rest(state)) next.memory.retire(self_);
     event.thread = state_->names[self_];
     event.function = access.function;
     event.location = access.location;
     event.accepts = effects.accepts;
     event.violation = effects.violation;
     if (access.kind == Kind::kUpdate && answer == kDone) check_update(next, access.location, event);
+    if (access.place == Place::kLeaf && access.kind != Kind::kLoad) check_leaf(next, access.location, event);
     if (event.violation == Violation::kNone) next.normalise(config_);
     emit_(next, event);
   }
@@ -160,6 +190,19 @@ class Stepper {
   void check_update(const State& next, std::size_t location, Event& event) const {
     if (location == kHead) check_owners(next, event);
     if (location == kCommit) check_commit(next, event);
+  }
+
+  // Laps never go back, and in each the owner's mass comes first.
+  void check_leaf(const State& next, std::size_t location, Event& event) const {
+    for (std::size_t at = 1; at < next.memory.num_messages(location); ++at) {
+      const unsigned before = next.memory.value(location, at - 1);
+      const unsigned leaf = next.memory.value(location, at);
+      if (before == 0 || before <= leaf) continue;
+      if (leaf == 0 || lap_of_leaf(leaf) < lap_of_leaf(before))
+        event.violation = Violation::kOldLeaf;
+      else if (mass_of_leaf(leaf) == kOwnersMass)
+        event.violation = Violation::kLostUpdate;
+    }
   }
 
   // What was reserved is nobody else's.
@@ -185,6 +228,10 @@ class Stepper {
     }
   }
 
+  // Makes no step before all others are at their ends.
+  [[nodiscard]] bool is_at_rest(std::uint32_t state) const {
+    return state == Table::kEnd || table_.access(state).kind == Kind::kJoin;
+  }
   [[nodiscard]] std::size_t oldest(const Access& access) const {
     return state_->memory.oldest_readable(self_, access.location);
   }
@@ -207,6 +254,11 @@ inline Violation check_at_rest(const State& state, const Config& config) {
   while (commit < head && is_published(commit)) ++commit;
   if (commit != head) return Violation::kStuckCommit;
   for (std::uint64_t ticket = config.oldest(head); ticket < head; ++ticket) {
+    if (config.has_leaves()) {
+      const unsigned leaf = state.memory.newest(config.leaf(ticket % config.capacity));
+      if (leaf == 0 || lap_of_leaf(leaf) != ticket / config.capacity) return Violation::kWrongLeaf;
+      continue;
+    }
     for (std::size_t w = 0; w < kWordsPerRecord; ++w) {
       if (state.memory.newest(config.data(ticket % config.capacity, w)) != content(ticket)) return Violation::kLostRow;
     }

@@ -8,9 +8,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <span>
 #include <stdexcept>
+#include <unordered_map>
 #include <vector>
 
 #include "config.hpp"
@@ -58,16 +58,21 @@ class Table {
 
   [[nodiscard]] std::vector<Answer> answers(const Access& access) const {
     std::vector<Answer> all;
-    if (access.kind == Kind::kStore) return {kDone};
+    if (access.kind == Kind::kStore || access.kind == Kind::kJoin) return {kDone};
     const auto add = [&all](std::uint64_t number) { all.push_back(narrow(number)); };
     const std::uint64_t num_tickets = config_.num_tickets();
+    const std::uint64_t num_laps = (num_tickets + config_.capacity - 1) / config_.capacity;
     if (access.kind == Kind::kChoice) {
       for (std::uint64_t option = 0; option < access.value; ++option) add(option);
-    } else if (access.location == kHead || access.location == kBase) {
+    } else if (access.place == Place::kHeaderHead || access.place == Place::kHeaderBase) {
       for (std::uint64_t head = 0; head <= num_tickets; head += config_.rows) add(head);
-    } else if (access.location >= config_.word(0) && access.location < config_.data(0, 0)) {
+    } else if (access.place == Place::kWord) {
       add(0);
-      for (std::uint64_t lap = 0; lap * config_.capacity < num_tickets; ++lap) add(lap_word(lap));
+      for (std::uint64_t lap = 0; lap < num_laps; ++lap) add(lap_word(lap));
+    } else if (access.place == Place::kLeaf) {
+      for (std::uint64_t leaf = 0; leaf <= num_laps * kMasses; ++leaf) add(leaf);
+    } else if (access.place == Place::kMark || access.place == Place::kSummary) {
+      for (const std::uint64_t bits : {0U, 1U}) add(bits);
     } else {  // commit, and contents
       for (std::uint64_t ticket = 0; ticket <= num_tickets; ++ticket) add(ticket);
     }
@@ -80,7 +85,7 @@ class Table {
     class_of_.assign(threads_.size(), 0);
     std::size_t num_classes = 1;
     for (;;) {
-      std::map<std::vector<std::uint64_t>, std::uint32_t> classes;
+      std::unordered_map<std::vector<std::uint64_t>, std::uint32_t, HashOfWords> classes;
       std::vector<std::uint32_t> next(threads_.size());
       for (std::uint32_t state = 0; state < threads_.size(); ++state) {
         next[state] = classes.try_emplace(look(state), static_cast<std::uint32_t>(classes.size())).first->second;
@@ -130,7 +135,9 @@ class Table {
     for (bool changed = true; changed;) {
       changed = false;
       for (Entry& entry : entries_) {
-        const bool stores = entry.access.kind == Kind::kStore || entry.access.kind == Kind::kUpdate;
+        const Kind kind = entry.access.kind;
+        const bool stores =
+            kind == Kind::kStore || kind == Kind::kUpdate || kind == Kind::kFetchOr || kind == Kind::kExchange;
         bool uses = stores && !releases(entry.access.order);
         for (std::size_t at = 0; at < entry.steps.size(); ++at) {
           if (!entry.is_known[at] || entry.steps[at].effects.releases) continue;

@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: MIT
-// What each kind of thread does with the ring, and the states that it passes through: found by running the code
-// (run.hpp) from one access to the next.
+// The states that each kind of thread passes through: found by running what it does (operations.hpp) from one access
+// to the next (run.hpp).
 #pragma once
 
-#include <array>
-#include <chrono>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <map>
-#include <optional>
-#include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "atomics.hpp"
 #include "config.hpp"
+#include "operations.hpp"
 #include "run.hpp"
 
 namespace model {
@@ -26,23 +24,18 @@ struct Step {
   Effects effects{};
 };
 
+struct HashOfWords {
+  std::size_t operator()(const std::vector<std::uint64_t>& words) const {  // not noexcept: so that maps keep it
+    std::uint64_t hash = words.size();
+    for (const std::uint64_t word : words) hash = std::rotl(hash ^ word, 29) * 0x9E3779B97F4A7C15;
+    return hash;
+  }
+};
+
 class Threads {
  public:
   Threads(const Config& config, const Faults& faults)
-      : config_{config},
-        faults_{faults},
-        run_{config_, faults},
-        ring_{fastreplay::RecordLayout{{{.row_bytes = 8, .alignment = 8}, {.row_bytes = 8, .alignment = 8}}},
-              config.capacity} {
-    for (std::size_t f = 0; f < kWordsPerRecord; ++f) {
-      fields_[f] = {.data = reinterpret_cast<const std::byte*>(&rows_[f * kMaxRows]), .stride_bytes = 8};
-    }
-    places_ = {.header = ring_.header(),
-               .words = ring_.words(),
-               .records = ring_.records().data(),
-               .stride = ring_.records().layout().stride(),
-               .rows = rows_.data(),
-               .config = &config_};
+      : config_{config}, run_{config_, faults}, operations_{config_, faults, run_} {
     states_.emplace_back();  // the end
   }
 
@@ -77,8 +70,7 @@ class Threads {
 
   // Runs on from the last answer of the script, into the next operation where this one ends.
   Step go(Role role, unsigned left, std::vector<Answer> script, Effects effects) {
-    Places::current = &places_;
-    const bool stopped = run_.until_next_access(script, [&] { operate(role); });
+    const bool stopped = run_.until_next_access(script, [&] { operations_.operate(role, left); });
     const Effects more = run_.effects;
     effects = {.releases = effects.releases || more.releases,
                .acquires = effects.acquires || more.acquires,
@@ -107,64 +99,11 @@ class Threads {
     return place->second;
   }
 
-  void operate(Role role) {
-    switch (role) {
-      case Role::kWriter:
-        return static_cast<void>(ring_.insert(fields_, 0, config_.rows, std::chrono::nanoseconds{0}));
-      case Role::kReader:
-        return read();
-      case Role::kClearer:
-        return ring_.clear();
-    }
-  }
-
-  // A published ticket, or none: what would be drawn in its place is another run. Apart, so that the window goes.
-  [[gnu::noinline]] std::optional<fastreplay::Ticket> draw() {
-    const fastreplay::Window window = ring_.window_to_draw_from();
-    if (window.first > window.end || window.committed > window.end) {
-      run_.effects.violation = Violation::kBadWindow;
-      return {};
-    }
-    if (window.first == window.end) return {};
-    const fastreplay::Ticket ticket = window.first + Atomics::choose(window.reserved());
-    if (faults_.checks_word && !ring_.is_published(ticket, window)) return {};
-    return ticket;
-  }
-
-  // As Sampler::sample() does, of one row.
-  void read() {
-    const std::optional<fastreplay::Ticket> drawn = draw();
-    if (!drawn.has_value()) return;
-    const fastreplay::Ticket ticket = *drawn;
-    const bool is_early = faults_.validation == Validation::kBeforeCopy;
-    fastreplay::Ticket oldest_whole = is_early ? ring_.oldest_whole() : 0;
-    std::array<std::uint64_t, kWordsPerRecord> copy{};
-    for (std::size_t w = 0; w < kWordsPerRecord; ++w) {
-      copy[w] = Atomics::load_row(ring_.record(ticket) + ring_.records().layout().columns()[w].offset);
-    }
-    if (faults_.validation == Validation::kAfterCopy) oldest_whole = ring_.oldest_whole();
-    if (ticket >= oldest_whole) accept(ticket, copy);
-  }
-
-  void accept(fastreplay::Ticket ticket, const std::array<std::uint64_t, kWordsPerRecord>& copy) {
-    run_.effects.accepts = true;
-    const bool is_torn = copy[0] != copy[1];
-    if (copy[0] == content(ticket) && !is_torn) return;
-    const bool is_uninitialised = copy[0] == 0 || copy[1] == 0;
-    run_.effects.violation = is_uninitialised ? Violation::kUninitialised
-                             : is_torn        ? Violation::kTorn
-                                              : Violation::kOtherTicket;
-  }
-
   const Config& config_;
-  const Faults& faults_;
   Run run_;
-  Ring ring_;
-  std::array<std::uint64_t, kWordsPerRecord * kMaxRows> rows_{};
-  std::array<fastreplay::Rows, kWordsPerRecord> fields_{};
-  Places places_{};
+  Operations operations_;
   std::deque<State> states_;
-  std::map<std::vector<std::uint64_t>, std::uint32_t> numbers_;
+  std::unordered_map<std::vector<std::uint64_t>, std::uint32_t, HashOfWords> numbers_;
 };
 
 }  // namespace model

@@ -234,6 +234,13 @@ MUTANTS = (
         test="priorities",
     ),
     Mutant(
+        "a mass of another lap counts where a group is not whole",
+        LEAF,
+        "std::bit_cast<float>(static_cast<std::uint32_t>(word) & mask);",
+        "(void)mask, std::bit_cast<float>(static_cast<std::uint32_t>(word));",
+        test="priorities",
+    ),
+    Mutant(
         "what is reserved weighs what its slot held",
         PRIORITIES,
         "    leaves_.mark(end_, window.end - end_);\n",
@@ -248,6 +255,21 @@ MUTANTS = (
         test="priorities",
     ),
     Mutant("a target falls on the edge before", NODE, "> targets)", ">= targets)", test="priorities"),
+    Mutant(
+        "a target lies beyond the last prefix",
+        NODE,
+        "std::min(static_cast<float>(target), largest)",
+        "((void)largest, static_cast<float>(target))",
+        test="priorities",
+    ),
+    Mutant(
+        "sums are adjusted by differences",
+        PRIORITIES,
+        "sums_.set(group, make_prefixes<kGroupLeaves>(masses, prefixes));",
+        "sums_.set(group, sums_.of_group(group) +\n"
+        "                       (make_prefixes<kGroupLeaves>(masses, prefixes) - sums_.of_group(group)));",
+        test="priorities",
+    ),
     Mutant(
         "sums stop below the top", SUMS, "level + 1 < levels_.size()", "level + 2 < levels_.size()", test="priorities"
     ),

@@ -90,10 +90,12 @@ class BasicLeaves {
 
   [[nodiscard]] BasicMarks<Atomics>& marks() noexcept { return marks_; }
 
- private:
+ protected:  // for a model, which tells accesses by their addresses
   [[nodiscard]] std::uint64_t& at(std::size_t slot) const noexcept {
     return reinterpret_cast<std::uint64_t*>(words_.data())[slot];
   }
+
+ private:
   void mark_slots(std::size_t slot, std::size_t num_slots) noexcept {
     marks_.mark(slot / kGroupLeaves, (slot + num_slots - 1) / kGroupLeaves);
   }

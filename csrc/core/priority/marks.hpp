@@ -22,6 +22,10 @@ class BasicMarks {
   explicit BasicMarks(std::size_t num_groups)
       : num_groups_{num_groups}, words_{num_words(num_groups) * 8}, summary_{num_words(num_words(num_groups)) * 8} {}
 
+  // For a model, which tells accesses by their addresses.
+  [[nodiscard]] const std::uint64_t& first_word() const noexcept { return at(words_, 0); }
+  [[nodiscard]] const std::uint64_t& first_summary() const noexcept { return at(summary_, 0); }
+
   [[nodiscard]] std::size_t num_bytes() const noexcept { return words_.num_bytes() + summary_.num_bytes(); }
 
   // Marks groups first, first + 1, ..., last.
@@ -32,7 +36,8 @@ class BasicMarks {
       // acq_rel: release, so that who takes the bit sees the leaf that changed; acquire is spare. Partner: the
       // exchange in take().
       Atomics::fetch_or(at(words_, word), ones(begin, end), std::memory_order_acq_rel);
-      // acq_rel: as above, for the bit above.
+      // acq_rel: release, so that who takes the bit above finds this one set; acquire is spare. Partner: the other
+      // exchange in take().
       Atomics::fetch_or(at(summary_, word / kBits), ones(word % kBits, word % kBits), std::memory_order_acq_rel);
     }
   }
@@ -47,11 +52,11 @@ class BasicMarks {
     for (std::size_t i = 0; i < summary_.num_bytes() / 8; ++i) {
       // relaxed: a hint that saves an atomic update; a bit that is not seen yet waits for the next call.
       if (Atomics::load(at(summary_, i), std::memory_order_relaxed) == 0) continue;
-      // acq_rel: partner: the mark of the bit above.
+      // acq_rel: acquire, to find the groups' bits; release is spare. Partner: the mark of the bit above.
       std::uint64_t words = Atomics::exchange(at(summary_, i), std::uint64_t{0}, std::memory_order_acq_rel);
       for (; words != 0; words &= words - 1) {
         const std::size_t word = i * kBits + static_cast<std::size_t>(std::countr_zero(words));
-        // acq_rel: partner: the mark of the bit.
+        // acq_rel: acquire, to see the leaves; release is spare. Partner: the mark of the bit.
         std::uint64_t groups = Atomics::exchange(at(words_, word), std::uint64_t{0}, std::memory_order_acq_rel);
         for (; groups != 0; groups &= groups - 1) f(word * kBits + static_cast<std::size_t>(std::countr_zero(groups)));
       }
