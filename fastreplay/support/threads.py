@@ -36,9 +36,9 @@ def set_num_threads(count: int) -> None:
 
     Example:
         >>> import fastreplay as fr
-        >>> fr.set_num_threads(2)
+        >>> fr.set_num_threads(1)
         >>> fr.get_num_threads()
-        2
+        1
     """
     global _was_set  # noqa: PLW0603 - of the process, as torch's
     checked = checked_count("count", count)
