@@ -57,9 +57,6 @@ class Setting:
         Raises:
             AbsentError: The device is none of CUDA's.
         """
-        if not self.device.startswith("cuda"):
-            reason = "storage='cuda' needs a CUDA device"
-            raise AbsentError(reason)
         return self._filled("cuda")
 
     def prioritized(self, storage: Any) -> Any:
@@ -68,12 +65,12 @@ class Setting:
         Raises:
             AbsentError: The device is none of CUDA's, and the storage is to be there.
         """
-        if storage == "cuda" and not self.device.startswith("cuda"):
-            reason = "storage='cuda' needs a CUDA device"
-            raise AbsentError(reason)
         return self._filled(storage, priorities=fr.Priorities())
 
     def _filled(self, storage: Any, **options: Any) -> Any:
+        if storage == "cuda" and not self.device.startswith("cuda"):
+            reason = "storage='cuda' needs a CUDA device"
+            raise AbsentError(reason)
         buffer = empty_buffer(self.workload, self.capacity, device=self.device, storage=storage, **options)
         fill(buffer, self.workload)
         return buffer
@@ -102,32 +99,39 @@ def _sb3(setting: Setting) -> Source:
 
 
 def _torchrl(setting: Setting) -> Source:
-    data, tensordict = require("torchrl.data"), require("tensordict")
+    data = require("torchrl.data")
     buffer = data.TensorDictReplayBuffer(
         storage=data.LazyTensorStorage(setting.capacity),
         batch_size=setting.batch_size,
         pin_memory=setting.device.startswith("cuda"),
         prefetch=DEPTH,
     )
-    for _, columns in chunks(setting.workload, setting.capacity):
-        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]))
+    _fill_torchrl(buffer, setting, "cpu")
 
     def call() -> Any:
         return buffer.sample().to(setting.device, non_blocking=True)
 
-    return Source(call, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+    return Source(call, _torchrl_fields)
 
 
 def _torchrl_device(setting: Setting) -> Source:
-    data, tensordict = require("torchrl.data"), require("tensordict")
+    data = require("torchrl.data")
     buffer = data.TensorDictReplayBuffer(
         storage=data.LazyTensorStorage(setting.capacity, device=setting.device), batch_size=setting.batch_size
     )
+    _fill_torchrl(buffer, setting, setting.device)
+    return Source(buffer.sample, _torchrl_fields)
+
+
+def _fill_torchrl(buffer: Any, setting: Setting, device: str) -> None:
+    tensordict = require("tensordict").TensorDict
     for _, columns in chunks(setting.workload, setting.capacity):
         tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]).to(setting.device))
-    return Source(buffer.sample, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+        buffer.extend(tensordict(tensors, batch_size=[len(columns["reward"])]).to(device))
+
+
+def _torchrl_fields(batch: Any) -> Mapping[str, torch.Tensor]:
+    return {name: batch[name] for name in FIELD_NAMES}
 
 
 def _columns(setting: Setting) -> Source:
@@ -167,16 +171,14 @@ def _storage(setting: Setting) -> Source:
 
 
 def _torchrl_prioritized(setting: Setting) -> Source:
-    data, tensordict = require("torchrl.data"), require("tensordict")
+    data = require("torchrl.data")
     buffer = data.TensorDictPrioritizedReplayBuffer(
         alpha=0.6,
         beta=0.4,
         storage=data.LazyTensorStorage(setting.capacity, device=setting.device),
         batch_size=setting.batch_size,
     )
-    for _, columns in chunks(setting.workload, setting.capacity):
-        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
-        buffer.extend(tensordict.TensorDict(tensors, batch_size=[len(columns["reward"])]).to(setting.device))
+    _fill_torchrl(buffer, setting, setting.device)
     errors = _errors(setting)
 
     def call() -> Any:
@@ -184,7 +186,7 @@ def _torchrl_prioritized(setting: Setting) -> Source:
         buffer.update_priority(batch["index"], errors)
         return batch
 
-    return Source(call, lambda batch: {name: batch[name] for name in FIELD_NAMES})
+    return Source(call, _torchrl_fields)
 
 
 def _prioritized(storage: str, setting: Setting) -> Source:

@@ -30,12 +30,9 @@ __all__ = [
 @cache
 def cuda_update(device: int) -> tuple[int, str]:
     """Return the address of the target update for a CUDA device, or 0, and the reason."""
-    _, num_devices, status = cuda_facts()
-    library = _cuda_library()
-    if library is None or device >= num_devices:
+    library, status = _prepared("updates", device)
+    if library is None:
         return 0, status
-    if error := library.fastreplay_cuda_prepare_updates(device):
-        return 0, f"{library.fastreplay_cuda_error_string(error).decode()} ({status})"
     return ctypes.cast(library.fastreplay_cuda_update_targets, ctypes.c_void_p).value or 0, status
 
 
@@ -58,12 +55,9 @@ class CudaSampling(NamedTuple):
 @cache
 def cuda_sampling(device: int) -> tuple[CudaSampling | None, str]:
     """Return what draws minibatches on a CUDA device, or None, and the reason."""
-    _, num_devices, status = cuda_facts()
-    library = _cuda_library()
-    if library is None or device >= num_devices:
+    library, status = _prepared("sampling", device)
+    if library is None:
         return None, status
-    if error := library.fastreplay_cuda_prepare_sampling(device):
-        return None, f"{cuda_error(error)} ({status})"
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.fastreplay_cuda_set_window.argtypes = (number, pointer, pointer, pointer)
     library.fastreplay_cuda_sample.argtypes = (number, pointer, pointer)
@@ -82,12 +76,9 @@ class CudaMasses(NamedTuple):
 @cache
 def cuda_masses(device: int) -> tuple[CudaMasses | None, str]:
     """Return what keeps masses on a CUDA device, or None, and the reason."""
-    _, num_devices, status = cuda_facts()
-    library = _cuda_library()
-    if library is None or device >= num_devices:
+    library, status = _prepared("masses", device)
+    if library is None:
         return None, status
-    if error := library.fastreplay_cuda_prepare_masses(device):
-        return None, f"{cuda_error(error)} ({status})"
     num_bytes = library.fastreplay_cuda_masses_bytes
     num_bytes.argtypes, num_bytes.restype = (ctypes.c_uint64,), ctypes.c_uint64
     queued = (
@@ -145,6 +136,17 @@ def cuda_facts() -> tuple[bool, int, str]:
 
 def _readable(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _prepared(kernels: str, device: int) -> tuple[ctypes.CDLL | None, str]:
+    """Return the CUDA part with such kernels loaded onto a device, or None, and the versions or the reason."""
+    _, num_devices, status = cuda_facts()
+    library = _cuda_library()
+    if library is None or device >= num_devices:
+        return None, status
+    if error := getattr(library, f"fastreplay_cuda_prepare_{kernels}")(device):
+        return None, f"{cuda_error(error)} ({status})"
+    return library, status
 
 
 def _cuda_library() -> ctypes.CDLL | None:
