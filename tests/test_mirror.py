@@ -24,8 +24,9 @@ import torch
 from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check, sample_into_one, sample_without_waits
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 from support import FIELDS, IS_LONG_FORM, NativeBuffer, arrays, assert_same, fill, transitions
+from two_streams import TwoStreams
 
 import fastreplay as fr
 from fastreplay import _core
@@ -507,23 +508,17 @@ def test_the_library_says_why_it_cannot() -> None:
         assert loaded.fastreplay_cuda_prepare_sampling(0) != 0
 
 
-class Interleavings(RuleBasedStateMachine):
+class Interleavings(TwoStreams):
     """Inserts, draws, replays, on two streams that run when the machine says. Every read must find its rows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.cuda = FakeCuda()
-        self.cuda.install(self.patch)
         self.held: list[tuple[Any, Stream, dict[str, Any]]] = []
-        self.reads: list[list[bool]] = []
         self.num_inserted = 0
 
     @initialize(seed=st.integers(0, 3), capacity=st.sampled_from([1, 7, 20]))
     def begin(self, seed: int, capacity: int) -> None:
         self.buffer, self.twin = resident_buffer(seed, 0, capacity), cpu_buffer(seed, 0, capacity)
-        self.streams = [self.cuda.current, Stream(self.cuda)]
-        self.cuda.streams.append(self.streams[1])
 
     @rule(count=st.integers(1, 25))
     def insert(self, count: int) -> None:
@@ -560,21 +555,11 @@ class Interleavings(RuleBasedStateMachine):
         batch, stream, expected = self.held[data.draw(st.integers(0, len(self.held) - 1))]
         self.reads.append(queue_check(stream, batch, expected))
 
-    @rule(which=st.integers(0, 1))
-    def switch_stream(self, which: int) -> None:
-        self.cuda.current = self.streams[which]
-
-    @rule(which=st.integers(0, 1), count=st.integers(1, 6))
-    def run(self, which: int, count: int) -> None:
-        for _ in range(count):
-            self.streams[which].run()
-
     def teardown(self) -> None:
         self.cuda.run_all()
-        assert all(self.reads)
         for batch, _, expected in self.held:
             assert_same(content(batch), expected)
-        self.patch.undo()
+        super().teardown()
 
 
 TestInterleavings = Interleavings.TestCase

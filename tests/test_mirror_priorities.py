@@ -25,9 +25,10 @@ import torch
 from fake_cuda import DEVICE, FakeCuda, Stream, cuda_device, queue_check, the_host_never_waits
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 from stall import stalled_insert
 from support import IS_LONG_FORM, NativeBuffer
+from two_streams import TwoStreams
 
 import fastreplay as fr
 from fastreplay.gpu import masses
@@ -561,23 +562,17 @@ def test_the_struct_is_that_of_the_header(name: str, struct: Any) -> None:
     assert f"#define FASTREPLAY_CUDA_FIRST_MASS {masses._FIRST_MASS}\n" in header
 
 
-class Interleavings(RuleBasedStateMachine):
+class Interleavings(TwoStreams):
     """Inserts, updates, draws, on two streams that run when the machine says. Every read must find its rows."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.cuda = FakeCuda()
-        self.cuda.install(self.patch)
-        self.reads: list[list[bool]] = []
         self.batches: list[tuple[Any, Any]] = []
         self.num_inserted = 0
 
     @initialize(seed=st.integers(0, 3), capacity=st.sampled_from([1, 7, 20]), initial=st.sampled_from(["max", 0.5]))
     def begin(self, seed: int, capacity: int, initial: Any) -> None:
         self.there, self.twin = pair(capacity, seed=seed, initial=initial, beta=0.0)
-        self.streams = [self.cuda.current, Stream(self.cuda)]
-        self.cuda.streams.append(self.streams[1])
 
     @rule(count=st.integers(1, 25), given=st.sampled_from(["largest", "none", "each"]))
     def insert(self, count: int, given: str) -> None:
@@ -618,20 +613,6 @@ class Interleavings(RuleBasedStateMachine):
         ran: list[bool] = []
         self.cuda.current.do(lambda: ran.append((int(applied), int(stale)) == expected))
         self.reads.append(ran)
-
-    @rule(which=st.integers(0, 1))
-    def switch_stream(self, which: int) -> None:
-        self.cuda.current = self.streams[which]
-
-    @rule(which=st.integers(0, 1), count=st.integers(1, 6))
-    def run(self, which: int, count: int) -> None:
-        for _ in range(count):
-            self.streams[which].run()
-
-    def teardown(self) -> None:
-        self.cuda.run_all()
-        assert all(read == [True] for read in self.reads)
-        self.patch.undo()
 
 
 TestInterleavings = Interleavings.TestCase
