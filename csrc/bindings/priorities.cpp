@@ -45,13 +45,27 @@ void check(std::span<const Ticket> tickets, std::span<const double> priorities, 
   }
 }
 
-template <class Number>
-std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Integers& tickets,
-                                           const Numbers<Number>& values) {
-  const std::span<const Ticket> names{reinterpret_cast<const Ticket*>(tickets.data()),
-                                      static_cast<std::size_t>(tickets.size())};
-  // Copied before they are checked: another thread may write to what it gave.
-  const std::vector<double> numbers(values.data(), values.data() + values.size());
+std::span<const Ticket> tickets_of(const Block& rows) { return rows.tickets(); }
+std::span<const Ticket> tickets_of(const Integers& tickets) {
+  return {reinterpret_cast<const Ticket*>(tickets.data()), static_cast<std::size_t>(tickets.size())};
+}
+
+// A copy, and before anything is checked: another thread may write to what it gave. float32 as they lie: a conversion
+// that pybind11 is asked for takes as long as the update of some fifty priorities, also where there is nothing to do.
+std::vector<double> numbers_of(const py::array& values) {
+  if (py::isinstance<Numbers<float>>(values)) {
+    const auto* numbers = static_cast<const float*>(values.data());
+    return {numbers, numbers + values.size()};
+  }
+  const auto numbers = Numbers<double>::ensure(values);
+  if (!numbers) throw py::type_error{"priorities: expected numbers"};
+  return {numbers.data(), numbers.data() + numbers.size()};
+}
+
+template <class Names>
+std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Names& rows, const py::array& values) {
+  const std::span<const Ticket> names = tickets_of(rows);
+  const std::vector<double> numbers = numbers_of(values);
   check(names, numbers, priorities.ring());
   const auto [applied, stale] = priorities.update(names, numbers);
   return {applied, stale};
@@ -80,8 +94,8 @@ void bind_priorities(py::module_& m) {
            py::arg("keeps_smallest"), py::arg("is_kept_elsewhere") = false, py::keep_alive<1, 2>())
       .def_property_readonly("num_bytes", &Priorities::num_bytes)
       .def_property("largest", &Priorities::largest, &Priorities::set_largest)
-      .def("update", &update<float>, py::arg("tickets").noconvert(), py::arg("priorities").noconvert())
-      .def("update", &update<double>, py::arg("tickets"), py::arg("priorities"))
+      .def("update", &update<Block>, py::arg("rows"), py::arg("priorities"))
+      .def("update", &update<Integers>, py::arg("tickets"), py::arg("priorities"))
       .def("read", &read, py::arg("first"), py::arg("count"))
       .def("restore", &restore, py::arg("first"), py::arg("masses"))
       .def("begin_in_child", &Priorities::begin_in_child)

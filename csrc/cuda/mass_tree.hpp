@@ -17,8 +17,8 @@
 
 namespace fastreplay {
 
-// What |p| + eps weighs: MassRule of core/priority/mass.hpp. Where that takes the power in float, here it is the double
-// power of the same floats, as a device's float functions are further from the CPU's.
+// What |p| + eps weighs: MassRule of core/priority/mass.hpp. Where that takes the power of floats, here it is the
+// double power of the same ones, as a device's float functions are further from the CPU's.
 struct DeviceMassRule {
   double alpha;
   double eps;

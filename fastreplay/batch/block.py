@@ -51,8 +51,8 @@ class Block(Protocol):
     def ticket(self) -> Any:
         """Return the tickets (B,), in the form in which the fields were handed out."""
 
-    def host_tickets(self) -> NDArray[np.int64] | None:
-        """Return the tickets (B,), where the host holds them as long as the minibatch."""
+    def host_rows(self) -> _core.Block | None:
+        """Return what has the tickets (B,), where the host holds them as long as the minibatch."""
 
     def flat_tensor(self) -> torch.Tensor:
         """Return the block's bytes (num_bytes,) as a tensor."""
@@ -103,9 +103,9 @@ class HostBlock:
         """Return the tickets (B,), in the form in which the fields were handed out."""
         return self.layout.tickets(self.native) if self.tensors is None else self.tensors.ticket
 
-    def host_tickets(self) -> NDArray[np.int64]:
-        """Return the tickets (B,)."""
-        return self.layout.tickets(self.native)
+    def host_rows(self) -> _core.Block:
+        """Return what has the tickets (B,)."""
+        return self.native
 
     def flat_tensor(self) -> torch.Tensor:
         """Return the block's bytes (num_bytes,) as a tensor."""

@@ -122,7 +122,10 @@ class Delivery(ABC):
         if not self._origin:
             return Minibatch(self.schema, values, block, batch_size)
         num_fields = len(self.schema)
-        beside = Beside(zip(self._beside, values[num_fields:], strict=True), self._origin)
+        beside = Beside.__new__(Beside)  # one by one, which takes a third of the time
+        beside.origin = self._origin
+        for i, name in enumerate(self._beside, num_fields):
+            beside[name] = values[i]
         return Minibatch(self.schema, values[:num_fields], block, batch_size, None, beside)
 
     def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None, rule: tuple[Any, ...] = ()) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from fastreplay import _core
     from fastreplay.batch.block import Block
     from fastreplay.schema import Schema
 
@@ -114,9 +115,9 @@ class Minibatch(Generic[ArrayT]):
             self._ticket = cast("ArrayT", self._block.ticket())
         return self._ticket
 
-    def _host_tickets(self) -> NDArray[np.int64] | None:
-        """Return the rows' insert numbers without a tensor, where they lie in the host's memory."""
-        return None if self._block is None else self._block.host_tickets()
+    def _host_rows(self) -> _core.Block | None:
+        """Return what has the rows' insert numbers, where they lie in the host's memory."""
+        return None if self._block is None else self._block.host_rows()
 
     @property
     def has_tickets(self) -> bool:
@@ -147,11 +148,12 @@ class Minibatch(Generic[ArrayT]):
 
     def __getattr__(self, name: str) -> ArrayT:
         if not name.startswith("_"):
+            if name in self._beside:  # no field has such a name
+                return cast("ArrayT", self._beside[name])
             try:
                 return self[name]
             except KeyError:
-                if name in self._beside:
-                    return cast("ArrayT", self._beside[name])
+                pass
         raise AttributeError(f"the minibatch has no field {name!r}")
 
     def __contains__(self, name: object) -> bool:

@@ -31,7 +31,7 @@ class PrioritySampler(RingSampler):
         key: Of the generator.
         waits: Counts for what the host waits.
         rule: The ring's priorities, and how they are drawn from: what the core's sampler takes.
-        beta_after: Gives the weights' exponent once so many minibatches were drawn.
+        beta: The weights' exponent, or what gives it once so many minibatches were drawn.
 
     Thread safety:
         Any thread may sample.
@@ -45,10 +45,10 @@ class PrioritySampler(RingSampler):
         waits: Waits,
         *,
         rule: tuple[_core.Priorities, bool, int, float],
-        beta_after: Callable[[int], float],
+        beta: float | Callable[[int], float],
     ) -> None:
         super().__init__(ring, delivery, key, waits, rule)
-        self._beta_after = beta_after
+        self._beta = beta
 
     def sample(self, batch_size: int, out: Minibatch[Any] | None, beta: float | None = None) -> Minibatch[Any]:
         """Draw a minibatch; into `out`, if it is one.
@@ -73,7 +73,8 @@ class PrioritySampler(RingSampler):
 
     def beta(self, num_ahead: int) -> float:
         """Return the exponent of the weights of a loader's next minibatch but so many."""
-        return self._beta_after(self._delivery.num_calls(self._generator) + num_ahead)
+        rule = self._beta
+        return rule(self._delivery.num_calls(self._generator) + num_ahead) if callable(rule) else rule
 
     @property
     def num_without_mass(self) -> int:

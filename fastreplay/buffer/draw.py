@@ -109,7 +109,8 @@ class Prioritized(Draw):
         priorities, masses = cast("tuple[Priorities, _core.Priorities]", source.priorities)
         rule = (masses, *priorities.draw_options)
         delivery = (source.new_mirror_delivery or source.new_delivery)(BESIDE)
-        return PrioritySampler(source.ring, delivery, key, source.waits, rule=rule, beta_after=priorities.beta_after)
+        beta = priorities.beta_after if callable(priorities.beta) else float(priorities.beta)
+        return PrioritySampler(source.ring, delivery, key, source.waits, rule=rule, beta=beta)
 
 
 @dataclass(frozen=True)

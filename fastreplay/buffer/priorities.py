@@ -195,7 +195,7 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
     Raises:
         TypeError: They are none.
     """
-    if hasattr(value, "detach"):
+    if type(value) is not np.ndarray and hasattr(value, "detach"):
         try:
             value = value.numpy()
         except (RuntimeError, TypeError):  # of a graph, of a device, of a dtype that NumPy lacks

@@ -64,15 +64,17 @@ class Weighed(Contents[ArrayT]):
             current, and may be captured in a graph, whose replays change the priorities of what was flushed by then.
         """
         masses = self._weighed("update_priorities")
-        tickets: Any = None
+        tickets: Any = batch
         if isinstance(batch, Minibatch):
-            if batch._beside.origin not in {0, self._origin}:
+            origin = batch._beside.origin
+            if origin != self._origin and origin != 0:  # noqa: PLR1714 - a set takes longer
                 raise ValueError(
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )
-            tickets = batch._host_tickets()
-        if tickets is None:
-            tickets = batch.ticket if isinstance(batch, Minibatch) else batch
+            rows = batch._host_rows() if self._mirror is None else None
+            if rows is not None:
+                return PriorityUpdate(*masses.update(rows, given_numbers("priorities", priorities)))
+            tickets = batch.ticket
         if self._mirror is not None and self._mirror.masses is not None:
             return self._update_there(self._mirror.masses, tickets, priorities)
         return PriorityUpdate(*masses.update(_host_integers(tickets), given_numbers("priorities", priorities)))

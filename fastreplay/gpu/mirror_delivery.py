@@ -114,7 +114,7 @@ class MirrorBlock:
         """Return the tickets that were handed out with the fields."""
         return self.tensors.ticket
 
-    def host_tickets(self) -> None:
+    def host_rows(self) -> None:
         """Return nothing: the tickets are the device's."""
 
     def first_changed(self, _values: tuple[object, ...], _tickets: object) -> int:

@@ -16,6 +16,7 @@
 
 #include "batch/sample.hpp"
 #include "check.hpp"
+#include "priority/power.hpp"
 #include "priority/priorities.hpp"
 #include "ring/ring.hpp"
 #include "ring/stop_points.hpp"
@@ -318,6 +319,32 @@ void check_weights(Normalize normalize, double mix) {
   }
 }
 
+// To half a bit and hardly more; of one number and of many the same.
+void test_powers() {
+  check::Random random{5};
+  std::vector<float> values(1000);
+  for (const float exponent : {0.0F, 0.4F, 0.5F, 0.6F, 1.0F, 1.25F, 2.0F}) {
+    for (float& value : values) {
+      value = static_cast<float>(std::pow(10.0, static_cast<double>(random.below(60'000)) / 1000 - 30));
+    }
+    for (const bool has_others : {false, true}) {  // too small, too large
+      if (has_others) values = {0.0F, 1.0F, 0.5F, 1e-38F, 3e38F, std::numeric_limits<float>::infinity()};
+      std::vector<float> raised = values;
+      fastreplay::raise(raised, exponent);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const auto exact = std::pow(static_cast<long double>(values[i]), static_cast<long double>(exponent));
+        const auto expected = static_cast<float>(exact);
+        CHECK_EQ(fastreplay::power(values[i], exponent), raised[i]);
+        const bool is_near = std::fabs(static_cast<long double>(raised[i]) - exact) <=
+                             0.5001L * std::fabs(static_cast<long double>(std::nextafter(expected, INFINITY)) -
+                                                 static_cast<long double>(expected));
+        CHECK(raised[i] == expected || is_near);
+      }
+    }
+    values.resize(1000);
+  }
+}
+
 void test_weights() {
   for (const Normalize normalize : {Normalize::kNone, Normalize::kBatch, Normalize::kBuffer}) {
     check_weights(normalize, 0);
@@ -511,6 +538,7 @@ int main() {
   test_probabilities_are_exact();
   test_draws_follow_the_masses();
   test_equal_leaves_are_drawn_alike();
+  test_powers();
   test_weights();
   test_without_any_mass_the_draw_is_uniform();
   test_what_was_cleared_weighs_nothing();

@@ -152,7 +152,7 @@ constexpr Site kClearHead{"clear", Kind::kLoad, Place::kHeaderHead};
 constexpr Site kClearUpdate{"clear", Kind::kUpdate, Place::kHeaderBase};
 constexpr Site kLeafUpdate{"replace", Kind::kUpdate, Place::kLeaf};
 constexpr Site kMarkGroup{"mark", Kind::kFetchOr, Place::kMark};
-constexpr Site kMarkAbove{"mark", Kind::kFetchOr, Place::kSummary};
+constexpr Site kMarkAbove{"mark_above", Kind::kFetchOr, Place::kSummary};
 constexpr Site kTakeAbove{"take", Kind::kExchange, Place::kSummary};
 constexpr Site kTakeGroup{"take", Kind::kExchange, Place::kMark};
 

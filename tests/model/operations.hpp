@@ -127,7 +127,8 @@ class Operations {
     run_.marks_early = faults_.marks_before_update;
     const std::optional<fastreplay::Ticket> drawn = draw();
     if (!drawn.has_value()) return;
-    if (leaves_.replace(*drawn, static_cast<float>(mass))) {
+    Leaves::Update update{leaves_};
+    if (update.replace(ring_.slot(*drawn), *drawn / config_.capacity, static_cast<float>(mass))) {
       run_.effects.accepts = true;
     } else {
       check_overwritten(*drawn);

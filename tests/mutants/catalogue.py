@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
-LEAF, LEAVES, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/node.hpp"
+LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
 PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
 
 
@@ -214,16 +214,30 @@ MUTANTS = (
     Mutant(
         "a leaf is checked and then stored",
         LEAVES,
-        "    } while (!Atomics::compare_exchange_weak(at(slot), word, Leaf::word(lap, mass), "
-        "std::memory_order_relaxed,\n                                             std::memory_order_relaxed));\n",
-        "    } while (false);\n    Atomics::store(at(slot), Leaf::word(lap, mass), std::memory_order_relaxed);\n",
+        "      } while (!Atomics::compare_exchange_weak(place, word, Leaf::word(lap, mass), "
+        "std::memory_order_relaxed,\n                                               std::memory_order_relaxed));\n",
+        "      } while (false);\n      Atomics::store(place, Leaf::word(lap, mass), std::memory_order_relaxed);\n",
         test="priorities",
     ),
     Mutant(
         "an update marks nothing",
         LEAVES,
-        "    marks_.mark(slot / kGroupLeaves, slot / kGroupLeaves);\n",
+        "      marking_.add(slot / kGroupLeaves);\n",
         "",
+        test="priorities",
+    ),
+    Mutant(
+        "of groups that are marked together the last is forgotten",
+        MARKS,
+        "    ~Marking() {\n      mark();\n",
+        "    ~Marking() {\n",
+        test="priorities",
+    ),
+    Mutant(
+        "of words that are marked one after another the last alone is",
+        MARKS,
+        "        mark();\n        word_ = word;\n",
+        "        bits_ = 0;\n        word_ = word;\n",
         test="priorities",
     ),
     Mutant(
@@ -254,7 +268,13 @@ MUTANTS = (
         "if (",
         test="priorities",
     ),
-    Mutant("a target falls on the edge before", NODE, "> targets)", ">= targets)", test="priorities"),
+    Mutant(
+        "a target falls on the edge before",
+        NODE,
+        "load(prefixes) > targets",
+        "load(prefixes) >= targets",
+        test="priorities",
+    ),
     Mutant(
         "a target lies beyond the last prefix",
         NODE,
@@ -265,12 +285,9 @@ MUTANTS = (
     Mutant(
         "sums are adjusted by differences",
         PRIORITIES,
-        "sums_.set(group, make_prefixes<kGroupLeaves>(masses, prefixes));",
-        "sums_.set(group, sums_.of_group(group) +\n"
-        "                       (make_prefixes<kGroupLeaves>(masses, prefixes) - sums_.of_group(group)));",
+        "sums_.set(group, sum_of(masses));",
+        "sums_.set(group, sums_.of_group(group) + (sum_of(masses) - sums_.of_group(group)));",
         test="priorities",
     ),
-    Mutant(
-        "sums stop below the top", SUMS, "level + 1 < levels_.size()", "level + 2 < levels_.size()", test="priorities"
-    ),
+    Mutant("sums stop below the top", SUMS, "i + 1 < levels_.size()", "i + 2 < levels_.size()", test="priorities"),
 )

@@ -37,6 +37,7 @@ SOURCES = (
     "batch/read.cpp",
     "batch/sample.cpp",
     "priority/mass.cpp",
+    "priority/power.cpp",
     "priority/priorities.cpp",
     "priority/sums.cpp",
     "ring/ring.cpp",
@@ -48,6 +49,7 @@ SOURCES = (
 COMPILED_BY = {
     "priority/leaf.hpp": "priority/priorities.cpp",
     "priority/leaves.hpp": "priority/priorities.cpp",
+    "priority/marks.hpp": "priority/priorities.cpp",
     "priority/node.hpp": "priority/sums.cpp",
     "ring/protocol.hpp": "ring/ring.cpp",
 }

@@ -2,10 +2,10 @@
 #include "batch/priority_draw.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <thread>
 
 #include "batch/draw.hpp"
+#include "priority/power.hpp"
 
 namespace fastreplay {
 
@@ -70,8 +70,8 @@ void PriorityDraw::weigh() noexcept {
   auto divisor = 1.0F;
   if (options_.normalize == Normalize::kBatch && !weights.empty()) divisor = *std::ranges::min_element(weights);
   if (options_.normalize == Normalize::kBuffer) divisor = static_cast<float>(rarest_);
-  const auto beta = static_cast<float>(beta_);
-  for (float& weight : weights) weight = std::pow(divisor / weight, beta);
+  for (float& weight : weights) weight = divisor / weight;
+  raise(weights, static_cast<float>(beta_));
 }
 
 bool PriorityDraw::is_uniform(std::size_t row, std::uint64_t attempt) const noexcept {
@@ -146,6 +146,8 @@ Window PriorityDraw::uncleared(Window window) const noexcept {
 }
 
 void PriorityDraw::take(const Priorities::Turn& turn) noexcept {
+  first_ = turn.window().first;
+  first_slot_ = ring_.slot(first_);
   const Population& population = turn.population();
   const bool counts_all = population.total == 0 || options_.uniform_mix > 0;  // else only what has mass can be drawn
   const std::uint64_t count = counts_all ? turn.window().published() : population.count;

@@ -41,7 +41,14 @@ class PriorityDraw {
   void again(std::size_t row, std::uint64_t& attempt) noexcept;
   // What sample() asks of a draw: all rows are drawn already.
   void fill(std::size_t /*first_row*/, std::size_t /*num_rows*/) const noexcept {}
-  [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept { return ring_.slot(ticket); }
+  // Without a division but where a row was drawn before the latest turn.
+  [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept {
+    const std::uint64_t position = ticket - first_;
+    if (position >= ring_.capacity()) [[unlikely]]
+      return ring_.slot(ticket);
+    const std::size_t slot = first_slot_ + position;
+    return slot < ring_.capacity() ? slot : slot - ring_.capacity();
+  }
   // Makes the weights, once all rows are whole.
   void weigh() noexcept;
 
@@ -83,7 +90,9 @@ class PriorityDraw {
   std::span<Ticket> tickets_;
   float* weights_;  // N * P until weigh()
   float* probabilities_;
-  // Of the latest turn: N, and what makes N * P of a mass.
+  // Of the latest turn: its oldest ticket, N, and what makes N * P of a mass.
+  Ticket first_ = 0;
+  std::size_t first_slot_ = 0;
   double count_ = 1;
   double share_ = 1;  // 1 / N
   double by_chance_ = 1;

@@ -53,21 +53,30 @@ class BasicLeaves {
     }
   }
 
-  // Gives a published ticket another mass, and lets samplers look. False where the slot is another ticket's by now.
-  [[nodiscard]] bool replace(Ticket ticket, float mass) noexcept {
-    const std::size_t slot = ticket % capacity_;
-    const std::uint64_t lap = ticket / capacity_;
-    // relaxed: who names a published ticket has its leaf by the acquire that told so; only a newer one can be there.
-    std::uint64_t word = Atomics::load(at(slot), std::memory_order_relaxed);
-    do {
-      if (!Leaf::is_of(word, lap)) return false;
-      at_stop_point(StopPoint::kLeafRead);
-      // relaxed on both: the mark below orders it for samplers; other updates only ask for the lap.
-    } while (!Atomics::compare_exchange_weak(at(slot), word, Leaf::word(lap, mass), std::memory_order_relaxed,
-                                             std::memory_order_relaxed));
-    marks_.mark(slot / kGroupLeaves, slot / kGroupLeaves);
-    return true;
-  }
+  // Gives published tickets other masses, and lets samplers look, once this is gone at the latest.
+  class Update {
+   public:
+    explicit Update(BasicLeaves& leaves) noexcept : leaves_{leaves}, marking_{leaves.marks_} {}
+
+    // Of the ticket that its slot has in this lap. False where the slot is another's by now.
+    [[nodiscard]] bool replace(std::size_t slot, std::uint64_t lap, float mass) noexcept {
+      std::uint64_t& place = leaves_.at(slot);
+      // relaxed: who names a published ticket has its leaf by the acquire that told so; only a newer one can be there.
+      std::uint64_t word = Atomics::load(place, std::memory_order_relaxed);
+      do {
+        if (!Leaf::is_of(word, lap)) return false;
+        at_stop_point(StopPoint::kLeafRead);
+        // relaxed on both: the mark orders it for samplers; other updates only ask for the lap.
+      } while (!Atomics::compare_exchange_weak(place, word, Leaf::word(lap, mass), std::memory_order_relaxed,
+                                               std::memory_order_relaxed));
+      marking_.add(slot / kGroupLeaves);
+      return true;
+    }
+
+   private:
+    BasicLeaves& leaves_;
+    typename BasicMarks<Atomics>::Marking marking_;
+  };
 
   // As it is at the moment.
   [[nodiscard]] std::uint64_t word(std::size_t slot) const noexcept {

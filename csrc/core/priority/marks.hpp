@@ -28,17 +28,62 @@ class BasicMarks {
 
   [[nodiscard]] std::size_t num_bytes() const noexcept { return words_.num_bytes() + summary_.num_bytes(); }
 
+  // Marks groups one after another: those of one word together, as an atomic update takes longer than all the rest.
+  // They are marked once this is gone, at the latest.
+  class Marking {
+   public:
+    explicit Marking(BasicMarks& marks) noexcept : marks_{marks} {}
+    ~Marking() {
+      mark();
+      mark_above();
+    }
+    Marking(const Marking&) = delete;
+    Marking& operator=(const Marking&) = delete;
+
+    void add(std::size_t group) noexcept { add(group / kBits, ones(group % kBits, group % kBits)); }
+    void add(std::size_t word, std::uint64_t bits) noexcept {
+      if (word != word_) {
+        mark();
+        word_ = word;
+      }
+      bits_ |= bits;
+    }
+
+   private:
+    void mark() noexcept {
+      if (bits_ == 0) return;
+      // acq_rel: release, so that who takes the bit sees the leaf that changed; acquire is spare. Partner: the
+      // exchange in take().
+      Atomics::fetch_or(at(marks_.words_, word_), bits_, std::memory_order_acq_rel);
+      bits_ = 0;
+      if (word_ / kBits != above_) {
+        mark_above();
+        above_ = word_ / kBits;
+      }
+      bits_above_ |= ones(word_ % kBits, word_ % kBits);
+    }
+    void mark_above() noexcept {
+      if (bits_above_ == 0) return;
+      // acq_rel: release, so that who takes the bit above finds those below set; acquire is spare. Partner: the other
+      // exchange in take().
+      Atomics::fetch_or(at(marks_.summary_, above_), bits_above_, std::memory_order_acq_rel);
+      bits_above_ = 0;
+    }
+
+    BasicMarks& marks_;
+    std::size_t word_ = 0;
+    std::uint64_t bits_ = 0;  // of it, to be set
+    std::size_t above_ = 0;
+    std::uint64_t bits_above_ = 0;  // of words that are marked
+  };
+
   // Marks groups first, first + 1, ..., last.
   void mark(std::size_t first, std::size_t last) noexcept {
+    Marking marking{*this};
     for (std::size_t word = first / kBits; word <= last / kBits; ++word) {
       const std::size_t begin = word == first / kBits ? first % kBits : 0;
       const std::size_t end = word == last / kBits ? last % kBits : kBits - 1;
-      // acq_rel: release, so that who takes the bit sees the leaf that changed; acquire is spare. Partner: the
-      // exchange in take().
-      Atomics::fetch_or(at(words_, word), ones(begin, end), std::memory_order_acq_rel);
-      // acq_rel: release, so that who takes the bit above finds this one set; acquire is spare. Partner: the other
-      // exchange in take().
-      Atomics::fetch_or(at(summary_, word / kBits), ones(word % kBits, word % kBits), std::memory_order_acq_rel);
+      marking.add(word, ones(begin, end));
     }
   }
 

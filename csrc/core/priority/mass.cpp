@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "priority/power.hpp"
+
 namespace fastreplay {
 
 float MassRule::largest(std::size_t capacity) noexcept {
@@ -12,15 +14,31 @@ float MassRule::largest(std::size_t capacity) noexcept {
 
 double MassRule::base(double p) const noexcept { return std::max(std::fabs(p) + eps, floor); }
 
-// In double, so that the float32 is the same where the library's last bit is another.
 float MassRule::mass(double base, std::size_t capacity) const noexcept {
-  const auto most = static_cast<double>(largest(capacity));
-  if (alpha == 1) return static_cast<float>(std::min(base, most));
-  // In half the time, wherever float32 has the base whole.
-  if (base > 1e-30 && base < 1e30 && alpha < 1) {
-    return static_cast<float>(std::min<double>(std::pow(static_cast<float>(base), static_cast<float>(alpha)), most));
+  float mass = 0;
+  masses({&base, 1}, capacity, &mass);
+  return mass;
+}
+
+void MassRule::masses(std::span<const double> bases, std::size_t capacity, float* masses) const noexcept {
+  const std::size_t count = bases.size();
+  const float most = largest(capacity);
+  // Of floats, which is faster, wherever float32 has the bases whole.
+  bool are_floats = alpha < 1;
+  for (const double base : bases) are_floats &= base > 1e-30 && base < 1e30;
+  if (are_floats) [[likely]] {
+    for (std::size_t i = 0; i < count; ++i) masses[i] = static_cast<float>(bases[i]);
+    raise({masses, count}, static_cast<float>(alpha));
+    for (std::size_t i = 0; i < count; ++i) masses[i] = std::min(masses[i], most);
+    return;
   }
-  return static_cast<float>(std::min(std::pow(base, alpha), most));
+  for (std::size_t i = 0; i < count; ++i) masses[i] = static_cast<float>(std::min<double>(of(bases[i]), most));
+}
+
+double MassRule::of(double base) const noexcept {
+  if (alpha == 1) return base;
+  if (base > 1e-30 && base < 1e30 && alpha < 1) return power(static_cast<float>(base), static_cast<float>(alpha));
+  return std::pow(base, alpha);
 }
 
 }  // namespace fastreplay

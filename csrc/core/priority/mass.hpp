@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 namespace fastreplay {
 
@@ -19,6 +20,11 @@ struct MassRule {
   [[nodiscard]] double base(double p) const noexcept;
   // Of a base; at most largest(capacity).
   [[nodiscard]] float mass(double base, std::size_t capacity) const noexcept;
+  // The same of many.
+  void masses(std::span<const double> bases, std::size_t capacity, float* masses) const noexcept;
+
+ private:
+  [[nodiscard]] double of(double base) const noexcept;
 };
 
 }  // namespace fastreplay

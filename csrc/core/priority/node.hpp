@@ -16,6 +16,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "inline.hpp"
+
 namespace fastreplay {
 
 inline constexpr std::size_t kFanout = 16;
@@ -31,23 +33,29 @@ inline Lanes load(const float* values) noexcept {
   return lanes;
 }
 
-// Bit i for lane i.
-inline std::uint32_t bits(Truths truths) noexcept {
+// Bit i for lane i of all sixteen.
+inline std::uint32_t bits(Truths first, Truths second, Truths third, Truths fourth) noexcept {
 #if defined(__SSE2__)
-  return static_cast<std::uint32_t>(_mm_movemask_ps(__builtin_bit_cast(__m128, truths)));
+  const auto narrow = [](Truths left, Truths right) {
+    return _mm_packs_epi32(__builtin_bit_cast(__m128i, left), __builtin_bit_cast(__m128i, right));
+  };
+  const __m128i bytes = _mm_packs_epi16(narrow(first, second), narrow(third, fourth));
+  return static_cast<std::uint32_t>(_mm_movemask_epi8(bytes));
 #else
-  return (truths[0] & 1) | (truths[1] & 2) | (truths[2] & 4) | (truths[3] & 8);
+  const auto of = [](Truths truths) -> std::uint32_t {
+    return (truths[0] & 1) | (truths[1] & 2) | (truths[2] & 4) | (truths[3] & 8);
+  };
+  return of(first) | of(second) << 4 | of(third) << 8 | of(fourth) << 12;
 #endif
 }
 
 }  // namespace detail
 
-// Writes the kCount prefix sums of masses, and returns the last. A multiple of 4, here and below.
-template <std::size_t kCount>
-float make_prefixes(const float* masses, float* prefixes) noexcept {
+// Writes the prefix sums of kFanout masses, and returns the last.
+FASTREPLAY_INLINE float make_prefixes(const float* masses, float* prefixes) noexcept {
   using detail::Lanes;
   Lanes carry{};
-  for (std::size_t i = 0; i < kCount / 4; ++i) {
+  for (std::size_t i = 0; i < kFanout / 4; ++i) {
     Lanes lanes = detail::load(masses + 4 * i);
     lanes += __builtin_shufflevector(Lanes{}, lanes, 0, 4, 5, 6);
     lanes += __builtin_shufflevector(Lanes{}, lanes, 0, 1, 4, 5);
@@ -58,33 +66,42 @@ float make_prefixes(const float* masses, float* prefixes) noexcept {
   return carry[0];
 }
 
-// The child that a target in [0, sum) falls on, and what is left of the target in it: the first whose prefix is beyond.
-template <std::size_t kCount>
-std::size_t find_child(const float* prefixes, double& target) noexcept {
+// The last of the same prefixes alone, by the same additions.
+FASTREPLAY_INLINE float sum_of(const float* masses) noexcept {
   using detail::Lanes;
+  using detail::load;
+  const auto pairs = [](Lanes left, Lanes right) {
+    return __builtin_shufflevector(left, right, 1, 3, 5, 7) + __builtin_shufflevector(left, right, 0, 2, 4, 6);
+  };
+  const Lanes fours = pairs(pairs(load(masses), load(masses + 4)), pairs(load(masses + 8), load(masses + 12)));
+  return fours[3] + (fours[2] + (fours[1] + fours[0]));
+}
+
+// The child that a target in [0, sum) falls on, and what is left of the target in it: the first whose prefix is beyond.
+// Without a branch: which child it is cannot be foreseen.
+FASTREPLAY_INLINE std::size_t find_child(const float* prefixes, double& target) noexcept {
+  using detail::Lanes;
+  using detail::load;
   // Below the sum: what is left of a target may lie beyond it by rounding.
-  const float largest = std::bit_cast<float>(std::bit_cast<std::uint32_t>(prefixes[kCount - 1]) - 1);
+  const float largest = std::bit_cast<float>(std::bit_cast<std::uint32_t>(prefixes[kFanout - 1]) - 1);
   const float at = std::min(static_cast<float>(target), largest);
   const Lanes targets{at, at, at, at};
-  std::uint32_t beyond = 1U << (kCount - 1);
-  for (std::size_t i = 0; i < kCount / 4; ++i) {
-    beyond |= detail::bits(detail::load(prefixes + 4 * i) > targets) << 4 * i;
-  }
-  const auto child = static_cast<std::size_t>(std::countr_zero(beyond));
-  // Without a branch: which child it is cannot be foreseen.
-  const double before = static_cast<double>(prefixes[child - (child > 0 ? 1 : 0)]) * (child > 0 ? 1 : 0);
-  target = std::max(0.0, target - before);
+  const std::uint32_t beyond = detail::bits(load(prefixes) > targets, load(prefixes + 4) > targets,
+                                            load(prefixes + 8) > targets, load(prefixes + 12) > targets);
+  const auto child = static_cast<std::uint32_t>(std::countr_zero(beyond | 1U << (kFanout - 1)));
+  const std::uint32_t has_before = child > 0 ? 1 : 0;
+  const auto before = std::bit_cast<std::uint32_t>(prefixes[child - has_before]) & (0U - has_before);
+  const double left = target - static_cast<double>(std::bit_cast<float>(before));
+  target = left > 0 ? left : 0;
   return child;
 }
 
-// How many have mass.
-template <std::size_t kCount>
-unsigned count_mass(const float* masses) noexcept {
-  std::uint32_t with_mass = 0;
-  for (std::size_t i = 0; i < kCount / 4; ++i) {
-    with_mass |= detail::bits(detail::load(masses + 4 * i) > detail::Lanes{}) << 4 * i;
-  }
-  return static_cast<unsigned>(std::popcount(with_mass));
+// How many of kFanout have mass.
+FASTREPLAY_INLINE unsigned count_mass(const float* masses) noexcept {
+  using detail::load;
+  detail::Truths minus{};
+  for (std::size_t i = 0; i < kFanout / 4; ++i) minus += load(masses + 4 * i) > detail::Lanes{};
+  return static_cast<unsigned>(-(minus[0] + minus[1] + minus[2] + minus[3]));
 }
 
 }  // namespace fastreplay

@@ -5,6 +5,9 @@
 #include <array>
 #include <cmath>
 #include <new>
+#include <utility>
+
+#include "priority/avx2.hpp"
 
 namespace fastreplay {
 
@@ -33,6 +36,16 @@ class Priorities::Slots {
   }
 
   [[nodiscard]] Ticket ticket(std::size_t slot) const noexcept { return lap_of(slot) * capacity_ + slot; }
+
+  struct Place {
+    std::size_t slot;
+    std::uint64_t lap;
+  };
+  // Where a ticket of the window lies, without a division.
+  [[nodiscard]] Place place(Ticket ticket) const noexcept {
+    const Ticket begin = window_.end - end_slot_;  // of the newest lap
+    return ticket >= begin ? Place{ticket - begin, lap_} : Place{ticket - (begin - capacity_), lap_ - 1};
+  }
 
  private:
   [[nodiscard]] std::uint64_t lap_of(std::size_t slot) const noexcept { return slot < end_slot_ ? lap_ : lap_ - 1; }
@@ -83,18 +96,28 @@ bool Priorities::insert(std::span<const Rows> fields, std::size_t first_row, std
 }
 
 Priorities::Updated Priorities::update(std::span<const Ticket> tickets, std::span<const double> priorities) noexcept {
-  const Ticket first = ring_.window().first;
+  std::array<double, kTogether> bases;
+  std::array<float, kTogether> masses;
+  const Window window = ring_.window();
+  const Slots slots{ring_, window};
+  Leaves::Update update{leaves_};
   Updated updated;
   double largest = 0;
-  for (std::size_t i = 0; i < tickets.size(); ++i) {
-    const double base = rule_.base(priorities[i]);
-    if (tickets[i] >= first && leaves_.replace(tickets[i], rule_.mass(base, ring_.capacity()))) {
-      ++updated.applied;
-      largest = std::max(largest, base);
-    } else {
-      ++updated.stale;
+  for (std::size_t done = 0; done < tickets.size(); done += kTogether) {
+    const std::size_t count = std::min(kTogether, tickets.size() - done);
+    for (std::size_t i = 0; i < count; ++i) bases[i] = rule_.base(priorities[done + i]);
+    rule_.masses({bases.data(), count}, ring_.capacity(), masses.data());
+    for (std::size_t i = 0; i < count; ++i) {
+      const Ticket ticket = tickets[done + i];
+      const bool is_there = ticket - window.first < window.reserved();
+      const auto [slot, lap] = slots.place(is_there ? ticket : window.first);
+      if (is_there && update.replace(slot, lap, masses[i])) {
+        ++updated.applied;
+        largest = std::max(largest, bases[i]);
+      }
     }
   }
+  updated.stale = tickets.size() - updated.applied;
   raise_largest(largest);
   return updated;
 }
@@ -152,42 +175,55 @@ void Priorities::repair(const Window& window) noexcept {
   cleared_ = cleared;
   end_ = window.end;
   const Slots slots{ring_, window};
-  // Leaves of scattered groups are asked for some way ahead.
-  constexpr std::size_t kAhead = 16;
-  std::array<std::size_t, kAhead> groups;
-  std::size_t num_taken = 0;
+  // Taken first and made anew then: behind an atomic update nothing goes on.
+  std::array<std::uint32_t, Sums::kTogether> groups;
+  std::size_t count = 0;
   leaves_.marks().take([&](std::size_t group) {
     leaves_.prefetch(group);
-    if (num_taken >= kAhead) repair_group(slots, groups[num_taken % kAhead]);
-    groups[num_taken++ % kAhead] = group;
+    groups[count++] = static_cast<std::uint32_t>(group);
+    if (count == groups.size()) repair_groups(slots, {groups.data(), std::exchange(count, 0)});
   });
-  for (std::size_t i = num_taken - std::min(num_taken, kAhead); i < num_taken; ++i)
-    repair_group(slots, groups[i % kAhead]);
-  sums_.finish();
-  smallest_.finish();
+  repair_groups(slots, {groups.data(), count});
 }
 
-void Priorities::repair_group(const Slots& slots, std::size_t group) noexcept {
-  alignas(kCacheLine) float masses[kGroupLeaves];
-  alignas(kCacheLine) float prefixes[kGroupLeaves];
-  masses_of(slots, group, masses);
-  const unsigned num_with_mass = count_mass<kGroupLeaves>(masses);
-  count_ += num_with_mass - std::uint64_t{num_with_mass_[group]};
-  num_with_mass_[group] = static_cast<std::uint8_t>(num_with_mass);
-  sums_.set(group, make_prefixes<kGroupLeaves>(masses, prefixes));
-  if (!keeps_smallest_) return;
-  for (float& mass : masses) mass = mass > 0 ? mass : Smallest::kNothing;
-  smallest_.set(group, *std::ranges::min_element(masses));
+FASTREPLAY_INLINE void Priorities::sum_groups(const Slots& slots, std::span<const std::uint32_t> groups) noexcept {
+  for (const std::uint32_t group : groups) {
+    alignas(kCacheLine) float masses[kGroupLeaves];
+    masses_of(slots, group, masses);
+    const unsigned num_with_mass = count_mass(masses);
+    count_ += num_with_mass - std::uint64_t{num_with_mass_[group]};
+    num_with_mass_[group] = static_cast<std::uint8_t>(num_with_mass);
+    sums_.set(group, sum_of(masses));
+    if (!keeps_smallest_) continue;
+    for (float& mass : masses) mass = mass > 0 ? mass : Smallest::kNothing;
+    smallest_.set(group, *std::ranges::min_element(masses));
+  }
 }
 
-void Priorities::masses_of(const Slots& slots, std::size_t group, float* masses) const noexcept {
+FASTREPLAY_AVX2 void Priorities::sum_groups_avx2(const Slots& slots, std::span<const std::uint32_t> groups) noexcept {
+  sum_groups(slots, groups);
+}
+
+void Priorities::repair_groups(const Slots& slots, std::span<const std::uint32_t> groups) noexcept {
+  has_avx2() ? sum_groups_avx2(slots, groups) : sum_groups(slots, groups);
+  sums_.finish(groups);
+  if (keeps_smallest_) smallest_.finish(groups);
+}
+
+FASTREPLAY_INLINE void Priorities::masses_of(const Slots& slots, std::size_t group, float* masses) const noexcept {
   const std::size_t first = group * kGroupLeaves;
   std::uint64_t lap = 0;
   if (slots.are_published(first, first + kGroupLeaves - 1, lap)) [[likely]] {
     leaves_.masses_in(group, lap, masses);
-    return;
+  } else {
+    masses_one_by_one(slots, first, masses);
   }
+}
+
+[[gnu::noinline]] void Priorities::masses_one_by_one(const Slots& slots, std::size_t first,
+                                                     float* masses) const noexcept {
   for (std::size_t i = 0; i < kGroupLeaves; ++i) {
+    std::uint64_t lap = 0;
     masses[i] = slots.is_published(first + i, lap) ? Leaf::mass_in(leaves_.word(first + i), lap) : 0;
   }
 }
@@ -208,33 +244,45 @@ float Priorities::Turn::mass(Ticket ticket) const noexcept {
   return Leaf::mass_in(word, ticket / priorities_.ring_.capacity());
 }
 
-void Priorities::Turn::find(std::span<double> targets, std::span<Drawn> drawn) const noexcept {
-  constexpr std::size_t kTargets = 256;
-  std::uint32_t groups[kTargets];
-  const Slots slots{priorities_.ring_, window_};
-  for (std::size_t done = 0; done < targets.size(); done += kTargets) {
-    const std::span<double> some = targets.subspan(done, std::min(kTargets, targets.size() - done));
-    priorities_.sums_.find(some, groups);
-    constexpr std::size_t kAhead = 32;
-    for (std::size_t i = 0; i < some.size() && i < kAhead; ++i) priorities_.leaves_.prefetch(groups[i]);
-    for (std::size_t i = 0; i < some.size(); ++i) {
-      if (i + kAhead < some.size()) priorities_.leaves_.prefetch(groups[i + kAhead]);
-      drawn[done + i] = priorities_.find_leaf(slots, groups[i], some[i]);
-    }
-  }
-}
-
 // Where leaves have changed since the sum was made, the group's share of it stays what it was.
-Drawn Priorities::find_leaf(const Slots& slots, std::size_t group, double target) const noexcept {
+FASTREPLAY_INLINE Drawn Priorities::find_leaf(const Slots& slots, std::size_t group, double target) const noexcept {
   alignas(kCacheLine) float masses[kGroupLeaves];
   alignas(kCacheLine) float prefixes[kGroupLeaves];
   masses_of(slots, group, masses);
-  const float sum = make_prefixes<kGroupLeaves>(masses, prefixes);
+  const float sum = make_prefixes(masses, prefixes);
   const float sum_then = sums_.of_group(group);
   if (sum != sum_then) [[unlikely]]
     target *= static_cast<double>(sum) / static_cast<double>(sum_then);
-  const std::size_t child = find_child<kGroupLeaves>(prefixes, target);
+  const std::size_t child = find_child(prefixes, target);
   return {.ticket = slots.ticket(group * kGroupLeaves + child), .mass = masses[child]};
+}
+
+FASTREPLAY_INLINE void Priorities::find_leaves(const Slots& slots, std::span<const std::uint32_t> groups,
+                                               const double* targets, Drawn* drawn) const noexcept {
+  constexpr std::size_t kAhead = 16;
+  const std::size_t count = groups.size();
+  for (std::size_t i = 0; i < std::min(count, kAhead); ++i) leaves_.prefetch(groups[i]);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i + kAhead < count) leaves_.prefetch(groups[i + kAhead]);
+    drawn[i] = find_leaf(slots, groups[i], targets[i]);
+  }
+}
+
+FASTREPLAY_AVX2 void Priorities::find_leaves_avx2(const Slots& slots, std::span<const std::uint32_t> groups,
+                                                  const double* targets, Drawn* drawn) const noexcept {
+  find_leaves(slots, groups, targets, drawn);
+}
+
+void Priorities::Turn::find(std::span<double> targets, std::span<Drawn> drawn) const noexcept {
+  std::array<std::uint32_t, kTogether> groups;
+  const Slots slots{priorities_.ring_, window_};
+  for (std::size_t done = 0; done < targets.size(); done += kTogether) {
+    const std::span<double> some = targets.subspan(done, std::min(kTogether, targets.size() - done));
+    priorities_.sums_.find(some, groups.data());
+    const std::span<const std::uint32_t> found{groups.data(), some.size()};
+    has_avx2() ? priorities_.find_leaves_avx2(slots, found, some.data(), &drawn[done])
+               : priorities_.find_leaves(slots, found, some.data(), &drawn[done]);
+  }
 }
 
 }  // namespace fastreplay

@@ -94,12 +94,21 @@ class Priorities {
   };
 
  private:
+  static constexpr std::size_t kTogether = 256;  // that are updated, or looked for
+
   // Which ticket a slot has in a window.
   class Slots;
 
   void repair(const Window& window) noexcept;
-  void repair_group(const Slots& slots, std::size_t group) noexcept;
+  void repair_groups(const Slots& slots, std::span<const std::uint32_t> groups) noexcept;
   void masses_of(const Slots& slots, std::size_t group, float* masses) const noexcept;
+  void masses_one_by_one(const Slots& slots, std::size_t first, float* masses) const noexcept;
+  void sum_groups(const Slots& slots, std::span<const std::uint32_t> groups) noexcept;
+  void sum_groups_avx2(const Slots& slots, std::span<const std::uint32_t> groups) noexcept;
+  void find_leaves(const Slots& slots, std::span<const std::uint32_t> groups, const double* targets,
+                   Drawn* drawn) const noexcept;
+  void find_leaves_avx2(const Slots& slots, std::span<const std::uint32_t> groups, const double* targets,
+                        Drawn* drawn) const noexcept;
   [[nodiscard]] Drawn find_leaf(const Slots& slots, std::size_t group, double target) const noexcept;
   [[nodiscard]] float new_mass() const noexcept;
   void raise_largest(double base) noexcept;

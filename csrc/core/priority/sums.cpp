@@ -2,6 +2,10 @@
 #include "priority/sums.hpp"
 
 #include <algorithm>
+#include <array>
+#include <utility>
+
+#include "priority/avx2.hpp"
 
 namespace fastreplay {
 
@@ -21,47 +25,54 @@ Tree<Reduce>::Tree(std::size_t num_groups) {
     level.prefixes = Reduce::kHasPrefixes ? values + num_values : values;
     values += num_nodes(level.num_values) * kFanout;
   }
-  changed_.reserve(num_nodes(num_groups));
 }
 
 template <class Reduce>
-void Tree<Reduce>::set(std::size_t group, float value) noexcept {
-  levels_.front().values[group] = value;
-  const auto node = static_cast<std::uint32_t>(group / kFanout);
-  if (changed_.empty() || changed_.back() != node) changed_.push_back(node);  // within what was reserved
-}
-
-template <class Reduce>
-void Tree<Reduce>::finish() noexcept {
-  if (changed_.empty()) return;
-  for (std::size_t level = 0; level + 1 < levels_.size(); ++level) {
-    std::size_t num_above = 0;
-    for (const std::uint32_t node : changed_) {
-      levels_[level + 1].values[node] =
-          Reduce::of(levels_[level].values + node * kFanout, levels_[level].prefixes + node * kFanout);
-      const auto above = static_cast<std::uint32_t>(node / kFanout);
-      if (num_above == 0 || changed_[num_above - 1] != above) changed_[num_above++] = above;
+void Tree<Reduce>::finish(std::span<const std::uint32_t> groups) noexcept {
+  std::array<std::uint32_t, kTogether> nodes;  // above the level at hand, each once
+  std::size_t num_nodes = 0;
+  const auto add = [&](std::uint32_t below) {
+    const std::uint32_t node = below / kFanout;
+    // Written in any case, and kept where it is another: whether it is cannot be foreseen.
+    nodes[num_nodes] = node;
+    num_nodes += num_nodes == 0 || nodes[num_nodes - 1] != node ? 1 : 0;
+  };
+  for (const std::uint32_t group : groups) add(group);
+  for (std::size_t i = 0; i + 1 < levels_.size(); ++i) {
+    const Level level = levels_[i];
+    float* const above = levels_[i + 1].values;
+    const std::size_t count = std::exchange(num_nodes, 0);
+    for (std::size_t j = 0; j < count; ++j) {
+      const std::uint32_t node = nodes[j];
+      above[node] = Reduce::of(level.values + node * kFanout, level.prefixes + node * kFanout);
+      add(node);
     }
-    changed_.resize(num_above);
   }
-  total_ = Reduce::of(levels_.back().values, levels_.back().prefixes);
-  changed_.clear();
+  if (!groups.empty()) total_ = Reduce::of(levels_.back().values, levels_.back().prefixes);
 }
 
 template class Tree<Sum>;
 template class Tree<Smallest>;
 
 // Level by level for all targets, so that what one needs is on its way while another is looked for.
-void Sums::find(std::span<double> targets, std::uint32_t* groups) const noexcept {
+FASTREPLAY_INLINE void Sums::find_here(std::span<double> targets, std::uint32_t* groups) const noexcept {
   for (std::size_t i = 0; i < targets.size(); ++i) groups[i] = 0;
   for (std::size_t level = levels_.size(); level-- > 0;) {
     const float* prefixes = levels_[level].prefixes;
     for (std::size_t i = 0; i < targets.size(); ++i) {
-      groups[i] = static_cast<std::uint32_t>(groups[i] * kFanout +
-                                             find_child<kFanout>(prefixes + groups[i] * kFanout, targets[i]));
+      groups[i] =
+          static_cast<std::uint32_t>(groups[i] * kFanout + find_child(prefixes + groups[i] * kFanout, targets[i]));
       if (level > 0) __builtin_prefetch(levels_[level - 1].prefixes + groups[i] * kFanout);
     }
   }
+}
+
+FASTREPLAY_AVX2 void Sums::find_avx2(std::span<double> targets, std::uint32_t* groups) const noexcept {
+  find_here(targets, groups);
+}
+
+void Sums::find(std::span<double> targets, std::uint32_t* groups) const noexcept {
+  has_avx2() ? find_avx2(targets, groups) : find_here(targets, groups);
 }
 
 }  // namespace fastreplay

@@ -22,7 +22,7 @@ namespace fastreplay {
 struct Sum {
   static constexpr float kNothing = 0;
   static constexpr bool kHasPrefixes = true;
-  static float of(const float* values, float* prefixes) noexcept { return make_prefixes<kFanout>(values, prefixes); }
+  static float of(const float* values, float* prefixes) noexcept { return make_prefixes(values, prefixes); }
 };
 
 struct Smallest {
@@ -43,10 +43,13 @@ class Tree {
   [[nodiscard]] float total() const noexcept { return total_; }
   [[nodiscard]] float of_group(std::size_t group) const noexcept { return levels_.front().values[group]; }
 
-  // Takes the value of a group; groups in ascending order, then finish().
-  void set(std::size_t group, float value) noexcept;
-  // Makes anew what lies above the groups that were set.
-  void finish() noexcept;
+  // So many groups are finished together, at most.
+  static constexpr std::size_t kTogether = 256;
+
+  // Takes the value of a group, to be finished.
+  void set(std::size_t group, float value) noexcept { levels_.front().values[group] = value; }
+  // Makes anew what lies above groups that were set, in ascending order.
+  void finish(std::span<const std::uint32_t> groups) noexcept;
 
  protected:
   struct Level {
@@ -63,7 +66,6 @@ class Tree {
   }
 
   Region memory_;
-  std::vector<std::uint32_t> changed_;  // nodes above the level at hand, in ascending order
   float total_ = Reduce::kNothing;
 };
 
@@ -77,6 +79,10 @@ class Sums : public Tree<Sum> {
 
   // The group that each target in [0, total()) falls on, and what is left of the target in it. total() > 0.
   void find(std::span<double> targets, std::uint32_t* groups) const noexcept;
+
+ private:
+  void find_here(std::span<double> targets, std::uint32_t* groups) const noexcept;
+  void find_avx2(std::span<double> targets, std::uint32_t* groups) const noexcept;
 };
 
 }  // namespace fastreplay
