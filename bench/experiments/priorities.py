@@ -11,11 +11,14 @@ from time import perf_counter_ns
 from typing import Any, Literal
 
 import numpy as np
+from absence import require
 from checks import check_sample
 from experiment import Contestant, Contestants, Experiment, Question, Result, itself
 from peers import PRIORITIZED, PrioritizedPeer
+from peers.cleanrl import BATCH as RAINBOW_BATCH
+from peers.cleanrl import Rainbow
 from peers.ours import empty_buffer, fill
-from render import NONE, Columns, Table, by_title, medians, ratio
+from render import NONE, Columns, Table, by_title, medians, number, ratio
 from timing import SECONDS, Call
 from workloads import WORKLOADS, Workload, decode, steps, transitions
 
@@ -24,12 +27,16 @@ import fastreplay as fr
 Kind = Literal["sample", "update", "pair"]
 
 _WORKLOAD, _BATCH = WORKLOADS["cheetah"], 256
-_UNIFORM, _PLAIN, _LOADER = "uniform", "plain", "loader"
+_UNIFORM, _PLAIN, _LOADER, _SMALLER = "uniform", "plain", "loader", "smaller"
+BYTES = "bytes"
 _LABELS = {
-    **{name: peer.label for name, peer in PRIORITIZED.items()},
+    **{name: peer.label for name, peer in PRIORITIZED.items() if peer.is_rival},
+    "cleanrl": "CleanRL",
+    "fastreplay": "fastreplay",
     _UNIFORM: "our uniform `sample`",
     _PLAIN: "without priorities",
     _LOADER: "with replacement",
+    _SMALLER: "of a tenth",
 }
 _TITLES = {
     "sample": f"`sample({_BATCH})`",
@@ -52,7 +59,71 @@ def at_scale(shrink: int = 1) -> list[Experiment]:
         for name, title in (("add", "`add`"), ("extend", "`extend` ×64"))
     ]
     epochs = Experiment("epochs", f"`loader({_BATCH}, replacement=False)`", partial(_epochs, workload, capacity))
-    return [*drawing, *inserting, epochs]
+    return [*drawing, *_trees(workload, capacity), *inserting, *_rainbows(shrink), epochs, _memory(workload, capacity)]
+
+
+def _trees(workload: Workload, capacity: int) -> list[Experiment]:
+    def contestants(size: int, plain: str, make_plain: Callable[[], Contestant]) -> Contestants:
+        return {"fastreplay": partial(_tree, size), plain: make_plain}
+
+    return [
+        Experiment(
+            "priorities-tree",
+            f"the tree's draw alone, {_BATCH} of {capacity:,}",
+            partial(contestants, capacity, _UNIFORM, partial(_uniform, workload, capacity)),
+        ),
+        Experiment(
+            "priorities-tree-of-more",
+            f"the same of {10 * capacity:,}",
+            partial(contestants, 10 * capacity, _SMALLER, partial(_tree, capacity)),
+        ),
+    ]
+
+
+def _tree(capacity: int) -> Contestant:
+    """Return searches of a tree of so many masses, without window, rows and weights."""
+    timer: Any = require("_tree_timer")
+    buffer = fr.ReplayBuffer(capacity, {"reward": ()}, seed=0, priorities=fr.Priorities(alpha=1.0, eps=0.0))
+    masses = np.random.default_rng(0).exponential(size=capacity).astype(np.float32) + np.float32(0.01)
+    for first in range(0, capacity, 100_000):
+        some = masses[first : first + 100_000]
+        buffer.extend(np.zeros(len(some), np.float32), priority=some)
+    seeds, num_draws = itertools.count(), 32
+
+    def call() -> dict[str, float]:
+        _, seconds = timer.draw(buffer._masses, _BATCH, num_draws, next(seeds))
+        return {SECONDS: seconds / num_draws}
+
+    def check() -> None:
+        drawn = masses[timer.draw(buffer._masses, _BATCH, 100, next(seeds))[0]]
+        expected = float(np.square(masses, dtype=np.float64).sum() / masses.sum(dtype=np.float64))
+        assert abs(float(drawn.mean()) / expected - 1) < 0.03, "the draws do not follow the masses"
+
+    return Contestant(call, check=check, clock=itself)
+
+
+def _rainbows(shrink: int) -> list[Experiment]:
+    def contestants(capacity: int, obs_shape: tuple[int, ...]) -> Contestants:
+        def made(maker: Literal["cleanrl", "fastreplay"]) -> Contestant:
+            rainbow = Rainbow(maker, max(1000, capacity // shrink), obs_shape)
+            return Contestant(rainbow.step, check=rainbow.check)
+
+        return {"cleanrl": partial(made, "cleanrl"), "fastreplay": partial(made, "fastreplay")}
+
+    title = f"CleanRL's `rainbow_atari.py`, {RAINBOW_BATCH} drawn and updated"
+    return [
+        Experiment("rainbow", f"{title}: without frames", partial(contestants, 1_000_000, (1,)), ["cleanrl"]),
+        Experiment("rainbow-frames", f"{title}: with them", partial(contestants, 10_000, (4, 84, 84)), ["cleanrl"]),
+    ]
+
+
+def _memory(workload: Workload, capacity: int) -> Experiment:
+    def made(**options: Any) -> Contestant:
+        buffer = empty_buffer(workload, capacity, **options)
+        return Contestant(lambda: {BYTES: buffer.stats()["bytes"] / capacity}, clock=itself)
+
+    contestants: Contestants = {"fastreplay": partial(made, priorities=fr.Priorities()), _PLAIN: made}
+    return Experiment("priorities-memory", "memory", lambda: contestants, unit="bytes a transition", rounds=1)
 
 
 def _drawing(kind: Kind, workload: Workload, capacity: int) -> Contestants:
@@ -61,12 +132,16 @@ def _drawing(kind: Kind, workload: Workload, capacity: int) -> Contestants:
         peer.fill()
         return _contestant(kind, peer, workload, capacity)
 
-    def uniform() -> Contestant:
-        buffer = empty_buffer(workload, capacity)
-        fill(buffer, workload)
-        return Contestant(lambda: tuple(buffer.sample(_BATCH)))
+    return {
+        **{name: partial(prioritized, name) for name in PRIORITIZED},
+        _UNIFORM: partial(_uniform, workload, capacity),
+    }
 
-    return {**{name: partial(prioritized, name) for name in PRIORITIZED}, _UNIFORM: uniform}
+
+def _uniform(workload: Workload, capacity: int) -> Contestant:
+    buffer = empty_buffer(workload, capacity)
+    fill(buffer, workload)
+    return Contestant(lambda: tuple(buffer.sample(_BATCH)))
 
 
 def _contestant(kind: Kind, peer: PrioritizedPeer, workload: Workload, capacity: int) -> Contestant:
@@ -166,12 +241,27 @@ def check_epoch(buffer: Any, options: dict[str, Any]) -> None:
 
 def _tables(results: Sequence[Result]) -> list[Table]:
     note = "µs per call, medians over rounds; ratios are medians of the rounds' ratios."
+    memory = [result for result in results if result.experiment.key == "priorities-memory"]
+    timed = [result for result in results if result not in memory]
     columns: Columns = {
-        **medians(results, _LABELS),
+        **medians(timed, _LABELS),
         "over the fastest rival": _over_fastest,
         "time of ours over our plain one": _over_plain,
     }
-    return [Table("Draws by priority, and epochs", note, "work", by_title(results), columns)]
+    of_memory: Columns = {
+        **medians(memory, _LABELS, BYTES, lambda _, value: number(value)),
+        "for priorities": lambda result: number(beyond(result)),
+    }
+    return [
+        Table("Draws by priority, and epochs", note, "work", by_title(timed), columns),
+        Table("", "Bytes a transition.", "", by_title(memory), of_memory),
+    ]
+
+
+def beyond(result: Result) -> float:
+    """Return the bytes a transition that priorities take."""
+    ours, plain = result.median("fastreplay", BYTES), result.median(_PLAIN, BYTES)
+    return float("nan") if ours is None or plain is None else ours - plain
 
 
 def _over_fastest(result: Result) -> str:
@@ -181,7 +271,7 @@ def _over_fastest(result: Result) -> str:
 
 
 def _over_plain(result: Result) -> str:
-    plain = next((name for name in (_UNIFORM, _PLAIN, _LOADER) if name in result.readings), None)
+    plain = next((name for name in (_UNIFORM, _PLAIN, _LOADER, _SMALLER) if name in result.readings), None)
     slower = result.speedup("fastreplay", ours=plain) if plain else None
     return NONE if slower is None else ratio(slower)
 

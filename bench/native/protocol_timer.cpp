@@ -107,7 +107,8 @@ Pair insert_ns(std::size_t row_bytes, std::size_t capacity) {
 Pair sample_ns(std::size_t row_bytes, std::size_t capacity, std::size_t batch_size) {
   Filled filled{row_bytes, capacity};
   fr::Sampler sampler{{1, 2}};
-  const fr::Block ours{filled.ring.records().layout(), batch_size}, bare{filled.ring.records().layout(), batch_size};
+  const auto parts = fr::transition_parts(filled.ring.records().layout());
+  const fr::Block ours{parts, batch_size}, bare{parts, batch_size};
   std::uint64_t call = 0;
   const Pair of_batch = by_turns([&] { (void)sampler.sample(filled.ring, ours); },
                                  [&] {
