@@ -18,6 +18,7 @@ from fastreplay.batch.loader import Loader
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.batch.state import RngState
 from fastreplay.buffer.draw import Epochs, Prioritized, Uniform
+from fastreplay.buffer.follow import NStep
 from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
@@ -37,6 +38,7 @@ __all__ = [
     "Field",
     "Loader",
     "Minibatch",
+    "NStep",
     "Priorities",
     "Prioritized",
     "PriorityUpdate",

@@ -129,13 +129,13 @@ class Thread(threading.Thread):
 
 
 class StalledInsert:
-    """A thread that is stalled in `buffer.extend(**rows)`, at row `at` of the field `name`."""
+    """A thread that is stalled in `buffer.extend(**rows, **how)`, at row `at` of the field `name`."""
 
-    def __init__(self, buffer: Any, rows: dict[str, Array], name: str, at: int) -> None:
+    def __init__(self, buffer: Any, rows: dict[str, Array], name: str, at: int, **how: Any) -> None:
         num_bytes = sum(value.nbytes for value in rows.values())
         assert num_bytes >= RELEASE_BYTES, f"{num_bytes} bytes are inserted with the GIL"
         self._stall = Stall(rows[name], at)
-        self.thread = Thread(buffer.extend, **{**rows, name: self._stall.rows})
+        self.thread = Thread(buffer.extend, **{**rows, **how, name: self._stall.rows})
         del buffer
         try:
             self._stall.wait()
@@ -154,9 +154,11 @@ class StalledInsert:
 
 
 @contextmanager
-def stalled_insert(buffer: Any, rows: dict[str, Array], name: str, *, at: int = 0) -> Iterator[StalledInsert]:
+def stalled_insert(
+    buffer: Any, rows: dict[str, Array], name: str, *, at: int = 0, **how: Any
+) -> Iterator[StalledInsert]:
     """Have another thread stall in an insert of these rows; it goes on at the end at the latest."""
-    insert = StalledInsert(buffer, rows, name, at)
+    insert = StalledInsert(buffer, rows, name, at, **how)
     del buffer
     try:
         yield insert

@@ -45,6 +45,12 @@ FIELDS: dict[str, Any] = {
     "flag": ((), "bool"),
 }
 NAMES = list(FIELDS)
+STEPS: dict[str, Any] = {
+    "number": ((), "float64"),
+    "ones": ((), "float64"),
+    "lane_number": ((), "int64"),
+    "next_number": ((), "float64"),
+}
 
 # What a class statement makes of itself, and what only tells types.
 MADE_BY_PYTHON = {
@@ -74,6 +80,7 @@ class World:
         self.buffer.extend(**certified(FIELDS, [1]))
         self.weighed = NativeBuffer(CAPACITY, self.schema, seed=0, output="numpy", priorities=fr.Priorities())
         self.weighed.extend(**certified(FIELDS, [1]))
+        self.streams = NativeBuffer(CAPACITY, STEPS, seed=0, lanes=2 * THREADS, ends=(), output="numpy")
         self.batch = self.buffer.sample(8)
         self.loader = self.buffer.loader(16, depth=3)
         self.epochs = self.buffer.sampler(draw=fr.Epochs())
@@ -313,6 +320,24 @@ def initialize(actor: Actor) -> None:
     assert set(assert_whole(FIELDS, buffer.sample(9))[1]) <= {8, 9, 10}
 
 
+def cut(actor: Actor) -> None:
+    """Each in a lane of its own, a trajectory of numbers that go on by one: no window may come to another."""
+    streams, count = actor.world.streams, int(actor.rng.integers(1, 30))
+    first = int(actor.rng.integers(1 << 20)) * 1000
+    numbers = np.arange(first, first + count, dtype=float)
+    streams.extend(
+        number=numbers,
+        ones=np.ones(count),
+        lane_number=np.full(count, actor.number),
+        next_number=numbers + 1,
+        lanes=actor.number,
+    )
+    streams.cut(actor.number)
+    drawn = streams.sample(32, follow=fr.NStep(4, 1.0, reward=("number", "ones")))
+    begins = (drawn.number - drawn.ones * (drawn.ones - 1) / 2) / drawn.ones
+    np.testing.assert_array_equal(drawn.next_number, begins + drawn.ones)
+
+
 BUFFER: dict[str, Action] = {
     "add": add,
     "extend": extend,
@@ -325,6 +350,9 @@ BUFFER: dict[str, Action] = {
     "view": view,
     "stats": stats,
     "clear": clear,
+    "cut": cut,
+    "lanes": lambda actor: _equal((actor.world.streams.lanes, actor.buffer.lanes), (2 * THREADS, None)),
+    "ends": lambda actor: _equal((actor.world.streams.ends, actor.buffer.ends), ((), None)),
     "flush": lambda actor: actor.buffer.flush(),
     "update_priorities": update_priorities,
     "max_priority": max_priority,
@@ -476,6 +504,7 @@ LOADER: dict[str, Action] = {
 SAMPLER: dict[str, Action] = {
     "buffer": lambda actor: _equal(actor.world.epochs.buffer is actor.world.buffer, True),
     "draw": lambda actor: _equal(actor.world.epochs.draw, fr.Epochs()),
+    "follow": lambda actor: _equal(actor.world.epochs.follow, None),
     "sample": sample_epochs,
     "loader": load_epochs,
     "rng_state": epoch_state,

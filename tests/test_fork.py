@@ -18,6 +18,8 @@ from stall import Thread, stalled_insert
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill, transitions
 from test_threads import WIDE, assert_whole, assert_wide, certified, extend_wide, wide_rows
 
+import fastreplay as fr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -155,6 +157,23 @@ def test_two_unfinished_inserts_with_finished_ones_between() -> None:
             in_child(lambda: live(buffer, ids))
             face = buffer.spawn(1)[0]
             in_child(lambda: live(face, ids))
+
+
+def test_transitions_that_move_keep_their_priorities() -> None:
+    """In the child what came after an unfinished insert closes up, and weighs what it weighed."""
+    buffer = NativeBuffer(64, WIDE, seed=3, output="numpy", timeout=5, priorities=fr.Priorities(alpha=1, eps=0))
+    extend_wide(buffer, 0, 60)
+    with stalled_insert(buffer, wide_rows(60, 8), "x", at=3):
+        extend_wide(buffer, 68, 5)
+        buffer.update_priorities(np.arange(73), np.r_[np.zeros(60), np.ones(8), 4, 0, 2, 0, 1])
+
+        def child() -> dict[int, float]:
+            drawn = buffer.sample(400)
+            return dict(zip(drawn.id.tolist(), drawn.probability.tolist(), strict=True))
+
+        found = in_child(child)
+    assert set(found) == {68, 70, 72}
+    assert found == pytest.approx({68: 4 / 7, 70: 2 / 7, 72: 1 / 7})
 
 
 def test_children_of_children() -> None:

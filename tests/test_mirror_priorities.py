@@ -517,7 +517,7 @@ def test_a_minibatch_of_another_buffer_is_refused(cuda: FakeCuda) -> None:
     with pytest.raises(ValueError, match="out: with storage='cuda'"):
         there.sample(2, out=other.sample(2))
     uniform = there.sampler(draw=fr.Uniform())
-    with pytest.raises(ValueError, match="out: expected a minibatch with weights"):
+    with pytest.raises(ValueError, match="out: expected a minibatch with weight, probability"):
         there.sample(2, out=uniform.sample(2))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from stall import Thread
 from support import NativeBuffer
 
@@ -320,3 +321,44 @@ def test_memory_beyond_a_uniform_buffer() -> None:
     plain = NativeBuffer(capacity, FIELDS)
     weighed = NativeBuffer(capacity, FIELDS, priorities=fr.Priorities())
     assert (weighed.stats()["bytes"] - plain.stats()["bytes"]) / capacity <= 10
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_minibatch_is_of_the_buffer_that_filled_it_last(output: str, *, gathers: bool) -> None:
+    """Also in arrays of the same memory; what was copied before stays what it was."""
+    first, second = (filled(np.arange(10), output=output, seed=i) for i in range(2))
+    errors = np.ones(8)
+    batch = first.gather([1] * 8) if gathers else first.sample(8)
+    same, moved = batch.numpy(), batch.to(torch.float64) if output == "torch" else copy.deepcopy(batch)
+    if gathers:
+        second.gather([2] * 8, out=batch)
+    else:
+        second.sample(8, out=batch)
+    for each in (batch, same, pickle.loads(pickle.dumps(batch))):
+        assert second.update_priorities(each, errors) == (8, 0)
+        with pytest.raises(ValueError, match="another"):
+            first.update_priorities(each, errors)
+    assert first.update_priorities(moved, errors) == (8, 0)
+    with pytest.raises(ValueError, match="another"):
+        second.update_priorities(moved, errors)
+    again = pickle.loads(pickle.dumps(second))
+    if not gathers:
+        assert again.update_priorities(again.sample(8, out=batch), errors) == (8, 0)
+
+
+def test_priorities_at_insert_may_be_of_graphs_and_other_dtypes() -> None:
+    buffer = NativeBuffer(20, FIELDS, seed=0, output="numpy", priorities=fr.Priorities(alpha=1, eps=0))
+    buffer.extend(**rows(2), priority=torch.tensor([1.0, 3.0], requires_grad=True))
+    buffer.extend(**rows(2, 2), priority=torch.tensor([1.0, 3.0], dtype=torch.bfloat16))
+    drawn = buffer.sample(400)
+    found = dict(zip(drawn.ticket.tolist(), drawn.probability.tolist(), strict=True))
+    assert found == pytest.approx({0: 1 / 8, 1: 3 / 8, 2: 1 / 8, 3: 3 / 8})
+    for masked in (np.ma.masked_array([1.0, 7.0], [False, True]),):
+        with pytest.raises(ValueError, match="priority: expected numbers, got masked entries"):
+            buffer.extend(**rows(2), priority=masked)
+        with pytest.raises(ValueError, match="priorities: expected numbers, got masked entries"):
+            buffer.update_priorities([0, 1], masked)
+    with pytest.raises(TypeError, match="priorities: expected numbers, got a tensor on meta"):
+        buffer.update_priorities([0], torch.ones(1, device="meta"))
+    assert buffer.max_priority == 3

@@ -6,6 +6,7 @@ namespace fastreplay {
 
 inline constexpr char kRingCapsule[] = "fastreplay.Ring";
 inline constexpr char kPrioritiesCapsule[] = "fastreplay.Priorities";
+inline constexpr char kLanesCapsule[] = "fastreplay.Lanes";
 inline constexpr char kRecordsCapsule[] = "fastreplay.Records";
 inline constexpr char kBlockCapsule[] = "fastreplay.Block";
 

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "batch/prefetch.hpp"
+#include "follow.hpp"
 #include "module.hpp"
 #include "rows.hpp"
 
@@ -83,19 +84,22 @@ struct Ahead {
 // The minibatches of a loader, and the core's prefetcher that fills them. Python calls it a Prefetcher.
 class MinibatchQueue {
  public:
-  // Without a ring there is no thread, and every block counts as filled. `steps`: how many minibatches there are.
-  MinibatchQueue(py::object ring, py::object sampler, std::size_t depth, std::optional<std::uint64_t> steps,
+  // `source` is the ring, or what surrounds the rows drawn from one. Without it there is no thread, and every block
+  // counts as filled. `steps`: how many minibatches there are.
+  MinibatchQueue(py::object source, py::object sampler, std::size_t depth, std::optional<std::uint64_t> steps,
                  std::shared_ptr<Waits> waits, std::uintptr_t send)
       : process_{this_process()},
-        ring_{std::move(ring)},
+        source_{std::move(source)},
         sampler_{std::move(sampler)},
         undrawn_{steps},
         waits_{std::move(waits)} {
     if (steps) depth = static_cast<std::size_t>(std::min<std::uint64_t>(depth, *steps));
     ahead_.resize(depth);
-    if (ring_.is_none() || depth == 0) return;
-    native_ = std::make_unique<Prefetcher>(ring_.cast<Ring&>(), sampler_.cast<Sampler&>(), depth,
-                                           reinterpret_cast<Prefetcher::Send>(send));
+    if (source_.is_none() || depth == 0) return;
+    const NStepFollow* follow = follow_in(source_);
+    native_ = std::make_unique<Prefetcher>(follow == nullptr ? source_.cast<Ring&>() : follow->ring(),
+                                           sampler_.cast<Sampler&>(), depth, reinterpret_cast<Prefetcher::Send>(send),
+                                           follow == nullptr ? nullptr : &follow->following());
   }
 
   ~MinibatchQueue() { stop(); }
@@ -256,8 +260,13 @@ class MinibatchQueue {
   Ahead checked(const py::object& minibatch, const py::object& block, std::uintptr_t context, double beta) const {
     if (!native_) return {.minibatch = minibatch};
     const auto& native = block.cast<const Block&>();
-    check_fits(native, ring_.cast<const Ring&>());
     check_has_weights(native, sampler_.cast<const Sampler&>());
+    if (const NStepFollow* follow = follow_in(source_); follow != nullptr) {
+      follow->check(native);
+    } else {
+      check_fits(native, source_.cast<const Ring&>());
+      check_makes_parts(native, nullptr);
+    }
     return {.minibatch = minibatch,
             .owner = block,
             .block = &native,
@@ -297,7 +306,7 @@ class MinibatchQueue {
   }
 
   const std::uint64_t process_;
-  const py::object ring_;
+  const py::object source_;
   const py::object sampler_;
 
   // Guards what follows. Never held while anything of Python's runs: what is let go of goes after it.
@@ -364,7 +373,7 @@ void bind_prefetcher(py::module_& m) {
   py::class_<MinibatchQueue>(m, "Prefetcher")
       .def(py::init<py::object, py::object, std::size_t, std::optional<std::uint64_t>, std::shared_ptr<Waits>,
                     std::uintptr_t>(),
-           py::arg("ring"), py::arg("sampler"), py::arg("depth"), py::arg("steps"), py::arg("waits").none(false),
+           py::arg("source"), py::arg("sampler"), py::arg("depth"), py::arg("steps"), py::arg("waits").none(false),
            py::arg("send") = 0)
       .def_property_readonly("num_first", &MinibatchQueue::num_first)
       .def("start", &MinibatchQueue::start, py::arg("first"))

@@ -98,7 +98,6 @@ void bind_priorities(py::module_& m) {
       .def("update", &update<Integers>, py::arg("tickets"), py::arg("priorities"))
       .def("read", &read, py::arg("first"), py::arg("count"))
       .def("restore", &restore, py::arg("first"), py::arg("masses"))
-      .def("begin_in_child", &Priorities::begin_in_child)
       .def("capsule", [](Priorities& priorities) { return py::capsule{&priorities, kPrioritiesCapsule}; });
 }
 

@@ -93,7 +93,6 @@ void bind_ring(py::module_& m) {
       .def_property_readonly("num_reserved", &Ring::num_reserved)
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
-      .def("discard_unfinished", &Ring::discard_unfinished)
       .def("start_at", &Ring::start_at, py::arg("ticket"))
       .def("read", &read_into, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("replace", &replace_in, py::arg("pool"), py::arg("slots"), py::arg("block"))

@@ -54,6 +54,12 @@ inline void check_has_weights(const Block& block, const Sampler& sampler) {
   }
 }
 
+// What surrounds rows makes parts of its own, and draws without it make none.
+inline void check_makes_parts(const Block& block, const NStepRule* rule) {
+  const bool has_parts = rule == nullptr ? !block.layout().has_made_parts() : fits(*rule, block.layout());
+  if (!has_parts) throw pybind11::value_error{"the block is for what surrounds its rows in another way"};
+}
+
 using EpochNumbers = std::array<std::uint64_t, 4>;  // (epoch, first ticket, size, position)
 
 inline EpochNumbers numbers_of(const EpochState& state) noexcept {

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -12,6 +13,7 @@
 #include "batch/helpers.hpp"
 #include "batch/random.hpp"
 #include "batch/sample.hpp"
+#include "follow.hpp"
 #include "gil.hpp"
 #include "module.hpp"
 #include "rows.hpp"
@@ -25,13 +27,28 @@ namespace {
 std::size_t sample_into(Sampler& sampler, Ring& ring, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
+  check_makes_parts(block, nullptr);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
 std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
+  check_makes_parts(block, nullptr);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block, beta); });
+}
+
+// With what surrounds each row.
+std::size_t sample_following_into(Sampler& sampler, const NStepFollow& follow, double beta, const Block& block) {
+  follow.check(block);
+  check_has_weights(block, sampler);
+  const std::size_t num_steps = std::min<std::size_t>(follow.following().rule.num_steps, follow.ring().capacity());
+  return without_gil(block.layout().num_bytes() + block.batch_size() * num_steps,
+                     [&] { return sampler.sample(follow.ring(), block, beta, &follow.following()); });
+}
+
+std::size_t sample_uniformly_following_into(Sampler& sampler, const NStepFollow& follow, const Block& block) {
+  return sample_following_into(sampler, follow, 0, block);
 }
 
 EpochState state_of(const EpochNumbers& numbers) {
@@ -115,6 +132,8 @@ void bind_sampler(py::module_& m) {
            py::arg("uniform_mix"), py::keep_alive<1, 4>())
       .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
       .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
+      .def("sample", &sample_uniformly_following_into, py::arg("follow"), py::arg("block"))
+      .def("sample_weighted", &sample_following_into, py::arg("follow"), py::arg("beta"), py::arg("block"))
       .def_property_readonly("num_without_mass", &Sampler::num_without_mass)
       .def_property_readonly("epoch_state",
                              [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })

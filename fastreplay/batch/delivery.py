@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay.batch.block import HostBlock
+    from fastreplay.batch.layout import Parts
     from fastreplay.batch.waits import Waits
     from fastreplay.schema import Schema
 
@@ -36,6 +37,7 @@ class Delivery(ABC):
         device: Where its tensors are.
         beside: What it has beside fields: weights and probabilities, or nothing.
         origin: The number of the ring that its rows are of; 0 where nobody asks.
+        parts: Where fields, what is beside them, and tickets come from; None for what its name says.
 
     Attributes:
         place: What the blocks have in common that can be filled from here.
@@ -46,13 +48,25 @@ class Delivery(ABC):
     pinned_bytes: int
 
     def __init__(
-        self, schema: Schema, device: torch.device | Literal["cpu"], beside: tuple[str, ...] = (), origin: int = 0
+        self,
+        schema: Schema,
+        device: torch.device | Literal["cpu"],
+        beside: tuple[str, ...] = (),
+        origin: int = 0,
+        *,
+        parts: Parts | None = None,
     ) -> None:
         self.schema = schema
         self.device = device
         self._beside = beside
         self._origin = origin
-        self._parts = _core.weighted_parts(schema.sizes) if beside else _core.transition_parts(schema.sizes)
+        made = _core.weighted_parts if beside else _core.transition_parts
+        self._parts = made(schema.sizes) if parts is None else parts
+
+    @property
+    def form(self) -> tuple[Parts, tuple[str, ...]]:
+        """What the minibatches are made of: the parts, and the names of those beside fields."""
+        return self._parts, self._beside
 
     @abstractmethod
     def take(self, batch_size: int) -> Any:
@@ -102,8 +116,10 @@ class Delivery(ABC):
         if layout.schema is not self.schema and layout.schema != self.schema:
             raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {layout.schema}")
         if layout.beside is not self._beside and layout.beside != self._beside:
-            made = "with weights" if self._beside else "without weights"
+            made = f"with {', '.join(self._beside)}" if self._beside else "of fields alone"
             raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
+        if layout.parts is not self._parts and layout.parts != self._parts:
+            raise ValueError("out: expected a minibatch whose follow makes the same fields: of the same reward")
         if layout.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
         values = (*out._values, *out._beside.values()) if out._beside else out._values
@@ -116,14 +132,20 @@ class Delivery(ABC):
             raise ValueError("out: with storage='cuda', sample() takes what sample() of this ring made, gather() other")
         return block
 
+    def given_again(self, out: Minibatch[Any]) -> Minibatch[Any]:
+        """Return a caller's minibatch that was filled again: its rows are this ring's now."""
+        if out._beside.origin != self._origin:
+            out._belong_to(self._origin)
+        return out
+
     def _minibatch(self, values: tuple[Any, ...], block: Any) -> Minibatch[Any]:
         """Make a minibatch of all that a block has but its tickets."""
         batch_size = block.layout.batch_size
-        if not self._origin:
+        if not self._origin and not self._beside:
             return Minibatch(self.schema, values, block, batch_size)
         num_fields = len(self.schema)
         beside = Beside.__new__(Beside)  # one by one, which takes a third of the time
-        beside.origin = self._origin
+        beside.origins = [self._origin] if self._origin else ()
         for i, name in enumerate(self._beside, num_fields):
             beside[name] = values[i]
         return Minibatch(self.schema, values[:num_fields], block, batch_size, None, beside)
@@ -140,10 +162,10 @@ class Delivery(ABC):
         return generator.calls  # type: ignore[no-any-return]
 
     def prefetcher(
-        self, ring: _core.Ring, generator: Any, depth: int, steps: int | None, waits: Waits
+        self, source: _core.Ring | _core.NSteps, generator: Any, depth: int, steps: int | None, waits: Waits
     ) -> _core.Prefetcher:
-        """Make what fills `depth` blocks ahead, `steps` in all."""
-        return _core.Prefetcher(ring, generator, depth, steps, waits)
+        """Make what fills `depth` blocks ahead, `steps` in all, from a ring or by what surrounds its rows."""
+        return _core.Prefetcher(source, generator, depth, steps, waits)
 
     def describe(self, error: int) -> str:
         """Return a prefetcher's error in words."""
@@ -163,6 +185,7 @@ class HostDelivery(Delivery):
         output: "torch" or "numpy".
         beside: What a minibatch has beside fields.
         origin: The number of the ring that its rows are of; 0 where nobody asks.
+        parts: As in `Delivery`.
     """
 
     place = "host"
@@ -175,8 +198,10 @@ class HostDelivery(Delivery):
         output: str,
         beside: tuple[str, ...] = (),
         origin: int = 0,
+        *,
+        parts: Parts | None = None,
     ) -> None:
-        super().__init__(schema, device, beside, origin)
+        super().__init__(schema, device, beside, origin, parts=parts)
         self._pool = Pool(schema, self._parts, beside)
         self._in_numpy = output == "numpy"
 
@@ -200,7 +225,7 @@ class HostDelivery(Delivery):
         else:
             values = block.hand_out_tensors()
             self._pool.keep(block)
-        if self._origin:
+        if self._origin or self._beside:
             return self._minibatch(values, block)
         return Minibatch(self.schema, values, block, block.layout.batch_size)
 

@@ -64,7 +64,7 @@ class EpochSampler(RingSampler):
     def _sample(self, batch_size: int) -> Minibatch[Any]:
         block = self._delivery.take(batch_size)
         try:
-            num_rows = self._generator.sample(self._ring, block.native)
+            num_rows = self._shared[0].sample(self._from, block.native)
             if not num_rows:
                 raise ValueError(self.describe_nothing(batch_size))
         except BaseException:
@@ -86,7 +86,7 @@ class EpochSampler(RingSampler):
                 f"got {epoch[2]}"
             )
         rule = (*self._rule[:-1], epoch)
-        self._generator = self._delivery.generator(key, calls, self._generator, rule)
+        self._shared[0] = self._delivery.generator(key, calls, self._generator, rule)
 
     @property
     def state(self) -> RngState:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from fastreplay.schema import Schema
 
-__all__ = ["Layout"]
+    Parts = list[tuple[int, int, int]]
+
+__all__ = ["Layout", "Parts"]
 
 
 class Layout:
@@ -29,10 +31,11 @@ class Layout:
         batch_size: Rows.
         offsets: Bytes from the block's start to each field, to what is beside them, and to the tickets.
         num_bytes: Bytes of the block.
+        parts: Where they come from: (source, bytes of a row, field of the record) each.
         beside: What the rows have beside fields, float32 each.
     """
 
-    __slots__ = ("_native", "_parts", "batch_size", "beside", "num_bytes", "offsets", "schema")
+    __slots__ = ("_native", "_parts", "batch_size", "beside", "num_bytes", "offsets", "parts", "schema")
 
     def __init__(
         self,
@@ -41,8 +44,11 @@ class Layout:
         offsets: Sequence[int],
         num_bytes: int,
         beside: tuple[str, ...] = (),
+        *,
+        parts: Parts,
     ) -> None:
         self.schema = schema
+        self.parts = parts
         self.beside = beside
         self.batch_size = batch_size
         self.offsets = tuple(offsets)

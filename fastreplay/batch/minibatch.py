@@ -30,21 +30,32 @@ class Beside(dict[str, Any]):
 
     Args:
         values: By name.
-        origin: The ring's number; 0 where it is not known.
+        origins: The ring's number, alone in a list that all have whose rows lie in the same memory; none where it is
+            not known.
     """
 
-    __slots__ = ("origin",)
+    __slots__ = ("origins",)
 
-    def __init__(self, values: Iterable[tuple[str, Any]] = (), origin: int = 0) -> None:
+    def __init__(self, values: Iterable[tuple[str, Any]] = (), origins: Sequence[int] = ()) -> None:
         super().__init__(values)
-        self.origin = origin
+        self.origins = origins
+
+    @property
+    def origin(self) -> int:
+        """The ring's number; 0 where it is not known."""
+        return self.origins[0] if self.origins else 0
 
     def of(self, values: Iterable[Any]) -> Beside:
-        """Return other values of the same names and rows."""
-        return Beside(zip(self, values, strict=True), self.origin)
+        """Return other values of the same names and rows, in the same memory."""
+        return Beside(zip(self, values, strict=True), self.origins)
+
+    def copied(self, values: Iterable[Any]) -> Beside:
+        """Return other values of the same names and rows, in memory of their own."""
+        return Beside(zip(self, values, strict=True), [*self.origins])
 
 
 _NOTHING = Beside()
+_ANOTHERS = -1  # the number of a ring that is none to be named
 
 
 class Minibatch(Generic[ArrayT]):
@@ -181,6 +192,14 @@ class Minibatch(Generic[ArrayT]):
         except KeyError:
             return default
 
+    def _belong_to(self, origin: int) -> None:
+        """Note which ring the rows in this memory are of now; 0 for one of which nobody asks."""
+        origins: Any = self._beside.origins
+        if not origins and origin:
+            self._beside = Beside(self._beside.items(), [origin])
+        elif origins and origins[0] != origin:
+            origins[0] = origin or _ANOTHERS
+
     def _first_rows(self, count: int) -> Minibatch[ArrayT]:
         """Return the first `count` transitions, in the same memory; the minibatch itself where these are all."""
         if count == self._batch_size:
@@ -227,7 +246,8 @@ class Minibatch(Generic[ArrayT]):
         """Return the minibatch as torch tensors on a device, moved in one transfer, or of a floating-point dtype.
 
         The arguments are those of `torch.Tensor.to`: a device, a dtype, both, or a tensor that has them. Only
-        floating-point fields are cast, as `torch.nn.Module.to` does: actions, flags and tickets stay what they are.
+        floating-point fields are cast, as `torch.nn.Module.to` does: actions, flags and tickets stay what they are, and
+        weights, probabilities and discounts float32.
 
         Args:
             *args: `device`, `dtype`, `non_blocking`, `copy`; or all but the first; or a tensor and the last two.
@@ -249,7 +269,8 @@ class Minibatch(Generic[ArrayT]):
         if all(value is kept for value, kept in zip(values, moved._values, strict=True)):
             return moved
         ticket = moved.ticket if self.has_tickets else None
-        return Minibatch(self._schema, values, None, self._batch_size, ticket, moved._beside)
+        beside = moved._beside.copied(moved._beside.values())
+        return Minibatch(self._schema, values, None, self._batch_size, ticket, beside)
 
     def _moved(self, device: torch.device | None, *, non_blocking: bool, copy: bool) -> Minibatch[torch.Tensor]:
         block = self._block
@@ -267,7 +288,7 @@ class Minibatch(Generic[ArrayT]):
     def _with(self, tensors: Sequence[torch.Tensor]) -> Minibatch[torch.Tensor]:
         """Return the minibatch of other tensors: of the fields, of what is beside them, then the tickets, if any."""
         num_fields, num_values = len(self._values), len(self._values) + len(self._beside)
-        beside = self._beside.of(tensors[num_fields:num_values])
+        beside = self._beside.copied(tensors[num_fields:num_values])
         ticket = tensors[-1] if self.has_tickets else None
         return Minibatch(self._schema, tuple(tensors[:num_fields]), None, self._batch_size, ticket, beside)
 
@@ -299,7 +320,7 @@ def _restore(  # noqa: PLR0917 - as pickles have them
     if len(values) != len(schema):
         raise ValueError(f"values: expected {len(schema)} ({', '.join(schema)}), got {len(values)}")
     tickets = None if ticket is None else make(ticket)
-    made = Beside([(name, make(value)) for name, value in beside.items()], origin)
+    made = Beside([(name, make(value)) for name, value in beside.items()], [origin] if origin else ())
     return Minibatch(schema, tuple(map(make, values)), None, batch_size, tickets, made)
 
 

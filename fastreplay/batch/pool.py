@@ -78,7 +78,7 @@ class Pool:
     def _new(self, batch_size: int) -> _Pools:
         try:
             native = _core.Block(self._parts, batch_size)  # the first, so that one that cannot be had is told here
-            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes, self._beside)
+            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes, self._beside, parts=self._parts)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without

@@ -56,15 +56,15 @@ class PrioritySampler(RingSampler):
         Raises:
             ValueError: The ring is empty, or `out` does not fit.
         """
-        delivery, generator = self._delivery, self._generator
+        delivery, generator = self._delivery, self._shared[0]
         exponent = self.beta(0) if beta is None else checked_number("beta", beta, 0)
         if out is not None:
-            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._ring, exponent):
+            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._from, exponent):
                 raise ValueError(self.describe_nothing(batch_size))
-            return out
+            return delivery.given_again(out)
         block = delivery.take(batch_size)
         try:
-            if not generator.sample_weighted(self._ring, exponent, block.native):
+            if not generator.sample_weighted(self._from, exponent, block.native):
                 raise ValueError(self.describe_nothing(batch_size))
         except BaseException:
             delivery.cancel(block)

@@ -42,7 +42,7 @@ class Reader:
         if out is None:
             return self._read(slots, by_slot=True)
         self._delivery.replace(self._delivery.block_of(out, len(slots)), self._ring, slots)
-        return out
+        return self._delivery.given_again(out)
 
     def by_position(self, positions: NDArray[np.int64]) -> Minibatch[Any]:
         """Read the transitions at these positions: 0 is the oldest, -1 the newest."""

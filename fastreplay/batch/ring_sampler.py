@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from fastreplay.batch.loader import Loader
@@ -12,8 +13,11 @@ from fastreplay.support.threads import follow_torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Self
+
     from fastreplay import _core
     from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.layout import Parts
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.state import EpochState, RngState
     from fastreplay.batch.waits import Waits
@@ -49,9 +53,10 @@ class RingSampler:
         rule: tuple[Any, ...] = (),
     ) -> None:
         self._ring = ring
+        self._from: _core.Ring | _core.NSteps = ring  # or what surrounds the rows drawn from it
         self._delivery = delivery
         self._rule = rule
-        self._generator = delivery.generator(key, 0, None, rule)
+        self._shared = [delivery.generator(key, 0, None, rule)]  # for those that follow it, too
         self._waits = waits
         self._loaders: Living[Loader[Any]] = Living()
         follow_torch()
@@ -66,22 +71,34 @@ class RingSampler:
             raise ValueError(f"beta: expected None, as the draw is not by priority, got {beta}")
         delivery = self._delivery
         if out is not None:
-            if not delivery.block_of(out, batch_size).refill(self._generator.sample, self._ring):
+            if not delivery.block_of(out, batch_size).refill(self._shared[0].sample, self._from):
                 raise ValueError(self.describe_nothing(batch_size))
-            return out
+            return delivery.given_again(out)
         block = delivery.take(batch_size)
         try:
-            if not self._generator.sample(self._ring, block.native):
+            if not self._shared[0].sample(self._from, block.native):
                 raise ValueError(self.describe_nothing(batch_size))
         except BaseException:
             delivery.cancel(block)
             raise
         return delivery.give(block)
 
+    @property
+    def form(self) -> tuple[Parts, tuple[str, ...]]:
+        """What its minibatches are made of: the parts, and the names of those beside fields."""
+        return self._delivery.form
+
+    def following(self, source: _core.NSteps, delivery: Delivery) -> Self:
+        """Return a sampler of the same draws, with what surrounds their rows, in other minibatches."""
+        made = copy(self)
+        made._from = source
+        made._delivery = delivery
+        return made
+
     def loader(self, batch_size: int, depth: int, steps: int | None) -> Loader[Any]:
         """Iterate over minibatches that are drawn ahead."""
         follow_torch()
-        prefetcher = self._delivery.prefetcher(self._ring, self._generator, depth, steps, self._waits)
+        prefetcher = self._delivery.prefetcher(self._from, self._generator, depth, steps, self._waits)
         loader: Loader[Any] = Loader(prefetcher, self, self._delivery, batch_size=batch_size, depth=depth)
         self._loaders.add(loader)
         try:
@@ -98,7 +115,11 @@ class RingSampler:
         """
         if epoch is not None:
             raise ValueError("rng_state: expected no 'epoch', as the draws are with replacement")
-        self._generator = self._delivery.generator(key, calls, self._generator, self._rule)
+        self._shared[0] = self._delivery.generator(key, calls, self._generator, self._rule)
+
+    @property
+    def _generator(self) -> Any:
+        return self._shared[0]
 
     @property
     def state(self) -> RngState:

@@ -95,17 +95,22 @@ cdef inline Py_ssize_t place_of(const FieldNames *fields, PyObject *name, Py_ssi
     return -1 if found == NULL else <Py_ssize_t><object>found
 
 
-# The arguments of a call but for one that is given by name; returns the names of the rest.
-cdef inline tuple without(str name, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+# The arguments of a call but for some that are given by name; returns the names of the rest.
+cdef inline tuple without(tuple left_out, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                           PyObject **rest):
     cdef tuple given = <tuple>names
-    cdef Py_ssize_t i, left_out = num_positional + given.index(name)
-    cdef Py_ssize_t count = num_positional + len(given) - 1
-    if count > kMaxFields:
-        raise TypeError(f"expected at most {kMaxFields} fields, got {count}")
-    for i in range(count):
-        rest[i] = args[i if i < left_out else i + 1]
-    return tuple([each for each in given if each != name])
+    cdef Py_ssize_t i, count = num_positional
+    cdef list kept = []
+    if num_positional + len(given) - len(left_out) > kMaxFields:
+        raise TypeError(f"expected at most {kMaxFields} fields, got {num_positional + len(given) - len(left_out)}")
+    for i in range(num_positional):
+        rest[i] = args[i]
+    for i in range(len(given)):
+        if given[i] not in left_out:
+            rest[count] = args[num_positional + i]
+            kept.append(given[i])
+            count += 1
+    return tuple(kept)
 
 
 cdef inline object argument(str name, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, SupportsFloat, TypeVar
 import numpy as np
 
 from fastreplay.buffer import insert
-from fastreplay.support.checks import checked_addresses, readable_bytes
+from fastreplay.support.checks import checked_addresses, checked_index, readable_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastreplay import _core
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.reader import Reader
+    from fastreplay.buffer.lanes import Lanes
     from fastreplay.schema import Schema
 
     # Arrays, torch CPU tensors, numbers, nested lists; dicts and tuples for nested names.
@@ -38,6 +39,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     _device: torch.device | Literal["cpu"]
     _ring: _core.Ring
     _reader: Reader
+    _lanes: Lanes | None
 
     if TYPE_CHECKING:
         # What type checkers and editors see; the docstrings stand in insert.pyx.
@@ -59,6 +61,16 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     def capacity(self) -> int:
         """Transitions that the buffer holds at most."""
         return self._ring.capacity
+
+    @property
+    def lanes(self) -> int | None:
+        """How many streams of transitions the buffer keeps apart; None where it keeps none."""
+        return None if self._lanes is None else self._lanes.core.num_lanes
+
+    @property
+    def ends(self) -> tuple[str, ...] | None:
+        """Names of the fields that end a trajectory; None without lanes."""
+        return None if self._lanes is None else self._lanes.ends
 
     @property
     def nbytes(self) -> int:
@@ -127,6 +139,33 @@ class Contents(insert.Inserter, Generic[ArrayT]):
             raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}")
         field = self._schema[name]
         return self._ring.records.column(self._schema.position(name), field.dtype, list(field.shape))
+
+    def cut(self, lane: int | None = None) -> None:
+        """End the trajectory of a lane where it is, as when you reset its environment yourself.
+
+        What is inserted next begins another, and is taken for a transition also after an end. The newest transition
+        keeps its `terminated` and `truncated`.
+
+        Args:
+            lane: Which; None for all.
+
+        Raises:
+            TypeError: `lane` is no integer.
+            ValueError: There is no such lane; or the buffer was made without lanes.
+            RuntimeError: Another thread is inserting into the lane.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        if self._lanes is None:
+            raise ValueError("cut: the buffer was made without lanes")
+        if lane is not None:
+            count, lane = self._lanes.core.num_lanes, checked_index("lane", lane)
+            if not 0 <= lane < count:
+                raise ValueError(f"lane: expected a lane in [0, {count}), got {lane}")
+        busy = self._lanes.core.cut(lane)
+        if busy >= 0:
+            raise RuntimeError(f"lane {busy}: another thread is inserting into it; a lane has one owner at a time")
 
     def clear(self) -> None:
         """Forget every transition. Tickets and the generator go on.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # A cast may climb this ladder and never descend it.
 _KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
+# What is given beside fields, to buffers that have what it is about.
+_OF_LANES = "is for buffers made with lanes="
+_NEEDS = {"lane": _OF_LANES, "lanes": _OF_LANES, "mask": _OF_LANES, "priority": "is for buffers made with priorities="}
 _NUMBERS = frozenset([bool, int, float, complex, *np.sctypeDict.values()])
 _BUILTIN = frozenset([bool, int, float, complex, list, tuple])
 
@@ -44,7 +47,8 @@ def _bind(schema: Schema, arguments: Sequence[tuple[str, object]]) -> tuple[obje
     values: dict[str, object] = {}
     for name, value in arguments:
         if name not in schema.parts_by_name:
-            raise TypeError(f"unknown field {name!r}; expected {', '.join(schema)}")
+            hint = f", and {name}= {_NEEDS[name]}" if name in _NEEDS else ""
+            raise TypeError(f"unknown field {name!r}; expected {', '.join(schema)}{hint}")
         for field, field_value in schema.parts_by_name[name].unfold(value, schema.parts_by_name):
             if field in values:
                 raise TypeError(f"field {field!r} was given twice")

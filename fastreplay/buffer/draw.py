@@ -32,7 +32,7 @@ class Source:
     Attributes:
         ring: Where the transitions lie.
         waits: Counts for what the host waits.
-        new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields.
+        new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields, of these parts.
         new_mirror_delivery: Makes one of what the device draws, with the same; None where the ring is not there.
         priorities: The rule to draw by, and the masses; None where there are no priorities.
     """

@@ -4,7 +4,7 @@ from typing import Final
 
 from typing_extensions import disjoint_base
 
-from fastreplay._core import Priorities, Ring
+from fastreplay._core import Lanes, Priorities, Ring
 from fastreplay.schema.schema import Schema
 
 ADD: Final[MethodDescriptorType]
@@ -12,5 +12,12 @@ EXTEND: Final[MethodDescriptorType]
 
 @disjoint_base
 class Inserter:
-    def __init__(self, ring: Ring, schema: Schema, timeout_s: float, priorities: Priorities | None = None) -> None: ...
+    def __init__(
+        self,
+        ring: Ring,
+        schema: Schema,
+        timeout_s: float,
+        priorities: Priorities | None = None,
+        lanes: Lanes | None = None,
+    ) -> None: ...
     def _refuse_second_init(self) -> None: ...

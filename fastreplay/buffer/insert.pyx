@@ -19,6 +19,10 @@ cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport (
     METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyMethodDef, argument, bind, without)
+from fastreplay.buffer.insert_calls cimport (
+    BesideRing, Lanes, Priorities, Ring, column_bytes, enter_lanes, has_ended, insert_rows, kAddDoc, kExtendDoc,
+    kLanesCapsule, kPrioritiesCapsule, kReleaseInsertBytes, kRingCapsule, lanes_in_order, leave_lanes, leave_out,
+    num_columns, num_lanes, skips_resets)
 from fastreplay.buffer.rows cimport (
     Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows,
     own_memory, row_at, same_dims)
@@ -26,38 +30,29 @@ from fastreplay.buffer.staging cimport Copies, Scratch, hold, release, stage_row
 
 from sys import intern
 from time import monotonic
-
+from fastreplay.buffer.given import Given, one_each
 from fastreplay.buffer.convert import as_rows, bind_by_name, wrong_shape
-from fastreplay.buffer.priorities import PRIORITY as _PRIORITY, checked_priorities, one_each
-from fastreplay._core import Priorities as CorePriorities, Ring as CoreRing
+from fastreplay._core import Lanes as CoreLanes, Priorities as CorePriorities, Ring as CoreRing
 
 cnp.import_array()
-
-
-cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
-    cppclass Ring:
-        Records &records()
-    cppclass Priorities:
-        pass
-    const char *kRingCapsule
-    const char *kPrioritiesCapsule
-    const size_t kReleaseInsertBytes
-    size_t insert_rows(Ring &ring, Priorities *priorities, const double *given, const Rows *fields, size_t num_fields,
-                       size_t done, size_t num_rows, int64_t patience_ms)
-    size_t num_columns(const Ring &ring)
-    size_t column_bytes(const Ring &ring, size_t column)
 
 
 # How long a gated insert waits in the core before it looks for signals, in milliseconds.
 cdef int64_t kSignalPeriodMs = 50
 
 
+cdef void *pointer_in(object kind, object owner, const char *name) except? NULL:
+    return NULL if owner is None else PyCapsule_GetPointer(kind.capsule(owner), name)
+
+
 cdef class Inserter:
     """Base of ReplayBuffer: the ring's insert path for one schema."""
 
-    cdef Ring *ring
-    cdef Priorities *priorities  # NULL where there are none
-    cdef object ring_object, priorities_object  # keep both alive
+    cdef Ring *ring  # NULL before __init__
+    cdef Priorities *priorities  # NULL where there are none, as
+    cdef Lanes *lanes
+    cdef object ring_object, priorities_object, lanes_object  # keep all alive
+    cdef tuple beside_names  # of what an insert takes beside fields
     cdef OwnMemory own
     cdef Field *fields
     cdef Py_ssize_t num_fields
@@ -68,23 +63,16 @@ cdef class Inserter:
     cdef tuple names  # of the fields, in order; what field_names refers to
     cdef dict places  # the same by name
 
-    def __cinit__(self):
-        self.ring = NULL
-        self.priorities = NULL
-        self.fields = NULL
-        self.num_fields = 0
-
     def __dealloc__(self):
         PyMem_Free(self.fields)
 
-    def __init__(self, ring, schema, double timeout_s, priorities=None):
+    def __init__(self, ring, schema, double timeout_s, priorities=None, lanes=None):
         self._refuse_second_init()
         cdef tuple names = tuple([intern(str.__str__(name)) for name in schema])
         cdef bint is_nested = any([not node.is_field for node in schema.parts.values()])
         cdef Ring *core = <Ring *>PyCapsule_GetPointer(CoreRing.capsule(ring), kRingCapsule)
-        cdef Priorities *weighed = NULL
-        if priorities is not None:
-            weighed = <Priorities *>PyCapsule_GetPointer(CorePriorities.capsule(priorities), kPrioritiesCapsule)
+        cdef void *weighed = pointer_in(CorePriorities, priorities, kPrioritiesCapsule)
+        cdef void *streams = pointer_in(CoreLanes, lanes, kLanesCapsule)
         cdef Py_ssize_t i, num_fields = len(names)
         if <size_t>num_fields != num_columns(core[0]) or num_fields != len(schema) or num_fields > kMaxFields:
             raise ValueError(f"schema: expected the ring's {num_columns(core[0])} fields, got {num_fields}")
@@ -110,7 +98,10 @@ cdef class Inserter:
         self.timeout_s = timeout_s
         self.ring_object = ring
         self.priorities_object = priorities
-        self.priorities = weighed
+        self.priorities = <Priorities *>weighed
+        self.lanes_object = lanes
+        self.lanes = <Lanes *>streams
+        self.beside_names = Given.names(priorities is not None, lanes is not None)
         self.own = own_memory(core.records())
         self.ring = core
 
@@ -205,30 +196,81 @@ cdef class Inserter:
     cdef object changed(self, Py_ssize_t i):
         return ValueError(f"{self.names[i]}: the array changed while another value of the insert was converted")
 
-    # `priorities` are those of the rows, None for new ones.
-    cdef int insert(self, object priorities, const Rows *rows, size_t num_rows) except -1:
-        cdef size_t num_fields = <size_t>self.num_fields
-        cdef size_t done
-        cdef cnp.ndarray each
-        cdef const double *given = NULL
-        if priorities is not None:
-            each = one_each(priorities, num_rows)
-            given = <const double *>cnp.PyArray_DATA(each)
+    # `beside` is what was given with the rows' fields; None for nothing.
+    cdef int insert(self, object beside, const Rows *rows, size_t num_rows) except -1:
+        cdef BesideRing around
+        cdef object given = None if beside is None else beside.priority
         if num_rows == 0:
             return 0
-        if num_rows * self.record_bytes < kReleaseInsertBytes:
-            done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, 0, num_rows, 0)
+        around = BesideRing(self.priorities, NULL, NULL, NULL)
+        if given is not None:
+            given = one_each("priority", given, num_rows)
+            around.given = <const double *>cnp.PyArray_DATA(<cnp.ndarray>given)
+        if self.lanes != NULL:
+            return self.insert_in_lanes(beside, &around, rows, num_rows)
+        return self.insert_rows(&around, rows, 0, num_rows)
+
+    # As insert(): makes the caller the owner of the rows' lanes meanwhile, before a ticket is taken.
+    cdef int insert_in_lanes(self, object beside, BesideRing *around, const Rows *rows, size_t num_rows) except -1:
+        cdef object lanes = None
+        cdef object mask = None if beside is None else beside.mask_of_rows(num_rows)
+        cdef Py_ssize_t busy
+        around.lanes = self.lanes
+        if num_rows == num_lanes(self.lanes[0]) and (beside is None or beside.lanes is None):
+            around.lane_of = lanes_in_order(self.lanes[0])
+        else:
+            lanes = Given.lanes_of_rows(beside, self.lanes_object, num_rows)
+            around.lane_of = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes)
+        busy = enter_lanes(self.lanes[0], around.lane_of, num_rows, around)
+        if busy >= 0:
+            raise RuntimeError(
+                f"lane {around.lane_of[busy]}: another thread is inserting into it; a lane has one owner at a time")
+        try:
+            if mask is None and not skips_resets(self.lanes[0]):
+                self.insert_rows(around, rows, 0, num_rows)
+            else:
+                self.insert_kept(around, rows, num_rows, mask)
+        finally:
+            leave_lanes(self.lanes[0], around.lane_of, num_rows, around)
+        return 0
+
+    # The rows that a mask does not leave out, and that do not only reset an environment, which those before them tell.
+    cdef int insert_kept(self, const BesideRing *around, const Rows *rows, size_t num_rows, object mask) except -1:
+        cdef bint skips = skips_resets(self.lanes[0])
+        cdef bint may_repeat = around.lane_of != lanes_in_order(self.lanes[0])
+        cdef size_t i, begin = 0
+        for i in range(num_rows):
+            if skips and may_repeat and i > begin:
+                self.insert_rows(around, rows, begin, i)
+                begin = i
+            if (mask is not None and not mask[i]) or (skips and has_ended(self.lanes[0], around.lane_of[i])):
+                if i > begin:
+                    self.insert_rows(around, rows, begin, i)
+                leave_out(self.lanes[0], around.lane_of[i], rows, self.num_fields, i)
+                begin = i + 1
+        if begin < num_rows:
+            self.insert_rows(around, rows, begin, num_rows)
+        return 0
+
+    # Rows [first, end).
+    cdef int insert_rows(self, const BesideRing *beside, const Rows *rows, size_t first, size_t end) except -1:
+        cdef size_t num_fields = <size_t>self.num_fields
+        cdef size_t done
+        if (end - first) * self.record_bytes < kReleaseInsertBytes:
+            done = insert_rows(self.ring[0], beside[0], rows, num_fields, first, end, 0)
         else:
             with nogil:
-                done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, 0, num_rows, 0)
-        if done < num_rows:
-            self.insert_patiently(given, rows, done, num_rows)
+                done = insert_rows(self.ring[0], beside[0], rows, num_fields, first, end, 0)
+        if done < end:
+            self.insert_patiently(beside, rows, done, end)
         return 0
 
     # Goes on from row `done`, where an insert had to wait. Signal handlers run meanwhile, which may do to the
     # arguments what they like: the rows are copied first.
-    cdef int insert_patiently(self, const double *given, const Rows *rows, size_t done, size_t num_rows) except -1:
+    cdef int insert_patiently(self, const BesideRing *beside, const Rows *rows, size_t done,
+                              size_t num_rows) except -1:
         cdef Rows copied[kMaxFields]
+        cdef BesideRing rest = beside[0]
         cdef Copies copies
         cdef Py_ssize_t i
         cdef size_t num_bytes
@@ -240,15 +282,17 @@ cdef class Inserter:
                 data = hold(&copies, num_bytes)
                 memcpy(data, row_at(rows[i], done), num_bytes)
                 copied[i] = make_rows(data, self.fields[i].row_bytes)
-            if given != NULL:
-                given += done
-            self.wait_and_insert(given, copied, num_rows - done, done)
+            if rest.given != NULL:
+                rest.given += done
+            if rest.lane_of != NULL:
+                rest.lane_of += done
+            self.wait_and_insert(&rest, copied, num_rows - done, done)
         finally:
             release(&copies)
         return 0
 
     # Without the GIL, so that the writer that is waited for can finish; looks for signals meanwhile.
-    cdef int wait_and_insert(self, const double *given, const Rows *rows, size_t num_rows,
+    cdef int wait_and_insert(self, const BesideRing *beside, const Rows *rows, size_t num_rows,
                              size_t num_before) except -1:
         cdef size_t num_fields = <size_t>self.num_fields
         cdef size_t done = 0
@@ -260,8 +304,7 @@ cdef class Inserter:
         while True:
             before = done
             with nogil:
-                done = insert_rows(self.ring[0], self.priorities, given, rows, num_fields, done, num_rows,
-                                   patience_ms)
+                done = insert_rows(self.ring[0], beside[0], rows, num_fields, done, num_rows, patience_ms)
             if done == num_rows:
                 return 0
             PyErr_CheckSignals()
@@ -275,7 +318,7 @@ cdef class Inserter:
 
 
 cdef inline int add(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
-                    object given) except -1:
+                    object beside) except -1:
     cdef PyObject *values[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Scratch scratch
@@ -288,12 +331,12 @@ cdef inline int add(Inserter self, PyObject *const *args, Py_ssize_t num_positio
         if not stage_row(&self.fields[i], &self.own, values[i], &rows[i], &scratch):
             converted = self.stage_row_slowly(values, rows, &scratch)
             break
-    self.insert(given, rows, 1)
+    self.insert(beside, rows, 1)
     return 0
 
 
 cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
-                       object given) except -1:
+                       object beside) except -1:
     cdef PyObject *values[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Copies copies
@@ -311,88 +354,47 @@ cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_posi
                 break
             self.count_rows(i, <cnp.ndarray>values[i], &num_rows)
             stage_rows(&self.fields[i], &self.own, values[i], &rows[i], &copies)
-        self.insert(given, rows, <size_t>num_rows)
+        self.insert(beside, rows, <size_t>num_rows)
     finally:
         release(&copies)
     return 0
 
 
 cdef object add_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).priorities != NULL and names != NULL and _PRIORITY in <tuple>names:
-        insert_with_priority(add, <Inserter>self, args, num_positional, names)
+    if (<Inserter>self).beside_names is not None and names != NULL:
+        insert_beside(add, <Inserter>self, args, num_positional, names, True)
     else:
         add(<Inserter>self, args, num_positional, names, None)
 
 
 cdef object extend_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).priorities != NULL and names != NULL and _PRIORITY in <tuple>names:
-        insert_with_priority(extend, <Inserter>self, args, num_positional, names)
+    if (<Inserter>self).beside_names is not None and names != NULL:
+        insert_beside(extend, <Inserter>self, args, num_positional, names, False)
     else:
         extend(<Inserter>self, args, num_positional, names, None)
 
 
-# Takes `priority` out of the arguments. What its conversion runs of others' code runs before a field is looked at.
-cdef int insert_with_priority(int (*insert)(Inserter, PyObject *const *, Py_ssize_t, PyObject *, object) except -1,
-                              Inserter self, PyObject *const *args, Py_ssize_t num_positional,
-                              PyObject *names) except -1:
+# Takes what is no field out of the arguments. What its conversion runs of others' code runs before a field is looked at.
+cdef int insert_beside(int (*insert)(Inserter, PyObject *const *, Py_ssize_t, PyObject *, object) except -1,
+                       Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
+                       bint is_one) except -1:
     cdef PyObject *rest[kMaxFields]
-    cdef object given = checked_priorities(argument(_PRIORITY, args, num_positional, names))
-    cdef tuple rest_names = without(_PRIORITY, args, num_positional, names, rest)
-    return insert(self, rest, num_positional, <PyObject *>rest_names, given)
+    cdef tuple given = tuple([name for name in <tuple>names if name in self.beside_names])
+    cdef object beside
+    cdef tuple rest_names
+    if not given:
+        return insert(self, args, num_positional, names, None)
+    beside = Given({name: argument(name, args, num_positional, names) for name in given}, self.lanes_object, is_one)
+    rest_names = without(given, args, num_positional, names, rest)
+    return insert(self, rest, num_positional, <PyObject *>rest_names, beside)
 
 
 # Cython's own methods build a tuple and a dict for *values, **fields: three times the cost of the
 # insert itself. These descriptors hand the caller's argument vector straight through.
 cdef PyMethodDef add_method = PyMethodDef(
-    b"add", <PyCFunction>add_vectorcall, METH_FASTCALL | METH_KEYWORDS,
-    b"""add($self, /, *values, **fields)
---
-
-Insert one transition, given by field name or in schema order.
-
-Overwrites the oldest transition when the buffer is full. Everything is checked and converted
-before a slot is taken: an insert that raises leaves the buffer as it was.
-
-Args:
-    *values: The fields in schema order, each of the field's shape. Arrays, NumPy scalars,
-        Python numbers and bools, nested lists, and torch CPU tensors. Or one mapping of all
-        fields by name, as `buffer[i]` gives.
-    **fields: The same by name. A dict or tuple may stand for nested names.
-
-Raises:
-    TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
-    ValueError: A shape differs from the field's, an integer does not fit, or an entry is masked.
-    TimeoutError: Another thread's insert, a whole lap behind, was unfinished for the buffer's
-        `timeout`. Nothing was inserted.
-
-Thread safety:
-    May be called from any thread. Lock-free, but for one wait: for an unfinished insert whose slot
-    comes up again a whole lap later. Ctrl-C ends that wait.
-""")
-
+    b"add", <PyCFunction>add_vectorcall, METH_FASTCALL | METH_KEYWORDS, kAddDoc)
 cdef PyMethodDef extend_method = PyMethodDef(
-    b"extend", <PyCFunction>extend_vectorcall, METH_FASTCALL | METH_KEYWORDS,
-    b"""extend($self, /, *values, **fields)
---
-
-Insert n transitions, whose number is the leading axis of every field.
-
-Any n will do; of more than `capacity` the last `capacity` remain. Rows are inserted in order.
-
-Args:
-    *values: The fields in schema order, each (n, *shape). Or one mapping of all fields by name:
-        a minibatch, another buffer's `[:]`, a dict. They may lie in this buffer's own memory.
-    **fields: The same by name. A dict or tuple may stand for nested names.
-
-Raises:
-    TypeError: A field is unknown, missing or surplus, or a cast would lose its kind.
-    ValueError: A shape differs, the leading axes differ, an integer does not fit, or an entry is masked.
-    TimeoutError: As in `add`; the message says how many rows had been inserted by then.
-
-Thread safety:
-    May be called from any thread, as `add`. Rows are atomic, batches are not: another thread may sample the
-    first rows of a batch before the last are in.
-""")
+    b"extend", <PyCFunction>extend_vectorcall, METH_FASTCALL | METH_KEYWORDS, kExtendDoc)
 
 ADD = PyDescr_NewMethod(<PyTypeObject *>Inserter, &add_method)
 EXTEND = PyDescr_NewMethod(<PyTypeObject *>Inserter, &extend_method)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat, TypedDict
 from fastreplay.support.checks import TORCH_DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from fastreplay.buffer.priorities import Priorities
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
         device: torch.device | str | int
         storage: Storage
         timeout: float | None
+        lanes: int | None
+        ends: Sequence[str] | None
         priorities: Priorities | None
 
 

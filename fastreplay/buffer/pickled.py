@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.links import Links
 from fastreplay.buffer.pickled_state import checked_state
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
 from fastreplay.buffer.weighed import Weighed
@@ -51,12 +51,16 @@ class Pickled(Weighed[ArrayT]):
             "output": self._output,
             "timeout": self._timeout,
             "priorities": self._priorities,
+            "lanes": None if self._lanes is None else self._lanes.core.num_lanes,
+            "ends": None if self._lanes is None else self._lanes.ends,
         }
         if self._masses is not None:
             first, end = self._ring.window()
             kept = self._kept("pickle")
             masses = kept.read(first, end - first)
             state["masses"] = {"first": first, "values": masses, "largest": kept.largest}
+        if self._lanes is not None:
+            state["links"] = Links(self._ring, self._lanes)  # read after the transitions: none is too new for it
         return _rebuild, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,13 +70,17 @@ class Pickled(Weighed[ArrayT]):
             ValueError: The state is malformed, or of another schema; the buffer is as it was.
         """
         saved = checked_state(state, _native_attributes(self))
+        if self._lanes is not None and saved.links is not None:
+            saved.links.check(self._lanes)
         if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
             first, columns = saved.contents(self._schema, self.capacity)
             self._ring.start_at(first)
-            Contents.extend(self, *columns)
+            self._extend_anywhere(*columns)
         if self._masses is not None and saved.masses is not None:
             self._masses.restore(saved.masses.first, saved.masses.values)
             self._kept("pickle").largest = saved.masses.largest
+        if self._lanes is not None and saved.links is not None:
+            saved.links.restore(self._lanes)
         self.__dict__.update(saved.extra)
         self._num_spawned = _core.Counter(saved.num_spawned)
         self._sampler.restart(saved.key, saved.calls, None)
@@ -82,7 +90,12 @@ class Pickled(Weighed[ArrayT]):
         target = self
         if self._ring.num_inserted or self._ring.window() != (0, 0):
             target = _rebuild(type(self), self.capacity, self._schema, {"output": "numpy"})
-        return ReceivedTransitions(target, partial(Contents.extend, target), form)
+        return ReceivedTransitions(target, target._extend_anywhere, form)
+
+    def _extend_anywhere(self, *columns: Any) -> None:
+        """Insert saved transitions; of which lanes they are is restored afterwards."""
+        lane = {} if self._lanes is None else {"lanes": 0}
+        Contents.extend(self, *columns, **lane)
 
 
 def _native_attributes(buffer: Pickled[Any]) -> set[str]:

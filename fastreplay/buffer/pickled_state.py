@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastreplay.batch.state import checked_rng_state
+from fastreplay.buffer.links import SavedLinks, checked_links
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, checked_ticket
 from fastreplay.support.checks import checked_number
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PickledState", "checked_state"]
 
 _KEYS = ("first", "columns", "rng_state", "num_spawned", "extra")
+_OPTIONAL_KEYS = ("masses", "links")
 
 
 class Masses(NamedTuple):
@@ -45,6 +47,7 @@ class PickledState(NamedTuple):
     num_spawned: int
     extra: dict[str, Any]  # attributes of subclasses
     masses: Masses | None
+    links: SavedLinks | None
 
     def contents(self, schema: Schema, capacity: int) -> tuple[int, tuple[Array, ...]]:
         """Return the ticket of the first transition, and columns that fit a buffer.
@@ -85,7 +88,8 @@ def checked_state(state: object, native: AbstractSet[str]) -> PickledState:
         raise ValueError(f"extra: {min(names)!r} is not to be set")
     if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
         raise ValueError(f"columns: expected whole transitions from {first} on")
-    return PickledState(first, columns, key, calls, num_spawned, extra, _checked_masses(values.get("masses")))
+    links = None if values.get("links") is None else checked_links(values["links"])
+    return PickledState(first, columns, key, calls, num_spawned, extra, _checked_masses(values.get("masses")), links)
 
 
 def _checked_masses(masses: object) -> Masses | None:
@@ -108,7 +112,7 @@ def _checked_keys(state: object) -> Mapping[str, Any]:
         if key not in state:
             raise ValueError(f"state: {key!r} is missing")
     for key in state:
-        if key not in (*_KEYS, "masses"):
+        if key not in (*_KEYS, *_OPTIONAL_KEYS):
             raise ValueError(f"state: {key!r} is unknown; expected {', '.join(_KEYS)}")
     return state
 

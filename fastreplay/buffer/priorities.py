@@ -27,7 +27,6 @@ __all__ = [
     "given_numbers",
     "new_masses",
     "numbers",
-    "one_each",
 ]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -152,20 +151,7 @@ def checked_priorities(value: Any) -> NDArray[np.float64]:
     if given.ndim > 1:
         raise ValueError(f"priority: expected a number for each row, got shape {given.shape}")
     check_finite(PRIORITY, given)
-    return given.copy() if np.may_share_memory(given, value) else given
-
-
-def one_each(priorities: NDArray[np.float64], num_rows: int) -> NDArray[np.float64]:
-    """Return a priority for each row, of checked ones: (n,) of as many rows, or () for all.
-
-    Raises:
-        ValueError: They are not as many.
-    """
-    if priorities.ndim == 0:
-        return np.full(num_rows, priorities)
-    if len(priorities) != num_rows:
-        raise ValueError(f"priority: expected one for each of {num_rows} rows, got {len(priorities)}")
-    return priorities
+    return given.copy()
 
 
 def check_finite(name: str, values: NDArray[np.float64]) -> None:
@@ -199,8 +185,9 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
         try:
             value = value.numpy()
         except (RuntimeError, TypeError):  # of a graph, of a device, of a dtype that NumPy lacks
-            value = value.detach().cpu()
-            value = value.double().numpy() if not value.is_complex() else value
+            value = _of_tensor(name, value.detach())
+    elif np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected numbers, got masked entries")
     if type(value) is np.ndarray and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64) and value.flags.carray:
         return value
     try:
@@ -210,3 +197,10 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     return np.ascontiguousarray(array, np.float64) if array.ndim else array.astype(np.float64)
+
+
+def _of_tensor(name: str, tensor: Any) -> Any:
+    try:
+        return tensor if tensor.is_complex() else tensor.cpu().double().numpy()
+    except Exception as error:  # of a device without memory, or not dense
+        raise TypeError(f"{name}: expected numbers, got a tensor on {tensor.device}, {tensor.layout}") from error

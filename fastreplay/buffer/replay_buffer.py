@@ -12,7 +12,9 @@ import numpy as np
 from fastreplay import _core
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.waits import Waits
+from fastreplay.buffer.followers import Followers
 from fastreplay.buffer.forks import living
+from fastreplay.buffer.lanes import lanes_of_env, new_lanes
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
 from fastreplay.buffer.priorities import Priorities, new_masses
 from fastreplay.buffer.sampled import Sampled
@@ -23,7 +25,7 @@ from fastreplay.support.living import Living
 from fastreplay.support.memory_limit import check_memory, new_ring
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import gymnasium as gym
     import torch
@@ -69,6 +71,10 @@ class ReplayBuffer(Sampled[ArrayT]):
         output: "torch" for tensors, "numpy" for arrays.
         timeout: Seconds that an insert waits at most for another thread's unfinished insert a whole lap
             behind; None for as long as it takes.
+        lanes: How many environments' streams of transitions the buffer keeps apart, so that `follow` knows what comes
+            after what: `extend` takes a row of each, `add` says which by `lane=`. None for transitions by themselves.
+        ends: Names of the fields of which a value other than 0 ends a trajectory, when it is inserted; None for
+            `terminated` and `truncated`, those of them that there are. With lanes only.
         priorities: The rule to draw by, instead of uniformly: `sample` then gives `batch.weight` and
             `batch.probability`, and `update_priorities` takes what was learned. With storage="cuda" the device keeps
             what was: `max_priority`, `stats()` and pickles wait for it.
@@ -128,6 +134,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
+        lanes: int | None = None,
+        ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
     ) -> None:
         self._refuse_second_init()
@@ -144,6 +152,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._ring = new_ring(self._schema.sizes, capacity, "capacity")
         self._priorities = priorities
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
+        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, storage)
         self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
         self._waits = Waits()
         self._mirror = None
@@ -158,8 +167,10 @@ class ReplayBuffer(Sampled[ArrayT]):
         reads = self._new_delivery()
         self._reader = Reader(self._ring, reads)
         self._sampler = self._own_draw()._sampler(self._source(reads), key)
+        self._followers = Followers(self._sampler, self._schema, self._lanes)
         self._num_spawned = _core.Counter()
-        super().__init__(self._ring, self._schema, self._timeout, self._masses)
+        lanes = None if self._lanes is None else self._lanes.core
+        super().__init__(self._ring, self._schema, self._timeout, self._masses, lanes)
         living.add(self)
         keyed.add(self)
 
@@ -200,6 +211,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
         timeout: float | None = None,
+        lanes: int | None = None,
+        ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
@@ -215,6 +228,11 @@ class ReplayBuffer(Sampled[ArrayT]):
             storage: As in the constructor.
             output: As in the constructor.
             timeout: As in the constructor.
+            lanes: As in the constructor, or True for those of the environment, however many they are. Where a vector
+                environment resets in the step after an end (Gymnasium's way since 1.0), `add` and `extend` then leave
+                out each lane's next row after an end, which is no transition. In other modes, the step of an end has
+                the new episode's first observation: insert the last one of the old in its place (`info["final_obs"]`).
+            ends: As in the constructor.
             priorities: As in the constructor.
 
         Returns:
@@ -230,7 +248,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
         schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra)
-        return cls(
+        lanes, skips_resets = lanes_of_env(env, lanes, ends)
+        buffer = cls(
             capacity,
             schema,
             seed=seed,
@@ -238,8 +257,13 @@ class ReplayBuffer(Sampled[ArrayT]):
             storage=storage,
             output=output,
             timeout=timeout,
+            lanes=lanes,
+            ends=ends,
             priorities=priorities,
         )
+        if buffer._lanes is not None:
+            buffer._lanes.core.skips_resets = skips_resets
+        return buffer
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
         ReplayBuffer.__init__(self, capacity, schema, **options)  # type: ignore[arg-type]
@@ -291,11 +315,13 @@ class ReplayBuffer(Sampled[ArrayT]):
         face._begin(key_of(seed))
         return face
 
+    def _num_bytes(self) -> int:
+        beside = (self._masses, None if self._lanes is None else self._lanes.core)
+        return self._ring.num_bytes + sum(0 if each is None else each.num_bytes for each in beside)
+
     def _begin_in_child(self) -> None:
         """In the child after a fork: no other thread is left to finish its insert."""
-        self._ring.discard_unfinished()
-        if self._masses is not None:
-            self._masses.begin_in_child()
+        _core.begin_in_child(self._ring, self._masses, None if self._lanes is None else self._lanes.core)
         if self._mirror is not None:
             self._mirror.begin_in_child()
 
@@ -313,7 +339,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             "redraws": self._sampler.num_redraws,
             "without_mass": self._sampler.num_without_mass,
             "refused": 0 if self._mirror is None or self._mirror.masses is None else self._mirror.masses.num_refused,
-            "bytes": self._ring.num_bytes + (0 if self._masses is None else self._masses.num_bytes),
+            "bytes": self._num_bytes(),
             "pinned_bytes": sum(delivery.pinned_bytes for delivery in self._deliveries),
             "blocks_in_flight": sum(delivery.num_in_flight(num_ahead) for delivery in self._deliveries),
             "waits": self._waits.count,

@@ -16,8 +16,11 @@ from fastreplay.buffer.sampling import Sampling
 from fastreplay.support.checks import checked_flag, key_of
 
 if TYPE_CHECKING:
+    from fastreplay.batch.layout import Parts
     from fastreplay.batch.loader import Loader
+    from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.waits import Waits
+    from fastreplay.buffer.follow import NStep
     from fastreplay.buffer.replay_buffer import ReplayBuffer
     from fastreplay.gpu.device import Device
     from fastreplay.support.checks import Seed
@@ -35,17 +38,18 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
     _gpu: Device | None
     _deliveries: Living[Delivery]
 
-    def sampler(self, *, draw: Draw | None = None, seed: Seed = None) -> Sampler[ArrayT]:
+    def sampler(self, *, draw: Draw | None = None, follow: NStep | None = None, seed: Seed = None) -> Sampler[ArrayT]:
         """Make a sampler: draws over this buffer by a rule, with a generator and counters of their own.
 
         Args:
             draw: `Uniform`, `Prioritized` or `Epochs`; None for that of the buffer's own `sample`.
+            follow: What of its trajectory to give with each row (`NStep`); None for the transition alone.
             seed: As in the constructor; but None for a generator that follows from this buffer's key and the number
                 of samplers and faces made before, as `spawn` does.
 
         Raises:
-            TypeError: `draw` is no such rule, or `seed` no seed.
-            ValueError: The buffer cannot be drawn from by this rule.
+            TypeError: `draw` or `follow` is no such rule, or `seed` no seed.
+            ValueError: The buffer cannot be drawn from by these rules.
 
         Thread safety:
             May be called from any thread; what each call gets depends on their order.
@@ -56,14 +60,17 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         draw._check(self._source())
         if seed is None:
             seed = np.random.SeedSequence(self._sampler.key, spawn_key=(self._num_spawned.add(1),))
-        return self._new_sampler(draw, key_of(seed))
+        return self._new_sampler(draw, follow, key_of(seed))
 
     def _own_draw(self) -> Draw:
         """Return the rule of the buffer's own `sample`."""
         return Uniform() if self._masses is None else Prioritized()
 
-    def _new_sampler(self, draw: Draw, key: tuple[int, int]) -> Sampler[ArrayT]:
-        return Sampler(draw._sampler(self._source(), key), cast("ReplayBuffer[ArrayT]", self), draw)
+    def _new_sampler(self, draw: Draw, follow: NStep | None, key: tuple[int, int]) -> Sampler[ArrayT]:
+        return Sampler(draw._sampler(self._source(), key), cast("ReplayBuffer[ArrayT]", self), draw, follow)
+
+    def _following(self, rule: NStep) -> RingSampler:
+        return self._followers.of(rule, self._new_delivery)
 
     def loader(
         self,
@@ -71,6 +78,7 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         *,
         depth: int = 2,
         steps: int | None = None,
+        follow: NStep | None = None,
         replacement: bool = True,
         shuffle: bool = True,
         drop_last: bool = False,
@@ -81,6 +89,7 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
             batch_size: As in `Sampling.loader`.
             depth: As there.
             steps: As there.
+            follow: As in `sample`.
             replacement: Whether transitions are drawn as by `sample`; else in epochs, by a sampler of its own.
             shuffle: As in `Epochs`, for draws without replacement.
             drop_last: As there.
@@ -97,17 +106,17 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         if checked_flag("replacement", replacement):
             if shuffle is not True or drop_last is not False:
                 raise ValueError("replacement: expected False with shuffle or drop_last, which are of draws in epochs")
-            return super().loader(batch_size, depth=depth, steps=steps)
-        sampler = self.sampler(draw=Epochs(shuffle=shuffle, drop_last=drop_last))
+            return super().loader(batch_size, depth=depth, steps=steps, follow=follow)
+        sampler = self.sampler(draw=Epochs(shuffle=shuffle, drop_last=drop_last), follow=follow)
         return sampler.loader(batch_size, depth=depth, steps=steps)
 
-    def _new_delivery(self, beside: tuple[str, ...] = ()) -> Delivery:
+    def _new_delivery(self, beside: tuple[str, ...] = (), parts: Parts | None = None) -> Delivery:
         """Make a delivery of what the host gathers."""
         origin = 0 if self._masses is None else self._origin
         if self._gpu is None:
-            delivery: Delivery = HostDelivery(self._schema, self._device, self._output, beside, origin)
+            delivery: Delivery = HostDelivery(self._schema, self._device, self._output, beside, origin, parts=parts)
         else:
-            delivery = self._gpu.pinned_delivery(self._schema, self._waits, beside, origin)
+            delivery = self._gpu.pinned_delivery(self._schema, self._waits, beside, origin, parts=parts)
         self._deliveries.add(delivery)
         return delivery
 

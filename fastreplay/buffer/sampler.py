@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastreplay.buffer.followers import Followers
 from fastreplay.buffer.forks import living
 from fastreplay.buffer.sampling import Sampling
 from fastreplay.support.keys import keyed
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.state import RngState
     from fastreplay.buffer.draw import Draw
+    from fastreplay.buffer.follow import NStep
     from fastreplay.buffer.replay_buffer import ReplayBuffer
     from fastreplay.buffer.state import SamplerStats
 
@@ -40,13 +42,17 @@ class Sampler(Sampling[ArrayT]):
         True
     """
 
-    def __init__(self, sampler: RingSampler, buffer: ReplayBuffer[ArrayT], draw: Draw) -> None:
+    def __init__(
+        self, sampler: RingSampler, buffer: ReplayBuffer[ArrayT], draw: Draw, follow: NStep | None = None
+    ) -> None:
         if hasattr(self, "_sampler"):
             raise RuntimeError("Sampler: __init__ was called before; make another with buffer.sampler()")
-        self._sampler = sampler
         self._buffer = buffer
         self._mirror = buffer._mirror
         self._draw = draw
+        self._follow = follow
+        self._followers = Followers(sampler, buffer.schema, buffer._lanes)
+        self._sampler = sampler if follow is None else self._following(follow)
         living.add(self)
         keyed.add(self)
 
@@ -59,6 +65,11 @@ class Sampler(Sampling[ArrayT]):
     def draw(self) -> Draw:
         """The rule that it draws by."""
         return self._draw
+
+    @property
+    def follow(self) -> NStep | None:
+        """What of its trajectory each row comes with; None for nothing."""
+        return self._follow
 
     def stats(self) -> SamplerStats:
         """Return the counters since the sampler was made.
@@ -74,16 +85,20 @@ class Sampler(Sampling[ArrayT]):
         }
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._draw} of {self._buffer!r})"
+        follow = "" if self._follow is None else f" with {self._follow}"
+        return f"{type(self).__name__}({self._draw}{follow} of {self._buffer!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self._buffer, self._draw, self.rng_state)
+        return _rebuild, (self._buffer, self._draw, self.rng_state, self._follow)
+
+    def _following(self, rule: NStep) -> RingSampler:
+        return self._followers.of(rule, self._buffer._new_delivery)
 
     def _begin_in_child(self) -> None:
         self._sampler.begin_in_child()
 
 
-def _rebuild(buffer: ReplayBuffer[Any], draw: Draw, state: RngState) -> Sampler[Any]:
-    sampler = buffer._new_sampler(draw, (0, 0))
+def _rebuild(buffer: ReplayBuffer[Any], draw: Draw, state: RngState, follow: NStep | None) -> Sampler[Any]:
+    sampler = buffer._new_sampler(draw, follow, (0, 0))
     sampler.rng_state = state
     return sampler

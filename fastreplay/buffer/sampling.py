@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.state import RngState
+    from fastreplay.buffer.follow import NStep
+    from fastreplay.buffer.followers import Followers
     from fastreplay.gpu.mirror import Mirror
 
 __all__ = ["Sampling"]
@@ -26,7 +28,12 @@ class Sampling(Generic[ArrayT]):
     """Base of the replay buffer and its samplers: their minibatches."""
 
     _sampler: RingSampler
+    _followers: Followers
     _mirror: Mirror | None
+
+    def _following(self, rule: NStep) -> RingSampler:
+        """Return what draws with a rule about what surrounds rows."""
+        raise NotImplementedError
 
     @property
     def rng_state(self) -> RngState:
@@ -49,7 +56,12 @@ class Sampling(Generic[ArrayT]):
             self._sampler.restart(key_below(self._sampler.key, place), 0, self._sampler.first_epoch)
 
     def sample(
-        self, batch_size: int, *, out: Minibatch[ArrayT] | None = None, beta: float | None = None
+        self,
+        batch_size: int,
+        *,
+        out: Minibatch[ArrayT] | None = None,
+        beta: float | None = None,
+        follow: NStep | None = None,
     ) -> Minibatch[ArrayT]:
         """Draw a minibatch of the stored transitions: uniformly, by priority, or as the sampler's rule says.
 
@@ -60,14 +72,16 @@ class Sampling(Generic[ArrayT]):
                 overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
                 faces. On a GPU, work that was queued before sees
                 the old rows, later work the new; the host waits if the last copy into it is still under way.
+            follow: What of its trajectory to give with each row (`NStep`), in place of the sampler's own; needs a
+                buffer with lanes.
 
         Returns:
             A minibatch that is the caller's to keep.
 
         Raises:
             ValueError: There is nothing to draw from (the message says why), batch_size is below 1, `out` does not fit,
-                or there are no weights for `beta`.
-            TypeError: batch_size is no integer, or `out` no minibatch.
+                there are no weights for `beta`, or the buffer has no lanes to follow.
+            TypeError: batch_size is no integer, `out` no minibatch, or `follow` no such rule.
             MemoryError: There is no memory for a minibatch of this size.
             RuntimeError: The device refuses; or a graph is being captured, and there is no `out`.
 
@@ -76,15 +90,20 @@ class Sampling(Generic[ArrayT]):
         """
         if type(batch_size) is not int or not 0 < batch_size <= sys.maxsize:
             batch_size = checked_batch_size(batch_size)
+        if follow is not None:
+            return self._following(follow).sample(batch_size, out, beta)
         return self._sampler.sample(batch_size, out, beta)
 
-    def loader(self, batch_size: int, *, depth: int = 2, steps: int | None = None) -> Loader[ArrayT]:
+    def loader(
+        self, batch_size: int, *, depth: int = 2, steps: int | None = None, follow: NStep | None = None
+    ) -> Loader[ArrayT]:
         """Iterate over minibatches that a native thread draws ahead.
 
         Args:
             batch_size: Number of transitions of each, at least 1.
             depth: How many minibatches are gathered (and on a GPU copied) ahead of the consumer.
             steps: How many minibatches there are in all; None for no end.
+            follow: As in `sample`.
 
         Returns:
             An iterator that is also a context manager; see `Loader` for what it draws and when it ends. It goes on
@@ -100,4 +119,6 @@ class Sampling(Generic[ArrayT]):
         Thread safety:
             May be called from any thread.
         """
-        return self._sampler.loader(checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps))
+        sizes = checked_batch_size(batch_size), checked_depth(depth), checked_steps(steps)
+        sampler = self._sampler if follow is None else self._following(follow)
+        return sampler.loader(*sizes)

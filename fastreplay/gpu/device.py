@@ -20,6 +20,7 @@ from fastreplay.gpu.transfer import Transfer
 
 if TYPE_CHECKING:
     from fastreplay import _core
+    from fastreplay.batch.layout import Parts
     from fastreplay.batch.waits import Waits
     from fastreplay.schema import Schema
 
@@ -58,10 +59,16 @@ class Device:
         streams.refuse_capture(self.device, self.consumer(), what)
 
     def pinned_delivery(
-        self, schema: Schema, waits: Waits, beside: tuple[str, ...] = (), origin: int = 0
+        self,
+        schema: Schema,
+        waits: Waits,
+        beside: tuple[str, ...] = (),
+        origin: int = 0,
+        *,
+        parts: Parts | None = None,
     ) -> PinnedDelivery:
         """Make the delivery of minibatches that the host gathers."""
-        return PinnedDelivery(self, schema, waits, beside, origin)
+        return PinnedDelivery(self, schema, waits, beside, origin, parts=parts)
 
     def mirror(
         self, ring: _core.Ring, waits: Waits, masses: _core.Priorities | None, rule: tuple[float, float, float]

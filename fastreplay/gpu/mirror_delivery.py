@@ -224,7 +224,8 @@ class MirrorDelivery(Delivery):
         return self._new_block(batch_size) if block is None else block
 
     def _new_block(self, batch_size: int) -> MirrorBlock:
-        layout = Layout(self.schema, batch_size, *_core.block_layout(self._parts, batch_size), self._beside)
+        offsets, num_bytes = _core.block_layout(self._parts, batch_size)
+        layout = Layout(self.schema, batch_size, offsets, num_bytes, self._beside, parts=self._parts)
         weighing = None
         if self._beside and self._mirror.masses is not None:
             weighing = self._mirror.masses.weighing(self._options, *layout.offsets[-3:-1])
@@ -264,7 +265,7 @@ class MirrorDelivery(Delivery):
 
     def prefetcher(
         self,
-        ring: _core.Ring,  # noqa: ARG002
+        source: _core.Ring | _core.NSteps,  # noqa: ARG002
         generator: MirrorGenerator,
         depth: int,
         steps: int | None,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay.batch.layout import Parts
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.device import Device
@@ -60,9 +61,16 @@ class PinnedDelivery(Delivery):
     place = "pinned"
 
     def __init__(
-        self, device: Device, schema: Schema, waits: Waits, beside: tuple[str, ...] = (), origin: int = 0
+        self,
+        device: Device,
+        schema: Schema,
+        waits: Waits,
+        beside: tuple[str, ...] = (),
+        origin: int = 0,
+        *,
+        parts: Parts | None = None,
     ) -> None:
-        super().__init__(schema, device.device, beside, origin)
+        super().__init__(schema, device.device, beside, origin, parts=parts)
         self._device = device
         self._waits = waits
         self._rotations: Latest[tuple[int, Hashable], _Rotation] = Latest(_ROTATIONS)
@@ -128,10 +136,10 @@ class PinnedDelivery(Delivery):
         block.cancel_ahead()
 
     def prefetcher(
-        self, ring: _core.Ring, generator: _core.Sampler, depth: int, steps: int | None, waits: Waits
+        self, source: _core.Ring | _core.NSteps, generator: _core.Sampler, depth: int, steps: int | None, waits: Waits
     ) -> _core.Prefetcher:
         """Make what fills and sends blocks on a native thread."""
-        return _core.Prefetcher(ring, generator, depth, steps, waits, self._device.sender())
+        return _core.Prefetcher(source, generator, depth, steps, waits, self._device.sender())
 
     def describe(self, error: int) -> str:
         """Return a sender's error in words."""

@@ -88,7 +88,7 @@ class PinnedBlock:
         self.device: torch.device | str = device.device
         self._refuse_capture = device.refuse_capture
         self.consumer = device.consumer()
-        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size), beside)
+        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size), beside, parts=parts)
         self.transfer = device.allocate(max(self.layout.num_bytes, 1))
         self.native = _core.Block(parts, batch_size, self.transfer.host)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)

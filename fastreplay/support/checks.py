@@ -93,6 +93,8 @@ def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {addresses!r}")
+    if np.ma.is_masked(addresses):
+        raise ValueError(f"{name}: expected integers, got masked entries")
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
     if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_ADDRESS:

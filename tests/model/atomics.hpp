@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "lanes/links.hpp"
 #include "priority/leaves.hpp"
 #include "ring/protocol.hpp"
 #include "run.hpp"
@@ -39,6 +40,29 @@ inline std::uint64_t word_of_leaf(std::uint64_t number) {
   return leaf == 0 ? 0 : fastreplay::Leaf::word(lap_of_leaf(leaf), static_cast<float>(mass_of_leaf(leaf)));
 }
 
+// The same of what links say of what comes after, and of what comes before.
+inline std::uint64_t number_of_after(std::uint64_t word) {
+  using fastreplay::After;
+  const auto after = static_cast<fastreplay::Gap>(word);
+  return after_of(word >> 32, after == After::kOpen    ? AfterIt::kOpen
+                              : after == After::kEnded ? AfterIt::kEnded
+                              : after == After::kCut   ? AfterIt::kCut
+                                                       : AfterIt::kNext);
+}
+inline std::uint64_t word_of_after(std::uint64_t number) {
+  using fastreplay::After;
+  constexpr std::array<fastreplay::Gap, kAfters> kGaps{After::kOpen, 1, After::kEnded, After::kCut};
+  return number / kAfters << 32 | kGaps[number % kAfters];
+}
+inline std::uint64_t number_of_before(std::uint64_t before) {
+  return static_cast<std::uint64_t>(before == fastreplay::Before::kLost ? BeforeIt::kLost
+                                    : before == 0                       ? BeforeIt::kFirst
+                                                                        : BeforeIt::kPrevious);
+}
+inline std::uint64_t before_of(std::uint64_t number) {
+  return number == static_cast<std::uint64_t>(BeforeIt::kLost) ? fastreplay::Before::kLost : number;
+}
+
 // Addresses of what the threads share.
 struct Places {
   const fastreplay::RingHeader* header;
@@ -46,6 +70,7 @@ struct Places {
   const std::uint64_t* leaves;
   const std::uint64_t* mark;
   const std::uint64_t* summary;
+  const std::byte* links;
   const std::byte* records;
   std::size_t stride;
   const std::uint64_t* rows;  // of the transitions that are inserted: of the first field, then of the second
@@ -59,10 +84,17 @@ struct Places {
     if (&place == &header->base) return narrow(kBase);
     if (&place == mark) return narrow(config->mark());
     if (&place == summary) return narrow(config->summary());
+    if (const std::size_t at = in_links(&place); at < kLinkBytes * config->capacity) {
+      return narrow(config->after(at / kLinkBytes));
+    }
     const auto slot = static_cast<std::size_t>(&place - leaves);
     return narrow(slot < config->capacity ? config->leaf(slot) : kNoLocation);
   }
   [[nodiscard]] std::uint8_t of(const std::uint32_t& word) const {
+    if (const std::size_t at = in_links(&word); at < kLinkBytes * config->capacity) {
+      const std::size_t slot = at / kLinkBytes;
+      return narrow(at % kLinkBytes == kBeforeBytes ? config->before(slot) : config->lane(slot));
+    }
     return narrow(config->word(static_cast<std::uint64_t>(&word - words)));
   }
   [[nodiscard]] std::uint8_t of(const std::byte* row_in_record) const {
@@ -72,10 +104,26 @@ struct Places {
 
   // What is at a location is kept as a number.
   [[nodiscard]] std::uint64_t number(std::uint8_t location, std::uint64_t value) const {
-    return config->place_of(location) == Place::kLeaf ? number_of_leaf(value) : value;
+    const Place place = config->place_of(location);
+    return place == Place::kLeaf     ? number_of_leaf(value)
+           : place == Place::kAfter  ? number_of_after(value)
+           : place == Place::kBefore ? number_of_before(value)
+                                     : value;
   }
   [[nodiscard]] std::uint64_t value(std::uint8_t location, std::uint64_t number) const {
-    return config->place_of(location) == Place::kLeaf ? word_of_leaf(number) : number;
+    const Place place = config->place_of(location);
+    return place == Place::kLeaf     ? word_of_leaf(number)
+           : place == Place::kAfter  ? word_of_after(number)
+           : place == Place::kBefore ? before_of(number)
+                                     : number;
+  }
+
+ private:
+  static constexpr std::size_t kLinkBytes = 16;
+  static constexpr std::size_t kBeforeBytes = 8;  // into a link
+
+  [[nodiscard]] std::size_t in_links(const void* place) const {
+    return static_cast<std::size_t>(static_cast<const std::byte*>(place) - links);
   }
 };
 
@@ -94,18 +142,28 @@ struct Atomics {
   }
   [[gnu::always_inline]] static void store(std::uint32_t& word, std::uint32_t value, std::memory_order order,
                                            const char* function = __builtin_FUNCTION()) noexcept {
-    Run::current->store_word({.kind = Kind::kStore,
-                              .order = order_of(order),
-                              .location = Places::current->of(word),
-                              .value = value,
-                              .function = function});
+    const Places& places = *Places::current;
+    const std::uint8_t location = places.of(word);
+    const Access store{.kind = Kind::kStore,
+                       .order = order_of(order),
+                       .location = location,
+                       .value = places.number(location, value),
+                       .function = function};
+    if (places.config->place_of(location) == Place::kWord) {
+      Run::current->store_word(store);
+    } else {
+      Run::current->access(store);
+    }
   }
-  [[gnu::always_inline]] static void store(std::uint64_t& leaf, std::uint64_t word, std::memory_order order,
+  // A leaf, or what comes after.
+  [[gnu::always_inline]] static void store(std::uint64_t& place, std::uint64_t word, std::memory_order order,
                                            const char* function = __builtin_FUNCTION()) noexcept {
+    const Places& places = *Places::current;
+    const std::uint8_t location = places.of(place);
     Run::current->access({.kind = Kind::kStore,
                           .order = order_of(order),
-                          .location = Places::current->of(leaf),
-                          .value = number_of_leaf(word),
+                          .location = location,
+                          .value = places.number(location, word),
                           .function = function});
   }
   [[gnu::always_inline]] static std::uint64_t fetch_or(std::uint64_t& place, std::uint64_t value,
@@ -150,7 +208,7 @@ struct Atomics {
 
   [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t /*num_bytes*/,
                                                const char* function = __builtin_FUNCTION()) noexcept {
-    if (Places::current->config->has_leaves()) return;
+    if (!Places::current->config->has_records()) return;
     const auto index = static_cast<std::size_t>(reinterpret_cast<const std::uint64_t*>(row) - Places::current->rows);
     Run::current->store_data({.kind = Kind::kStore, .location = Places::current->of(record), .function = function},
                              index % kMaxRows);
@@ -173,6 +231,7 @@ struct Atomics {
     return Run::current->access({.kind = Kind::kChoice, .value = num_options, .function = function});
   }
   [[gnu::always_inline]] static bool prefers(bool /*faster*/, const char* function = __builtin_FUNCTION()) noexcept {
+    if (Places::current->config->is_lazy) return false;
     return choose(2, function) == 1;
   }
 
@@ -209,6 +268,13 @@ class Leaves : public fastreplay::BasicLeaves<Atomics> {
  public:
   using BasicLeaves::BasicLeaves;
   [[nodiscard]] const std::uint64_t* words() const { return &at(0); }
+};
+
+// And the links: the same.
+class Links : public fastreplay::BasicLinks<Atomics> {
+ public:
+  using BasicLinks::BasicLinks;
+  [[nodiscard]] const std::byte* bytes() const { return reinterpret_cast<const std::byte*>(&in(0)); }
 };
 
 }  // namespace model

@@ -121,6 +121,84 @@ inline const std::vector<Config> kLargeLeaves{
      .num_samplers = 1},
 };
 
+// Links in place of records, of two slots: one has no neighbour. With three of one lane and one of another, a writer
+// may find its slot the next lap's when it links; where it moves commit, too, is left to the larger ones.
+inline const std::vector<Config> kQuickLinks{
+    {.name = "2 slots: lane twice, reader",
+     .capacity = 2,
+     .num_writers = 1,
+     .inserts = 2,
+     .num_readers = 1,
+     .has_links = true},
+    {.name = "2 slots: lane twice with an end, reader",
+     .capacity = 2,
+     .num_writers = 1,
+     .inserts = 2,
+     .num_readers = 1,
+     .has_links = true,
+     .ends_at = 1},
+    {.name = "2 slots: lane twice with a cut, reader",
+     .capacity = 2,
+     .num_writers = 1,
+     .inserts = 2,
+     .num_readers = 1,
+     .has_links = true,
+     .cuts_after = 1},
+    {.name = "2 slots: lane thrice, reader",
+     .capacity = 2,
+     .num_writers = 1,
+     .inserts = 3,
+     .num_readers = 1,
+     .has_links = true},
+    {.name = "2 slots: lanes of 3 and 1, reader, lazy",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 3,
+     .num_readers = 1,
+     .has_links = true,
+     .inserts_of_others = 1,
+     .is_lazy = true},
+    {.name = "2 slots: lanes of 2 and 1, reader",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 2,
+     .num_readers = 1,
+     .has_links = true,
+     .inserts_of_others = 1},
+    {.name = "2 slots: lanes of 2 and 2",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 2,
+     .has_links = true,
+     .inserts_of_others = 2},
+    {.name = "2 slots: lanes of 2 rows, reader",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 1,
+     .rows = 2,
+     .num_readers = 1,
+     .has_links = true,
+     .inserts_of_others = 1},
+};
+
+// 5 million states in all, in half a minute of one core.
+inline const std::vector<Config> kLargeLinks{
+    {.name = "2 slots: lanes of 2 and 2, reader",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 2,
+     .num_readers = 1,
+     .has_links = true,
+     .inserts_of_others = 2},
+    {.name = "2 slots: lanes of 3 and 1, reader",
+     .capacity = 2,
+     .num_writers = 2,
+     .inserts = 3,
+     .num_readers = 1,
+     .has_links = true,
+     .inserts_of_others = 1},
+};
+
 constexpr Order kRelaxed = Order::kRelaxed;
 
 struct Mutant {
@@ -151,6 +229,8 @@ constexpr Site kValidation{"oldest_whole", Kind::kLoad, Place::kHeaderHead};
 constexpr Site kClearHead{"clear", Kind::kLoad, Place::kHeaderHead};
 constexpr Site kClearUpdate{"clear", Kind::kUpdate, Place::kHeaderBase};
 constexpr Site kLeafUpdate{"replace", Kind::kUpdate, Place::kLeaf};
+constexpr Site kJoin{"join", Kind::kUpdate, Place::kAfter};
+constexpr Site kAfterLoad{"after", Kind::kLoad, Place::kAfter};
 constexpr Site kMarkGroup{"mark", Kind::kFetchOr, Place::kMark};
 constexpr Site kMarkAbove{"mark_above", Kind::kFetchOr, Place::kSummary};
 constexpr Site kTakeAbove{"take", Kind::kExchange, Place::kSummary};
@@ -199,6 +279,31 @@ inline const std::vector<Mutant> kLeafMutants{
     {"mark-acquire", weaker(kMarkGroup, Order::kAcquire)},
     {"take-relaxed", weaker(kTakeGroup, kRelaxed)},
     {"take-release", weaker(kTakeGroup, Order::kRelease)},
+};
+
+// A reader asks twice, so that three faults are harmless alone and are not here. Where it does not ask whether the
+// successor is published, following the link by acquire has shown it that and the successor's link; where what comes
+// before is linked too early, it asks. (Both at once are here.) And a predecessor that had left the ring and passes for
+// none is followed no more than one that is said to be lost: that is test_lanes' part, as are distances of the whole
+// ring, which two slots do not tell from a lap.
+//
+// It must ask for the successor's `before` since a writer that comes late, its slot another's, links by what that one
+// says came before it; and it must follow by acquire what was linked by release, lest it see the older `before` and
+// stop there, as though nothing came next, at a beginning that it does not find overwritten either.
+inline const std::vector<Mutant> kLinkMutants{
+    {"link-checked-then-stored", {.changes = {{.site = kJoin, .only_stores = true}}}},
+    {"link-of-any-lap", {.any_lap = true}},
+    {"link-early-and-not-asked", {.links_early = true, .checks_successor = false}},
+    {"link-before-not-asked", {.checks_before = false}},
+    {"link-no-validation", {.validation = Validation::kNever}},
+    {"link-after-relaxed", weaker(kAfterLoad, kRelaxed)},
+    {"link-join-relaxed", weaker(kJoin, kRelaxed)},
+    {"link-word-relaxed", weaker(kWordStore, kRelaxed)},
+    {"link-is-published-relaxed", weaker(kIsPublished, kRelaxed)},
+    {"link-advance-word-relaxed", weaker(kAdvanceWord, kRelaxed)},
+    {"link-gate-relaxed", weaker(kGate, kRelaxed)},
+    {"link-no-fence-r1", without(kFenceR1)},
+    {"link-no-fence-r2", without(kFenceR2)},
 };
 
 // Orders that are stronger than this model needs, and why. Weaker orders allow more, so one search

@@ -14,7 +14,7 @@ namespace model {
 constexpr std::size_t kHead = 0;
 constexpr std::size_t kCommit = 1;
 constexpr std::size_t kBase = 2;
-constexpr std::size_t kFirstWord = 3;  // lap words, then the records or the leaves and their marks
+constexpr std::size_t kFirstWord = 3;  // lap words, then the records, or the leaves and their marks, or the links
 constexpr std::size_t kNoLocation = kMaxLocations;
 constexpr std::size_t kWordsPerRecord = 2;  // one for each of two fields
 constexpr std::size_t kMaxRows = 2;
@@ -33,7 +33,18 @@ constexpr unsigned leaf_of(std::uint64_t lap, unsigned mass) { return static_cas
 constexpr unsigned lap_of_leaf(unsigned leaf) { return (leaf - 1) / kMasses; }
 constexpr unsigned mass_of_leaf(unsigned leaf) { return (leaf - 1) % kMasses + 1; }
 
-// What a location is.
+// What a link says of what comes after a ticket: which lap it is of, and that nothing is known, the distance to the
+// successor (of which two slots allow one), an end or a cut. Memory that never was written is of lap 0, and open.
+enum class AfterIt : std::uint8_t { kOpen, kNext, kEnded, kCut };
+constexpr unsigned kAfters = 4;
+constexpr unsigned after_of(std::uint64_t lap, AfterIt after) {
+  return static_cast<unsigned>(lap) * kAfters + static_cast<unsigned>(after);
+}
+
+// What comes before it: nothing, the ticket before, or something that had left the ring.
+enum class BeforeIt : std::uint8_t { kFirst, kPrevious, kLost };
+
+// What a location is. In place of a lane a link has the ticket that comes before it in truth, plus one; 0 for none.
 enum class Place : std::uint8_t {
   kHeaderHead,
   kHeaderCommit,
@@ -43,6 +54,9 @@ enum class Place : std::uint8_t {
   kLeaf,
   kMark,
   kSummary,
+  kAfter,
+  kBefore,
+  kLane,
   kNone
 };
 
@@ -63,12 +77,21 @@ struct Config {
   unsigned updates = 1;  // of each updater
   std::size_t num_samplers = 0;
   unsigned refreshes = 1;  // of a sampler beside others; one more when they are done
+  // Or links: each writer has a lane. A reader follows one step.
+  bool has_links = false;
+  unsigned inserts_of_others = 0;  // of each writer but the first
+  unsigned ends_at = 0;            // the how manieth transition of each lane ends its trajectory; 0 for none
+  unsigned cuts_after = 0;         // or after which it is cut
+  bool is_lazy = false;            // nobody moves commit but who must
 
+  [[nodiscard]] bool has_records() const { return !has_leaves() && !has_links; }
   [[nodiscard]] bool has_leaves() const { return num_updaters + num_samplers > 0; }
   [[nodiscard]] std::size_t num_threads() const {
     return num_writers + num_readers + num_clearers + num_updaters + num_samplers;
   }
-  [[nodiscard]] std::size_t num_tickets() const { return num_writers * inserts * rows; }
+  [[nodiscard]] std::size_t num_tickets() const {
+    return (has_links ? inserts + (num_writers - 1) * inserts_of_others : num_writers * inserts) * rows;
+  }
   [[nodiscard]] Role role_of(std::size_t thread) const {
     std::size_t role = 0;
     for (const std::size_t count : {num_writers, num_readers, num_clearers, num_updaters}) {
@@ -79,21 +102,30 @@ struct Config {
     return static_cast<Role>(role);
   }
   [[nodiscard]] unsigned num_operations_of(std::size_t thread) const {
+    if (has_links && thread > 0 && thread < num_writers) return inserts_of_others;
     const std::array counts{inserts, reads, 1U, updates, 1U};
     return counts[static_cast<std::size_t>(role_of(thread))];
   }
-  [[nodiscard]] std::size_t num_locations() const { return has_leaves() ? summary() + 1 : data(capacity, 0); }
+  [[nodiscard]] std::size_t num_locations() const {
+    return has_links ? lane(capacity) : has_leaves() ? summary() + 1 : data(capacity, 0);
+  }
   [[nodiscard]] std::size_t word(std::uint64_t slot) const { return kFirstWord + slot; }
   [[nodiscard]] std::size_t data(std::uint64_t slot, std::size_t w) const {
     return kFirstWord + capacity + slot * kWordsPerRecord + w;
   }
   [[nodiscard]] std::size_t leaf(std::uint64_t slot) const { return kFirstWord + capacity + slot; }
+  [[nodiscard]] std::size_t after(std::uint64_t slot) const { return kFirstWord + capacity + slot; }
+  [[nodiscard]] std::size_t before(std::uint64_t slot) const { return after(capacity) + slot; }
+  [[nodiscard]] std::size_t lane(std::uint64_t slot) const { return before(capacity) + slot; }
   [[nodiscard]] std::size_t mark() const { return leaf(capacity); }
   [[nodiscard]] std::size_t summary() const { return mark() + 1; }
   [[nodiscard]] Place place_of(std::size_t location) const {
     if (location == kNoLocation) return Place::kNone;
     if (location < kFirstWord) return static_cast<Place>(location);
     if (location < kFirstWord + capacity) return Place::kWord;
+    if (has_links) {
+      return location < before(0) ? Place::kAfter : location < lane(0) ? Place::kBefore : Place::kLane;
+    }
     if (!has_leaves()) return Place::kData;
     return location == mark() ? Place::kMark : location == summary() ? Place::kSummary : Place::kLeaf;
   }
@@ -119,6 +151,9 @@ enum class Violation : std::uint8_t {
   kWrongLeaf,
   kCountsGone,
   kLostChange,
+  kWrongStep,
+  kFalseHint,
+  kLostLink,
   kDeadlock,
   kNoWayOut,
 };
@@ -142,6 +177,9 @@ constexpr const char* describe(Violation violation) {
                               "at rest a slot's leaf is not its last ticket's",
                               "a sampler counts what its window does not hold",
                               "at rest a sampler misses a change",
+                              "a step to a transition that does not come next",
+                              "a row stops early at a hint that is none",
+                              "at rest a transition's link is not what came after it",
                               "no thread can go on",
                               "a state from which the threads cannot finish"};
   return kTexts[static_cast<std::size_t>(violation)];

@@ -71,6 +71,11 @@ struct Faults {
   bool summary_taken_last = false;
   bool marks_new_tickets = true;  // a sampler does
   bool marks_cleared = true;      // as above
+  // Of links.
+  bool any_lap = false;          // the update that links compares no lap
+  bool links_early = false;      // what comes before is linked before what comes after is written
+  bool checks_before = true;     // a reader does
+  bool checks_successor = true;  // whether it is published
 
   [[nodiscard]] bool are_met() const {
     return std::all_of(changes.begin(), changes.end(), [](const Change& change) { return change.is_met; });

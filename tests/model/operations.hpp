@@ -24,7 +24,8 @@ class Operations {
         run_{run},
         ring_{fastreplay::RecordLayout{{{.row_bytes = 8, .alignment = 8}, {.row_bytes = 8, .alignment = 8}}},
               config.capacity},
-        leaves_{config.capacity} {
+        leaves_{config.capacity},
+        links_{config.capacity} {
     for (std::size_t f = 0; f < kWordsPerRecord; ++f) {
       fields_[f] = {.data = reinterpret_cast<const std::byte*>(&rows_[f * kMaxRows]), .stride_bytes = 8};
     }
@@ -33,6 +34,7 @@ class Operations {
                .leaves = leaves_.words(),
                .mark = &leaves_.marks().first_word(),
                .summary = &leaves_.marks().first_summary(),
+               .links = links_.bytes(),
                .records = ring_.records().data(),
                .stride = ring_.records().layout().stride(),
                .rows = rows_.data(),
@@ -47,9 +49,10 @@ class Operations {
     switch (role) {
       case Role::kWriter:
         if (config_.has_leaves()) return insert_with_leaves();
+        if (config_.has_links) return insert_in_lane();
         return static_cast<void>(ring_.insert(fields_, 0, config_.rows, std::chrono::nanoseconds{0}));
       case Role::kReader:
-        return read();
+        return config_.has_links ? follow() : read();
       case Role::kClearer:
         return ring_.clear();
       case Role::kUpdater:
@@ -119,6 +122,84 @@ class Operations {
 
   void begin_leaves(fastreplay::Ticket first) {
     for (std::size_t i = 0; i < config_.rows; ++i) leaves_.begin(first + i, static_cast<float>(kOwnersMass));
+  }
+
+  // Where a lane stands, as in Lanes; and how many transitions it got. A number carries it from one insert to the next.
+  struct Lane {
+    fastreplay::Ticket last = 0;
+    bool is_midway = false;
+    unsigned num_rows = 0;
+
+    explicit Lane(std::uint64_t carried)
+        : last{carried >> 8}, is_midway{(carried & 1) != 0}, num_rows{static_cast<unsigned>(carried >> 1 & 127)} {}
+    [[nodiscard]] std::uint64_t carried() const { return last << 8 | num_rows << 1 | (is_midway ? 1U : 0U); }
+  };
+
+  // As Lanes::NewRows and Lanes::cut() do.
+  void insert_in_lane() {
+    Lane lane{run_.carried};
+    fastreplay::Ticket first = 0;
+    if (!ring_.reserve(config_.rows, std::chrono::nanoseconds{0}, first)) return;
+    {
+      const Ring::Claim claim{ring_, first, config_.rows};
+      if (faults_.links_early && is_there(first, lane)) links_.join(lane.last, 1);
+      ring_.write(fields_, 0, claim.slot(), config_.rows);
+      begin_links(first, lane);
+    }
+    end_links(first);
+    if (lane.num_rows == config_.cuts_after) {
+      links_.join(lane.last, fastreplay::After::kCut);
+      lane.is_midway = false;
+    }
+    run_.carried = lane.carried();
+  }
+
+  // Whether what comes before the lane's next ticket may still be in the ring: the ticket before that, of two slots.
+  [[nodiscard]] bool is_there(fastreplay::Ticket ticket, const Lane& lane) const {
+    return lane.is_midway && ticket - lane.last < config_.capacity;
+  }
+
+  void begin_links(fastreplay::Ticket first, Lane& lane) {
+    for (fastreplay::Ticket ticket = first; ticket < first + config_.rows; ++ticket) {
+      const bool has_previous = is_there(ticket, lane);
+      const fastreplay::Gap before = has_previous     ? static_cast<fastreplay::Gap>(ticket - lane.last)
+                                     : lane.is_midway ? fastreplay::Before::kLost
+                                                      : fastreplay::Before::kFirst;
+      const bool is_end = ++lane.num_rows == config_.ends_at;
+      links_.begin(ticket, has_previous ? static_cast<std::uint32_t>(lane.last + 1) : 0, before,
+                   is_end ? fastreplay::After::kEnded : fastreplay::After::kOpen);
+      lane.last = ticket;
+      lane.is_midway = !is_end;
+    }
+  }
+
+  void end_links(fastreplay::Ticket first) {
+    for (fastreplay::Ticket ticket = first; ticket < first + config_.rows; ++ticket) {
+      const fastreplay::Gap before = links_.before(ring_.slot(ticket));
+      if (fastreplay::is_gap(before) && before <= ticket) links_.join(ticket - before, before);
+    }
+  }
+
+  // As NSteps does, of one row and a step.
+  void follow() {
+    const fastreplay::Window window = ring_.window_to_draw_from();
+    if (!is_good(window) || window.first == window.end) return;
+    const fastreplay::Ticket ticket = window.first + Atomics::choose(window.reserved());
+    if (!ring_.is_published(ticket, window)) return;
+    const fastreplay::Gap gap = links_.after(links_.place(ticket));
+    if (gap == fastreplay::After::kUnknown && ticket >= ring_.oldest_whole()) {
+      run_.effects.violation = Violation::kFalseHint;  // it is not overwritten
+    }
+    if (!fastreplay::is_gap(gap) || gap >= config_.capacity) return;
+    const fastreplay::Ticket next = ticket + gap;
+    if (faults_.checks_successor && !ring_.is_published(next, window)) return;
+    const bool goes_on = !faults_.checks_before || links_.before(ring_.slot(next)) == gap;
+    const std::uint32_t lane = goes_on ? links_.lane(ring_.slot(next)) : 0;
+    const bool is_whole = faults_.validation == Validation::kNever || ticket >= ring_.oldest_whole();
+    if (!is_whole) return;
+    run_.effects.accepts = true;
+    if (!goes_on) run_.effects.violation = Violation::kFalseHint;
+    if (goes_on && lane != ticket + 1) run_.effects.violation = Violation::kWrongStep;
   }
 
   // As Priorities::update() does, of a ticket that this thread drew. What the drawing says of the window is not asked
@@ -232,6 +313,7 @@ class Operations {
   Run& run_;
   Ring ring_;
   Leaves leaves_;
+  Links links_;
   std::array<std::uint64_t, kWordsPerRecord * kMaxRows> rows_{};
   std::array<fastreplay::Rows, kWordsPerRecord> fields_{};
   Places places_{};

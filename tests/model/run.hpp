@@ -98,6 +98,9 @@ class Run {
   Holding holding;
   std::vector<std::uint64_t> locals;
 
+  // What a thread's operation hands on to its next one.
+  std::uint64_t carried = 0;
+
   // Set by an operation at its beginning: whether an update of a leaf comes after its marks.
   bool marks_early = false;
 
@@ -171,6 +174,7 @@ class Run {
   // True if it succeeded; or else `expected` is what was there.
   bool update(const Access& update, std::uint64_t& expected) {
     if (marks_early && config_.place_of(update.location) == Place::kLeaf) set_marks();
+    if (faults_.any_lap && config_.place_of(update.location) == Place::kAfter) return update_any_lap(update, expected);
     const Answer answer = access(update);
     if (answer != kDone) {
       expected = answer;
@@ -178,7 +182,7 @@ class Run {
       holding.first = narrow(update.expected);
       holding.rows = narrow(update.value - update.expected);
       for (std::size_t row = 0; row < holding.rows; ++row) {
-        holding.data_left.at(row) = config_.has_leaves() ? 0 : kWordsPerRecord;
+        holding.data_left.at(row) = config_.has_records() ? kWordsPerRecord : 0;
         holding.words_left.at(row) = 1;
       }
     }
@@ -201,6 +205,19 @@ class Run {
       if (left > 0) return true;
     }
     return false;
+  }
+
+  // As though the word had no lap: whatever is there of which nothing is known is taken for it.
+  bool update_any_lap(Access update, std::uint64_t& expected) {
+    const std::uint64_t own = update.expected;
+    const std::uint64_t there = look(update);
+    if (there % kAfters == update.expected % kAfters) {
+      update.expected = there;
+      update.value = there / kAfters * kAfters + update.value % kAfters;
+    }
+    const Answer answer = access(update);
+    if (answer != kDone) expected = answer % kAfters == own % kAfters ? own : answer;
+    return answer == kDone;
   }
 
   std::uint64_t look(Access change) {

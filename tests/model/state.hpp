@@ -244,6 +244,18 @@ class Stepper {
   std::size_t self_ = 0;
 };
 
+// Whether a ticket of the last lap says that its successor comes next where that is there, and else that none is.
+inline bool is_linked(const State& state, const Config& config, std::uint64_t ticket) {
+  const auto newest = [&](std::size_t location) { return state.memory.newest(location); };
+  const std::uint64_t next = ticket + 1;
+  const std::uint64_t head = newest(kHead);
+  const unsigned after = newest(config.after(ticket % config.capacity));
+  const bool has_next = next < head && newest(config.lane(next % config.capacity)) == ticket + 1;
+  const bool says_next = after % kAfters == static_cast<unsigned>(AfterIt::kNext);
+  // A successor that is more than one ticket away finds its predecessor's slot its own or another's.
+  return after / kAfters == ticket / config.capacity && says_next == has_next;
+}
+
 // What must hold when every thread is done.
 inline Violation check_at_rest(const State& state, const Config& config) {
   const auto is_published = [&](std::uint64_t ticket) {
@@ -254,6 +266,10 @@ inline Violation check_at_rest(const State& state, const Config& config) {
   while (commit < head && is_published(commit)) ++commit;
   if (commit != head) return Violation::kStuckCommit;
   for (std::uint64_t ticket = config.oldest(head); ticket < head; ++ticket) {
+    if (config.has_links) {
+      if (!is_linked(state, config, ticket)) return Violation::kLostLink;
+      continue;
+    }
     if (config.has_leaves()) {
       const unsigned leaf = state.memory.newest(config.leaf(ticket % config.capacity));
       if (leaf == 0 || lap_of_leaf(leaf) != ticket / config.capacity) return Violation::kWrongLeaf;

@@ -73,7 +73,13 @@ class Table {
       for (std::uint64_t leaf = 0; leaf <= num_laps * kMasses; ++leaf) add(leaf);
     } else if (access.place == Place::kMark || access.place == Place::kSummary) {
       for (const std::uint64_t bits : {0U, 1U}) add(bits);
-    } else {  // commit, and contents
+    } else if (access.place == Place::kAfter) {
+      for (std::uint64_t after = 0; after < num_laps * kAfters; ++after) add(after);
+    } else if (access.place == Place::kBefore) {
+      for (const BeforeIt before : {BeforeIt::kFirst, BeforeIt::kPrevious, BeforeIt::kLost}) {
+        add(static_cast<std::uint64_t>(before));
+      }
+    } else {  // commit, contents, and who comes before
       for (std::uint64_t ticket = 0; ticket <= num_tickets; ++ticket) add(ticket);
     }
     if (access.kind == Kind::kUpdate) all.push_back(kDone);

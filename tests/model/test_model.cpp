@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Checks the protocols of the ring and of the leaves beside it exhaustively: every interleaving of a few threads and
-// every value that weak memory lets each load return (memory.hpp); the threads run the code itself (operations.hpp).
-// Then breaks them, one way at a time: each mutant must be caught (catalogue.hpp). Orders that are stronger than the
-// model needs are weakened together, and nothing may be found: were one of them to become needed, that would show here.
+// Checks the protocols of the ring and of leaves and links beside it exhaustively: every interleaving of a few threads
+// and every value that weak memory lets each load return (memory.hpp); the threads run the code itself
+// (operations.hpp). Then breaks them, one way at a time: each mutant must be caught (catalogue.hpp). Orders that are
+// stronger than the model needs are weakened together, and nothing may be found: were one of them to become needed,
+// that would show here.
 //
 //   test_model                what make test runs
 //   test_model --large        larger configurations, for make stress
@@ -39,6 +40,12 @@ std::string location_name(const Config& config, std::size_t location) {
   const std::size_t slot = location - kFirstWord;
   if (slot < config.capacity) return "lap word of slot " + std::to_string(slot);
   if (config.place_of(location) == Place::kLeaf) return "leaf of slot " + std::to_string(location - config.leaf(0));
+  const auto in_link = [&](const char* part, std::size_t first) {
+    return part + std::string{" of slot "} + std::to_string(location - first);
+  };
+  if (config.place_of(location) == Place::kAfter) return in_link("after", config.after(0));
+  if (config.place_of(location) == Place::kBefore) return in_link("before", config.before(0));
+  if (config.place_of(location) == Place::kLane) return in_link("lane", config.lane(0));
   if (config.place_of(location) == Place::kMark) return "mark";
   if (config.place_of(location) == Place::kSummary) return "summary";
   const std::size_t word = slot - config.capacity;
@@ -59,7 +66,10 @@ void print_event(const Config& config, const Event& event) {
                 reads ? "=" : ":=", static_cast<unsigned>(event.value));
     if (event.num_newer > 0) std::printf(" (%zu newer there)", event.num_newer);
   }
-  std::puts(event.accepts ? config.has_leaves() ? ", and takes the mass" : ", and accepts the row" : "");
+  std::puts(event.accepts ? config.has_leaves() ? ", and takes the mass"
+                            : config.has_links  ? ", and takes the step"
+                                                : ", and accepts the row"
+                          : "");
 }
 
 void check_litmus() {
@@ -116,7 +126,8 @@ int main(int argc, char** argv) {
   const std::string_view traced = arguments.size() == 2 && arguments[0] == "--trace" ? arguments[1] : "";
   const auto is_traced = [&](const Mutant& mutant) { return mutant.name == traced; };
   const bool known = std::any_of(kMutants.begin(), kMutants.end(), is_traced) ||
-                     std::any_of(kLeafMutants.begin(), kLeafMutants.end(), is_traced);
+                     std::any_of(kLeafMutants.begin(), kLeafMutants.end(), is_traced) ||
+                     std::any_of(kLinkMutants.begin(), kLinkMutants.end(), is_traced);
   if (!arguments.empty() && !large && !known) {
     std::fprintf(stderr, "usage: %s [--large | --trace MUTANT]\n", argv[0]);
     return EXIT_FAILURE;
@@ -124,12 +135,15 @@ int main(int argc, char** argv) {
   check_litmus();
   check_protocol("protocol", Faults{}, kQuick);
   check_protocol("protocol", Faults{}, kQuickLeaves);
+  check_protocol("protocol", Faults{}, kQuickLinks);
   if (large) check_protocol("protocol", Faults{}, kLarge);
   if (large) check_protocol("protocol", Faults{}, kLargeLeaves);
+  if (large) check_protocol("protocol", Faults{}, kLargeLinks);
   check_spares(kSpares, kQuick);
   check_spares(kLeafSpares, kQuickLeaves);
   for (const Mutant& mutant : kMutants) check_mutant(mutant, kQuick, mutant.name == traced);
   for (const Mutant& mutant : kLeafMutants) check_mutant(mutant, kQuickLeaves, mutant.name == traced);
+  for (const Mutant& mutant : kLinkMutants) check_mutant(mutant, kQuickLinks, mutant.name == traced);
   std::puts(all_as_expected ? "all as expected" : "NOT ALL AS EXPECTED");
   return all_as_expected ? EXIT_SUCCESS : EXIT_FAILURE;
 }

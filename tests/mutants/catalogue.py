@@ -13,6 +13,7 @@ from dataclasses import dataclass
 RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
+LINKS, LANES, N_STEPS = "lanes/links.hpp", "lanes/lanes.cpp", "batch/n_steps.cpp"
 PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
 
 
@@ -149,10 +150,10 @@ MUTANTS = (
     Mutant(
         "validation before the copy",
         SAMPLE,
-        "    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);\n"
+        "    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
-        "    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);\n",
+        "    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);\n",
     ),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
@@ -169,8 +170,8 @@ MUTANTS = (
     Mutant(
         "redrawn rows are not validated",
         SAMPLE,
-        "} while (copy_drawn(ring, draw, block, row, 1) < ring.oldest_whole());",
-        "} while (copy_drawn(ring, draw, block, row, 1) > ring.oldest_whole() + ring.capacity());",
+        "} while (follow.copy(row, 1) < ring.oldest_whole());",
+        "} while (follow.copy(row, 1) > ring.oldest_whole() + ring.capacity());",
     ),
     Mutant(
         "one rejected row is kept",
@@ -243,7 +244,7 @@ MUTANTS = (
     Mutant(
         "a mass of another lap counts",
         LEAF,
-        "low & reinterpret_cast<Lanes>(high == expected);",
+        "low & reinterpret_cast<Quad>(high == expected);",
         "low;",
         test="priorities",
     ),
@@ -290,4 +291,84 @@ MUTANTS = (
         test="priorities",
     ),
     Mutant("sums stop below the top", SUMS, "i + 1 < levels_.size()", "i + 2 < levels_.size()", test="priorities"),
+    # Lanes, and n steps along them. That a reader asks for the successor's `before`, and whether it is published, shows
+    # on weak memory alone (tests/model, links).
+    Mutant(
+        "an end is not linked as one",
+        LANES,
+        "is_end ? After::kEnded : After::kOpen);\n    lane.last = ticket;\n    "
+        "lane.state = is_end ? State::kEnd : State::kMidway;",
+        "After::kOpen);\n    lane.last = ticket;\n    lane.state = State::kMidway;",
+        test="lanes",
+    ),
+    Mutant(
+        "-0 ends a trajectory",
+        LANES,
+        "(has_sign ? bits << (65 - 8 * num_bytes) : bits) != 0",
+        "((void)has_sign, bits) != 0",
+        test="lanes",
+    ),
+    Mutant("a cut cuts nothing", LANES, "  each.state = State::kBeginning;\n", "", test="lanes"),
+    Mutant(
+        "a successor is linked into any lap",
+        LINKS,
+        "    const std::uint64_t desired = word(ticket, after);\n",
+        "    expected = Atomics::load(at(ticket).after, std::memory_order_relaxed) >> 32 << 32;\n"
+        "    const std::uint64_t desired = expected | after;\n",
+        test="lanes",
+    ),
+    Mutant(
+        "a successor is linked by a store",
+        LINKS,
+        "    const std::uint64_t desired = word(ticket, after);\n",
+        "    const std::uint64_t desired = word(ticket, after);\n"
+        "    Atomics::store(at(ticket).after, desired, std::memory_order_release);\n",
+        test="lanes",
+    ),
+    Mutant(
+        "a distance of the whole ring is one",
+        LANES,
+        "ticket - lane.last < all_.ring_.capacity()",
+        "ticket - lane.last <= all_.ring_.capacity()",
+        test="lanes",
+    ),
+    Mutant(
+        "a lost predecessor passes for none",
+        LANES,
+        "    } else if (lane.state == State::kMidway || lane.state == State::kBroken) {\n"
+        "      before = Before::kLost;\n    }",
+        "    }",
+        test="lanes",
+    ),
+    Mutant(
+        "a step counts with the weight of the next",
+        N_STEPS,
+        "    at(place.slot, weight);\n    weight *= rule_.gamma;\n",
+        "    weight *= rule_.gamma;\n    at(place.slot, weight);\n",
+        test="lanes",
+    ),
+    Mutant(
+        "the last record is that of one step before",
+        N_STEPS,
+        "walk = {.last = next, .ticket",
+        "walk = {.last = walk.num_steps > 1 ? next : walk.last, .ticket",
+        test="lanes",
+    ),
+    Mutant(
+        "what follows a transition is not what is whole",
+        N_STEPS,
+        "return *std::ranges::min_element(tickets);",
+        "return *std::ranges::max_element(tickets);",
+        test="lanes",
+    ),
+    Mutant("a lane has two owners", LANES, "        found == owner) {", "        found != 0) {", test="lanes"),
+    Mutant("a busy lane leaves others taken", LANES, "    leave(lanes.first(i), owner);\n", "", test="lanes"),
+    Mutant(
+        "what was not saved is of lane 0",
+        LANES,
+        "  relink(known, known_end);",
+        "  relink(window.first, window.end);",
+        test="lanes",
+    ),
+    Mutant("a child goes on after what it lost", LANES, "if (is_unfinished || (", "if ((", test="lanes"),
 )

@@ -33,9 +33,11 @@ SOURCES = (
     "batch/epochs.cpp",
     "batch/helpers.cpp",
     "batch/layout.cpp",
+    "batch/n_steps.cpp",
     "batch/priority_draw.cpp",
     "batch/read.cpp",
     "batch/sample.cpp",
+    "lanes/lanes.cpp",
     "priority/mass.cpp",
     "priority/power.cpp",
     "priority/priorities.cpp",
@@ -47,6 +49,7 @@ SOURCES = (
 )
 # The source that a header of the core is compiled with.
 COMPILED_BY = {
+    "lanes/links.hpp": "lanes/lanes.cpp",
     "priority/leaf.hpp": "priority/priorities.cpp",
     "priority/leaves.hpp": "priority/priorities.cpp",
     "priority/marks.hpp": "priority/priorities.cpp",
@@ -61,11 +64,13 @@ STANDARD = ROOT / "tests" / "cpp" / "standard.hpp"
 # A case of the stress test takes some 10 ms with so many rows in all. A mutant's writer that is refused for
 # three seconds is stuck; the core as it is has the test's own patience.
 STRESS_ROWS = "2000000"
-IMPATIENT = {"stress": ("1000", "3"), "history": (), "priorities": (), "uniform": ()}
+LANE_WINDOWS = "500000"
+IMPATIENT = {"stress": ("1000", "3"), "history": (), "lanes": (), "priorities": (), "uniform": ()}
 # What a test program prints when it notices.
 NOTICED = {
     "stress": re.compile(r"^(capacity .*): wrong rows: (.*)$", re.MULTILINE),
     "history": re.compile(r"^(capacity .*): (.*)$", re.MULTILINE),
+    "lanes": re.compile(r"(test_lanes\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "uniform": re.compile(r"^(.*) has p (.*)$", re.MULTILINE),
 }
@@ -136,7 +141,7 @@ def run(program: Path, test: str, *arguments: str) -> Outcome:
 
 def run_once(program: Path, test: str, *arguments: str) -> Outcome:
     begin = time.monotonic()
-    environment = {**os.environ, "FASTREPLAY_STRESS_ROWS": STRESS_ROWS}
+    environment = {**os.environ, "FASTREPLAY_STRESS_ROWS": STRESS_ROWS, "FASTREPLAY_LANE_WINDOWS": LANE_WINDOWS}
     try:
         done = subprocess.run(
             [str(program), *arguments],

@@ -36,6 +36,7 @@ struct Extent {
 
   // Inlined by force: GCC takes a function that only prefetches for one without effect and drops its calls.
   [[gnu::always_inline]] void prefetch(const std::byte* record) const noexcept {
+    if (end == 0) return;  // of no column
     const std::byte* from = record + begin;
     const std::size_t num_prefetched = std::min(num_bytes(), kMaxAheadBytes);
     for (std::size_t i = 0; i < num_prefetched; i += kCacheLine) __builtin_prefetch(from + i, 0, 2);

@@ -28,6 +28,7 @@ BatchLayout::BatchLayout(std::vector<Part> parts, std::size_t batch_size)
     : batch_size_{batch_size}, parts_{std::move(parts)} {
   std::size_t row_bytes = 0;  // of all parts
   for (const Part& part : parts_) {
+    has_made_parts_ |= part.source == Source::kMade;
     row_bytes += part.row_bytes;
     if (part.row_bytes > kMaxBytes || row_bytes > kMaxBytes || batch_size > kMaxBytes / row_bytes) {
       throw std::invalid_argument{"the minibatch is too large"};

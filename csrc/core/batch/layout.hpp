@@ -63,6 +63,8 @@ class BatchLayout {
   static constexpr std::size_t kNone = ~std::size_t{0};
   [[nodiscard]] std::size_t offset_of(Source source) const noexcept;
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
+  // Whether there is a part that somebody has to work out.
+  [[nodiscard]] bool has_made_parts() const noexcept { return has_made_parts_; }
   // What is copied out of records: all of it, of those that rows begin at, of those that they end at.
   [[nodiscard]] std::span<const Copied> copied() const noexcept { return copied_; }
   [[nodiscard]] std::span<const Copied> copied_at_start() const noexcept { return copied().first(num_at_start_); }
@@ -78,6 +80,7 @@ class BatchLayout {
   std::size_t num_at_start_ = 0;
   std::size_t tickets_offset_ = 0;
   std::size_t num_bytes_ = 0;
+  bool has_made_parts_ = false;
 };
 
 }  // namespace fastreplay

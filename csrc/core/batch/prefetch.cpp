@@ -9,8 +9,8 @@
 
 namespace fastreplay {
 
-Prefetcher::Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send)
-    : ring_{ring}, sampler_{sampler}, send_{send}, spin_{spin_here()}, jobs_(depth) {
+Prefetcher::Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send, const Following* following)
+    : ring_{ring}, sampler_{sampler}, send_{send}, following_{following}, spin_{spin_here()}, jobs_(depth) {
   if (depth == 0) throw std::invalid_argument{"depth: expected at least 1, got 0"};
   const SignalsBlocked inherited;  // by the thread
   thread_ = std::thread{[this] { run(); }};
@@ -137,7 +137,7 @@ std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mu
   }
   job.state = State::kBeingFilled;
   lock.unlock();
-  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call);
+  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call, following_);
   const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;
   lock = locked();
   job.state = is_drawn && error == 0 ? State::kFilled : State::kPushed;

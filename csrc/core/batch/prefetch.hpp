@@ -47,8 +47,9 @@ class Prefetcher {
   };
 
   // Starts the thread. `depth` is how many blocks may be in it at once, at least 1. The ring and the sampler
-  // outlive this. Throws std::invalid_argument on depth 0, std::system_error where no thread can be had.
-  Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send);
+  // outlive this, as does what surrounds the rows, if anything does. Throws std::invalid_argument on depth 0,
+  // std::system_error where no thread can be had.
+  Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send, const Following* following = nullptr);
   ~Prefetcher() { stop(); }
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
@@ -105,6 +106,7 @@ class Prefetcher {
   Ring& ring_;
   Sampler& sampler_;
   const Send send_;
+  const Following* const following_;
   const std::chrono::nanoseconds spin_;
 
   mutable std::mutex mutex_;

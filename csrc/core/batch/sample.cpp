@@ -13,7 +13,7 @@ namespace fastreplay {
 namespace {
 
 // Rows copied by one thread between two checks of head.
-constexpr std::size_t kMaxChunkRows = 256;
+constexpr std::size_t kMaxChunkRows = NSteps::kMostRows;
 
 // How the rows of a block are shared among threads: by parts that are worth one's waking.
 struct Shares {
@@ -30,30 +30,36 @@ struct Shares {
   unsigned threads;  // 0 and 1: the caller's
 };
 
-// Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the smallest ticket.
+// Transitions by themselves.
 template <class Draw>
-Ticket copy_drawn(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row,
-                  std::size_t num_rows) noexcept {
-  Ticket smallest = ~Ticket{0};
-  const Ticket* next = block.tickets().data() + first_row;
-  gather(ring.records(), block.layout().copied(), block, first_row, num_rows, [&] {
-    const Ticket ticket = *next++;
-    smallest = std::min(smallest, ticket);
-    return draw.slot(ticket);
-  });
-  return smallest;
-}
+struct Alone {
+  const Ring& ring;
+  const Draw& draw;
+  const Block& block;
+
+  // Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the smallest ticket.
+  Ticket copy(std::size_t first_row, std::size_t num_rows) const noexcept {
+    Ticket smallest = ~Ticket{0};
+    const Ticket* next = block.tickets().data() + first_row;
+    gather(ring.records(), block.layout().copied(), block, first_row, num_rows, [&] {
+      const Ticket ticket = *next++;
+      smallest = std::min(smallest, ticket);
+      return draw.slot(ticket);
+    });
+    return smallest;
+  }
+};
 
 // The same by as many threads as it is worth. Each has a fence of its own between its copies and its word to this one
 // that they are made, as the check of head afterwards asks for (ring/protocol.hpp, R2).
-template <class Draw>
-Ticket copy_chunk(const Ring& ring, const Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
+template <class Follow>
+Ticket copy_chunk(const Follow& follow, const Block& block, std::size_t first_row, std::size_t num_rows,
                   const Shares& shares) noexcept {
-  if (shares.threads <= 1) return copy_drawn(ring, draw, block, first_row, num_rows);
+  if (shares.threads <= 1) return follow.copy(first_row, num_rows);
   const std::size_t part_rows = shares.part_rows;
   do_parts((num_rows + part_rows - 1) / part_rows, shares.threads, [&](std::size_t part) noexcept {
     const std::size_t begin = part * part_rows;
-    copy_drawn(ring, draw, block, first_row + begin, std::min(part_rows, num_rows - begin));
+    follow.copy(first_row + begin, std::min(part_rows, num_rows - begin));
     // acquire: what is overwritten is so after its slot was taken; partner: the writer's fence after it took the slot.
     std::atomic_thread_fence(std::memory_order_acquire);
   });
@@ -62,9 +68,9 @@ Ticket copy_chunk(const Ring& ring, const Draw& draw, const Block& block, std::s
 
 // Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
 // everything (taking a neighbour instead would bias). Returns their number.
-template <class Draw>
-std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first_row, std::size_t num_rows,
-                   Ticket oldest_whole) noexcept {
+template <class Draw, class Follow>
+std::size_t redraw(const Ring& ring, Draw& draw, const Follow& follow, const Block& block, std::size_t first_row,
+                   std::size_t num_rows, Ticket oldest_whole) noexcept {
   std::size_t num_redrawn = 0;
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
     if (block.tickets()[row] >= oldest_whole) continue;
@@ -72,7 +78,7 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
     std::uint64_t attempt = kRedraws;
     do {
       draw.again(row, attempt);
-    } while (copy_drawn(ring, draw, block, row, 1) < ring.oldest_whole());
+    } while (follow.copy(row, 1) < ring.oldest_whole());
   }
   return num_redrawn;
 }
@@ -80,18 +86,19 @@ std::size_t redraw(Ring& ring, Draw& draw, const Block& block, std::size_t first
 // Fills the block's first rows with what is drawn, and returns how many rows had to be drawn again. What was begun is
 // ended: rows that are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a
 // writer only where every row of the ring is being written.
-template <class Draw>
-std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch_size) noexcept {
+template <class Draw, class Follow>
+std::size_t sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& block,
+                   std::size_t batch_size) noexcept {
   const Shares shares{block};
   std::size_t chunk_rows = shares.chunk_rows();
   std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < batch_size;) {
     const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
-    const Ticket smallest = copy_chunk(ring, draw, block, row, num_rows, shares);
+    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);
     const Ticket oldest_whole = ring.oldest_whole();
     if (smallest < oldest_whole) {
-      const std::size_t redrawn = redraw(ring, draw, block, row, num_rows, oldest_whole);
+      const std::size_t redrawn = redraw(ring, draw, follow, block, row, num_rows, oldest_whole);
       num_redraws += redrawn;
       // Writers lap us within a chunk: check more often.
       if (2 * redrawn > num_rows) chunk_rows = std::max<std::size_t>(1, chunk_rows / 2);
@@ -99,6 +106,14 @@ std::size_t sample(Ring& ring, Draw& draw, const Block& block, std::size_t batch
     row += num_rows;
   }
   return num_redraws;
+}
+
+// With what surrounds each row, if anything does.
+template <class Draw>
+std::size_t sample(Ring& ring, Draw& draw, const Following* following, const Block& block,
+                   std::size_t batch_size) noexcept {
+  if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size);
+  return sample(ring, draw, NSteps{ring, following->lanes, following->rule, block}, block, batch_size);
 }
 
 }  // namespace
@@ -117,36 +132,37 @@ void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {
   if (call.num_rows > 0) call.number = calls_.fetch_add(1, std::memory_order_relaxed);
 }
 
-std::size_t Sampler::sample(Ring& ring, const Block& block, double beta) noexcept {
+std::size_t Sampler::sample(Ring& ring, const Block& block, double beta, const Following* following) noexcept {
   const Window window = window_of_published(ring);
   if (window.reserved() == 0) return 0;
   Call call{.number = 0, .beta = beta};
   take_rows(ring, block, call);  // and a number only where there are some
-  if (call.num_rows > 0) fill(ring, block, call, window);
+  if (call.num_rows > 0) fill(ring, block, call, window, following);
   return call.num_rows;
 }
 
-bool Sampler::sample(Ring& ring, const Block& block, const Call& call) noexcept {
+bool Sampler::sample(Ring& ring, const Block& block, const Call& call, const Following* following) noexcept {
   if (call.num_rows == 0) return false;
   const Window window = window_of_published(ring);
   if (window.reserved() == 0 && !epochs_) return false;
-  fill(ring, block, call, window);
+  fill(ring, block, call, window, following);
   return true;
 }
 
-void Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window) noexcept {
+void Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window,
+                   const Following* following) noexcept {
   std::size_t num_redraws = 0;
   if (epochs_) {
     EpochDraw draw{ring, *epochs_, key_, call.number, block.tickets()};
-    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
+    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
   } else if (priorities_ == nullptr) {
     UniformDraw draw{ring, key_, call.number, recency_, window, block.tickets()};
-    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
+    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
   } else {
     PriorityDraw draw{ring, *priorities_, options_, key_, call.number, call.beta, window, block};
     // relaxed: a statistic.
     if (draw.begin()) num_without_mass_.fetch_add(1, std::memory_order_relaxed);
-    num_redraws = fastreplay::sample(ring, draw, block, call.num_rows);
+    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
     draw.weigh();
   }
   // relaxed: statistics.

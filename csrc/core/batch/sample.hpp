@@ -11,11 +11,18 @@
 #include "batch/block.hpp"
 #include "batch/draw.hpp"
 #include "batch/epochs.hpp"
+#include "batch/n_steps.hpp"
 #include "batch/priority_draw.hpp"
 #include "batch/random.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {
+
+// What surrounds each row of a minibatch.
+struct Following {
+  const Lanes& lanes;  // of the ring
+  const NStepRule& rule;
+};
 
 // A generator for draws, and counts of them. Several threads may share one sampler: a call number is all they take
 // from it.
@@ -51,12 +58,14 @@ class Sampler {
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
   // many: all, or in epochs perhaps fewer; none, with nothing changed, where there is nothing to draw from.
-  [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0) noexcept;
+  [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0,
+                                   const Following* following = nullptr) noexcept;
 
   // The same in two steps, for draws that are made later or elsewhere and are to be those of this moment in the order
   // of calls. A call without rows gets another try.
   void take_rows(Ring& ring, const Block& block, Call& call) noexcept;
-  [[nodiscard]] bool sample(Ring& ring, const Block& block, const Call& call) noexcept;
+  [[nodiscard]] bool sample(Ring& ring, const Block& block, const Call& call,
+                            const Following* following = nullptr) noexcept;
 
   // In the child after a fork.
   void begin_in_child() noexcept {
@@ -75,7 +84,8 @@ class Sampler {
   [[nodiscard]] std::uint64_t num_without_mass() const noexcept;
 
  private:
-  void fill(Ring& ring, const Block& block, const Call& call, const Window& window) noexcept;
+  void fill(Ring& ring, const Block& block, const Call& call, const Window& window,
+            const Following* following) noexcept;
 
   Philox::Key key_;
   Recency recency_;

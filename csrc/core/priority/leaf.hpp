@@ -37,16 +37,16 @@ struct Leaf {
   // The same of a group's words, four at a time.
   static void masses_in(const std::array<std::uint64_t, kGroupLeaves>& words, std::uint64_t lap,
                         float* masses) noexcept {
-    using Lanes = std::uint32_t __attribute__((vector_size(16)));
-    const Lanes expected = Lanes{} + tag(lap);
+    using Quad = std::uint32_t __attribute__((vector_size(16)));
+    const Quad expected = Quad{} + tag(lap);
     for (std::size_t i = 0; i < words.size(); i += 4) {
-      Lanes first;
-      Lanes second;
+      Quad first;
+      Quad second;
       std::memcpy(&first, &words[i], sizeof first);
       std::memcpy(&second, &words[i + 2], sizeof second);
-      const Lanes low = __builtin_shufflevector(first, second, kLow, kLow + 2, kLow + 4, kLow + 6);
-      const Lanes high = __builtin_shufflevector(first, second, kHigh, kHigh + 2, kHigh + 4, kHigh + 6);
-      const Lanes found = low & reinterpret_cast<Lanes>(high == expected);
+      const Quad low = __builtin_shufflevector(first, second, kLow, kLow + 2, kLow + 4, kLow + 6);
+      const Quad high = __builtin_shufflevector(first, second, kHigh, kHigh + 2, kHigh + 4, kHigh + 6);
+      const Quad found = low & reinterpret_cast<Quad>(high == expected);
       std::memcpy(masses + i, &found, sizeof found);
     }
   }

@@ -9,6 +9,8 @@
 
 #include "priority/avx2.hpp"
 
+#include "ring/insert.hpp"
+
 namespace fastreplay {
 
 class Priorities::Slots {
@@ -74,25 +76,21 @@ std::size_t Priorities::num_bytes() const noexcept {
 
 bool Priorities::insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
                         std::chrono::nanoseconds patience, const double* priorities) noexcept {
-  Ticket first = 0;
-  if (!ring_.reserve(num_rows, patience, first)) return false;
-  {
-    const Ring::Claim claim{ring_, first, num_rows};
-    ring_.write(fields, first_row, claim.slot(), num_rows);
-    const float mass = new_mass();
-    for (std::size_t i = 0; i < num_rows; ++i) {
-      if (priorities == nullptr) {
-        leaves_.begin(first + i, mass);
-      } else if (const double p = priorities[first_row + i]; std::isnan(p)) {
-        leaves_.begin(first + i, 0);
-      } else {
-        raise_largest(rule_.base(p));
-        leaves_.begin(first + i, rule_.mass(rule_.base(p), ring_.capacity()));
-      }
+  return insert_beside(ring_, fields, first_row, num_rows, patience, NewRows{*this, priorities});
+}
+
+void Priorities::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept {
+  const float mass = all_.new_mass();
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    if (priorities_ == nullptr) {
+      all_.leaves_.begin(first + i, mass);
+    } else if (const double p = priorities_[first_row + i]; std::isnan(p)) {
+      all_.leaves_.begin(first + i, 0);
+    } else {
+      all_.raise_largest(all_.rule_.base(p));
+      all_.leaves_.begin(first + i, all_.rule_.mass(all_.rule_.base(p), all_.ring_.capacity()));
     }
   }
-  leaves_.mark(first, num_rows);
-  return true;
 }
 
 Priorities::Updated Priorities::update(std::span<const Ticket> tickets, std::span<const double> priorities) noexcept {
@@ -157,6 +155,10 @@ void Priorities::restore(Ticket first, std::span<const float> masses) noexcept {
     if (first + i >= window.first && first + i < window.end) leaves_.begin(first + i, masses[i]);
   }
   leaves_.marks().mark_all();
+}
+
+void Priorities::move(Ticket from, Ticket to) noexcept {
+  leaves_.begin(to, Leaf::mass_in(leaves_.word(ring_.slot(from)), from / ring_.capacity()));
 }
 
 void Priorities::begin_in_child() noexcept {

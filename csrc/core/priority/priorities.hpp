@@ -50,6 +50,18 @@ class Priorities {
   [[nodiscard]] bool insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
                             std::chrono::nanoseconds patience, const double* priorities) noexcept;
 
+  // What an insert does beside the ring, of rows of these priorities.
+  class NewRows {
+   public:
+    NewRows(Priorities& all, const double* priorities) noexcept : all_{all}, priorities_{priorities} {}
+    void begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept;
+    void end(Ticket first, std::size_t num_rows) noexcept { all_.leaves_.mark(first, num_rows); }
+
+   private:
+    Priorities& all_;
+    const double* priorities_;
+  };
+
   struct Updated {
     std::size_t applied = 0;
     std::size_t stale = 0;  // overwritten or cleared
@@ -67,8 +79,9 @@ class Priorities {
   // Gives published tickets these masses, for restoring; nobody else uses the ring.
   void restore(Ticket first, std::span<const float> masses) noexcept;
 
-  // In the child after a fork, the ring's unfinished tickets discarded: nobody holds the lock, and every leaf is looked
-  // at again.
+  // In the child after a fork, the ring's unfinished tickets discarded: each transition that was moved to an earlier
+  // ticket, in ascending order; then nobody holds the lock, and every leaf is looked at again.
+  void move(Ticket from, Ticket to) noexcept;
   void begin_in_child() noexcept;
 
   // For samplers. Holds the others off as long as it lives.

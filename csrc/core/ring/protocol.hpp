@@ -227,7 +227,7 @@ void BasicRing<Atomics>::clear() noexcept {
 }
 
 template <class Atomics>
-void BasicRing<Atomics>::discard_unfinished() noexcept {
+void BasicRing<Atomics>::discard_unfinished(const std::function<void(Ticket, Ticket)>& moved) noexcept {
   // relaxed, here and below: nobody else uses the ring.
   const Ticket end = Atomics::load(header_.head, std::memory_order_relaxed);
   const Ticket base = Atomics::load(header_.base, std::memory_order_relaxed);
@@ -238,7 +238,10 @@ void BasicRing<Atomics>::discard_unfinished() noexcept {
   Ticket next = first;
   for (Ticket ticket = first; ticket < end; ++ticket) {
     if (!is_published(ticket, nothing)) continue;
-    if (ticket != next) std::memcpy(records_.at(slot(next)), record(ticket), records_.layout().stride());
+    if (ticket != next) {
+      std::memcpy(records_.at(slot(next)), record(ticket), records_.layout().stride());
+      moved(ticket, next);
+    }
     ++next;
   }
   set_words(finished, next, 0);

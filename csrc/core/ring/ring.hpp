@@ -21,6 +21,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "ring/atomics.hpp"
@@ -103,9 +104,13 @@ class BasicRing {
   // Makes every ticket reserved so far invisible. Tickets go on.
   void clear() noexcept;
 
-  // Drops every unfinished ticket and closes the gaps, later transitions moving to earlier tickets. For
-  // a ring whose writers are gone, as in the child after a fork: nobody else may use it meanwhile.
-  void discard_unfinished() noexcept;
+  // Drops every unfinished ticket and closes the gaps, later transitions moving to earlier tickets, of which
+  // moved(from, to) is told one by one. For a ring whose writers are gone, as in the child after a fork: nobody else
+  // may use it meanwhile.
+  void discard_unfinished() noexcept {
+    discard_unfinished([](Ticket, Ticket) {});
+  }
+  void discard_unfinished(const std::function<void(Ticket, Ticket)>& moved) noexcept;
 
   // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
   void start_at(Ticket ticket) noexcept;

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// What comes before and after each slot's transition in its lane, beside a ring. Nobody waits here.
+//
+// A link belongs to the ticket of its lap. Its owner stores all of it after the reservation and before the ring's word,
+// so that whoever sees the ticket published sees its link, too. From then on only `after` changes, once: whoever
+// published the successor puts the distance to it in place of kOpen, or a cut puts kCut there, by compare-and-swap,
+// which fails once the slot's next owner has stored its own link.
+//
+// `after` is a hint. What counts is the successor's own `before`, stored before it was published: a reader that follows
+// a hint asks for both, and so never comes to another lane, across an end, or to a record that is not there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+
+#include "ring/header.hpp"
+#include "storage/region.hpp"
+
+namespace fastreplay {
+
+// How many tickets a transition's neighbour in its lane is away; or what there is instead.
+using Gap = std::uint32_t;
+inline constexpr Gap kMostGap = 0xFFFF'0000;
+
+struct Before {
+  static constexpr Gap kFirst = 0;           // nothing: it begins a trajectory
+  static constexpr Gap kLost = 0xFFFF'FFFF;  // a transition that had left the ring
+};
+
+struct After {
+  static constexpr Gap kOpen = 0;               // nothing yet
+  static constexpr Gap kEnded = 0xFFFF'FFFF;    // nothing: it ended its trajectory
+  static constexpr Gap kCut = 0xFFFF'FFFE;      // nothing: the trajectory was cut there
+  static constexpr Gap kUnknown = 0xFFFF'FFFD;  // a transition that is not there; or the slot is another ticket's
+};
+
+[[nodiscard]] constexpr bool is_gap(Gap distance) noexcept { return distance != 0 && distance <= kMostGap; }
+
+template <class Atomics>
+class BasicLinks {
+ public:
+  // Throws std::invalid_argument on a capacity that distances do not reach, std::bad_alloc.
+  explicit BasicLinks(std::size_t capacity) : capacity_{capacity}, links_{checked(capacity) * sizeof(Link)} {}
+
+  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return links_.num_bytes(); }
+
+  // Makes the link of a ticket that is reserved and not yet published, by its owner. `after` is kOpen or kEnded.
+  void begin(Ticket ticket, std::uint32_t lane, Gap before, Gap after) noexcept {
+    Link& link = at(ticket);
+    // relaxed, all three: the release of the ring's word orders them; partner: the loads below, after an acquire of
+    // that word.
+    Atomics::store(link.lane, lane, std::memory_order_relaxed);
+    Atomics::store(link.before, before, std::memory_order_relaxed);
+    Atomics::store(link.after, word(ticket, after), std::memory_order_relaxed);
+  }
+
+  // Says what comes after a published ticket of which nothing is known yet: by who published the successor, or who
+  // cuts.
+  void join(Ticket ticket, Gap after) noexcept {
+    std::uint64_t expected = word(ticket, After::kOpen);
+    const std::uint64_t desired = word(ticket, after);
+    // release: who follows the link sees the successor published, and a `before` no older than the one that this was
+    // made of; partner: the acquire load in after(). relaxed on failure: the slot is another ticket's, and nobody asks
+    // any more.
+    while (!Atomics::compare_exchange_weak(at(ticket).after, expected, desired, std::memory_order_release,
+                                           std::memory_order_relaxed)) {
+      if (expected != word(ticket, After::kOpen)) return;
+    }
+  }
+
+  // Where a ticket's link is, for who goes from one to the next: a division is as much work as a step.
+  struct Place {
+    std::size_t slot;
+    std::uint64_t lap;
+  };
+  [[nodiscard]] Place place(Ticket ticket) const noexcept { return {ticket % capacity_, ticket / capacity_}; }
+  [[nodiscard]] Place later(Place place, std::size_t tickets) const noexcept {  // at most capacity() of them
+    const std::size_t slot = place.slot + tickets;
+    return slot < capacity_ ? Place{slot, place.lap} : Place{slot - capacity_, place.lap + 1};
+  }
+
+  // Of a published ticket; After::kUnknown where the slot is another's by now.
+  [[nodiscard]] Gap after(Place place) const noexcept {
+    // acquire: the successor is published for us, too; partner: the release in join().
+    const std::uint64_t found = Atomics::load(in(place.slot).after, std::memory_order_acquire);
+    return found >> 32 == (place.lap & 0xFFFF'FFFF) ? static_cast<Gap>(found) : After::kUnknown;
+  }
+
+  // Of a published ticket; of whatever ticket has its slot where that is another by now, which whoever copies rows
+  // finds out afterwards.
+  [[nodiscard]] Gap before(std::size_t slot) const noexcept {
+    // relaxed: ordered by the acquire of the ring's word; partner: the store in begin().
+    return Atomics::load(in(slot).before, std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint32_t lane(std::size_t slot) const noexcept {
+    // relaxed: as before().
+    return Atomics::load(in(slot).lane, std::memory_order_relaxed);
+  }
+
+  // Inlined by force: GCC drops calls of a function that only prefetches.
+  [[gnu::always_inline]] void prefetch(std::size_t slot) const noexcept { __builtin_prefetch(&in(slot), 0, 2); }
+
+ protected:  // for a model, which tells accesses by their addresses
+  struct Link {
+    std::uint64_t after;   // the lap modulo 2^32, and a distance
+    std::uint32_t before;  // a distance
+    std::uint32_t lane;
+  };
+  [[nodiscard]] Link& in(std::size_t slot) const noexcept { return reinterpret_cast<Link*>(links_.data())[slot]; }
+
+ private:
+  [[nodiscard]] static std::size_t checked(std::size_t capacity) {
+    if (capacity > kMostGap) throw std::invalid_argument{"links reach over fewer transitions"};
+    return capacity;
+  }
+  [[nodiscard]] std::uint64_t word(Ticket ticket, Gap after) const noexcept {
+    return (ticket / capacity_) << 32 | after;
+  }
+  [[nodiscard]] Link& at(Ticket ticket) const noexcept { return in(ticket % capacity_); }
+
+  std::size_t capacity_;
+  Region links_;
+};
+
+}  // namespace fastreplay

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Samplers with what surrounds their rows, made when they are first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastreplay.buffer.follow import NStep
+from fastreplay.support.latest import Latest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.ring_sampler import RingSampler
+    from fastreplay.buffer.lanes import Lanes
+    from fastreplay.schema import Schema
+
+__all__ = ["Followers"]
+
+_RULES, _DELIVERIES = 16, 4
+
+
+class Followers:
+    """What follows the rows of one sampler.
+
+    Args:
+        sampler: Draws the rows.
+        schema: The fields of a transition.
+        lanes: The ring's; None where it has none.
+
+    Thread safety:
+        Any thread may ask.
+    """
+
+    __slots__ = ("_by_rule", "_deliveries", "_lanes", "_sampler", "_schema")
+
+    def __init__(self, sampler: RingSampler, schema: Schema, lanes: Lanes | None) -> None:
+        self._sampler = sampler
+        self._schema = schema
+        self._lanes = lanes
+        self._by_rule: Latest[NStep, RingSampler] = Latest(_RULES)
+        self._deliveries: Latest[tuple[Any, ...], Delivery] = Latest(_DELIVERIES)
+
+    def of(self, rule: NStep, new_delivery: Callable[[tuple[str, ...], Parts], Delivery]) -> RingSampler:
+        """Return a sampler of the same draws whose minibatches follow the rule.
+
+        Args:
+            rule: What to give with each row.
+            new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields, of these
+                parts.
+
+        Raises:
+            TypeError: It is no rule.
+            ValueError: The buffer has no lanes, or not the fields.
+        """
+        if not isinstance(rule, NStep):
+            raise TypeError(f"follow: expected NStep or None, got {rule!r}")
+        found = self._by_rule.get(rule)
+        return self._new(rule, new_delivery) if found is None else found
+
+    def _new(self, rule: NStep, new_delivery: Callable[[tuple[str, ...], Parts], Delivery]) -> RingSampler:
+        if self._lanes is None:
+            raise ValueError(
+                "follow: expected a buffer with lanes, one for each environment: it knows what comes after what"
+            )
+        parts, beside, native = rule._followed(self._schema, self._lanes, *self._sampler.form)
+        form = (beside, *parts)
+        delivery = self._deliveries.get(form)
+        if delivery is None:
+            delivery = new_delivery(beside, parts)
+            self._deliveries.put(form, delivery)
+        made = self._sampler.following(native, delivery)
+        self._by_rule.put(rule, made)
+        return made

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""What an insert takes beside the fields of its rows: their priorities, their lanes, and which of them to leave out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fastreplay.buffer.priorities import PRIORITY, checked_priorities
+from fastreplay.support.checks import checked_addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from fastreplay import _core
+
+__all__ = ["LANE_NAMES", "Given", "one_each"]
+
+_LANE, _LANES, _MASK = LANE_NAMES = ("lane", "lanes", "mask")
+
+
+class Given:
+    """What was given with the rows of one insert, checked; memory that nobody else has.
+
+    Args:
+        given: By name.
+        lanes: The ring's lanes, if it has any.
+        is_one: Whether the rows are one.
+
+    Attributes:
+        priority: () or (n,) float64, NaN for rows that are not to be drawn yet; None for new transitions.
+        lanes: () or (n,) int64; None where rows go into the lanes in order.
+
+    Raises:
+        TypeError, ValueError: Something is not what it should be; the message names it.
+    """
+
+    __slots__ = ("_mask", "lanes", "priority")
+
+    def __init__(self, given: Mapping[str, Any], lanes: _core.Lanes | None, is_one: bool) -> None:
+        for name in (_LANES, _MASK) if is_one else (_LANE,):
+            if name in given:
+                raise TypeError(f"unknown field {name!r}; {'add' if is_one else 'extend'} takes no {name}=")
+        self.priority = checked_priorities(given[PRIORITY]) if PRIORITY in given else None
+        self.lanes: NDArray[np.int64] | None = None
+        for name in (_LANE, _LANES):
+            if name in given and given[name] is not None:
+                self.lanes = _checked_lanes(name, given[name], cast("_core.Lanes", lanes).num_lanes, is_one)
+        self._mask = None if given.get(_MASK) is None else _checked_mask(given[_MASK])
+
+    @staticmethod
+    def names(has_priorities: bool, has_lanes: bool) -> tuple[str, ...] | None:
+        """Return what an insert takes beside fields; None for nothing."""
+        names = (PRIORITY,) * has_priorities + LANE_NAMES * has_lanes
+        return names or None
+
+    @staticmethod
+    def lanes_of_rows(beside: Given | None, lanes: _core.Lanes, num_rows: int) -> NDArray[np.int64]:
+        """Return the lane of each row, (n,).
+
+        Raises:
+            ValueError: They are not as many as the rows, or nobody says which they are.
+        """
+        if beside is not None and beside.lanes is not None:
+            return one_each("lanes", beside.lanes, num_rows)
+        if lanes.num_lanes == 1:
+            return np.zeros(num_rows, np.int64)
+        if num_rows != lanes.num_lanes:
+            if num_rows == 1:
+                raise ValueError(f"lane: expected which of the {lanes.num_lanes} lanes the transition is of")
+            raise ValueError(f"lanes: expected a row for each of {lanes.num_lanes}, or lanes=, got {num_rows} rows")
+        return np.arange(num_rows)
+
+    def mask_of_rows(self, num_rows: int) -> NDArray[np.bool_] | None:
+        """Return which rows are kept, (n,); None for all.
+
+        Raises:
+            ValueError: They are not as many.
+        """
+        if self._mask is not None and len(self._mask) != num_rows:
+            raise ValueError(f"mask: expected one for each of {num_rows} rows, got {len(self._mask)}")
+        return self._mask
+
+
+def one_each(name: str, values: NDArray[Any], num_rows: int) -> NDArray[Any]:
+    """Return a value for each row, of checked ones: (n,) of as many rows, or () for all.
+
+    Raises:
+        ValueError: They are not as many.
+    """
+    if values.ndim == 0:
+        return np.full(num_rows, values)
+    if len(values) != num_rows:
+        raise ValueError(f"{name}: expected one for each of {num_rows} rows, got {len(values)}")
+    return values
+
+
+def _checked_lanes(name: str, value: Any, num_lanes: int, is_one: bool) -> NDArray[np.int64]:
+    scalar = np.ndim(value) == 0
+    if is_one and not scalar:
+        raise ValueError(f"{name}: expected an integer, got shape {np.shape(value)}")
+    lanes = checked_addresses(name, [value] if scalar else value).astype(np.int64)  # a copy
+    for i in np.flatnonzero((lanes < 0) | (lanes >= num_lanes))[:1]:
+        where = name if scalar else f"{name}[{i}]"
+        raise ValueError(f"{where}: expected a lane in [0, {num_lanes}), got {lanes[i]}")
+    return lanes.reshape(()) if scalar else lanes
+
+
+def _checked_mask(value: Any) -> NDArray[np.bool_]:
+    mask = np.array(value.detach().cpu() if hasattr(value, "detach") else value)
+    if mask.dtype != np.bool_ or mask.ndim != 1:
+        raise TypeError(f"mask: expected (n,) bools, True for a row that is inserted, got {mask.dtype} {mask.shape}")
+    return mask

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT
+"""The lanes of a buffer: how many streams of transitions there are, and which fields end a trajectory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastreplay import _core
+from fastreplay.buffer.given import LANE_NAMES
+from fastreplay.support.checks import checked_count
+from fastreplay.support.memory_limit import check_memory
+
+if TYPE_CHECKING:
+    from fastreplay.schema import Schema
+
+__all__ = ["Lanes", "lanes_of_env", "new_lanes"]
+
+_ENDS = ("terminated", "truncated")
+_BYTES_OF_LINK, _BYTES_OF_LANE = 16, 72
+_MOST_TRANSITIONS = 0xFFFF0000
+_LARGEST_ELEMENT = 8  # bytes
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """The lanes of a ring.
+
+    Attributes:
+        core: Where they are kept.
+        ends: Names of the fields that end a trajectory.
+    """
+
+    core: _core.Lanes
+    ends: tuple[str, ...]
+
+
+def new_lanes(
+    lanes: int | None, ends: Sequence[str] | None, ring: _core.Ring, schema: Schema, storage: str
+) -> Lanes | None:
+    """Make the lanes of a ring; None where its transitions are no streams.
+
+    Raises:
+        TypeError: `lanes` is no integer, or `ends` no names.
+        ValueError: There are too few or too many, a field cannot end a trajectory, or none does.
+        MemoryError: They would not fit into this machine's memory.
+    """
+    if lanes is None:
+        if ends is not None:
+            raise ValueError("ends: expected None without lanes, whose trajectories they end")
+        return None
+    count = checked_count("lanes", lanes)
+    if storage == "cuda":
+        raise ValueError("lanes: expected None with storage='cuda', which does not know what comes after what")
+    for name in schema.names:
+        if name in LANE_NAMES:
+            raise ValueError(f"{name}: the name is taken in a buffer with lanes; give the field another")
+    if ring.capacity > _MOST_TRANSITIONS:
+        raise ValueError(f"capacity: expected at most {_MOST_TRANSITIONS} with lanes, got {ring.capacity}")
+    check_memory("lanes", f"{count} lanes", _BYTES_OF_LINK * ring.capacity + _BYTES_OF_LANE * count)
+    names = _checked_ends(ends, schema)
+    fields = [(schema.position(name), schema[name].dtype) for name in names]
+    elements = [(position, dtype.itemsize, dtype.kind == "f") for position, dtype in fields]
+    return Lanes(_core.Lanes(ring, count, elements), names)
+
+
+def _checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
+    if isinstance(ends, str) or not (ends is None or isinstance(ends, Sequence)):
+        raise TypeError(f"ends: expected names of fields, got {ends!r}")
+    names = tuple(name for name in _ENDS if name in schema) if ends is None else tuple(ends)
+    if ends is None and not names:
+        raise ValueError(
+            "ends: expected the fields that end a trajectory, as there is neither 'terminated' nor 'truncated'; "
+            "() for streams without end"
+        )
+    for name in names:
+        if name not in schema:
+            raise ValueError(f"ends: expected names of fields, got {name!r}; the fields are {', '.join(schema)}")
+        dtype = schema[name].dtype
+        if dtype.kind not in "biuf" or dtype.itemsize > _LARGEST_ELEMENT:
+            raise ValueError(f"ends: expected bools, integers or floats of up to 8 bytes, and {name!r} is {dtype}")
+    return names
+
+
+def lanes_of_env(env: Any, lanes: int | bool | None, ends: Sequence[str] | None) -> tuple[int | None, bool]:
+    """Return how many lanes there are for an environment, and whether its next step after an end only resets it.
+
+    Args:
+        env: An environment or a vector environment of Gymnasium.
+        lanes: True for those of the environment, or as the buffer takes them.
+        ends: As the buffer takes them.
+
+    Raises:
+        ValueError: They are fewer than the environments, or an end at which these reset is none of the buffer's.
+    """
+    num_envs = getattr(env, "num_envs", None)
+    count = (num_envs or 1 if lanes else None) if isinstance(lanes, bool) else lanes
+    if num_envs is None or count is None or not isinstance(count, int):
+        return count, False
+    if count < num_envs:
+        raise ValueError(f"lanes: expected True, or one for each of {num_envs} environments, got {count}")
+    mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+    skips_resets = mode is None or getattr(mode, "name", mode) == "NEXT_STEP"
+    if skips_resets and ends is not None and not {*_ENDS} <= {*ends}:
+        raise ValueError(
+            f"ends: expected {' and '.join(map(repr, _ENDS))} among them, as the environments reset after either, "
+            f"got {ends!r}"
+        )
+    return count, skips_resets

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""How a buffer's transitions follow each other, on its way through pickle and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastreplay.buffer.snapshot import checked_ticket
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastreplay import _core
+    from fastreplay.buffer.lanes import Lanes
+
+__all__ = ["Links", "SavedLinks", "checked_links"]
+
+
+class SavedLinks(NamedTuple):
+    """Lanes and links of transitions, from one ticket on; those of others are not known."""
+
+    first: int
+    lanes: NDArray[np.uint32]
+    links: NDArray[np.uint8]  # what came before and after, as the core says it
+    skips_resets: bool
+
+    def check(self, lanes: Lanes) -> None:
+        """Refuse what is of more lanes than there are.
+
+        Raises:
+            ValueError: It is.
+        """
+        if len(self.lanes) and int(self.lanes.max()) >= lanes.core.num_lanes:
+            raise ValueError(f"links: expected lanes in [0, {lanes.core.num_lanes}), got {int(self.lanes.max())}")
+
+    def restore(self, lanes: Lanes) -> None:
+        """Link the transitions of a ring that nobody else uses."""
+        lanes.core.skips_resets = self.skips_resets
+        lanes.core.restore(self.first, self.lanes, self.links)
+
+
+class Links:
+    """The links of a buffer, read when they are pickled: after its transitions, so that none is too new to have one.
+
+    Distances are not saved: they follow from the order of a lane's transitions.
+
+    Args:
+        ring: Where the transitions lie.
+        lanes: Its lanes.
+    """
+
+    def __init__(self, ring: _core.Ring, lanes: Lanes) -> None:
+        self._ring = ring
+        self._lanes = lanes
+
+    def read(self) -> SavedLinks:
+        """Return the links of the moment."""
+        core = self._lanes.core
+        first, end = self._ring.window()
+        lanes, links, oldest = core.save(first, end - first)
+        num_lost = min(max(oldest - first, 0), end - first)
+        return SavedLinks(first + num_lost, lanes[num_lost:].copy(), links[num_lost:].copy(), core.skips_resets)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SavedLinks, tuple(self.read())
+
+
+def checked_links(links: object) -> SavedLinks:
+    """Return what a pickle says of links.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    if isinstance(links, Links):  # of a copy, which is made without pickling
+        return links.read()
+    if not isinstance(links, SavedLinks):
+        raise ValueError(f"links: expected SavedLinks, got {type(links).__name__}")
+    arrays: tuple[tuple[str, Any, Any], ...] = (("lanes", links.lanes, np.uint32), ("links", links.links, np.uint8))
+    for name, values, dtype in arrays:
+        if not isinstance(values, np.ndarray) or values.dtype != dtype or values.ndim != 1:
+            raise ValueError(f"links: expected {name} as an array (n,) of {np.dtype(dtype)}")
+    if len(links.lanes) != len(links.links):
+        raise ValueError(f"links: expected as many lanes as links, got {len(links.lanes)} and {len(links.links)}")
+    if not isinstance(links.skips_resets, bool):
+        raise ValueError(f"links: expected a bool of skips_resets, got {links.skips_resets!r}")
+    checked_ticket("links", links.first)
+    return links

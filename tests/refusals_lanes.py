@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Refused calls of buffers with lanes, and of the rules about what surrounds a row."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from refusals import Call, Case, Scene, attempt, cases
+from refusals_scenes import CAPACITY, on, run_on
+from stall import StalledInsert
+from support import FIELDS, NativeBuffer, transitions
+
+import fastreplay as fr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Native: Any = fr  # untyped: what is refused here is what its types refuse
+MASKED: Any = np.ma.masked_array([0, 1], [False, True])
+STEP = {name: value[0] for name, value in transitions(100, 1).items()}
+
+
+def streams(output: str = "numpy") -> Scene:
+    """Make a buffer of two lanes, and some in which a rule cannot be followed."""
+    b = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output, lanes=2)
+    for t in range(0, 16, 2):
+        b.extend(**transitions(t, 2))
+    alone = NativeBuffer(CAPACITY, FIELDS, seed=3, output=output)
+    integers = {"reward": ((), "int64"), "discount": (2,)}
+    stored = NativeBuffer(CAPACITY, integers, seed=3, lanes=1, ends=(), output=output)
+    return Scene(b=b, alone=alone, stored=stored, out=b.sample(4, follow=fr.NStep(2, 0.9)), plain=b.sample(4))
+
+
+def busy() -> Scene:
+    """Make a buffer of three lanes, of which another thread is in the first."""
+    fields = {"id": ((), "int64"), "x": (8192,)}
+    b = NativeBuffer(16, fields, seed=3, output="numpy", lanes=3, ends=())
+    rows: dict[str, Any] = {"id": np.arange(3), "x": np.zeros((3, 8192), np.float32)}
+    b.extend(**rows)
+    return Scene(
+        b=b, rows=rows, insert=StalledInsert(b, {name: value[:1] for name, value in rows.items()}, "x", 0, lanes=0)
+    )
+
+
+def go_on(scene: Scene) -> Iterator[Any]:
+    """Insert and draw, and tell what comes of it."""
+    b = scene.b
+    b.extend(**transitions(b.stats()["inserted"], 2))
+    yield attempt(lambda: b.sample(8, follow=fr.NStep(1, 0.5)))
+    yield attempt(lambda: b.sample(8, follow=fr.NStep(3, 0.5)))
+    b.cut(1)
+    b.add(**STEP, lane=1)
+    yield [b.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(9, 1.0)).sample(CAPACITY), b]
+
+
+def go_on_busy(scene: Scene) -> Iterator[Any]:
+    """Let the other thread finish, and go on."""
+    scene.insert.close()
+    scene.b.extend(**scene.rows)
+    scene.b.cut(0)
+    yield [scene.b[:], scene.b]
+
+
+def sampled(follow: Any) -> Any:
+    return lambda s: Call(s.b.sample, 4, follow=follow)
+
+
+EXTEND: dict[str, Any] = {
+    "lanes: of nobody": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 2), lanes=[0, 2])),
+    "lanes: a negative one": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 2), lanes=[-1, 0])),
+    "lanes: too few": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 3), lanes=[1, 0])),
+    "lanes: not said": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 3))),
+    "lanes: no integers": (TypeError, lambda s: Call(s.b.extend, **transitions(100, 2), lanes=[0.0, 1.0])),
+    "lanes: masked": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 2), lanes=MASKED)),
+    "lanes: two dimensions": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 2), lanes=[[0, 1]])),
+    "lane: of add alone": (TypeError, lambda s: Call(s.b.extend, **transitions(100, 2), lane=0)),
+    "mask: too short": (ValueError, lambda s: Call(s.b.extend, **transitions(100, 2), mask=[True])),
+    "mask: no bools": (TypeError, lambda s: Call(s.b.extend, **transitions(100, 2), mask=[0, 1])),
+    "mask: a missing field": (TypeError, lambda s: Call(s.b.extend, reward=[1, 2], mask=[True, False])),
+}
+
+ADD: dict[str, Any] = {
+    "lane: not said": (ValueError, lambda s: Call(s.b.add, **STEP)),
+    "lane: of nobody": (ValueError, lambda s: Call(s.b.add, **STEP, lane=2)),
+    "lane: several": (ValueError, lambda s: Call(s.b.add, **STEP, lane=[0])),
+    "lane: a fraction": (TypeError, lambda s: Call(s.b.add, **STEP, lane=0.5)),
+    "lanes: of extend alone": (TypeError, lambda s: Call(s.b.add, **STEP, lanes=[0])),
+}
+
+CUT: dict[str, Any] = {
+    "a lane of nobody": (ValueError, lambda s: Call(s.b.cut, 2)),
+    "a negative lane": (ValueError, lambda s: Call(s.b.cut, -1)),
+    "no integer": (TypeError, lambda s: Call(s.b.cut, "0")),
+    "no lanes": (ValueError, lambda s: Call(s.alone.cut)),
+}
+
+INSIDE: dict[str, dict[str, Any]] = {
+    "fr.ReplayBuffer.extend": {"a lane of another thread": (RuntimeError, lambda s: Call(s.b.extend, **s.rows))},
+    "fr.ReplayBuffer.add": {
+        "a lane of another thread": (
+            RuntimeError,
+            lambda s: Call(s.b.add, *(value[0] for value in s.rows.values()), lane=0),
+        )
+    },
+    "fr.ReplayBuffer.cut": {
+        "a lane of another thread": (RuntimeError, lambda s: Call(s.b.cut, 0)),
+        "all, one of them another thread's": (RuntimeError, lambda s: Call(s.b.cut)),
+    },
+}
+
+FOLLOW: dict[str, dict[str, Any]] = {
+    "fr.ReplayBuffer.sample": {
+        "follow: no rule": (TypeError, sampled(3)),
+        "follow: no such field": (ValueError, sampled(fr.NStep(2, 0.9, reward="return"))),
+        "follow: no floats": (ValueError, sampled(fr.NStep(2, 0.9, reward="action"))),
+        "follow: no such discount": (ValueError, sampled(fr.NStep(2, 0.9, discount="discount"))),
+        "follow: a discount of a shape": (ValueError, sampled(fr.NStep(2, 0.9, discount="observation"))),
+        "follow: no lanes": (ValueError, lambda s: Call(s.alone.sample, 4, follow=fr.NStep(2, 0.9))),
+        "follow: integers": (ValueError, lambda s: Call(s.stored.sample, 4, follow=fr.NStep(2, 0.9))),
+        "follow: a discount that is stored": (
+            ValueError,
+            lambda s: Call(s.stored.sample, 4, follow=fr.NStep(2, 0.9, reward=())),
+        ),
+        "follow: out without": (ValueError, lambda s: Call(s.b.sample, 4, out=s.plain, follow=fr.NStep(2, 0.9))),
+        "follow: out with": (ValueError, lambda s: Call(s.b.sample, 4, out=s.out)),
+        "follow: out of another rule": (
+            ValueError,
+            lambda s: Call(s.b.sample, 4, out=s.out, follow=fr.NStep(2, 0.9, reward=())),
+        ),
+    },
+    "fr.ReplayBuffer.sampler": {
+        "follow: no rule": (TypeError, lambda s: Call(s.b.sampler, follow="n")),
+        "follow: no lanes": (ValueError, lambda s: Call(s.alone.sampler, follow=fr.NStep(2, 0.9))),
+    },
+    "fr.ReplayBuffer.loader": {
+        "follow: no rule": (TypeError, lambda s: Call(s.b.loader, 4, follow=0)),
+        "follow: no lanes": (ValueError, lambda s: Call(s.alone.loader, 4, follow=fr.NStep(2, 0.9))),
+    },
+}
+
+MADE: dict[str, dict[str, Any]] = {
+    "fr.ReplayBuffer.__init__": {
+        "lanes: none": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=0)),
+        "lanes: a bool": (TypeError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=True)),
+        "lanes: beyond memory": (MemoryError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=2**50)),
+        "lanes: no end": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, {"reward": ()}, lanes=1)),
+        "lanes: a name that is taken": (
+            ValueError,
+            lambda s: Call(Native.ReplayBuffer, 4, {"mask": ()}, lanes=1, ends=()),
+        ),
+        "ends: without lanes": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, ends=())),
+        "ends: one string": (TypeError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends="terminated")),
+        "ends: no names": (TypeError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends=1)),
+        "ends: no such field": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends=["done"])),
+        "ends: complex numbers": (
+            ValueError,
+            lambda s: Call(Native.ReplayBuffer, 4, {"z": ((), "complex64")}, lanes=1, ends=["z"]),
+        ),
+    },
+    "fr.NStep.__init__": {
+        "no steps": (ValueError, lambda s: Call(Native.NStep, 0, 0.9)),
+        "steps beyond all": (ValueError, lambda s: Call(Native.NStep, 2**40, 0.9)),
+        "half a step": (TypeError, lambda s: Call(Native.NStep, 1.5, 0.9)),
+        "a negative gamma": (ValueError, lambda s: Call(Native.NStep, 2, -0.1)),
+        "NaN": (ValueError, lambda s: Call(Native.NStep, 2, np.nan)),
+        "a gamma in words": (TypeError, lambda s: Call(Native.NStep, 2, "0.9")),
+        "a reward by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, reward=2)),
+        "rewards by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, reward=[2])),
+        "a reward twice": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, reward=["r", "r"])),
+        "a reward that is the discount": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, reward="r", discount="r")),
+        "a discount by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, discount=4)),
+    },
+    "fr.NStep.__setattr__": {"a change": (FrozenInstanceError, lambda s: Call(setattr, fr.NStep(2, 0.9), "n", 3))},
+    "fr.NStep.__delattr__": {"a change": (FrozenInstanceError, lambda s: Call(delattr, fr.NStep(2, 0.9), "n"))},
+}
+
+LANES: list[Case] = [
+    *cases("fr.ReplayBuffer.extend", streams, go_on, EXTEND),
+    *cases("fr.ReplayBuffer.add", streams, go_on, ADD),
+    *cases("fr.ReplayBuffer.cut", streams, go_on, CUT),
+    *(case for name, kinds in FOLLOW.items() for case in cases(name, partial(streams, "torch"), go_on, kinds)),
+    *(case for name, kinds in INSIDE.items() for case in cases(name, busy, go_on_busy, kinds)),
+    *(case for name, kinds in MADE.items() for case in cases(name, on("numpy"), run_on, kinds)),
+]

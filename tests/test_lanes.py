@@ -1,0 +1,533 @@
+# SPDX-License-Identifier: MIT
+"""Lanes, and the n steps that surround a row: beside a list of trajectories a lane, bit by bit."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from stall import stalled_insert
+from support import NativeBuffer
+from test_fork import in_child
+
+import fastreplay as fr
+
+STEPS: dict[str, Any] = {
+    "observation": (2,),
+    "action": ((), "int64"),
+    "reward": (),
+    "costs": ((2,), "float64"),
+    "next_observation": (2,),
+    "terminated": ((), "bool"),
+    "truncated": (),
+}
+
+
+def rows(first: int, terminated: list[bool], truncated: list[bool]) -> dict[str, Any]:
+    """Give rows that tell their numbers."""
+    t = np.arange(first, first + len(terminated))
+    return {
+        "observation": np.stack([t, -t], 1).astype(np.float32),
+        "action": t,
+        "reward": (np.sin(t * 1.7) * 3).astype(np.float32),
+        "costs": np.stack([np.cos(t), t / 3], 1),
+        "next_observation": np.stack([t + 0.5, t * 2], 1).astype(np.float32),
+        "terminated": np.array(terminated, bool),
+        "truncated": np.where(np.array(truncated, bool), -2.0, -0.0).astype(np.float32),
+    }
+
+
+@dataclass
+class Oracle:
+    """All that was ever inserted, by ticket; and for each what follows it in its trajectory."""
+
+    capacity: int
+    num_lanes: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    successor: dict[int, int] = field(default_factory=dict)
+    newest: list[int | None] = field(default_factory=list)  # of each lane, where its trajectory goes on
+    base: int = 0
+
+    def __post_init__(self) -> None:
+        self.newest = [None] * self.num_lanes
+
+    def insert(self, lane: int, row: dict[str, Any]) -> None:
+        ticket = len(self.rows)
+        self.rows.append(row)
+        before = self.newest[lane]
+        if before is not None and ticket - before < self.capacity:
+            self.successor[before] = ticket
+        self.newest[lane] = None if row["terminated"] or row["truncated"] else ticket
+
+    @property
+    def first(self) -> int:
+        return max(self.base, len(self.rows) - self.capacity)
+
+    def n_step(self, ticket: int, n: int, gamma: float) -> tuple[list[int], dict[str, Any], float]:
+        chain = [ticket]
+        while len(chain) < n and chain[-1] in self.successor:
+            chain.append(self.successor[chain[-1]])
+        weight, reward, costs = 1.0, np.float64(0), np.zeros(2)
+        for each in chain:
+            reward += weight * np.float64(self.rows[each]["reward"])
+            costs += weight * self.rows[each]["costs"]
+            weight *= gamma
+        begin, last = self.rows[ticket], self.rows[chain[-1]]
+        expected = {**begin, **{name: last[name] for name in ("next_observation", "terminated", "truncated")}}
+        return chain, {**expected, "reward": np.float32(reward), "costs": costs}, weight
+
+
+def assert_follows(oracle: Oracle, batch: Any, rule: fr.NStep) -> None:
+    batch = batch.numpy()
+    for i, ticket in enumerate(batch.ticket.tolist()):
+        assert oracle.first <= ticket < len(oracle.rows)
+        _, expected, weight = oracle.n_step(ticket, rule.n, rule.gamma)
+        for name, value in expected.items():
+            assert np.asarray(batch[name][i]).tobytes() == np.asarray(value, batch[name].dtype).tobytes(), name
+        assert batch.discount[i] == np.float32(weight)
+
+
+def rule_of(n: int, gamma: float) -> fr.NStep:
+    return fr.NStep(n, gamma, reward=("reward", "costs"))
+
+
+class Streams(RuleBasedStateMachine):
+    """Interleaved lanes, ends of both kinds, cuts, laps, clears, copies, several rules at once."""
+
+    @initialize(
+        capacity=st.sampled_from([1, 2, 3, 7, 30, 64]),
+        lanes=st.sampled_from([1, 2, 5]),
+        output=st.sampled_from(["numpy", "torch"]),
+        weighed=st.booleans(),
+    )
+    def make(self, capacity: int, lanes: int, output: str, *, weighed: bool) -> None:
+        priorities = fr.Priorities() if weighed else None
+        self.buffer = NativeBuffer(
+            capacity, STEPS, seed=5, lanes=lanes, output=output, priorities=priorities, timeout=10
+        )
+        self.lanes = lanes
+        self.oracle = Oracle(capacity, lanes)
+
+    def insert(self, order: list[int], ends: list[int], **how: Any) -> None:
+        made = rows(len(self.oracle.rows), [end == 1 for end in ends], [end == 2 for end in ends])
+        self.buffer.extend(**made, **how)
+        for i, lane in enumerate(order):
+            self.oracle.insert(lane, {name: values[i] for name, values in made.items()})
+
+    @rule(lane=st.integers(0, 4), end=st.sampled_from([0, 0, 0, 1, 2]))
+    def add(self, lane: int, end: int) -> None:
+        lane %= self.lanes
+        made = {k: v[0] for k, v in rows(len(self.oracle.rows), [end == 1], [end == 2]).items()}
+        self.buffer.add(**made, **({"lane": lane} if self.lanes > 1 or lane % 2 else {}))
+        self.oracle.insert(lane, made)
+
+    @rule(ends=st.lists(st.sampled_from([0, 0, 0, 0, 1, 2]), min_size=5, max_size=5))
+    def step(self, ends: list[int]) -> None:
+        self.insert(list(range(self.lanes)), ends[: self.lanes])
+
+    @rule(
+        order=st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0, 0, 0, 0, 1, 2])), min_size=1, max_size=20),
+    )
+    def extend(self, order: list[tuple[int, int]]) -> None:
+        lanes = [lane % self.lanes for lane, _ in order]
+        self.insert(lanes, [end for _, end in order], lanes=lanes)
+
+    @rule(lane=st.integers(0, 4), count=st.integers(0, 40))
+    def extend_one(self, lane: int, count: int) -> None:
+        lane %= self.lanes
+        self.insert([lane] * count, [0] * count, lanes=lane)
+
+    @rule(
+        mask=st.lists(st.booleans(), min_size=5, max_size=5), ends=st.lists(st.integers(0, 2), min_size=5, max_size=5)
+    )
+    def masked_step(self, mask: list[bool], ends: list[int]) -> None:
+        mask, ends = mask[: self.lanes], ends[: self.lanes]
+        kept = [lane for lane in range(self.lanes) if mask[lane]]
+        numbers = np.cumsum(mask) - 1 + len(self.oracle.rows)
+        made = [rows(int(numbers[i]), [ends[i] == 1], [ends[i] == 2]) for i in range(self.lanes)]
+        fields = {name: np.concatenate([each[name] for each in made]) for name in STEPS}
+        self.buffer.extend(**fields, mask=np.array(mask))
+        self.oracle.newest = [each if is_kept else None for each, is_kept in zip(self.oracle.newest, mask, strict=True)]
+        for lane in kept:
+            self.oracle.insert(lane, {name: values[lane] for name, values in fields.items()})
+
+    @rule(lane=st.integers(0, 4))
+    def cut(self, lane: int) -> None:
+        lane %= self.lanes
+        self.buffer.cut(lane)
+        self.oracle.newest[lane] = None
+
+    @rule()
+    def clear(self) -> None:
+        self.buffer.clear()
+        self.oracle.base = len(self.oracle.rows)
+
+    @rule(how=st.sampled_from(["pickle", "copy", "deepcopy", "face"]))
+    def reproduce(self, how: str) -> None:
+        if how == "face":
+            (self.buffer,) = self.buffer.spawn(1)
+            return
+        before = self.buffer
+        ways = {"pickle": lambda b: pickle.loads(pickle.dumps(b)), "copy": copy.copy, "deepcopy": copy.deepcopy}
+        self.buffer = ways[how](before)
+        # What had left the ring is not saved: a lane whose newest transition had, begins anew.
+        first = self.oracle.first
+        self.oracle.newest = [None if each is None or each < first else each for each in self.oracle.newest]
+
+    @precondition(lambda self: len(self.buffer) > 0)
+    @rule(n=st.integers(1, 12), gamma=st.sampled_from([0.0, 0.5, 0.99, 1.0, 1.5]), ahead=st.booleans())
+    def sample(self, n: int, gamma: float, *, ahead: bool) -> None:
+        follow = rule_of(n, gamma)
+        if ahead:
+            with self.buffer.loader(17, steps=2, follow=follow) as loader:
+                for batch in loader:
+                    assert_follows(self.oracle, batch, follow)
+        else:
+            assert_follows(self.oracle, self.buffer.sample(33, follow=follow), follow)
+        epochs = self.buffer.sampler(draw=fr.Epochs(), follow=follow)
+        drawn = epochs.sample(100)
+        assert_follows(self.oracle, drawn, follow)
+        assert sorted(map(int, drawn.ticket)) == list(range(self.oracle.first, len(self.oracle.rows)))
+
+    @invariant()
+    def holds_as_many(self) -> None:
+        if hasattr(self, "oracle"):
+            assert len(self.buffer) == len(self.oracle.rows) - self.oracle.first
+
+
+TestStreams = Streams.TestCase
+TestStreams.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def filled(count: int = 60, lanes: int = 1, **options: Any) -> Any:
+    """Give a buffer of so many steps, of which every tenth terminates."""
+    buffer = NativeBuffer(100, STEPS, seed=0, lanes=lanes, **{"output": "numpy", **options})
+    for t in range(count):
+        ends = [t % 10 == 9] * lanes
+        buffer.extend(**rows(t * lanes, ends, [False] * lanes))
+    return buffer
+
+
+def test_targets_of_a_truncated_trajectory_bootstrap() -> None:
+    buffer = NativeBuffer(10, {"reward": (), "terminated": ((), "bool"), "truncated": ((), "bool")}, lanes=1, seed=0)
+    for terminated, truncated in ((False, False), (True, False), (False, False), (False, True)):
+        buffer.add(1.0, terminated, truncated)
+    drawn = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(5, 0.5)).sample(4)
+    assert drawn.reward.tolist() == [1.5, 1, 1.5, 1]
+    assert drawn.discount.tolist() == [0.25, 0.5, 0.25, 0.5]
+    assert drawn.terminated.tolist() == [True, True, False, False]
+
+
+def test_editing_an_end_through_a_view_moves_nothing() -> None:
+    buffer = filled()
+    before = buffer.sampler(draw=fr.Epochs(shuffle=False)).sample(60, follow=fr.NStep(4, 0.9)).discount.copy()
+    buffer.view("terminated")[...] = True
+    after = buffer.sampler(draw=fr.Epochs(shuffle=False)).sample(60, follow=fr.NStep(4, 0.9)).discount
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("bool", [True]),
+        ("uint8", [1, 255]),
+        ("int32", [-1, 1 << 30]),
+        ("int64", [-(2**63), 1 << 40]),
+        ("float16", [1, -1, np.inf]),
+        ("float32", [1, 1e-45, -np.inf, np.nan]),
+        ("float64", [5e-324, np.nan]),
+    ],
+)
+def test_every_number_but_zero_ends(dtype: str, values: list[float]) -> None:
+    zeros = [0, -0.0] if dtype.startswith("f") else [0]
+    for value, is_end in [*((v, True) for v in values), *((z, False) for z in zeros)]:
+        buffer = NativeBuffer(10, {"reward": (), "done": ((3,), dtype)}, lanes=1, ends=["done"], seed=0)
+        buffer.add(1.0, np.array([0, value, 0], dtype))
+        buffer.add(1.0, np.zeros(3, dtype))
+        drawn = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(2, 1.0)).sample(2)
+        assert drawn.reward.tolist() == [1 if is_end else 2, 1], (dtype, value)
+
+
+def test_a_stored_discount_weighs_what_comes_after() -> None:
+    fields = {"reward": ((), "float64"), "discount": ((), "float64"), "last": ((), "bool")}
+    buffer = NativeBuffer(10, fields, lanes=1, ends=["last"], output="numpy", seed=0)
+    buffer.extend(reward=[1, 2, 4], discount=[0.5, 0.25, 0.0], last=[False, False, True])
+    follow = fr.NStep(3, 0.9, discount="discount")
+    drawn = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=follow).sample(3)
+    w1 = 1.0 * 0.9 * 0.5
+    w2 = w1 * 0.9 * 0.25
+    assert drawn.reward.tolist() == [1 + w1 * 2 + w2 * 4, 2 + 0.9 * 0.25 * 4, 4]
+    assert drawn.discount.tolist() == [0, 0, 0]
+    assert drawn.discount.dtype == np.float64
+
+
+def test_endless_streams_and_other_names() -> None:
+    buffer = NativeBuffer(10, {"reward": ()}, lanes=1, ends=(), output="numpy", seed=0)
+    buffer.extend([1, 2, 3, 4])
+    order = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(10, 1.0))
+    assert order.sample(4).reward.tolist() == [10, 9, 7, 4]
+    buffer.cut()
+    buffer.extend([5, 6])
+    order = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(10, 1.0))
+    assert order.sample(6).reward.tolist() == [10, 9, 7, 4, 11, 6]
+
+
+@pytest.mark.parametrize("mode", ["next_step", "same_step"])
+def test_vector_environments_bring_their_lanes(mode: str) -> None:
+    """Of Gymnasium: rows that only reset are left out, and no window crosses an end."""
+    modes = gym.vector.AutoresetMode
+    kind = modes.NEXT_STEP if mode == "next_step" else modes.SAME_STEP
+    envs = gym.make_vec("CartPole-v1", 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": kind})
+    buffer: Any = fr.ReplayBuffer.from_env(envs, 3000, lanes=True, output="numpy", seed=0)
+    obs, _ = envs.reset(seed=0)
+    envs.action_space.seed(0)
+    ended = np.zeros(3, bool)
+    num_transitions = 0
+    for _ in range(300):
+        action = envs.action_space.sample()
+        next_obs, reward, terminated, truncated, info = envs.step(action)
+        stored = next_obs
+        if mode == "same_step" and "final_obs" in info:
+            stored = next_obs.copy()
+            for env in np.flatnonzero(info["_final_obs"]):
+                stored[env] = info["final_obs"][env]
+        buffer.extend(obs, action, reward, stored, terminated, truncated)
+        num_transitions += 3 - int(ended.sum()) if mode == "next_step" else 3
+        ended, obs = terminated | truncated, next_obs
+    assert len(buffer) == num_transitions
+    rules = [fr.NStep(n, 1.0) for n in (1, 3)]
+    alone, three = (buffer.sampler(draw=fr.Epochs(shuffle=False), follow=rule).sample(3000) for rule in rules)
+    assert set(three.reward.tolist()) == {1, 2, 3}
+    for i in range(0, len(alone), 7):
+        # The next observation of three steps is that of the last one, found by its observation.
+        at: Any = i
+        for _ in range(int(three.reward[i]) - 1):
+            (at,) = np.flatnonzero((alone.observation == alone.next_observation[at]).all(1))
+        np.testing.assert_array_equal(three.next_observation[i], alone.next_observation[at])
+        assert three.terminated[i] == alone.terminated[at]
+
+
+def same_steps(envs: Any, how: Any, **options: Any) -> Any:
+    """Fill a buffer with 60 steps of CartPole pushed one way, whose episodes are short."""
+    buffer: Any = fr.ReplayBuffer.from_env(envs, 3000, output="numpy", seed=0, **options)
+    obs, _ = envs.reset(seed=0)
+    ended = np.zeros(envs.num_envs, bool)
+    for _ in range(60):
+        action = np.zeros(envs.num_envs, np.int64)
+        next_obs, reward, terminated, truncated, _ = envs.step(action)
+        buffer.extend(obs, action, reward, next_obs, terminated, truncated, **how(ended))
+        ended, obs = terminated | truncated, next_obs
+    return buffer
+
+
+def test_resets_are_left_out_whatever_way_rows_are_given() -> None:
+    """A row after an end only resets: also where lanes are named, where a mask leaves it out, in another order."""
+    envs = gym.make_vec("CartPole-v1", 3, vectorization_mode="sync")
+    plain = same_steps(envs, lambda _: {}, lanes=True)
+    assert 100 < len(plain) < 180
+    for how, lanes in (
+        (lambda _: {}, 3),
+        (lambda _: {"lanes": np.arange(3)}, True),
+        (lambda ended: {"mask": ~ended}, True),
+        (lambda ended: {"mask": ~ended, "lanes": np.arange(3)}, 3),
+    ):
+        other = same_steps(envs, how, lanes=lanes)
+        np.testing.assert_array_equal(other[:].observation, plain[:].observation)
+        follow = fr.NStep(4, 0.9)
+        order = [each.sampler(draw=fr.Epochs(shuffle=False), follow=follow).sample(200) for each in (plain, other)]
+        np.testing.assert_array_equal(order[0].next_observation, order[1].next_observation)
+        np.testing.assert_array_equal(order[0].discount, order[1].discount)
+    masked = NativeBuffer(60, STEPS, seed=0, lanes=3)  # that knows of no resets, told by its user
+    assert masked.lanes == 3
+
+
+def test_resets_of_one_lane_in_one_call() -> None:
+    """Successive rows: each tells what the next one is."""
+    envs = gym.make_vec("CartPole-v1", 1, vectorization_mode="sync")
+    buffer: Any = fr.ReplayBuffer.from_env(envs, 100, lanes=True, output="numpy")
+    ends = np.array([0, 1, 0, 0, 1, 0, 0, 0], bool)
+    fields = (np.zeros((8, 4)), np.arange(8) % 2, np.arange(8.0), np.zeros((8, 4)), ends, np.zeros(8, bool))
+    buffer.extend(*fields)
+    assert buffer[:].reward.tolist() == [0, 1, 3, 4, 6, 7]
+    buffer.clear()
+    for i in range(8):
+        buffer.add(*(value[i] for value in fields))
+    assert buffer[:].reward.tolist() == [0, 1, 3, 4, 6, 7]
+    buffer.add(*(value[1] for value in fields))
+    buffer.cut()  # reset by hand: the next row is none of a reset
+    buffer.add(*(value[0] for value in fields))
+    assert len(buffer) == 8
+
+
+def test_lanes_fit_the_environment() -> None:
+    envs = gym.make_vec("CartPole-v1", 3, vectorization_mode="sync")
+    with pytest.raises(ValueError, match="lanes: expected True, or one for each of 3 environments, got 1"):
+        fr.ReplayBuffer.from_env(envs, 100, lanes=1)
+    with pytest.raises(ValueError, match="ends: expected 'terminated' and 'truncated' among them"):
+        fr.ReplayBuffer.from_env(envs, 100, lanes=True, ends=["terminated"])
+    buffer: Any = fr.ReplayBuffer.from_env(envs, 100, lanes=6)  # those of another process, too
+    assert (buffer.lanes, buffer.ends) == (6, ("terminated", "truncated"))
+    assert fr.ReplayBuffer.from_env(envs, 100).lanes is None
+
+
+def test_no_window_crosses_a_row_that_was_left_out() -> None:
+    fields = {"reward": (), "terminated": ((), "bool")}
+    for ends in ([0, 0, 0, 0], [0, 1, 0, 0]):
+        buffer = NativeBuffer(10, fields, lanes=1, output="numpy", seed=0)
+        buffer.extend([1, 1, 1, 1], np.array(ends, bool), mask=[True, False, True, True])
+        order = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(3, 1.0))
+        assert order.sample(3).reward.tolist() == [1, 2, 1]
+
+
+def test_a_single_environment_is_one_lane() -> None:
+    env = gym.make("CartPole-v1")
+    buffer: Any = fr.ReplayBuffer.from_env(env, 100, lanes=True)
+    obs, _ = env.reset(seed=0)
+    for _ in range(50):
+        action = env.action_space.sample()
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        buffer.add(obs, action, reward, next_obs, terminated, truncated)
+        obs = env.reset()[0] if terminated or truncated else next_obs
+    assert len(buffer) == 50
+    assert buffer.sample(64, follow=fr.NStep(3, 1.0)).reward.max() == 3
+
+
+WIDE: dict[str, Any] = {"x": ((8, 1024), "float32"), "reward": ((), "float64"), "done": ((), "bool")}
+
+
+def wide(first: int, count: int) -> dict[str, Any]:
+    """Give rows that take a page each, so that their inserts stall where a test says."""
+    t = np.arange(first, first + count)
+    return {"x": np.tile(t.astype(np.float32)[:, None, None], (1, 8, 1024)), "reward": t * 1.0, "done": t < 0}
+
+
+def test_a_lane_has_one_owner_at_a_time() -> None:
+    """A second thread in a lane is refused before a ticket is taken, also one that cuts; other lanes go on."""
+    buffer = NativeBuffer(64, WIDE, seed=0, lanes=3, ends=["done"], output="numpy", timeout=5)
+    buffer.extend(**wide(0, 3))
+    with stalled_insert(buffer, {**wide(3, 8)}, "x", at=4, lanes=1) as insert:
+        message = "^lane 1: another thread is inserting into it; a lane has one owner at a time$"
+        attempts: tuple[Any, ...] = (
+            lambda: buffer.extend(**wide(90, 1), lanes=1),
+            lambda: buffer.extend(**wide(90, 3)),
+            lambda: buffer.extend(**wide(90, 4), lanes=[0, 2, 1, 0]),
+            lambda: buffer.add(**{name: value[0] for name, value in wide(90, 1).items()}, lane=1),
+            lambda: buffer.cut(1),
+            lambda: buffer.spawn(1)[0].cut(1),
+        )
+        for refused in attempts:
+            with pytest.raises(RuntimeError, match=message):
+                refused()
+        assert buffer.stats()["inserted"] == 3 + 8
+        buffer.extend(**wide(11, 2), lanes=[0, 2])  # the lanes that a refused call named before are free again
+        buffer.cut(2)
+        insert.release()
+    buffer.extend(**wide(13, 3))
+    drawn = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(100, 1.0)).sample(16)
+    tickets = [*range(16)]
+    lane_0, lane_1 = [0, 11, 13], [1, *range(3, 11), 14]
+    expected = {t: sum(lane[lane.index(t) :]) for lane in (lane_0, lane_1, [2, 12], [15]) for t in lane}
+    assert dict(zip(tickets, drawn.reward.tolist(), strict=True)) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_of_an_unfinished_insert_has_the_other_lanes_whole() -> None:
+    """What is unfinished is dropped, what came later moves, and the lane begins anew."""
+    buffer = NativeBuffer(64, WIDE, seed=0, lanes=3, ends=["done"], output="numpy", timeout=5)
+    for t in range(0, 30, 3):
+        buffer.extend(**wide(t, 3))
+
+    def child() -> list[tuple[float, float]]:
+        buffer.extend(**wide(100, 3))
+        order = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(3, 1.0))
+        drawn = order.sample(64)
+        return list(zip(drawn.x[:, 0, 0].tolist(), drawn.reward.tolist(), strict=True))
+
+    with stalled_insert(buffer, wide(30, 8), "x", at=3, lanes=1):  # in its first chunk of 8: none is published
+        for t in range(38, 46, 2):
+            buffer.extend(**wide(t, 2), lanes=[2, 0])
+        found = in_child(child)
+    lanes = {
+        0: [*range(0, 30, 3), 39, 41, 43, 45, 100],
+        1: [*range(1, 30, 3)],
+        2: [*range(2, 30, 3), 38, 40, 42, 44, 102],
+    }
+    expected = {t: sum(lane[i : i + 3]) for lane in lanes.values() for i, t in enumerate(lane)}
+    assert dict(found) == {**expected, 101: 101}
+    assert [number for number, _ in found] == [*range(30), *range(38, 46), 100, 101, 102]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("weighed", [False, True])
+def test_lanes_go_on_in_a_child(*, weighed: bool) -> None:
+    buffer = filled(30, lanes=3, priorities=fr.Priorities() if weighed else None)
+    follow = rule_of(5, 0.9)
+
+    def go_on() -> tuple[Any, Any]:
+        buffer.extend(**rows(90, [False] * 3, [False] * 3))
+        drawn = buffer.sampler(draw=fr.Epochs(shuffle=False)).sample(100, follow=follow)
+        return drawn.reward.tolist(), drawn.discount.tolist()
+
+    assert in_child(go_on) == go_on()
+
+
+def test_rules_share_draws_and_take_each_others_minibatches() -> None:
+    buffer, twin = filled(), filled()
+    one, other = fr.NStep(3, 0.9), fr.NStep(5, 0.5)
+    first = buffer.sample(16, follow=one)
+    held = first.reward
+    second = buffer.sample(16, follow=other, out=first)
+    assert second is first
+    assert second.reward is held
+    assert twin.sample(16).ticket.tolist() != second.ticket.tolist()
+    assert twin.sample(16).ticket.tolist() == second.ticket.tolist()  # the second call, whatever follows
+    with pytest.raises(ValueError, match="out: expected a minibatch of fields alone"):
+        buffer.sample(16, out=first)
+    with pytest.raises(ValueError, match="out: expected a minibatch with discount"):
+        buffer.sample(16, out=buffer.sample(16), follow=one)
+    with pytest.raises(ValueError, match="out: expected a minibatch whose follow makes the same fields"):
+        buffer.sample(16, out=first, follow=fr.NStep(3, 0.9, reward="costs"))
+    assert buffer.sample(16, follow=fr.NStep(3, 0.9)).to("cpu").discount.shape == (16,)
+    halved = buffer.sample(16, follow=fr.NStep(3, 0.9)).to(torch.bfloat16)
+    assert (halved.reward.dtype, halved.discount.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_weights_and_priorities_are_of_the_drawn_step() -> None:
+    buffer = filled(priorities=fr.Priorities(alpha=1, eps=0))
+    buffer.update_priorities(np.arange(60), np.where(np.arange(60) == 12, 1.0, 0.0))
+    drawn = buffer.sample(8, follow=fr.NStep(3, 0.9))
+    assert set(drawn.ticket.tolist()) == {12}
+    assert drawn.weight.tolist() == [1] * 8
+    assert buffer.update_priorities(drawn, np.zeros(8)) == (8, 0)
+
+
+def test_samplers_keep_their_rule() -> None:
+    buffer = filled()
+    sampler = buffer.sampler(follow=fr.NStep(3, 0.9), seed=4)
+    again = pickle.loads(pickle.dumps(sampler))
+    assert again.follow == sampler.follow == fr.NStep(3, 0.9)
+    np.testing.assert_array_equal(again.sample(32).reward, sampler.sample(32).reward)
+    state = sampler.rng_state
+    first = sampler.sample(32).reward.copy()
+    sampler.rng_state = state
+    np.testing.assert_array_equal(sampler.sample(32).reward, first)
+    assert sampler.stats()["sampled"] == 96
+    assert "NStep(n=3, gamma=0.9" in repr(sampler)
+
+
+def test_memory_is_told() -> None:
+    plain, with_lanes = NativeBuffer(1000, STEPS), NativeBuffer(1000, STEPS, lanes=1)
+    assert with_lanes.stats()["bytes"] - plain.stats()["bytes"] < 17 * 1000
+    assert plain.stats()["bytes"] == NativeBuffer(1000, STEPS).stats()["bytes"]
