@@ -4,6 +4,7 @@
     python examples/dqn.py --seed 1                    # CartPole-v1, about two minutes
     python examples/dqn.py --target hard --every 500   # the target is copied now and then, as in the paper
     python examples/dqn.py --prioritized               # minibatches by priority instead of uniformly
+    python examples/dqn.py --n-step 3                  # three steps' rewards before the target's value
 
 Works on Gymnasium environments whose observations are a flat Box and whose actions are Discrete. A run
 leaves its best checkpoint, its learning curve and the numbers behind it in
@@ -16,6 +17,8 @@ Sources:
         https://doi.org/10.1038/nature14236 (DQN and the hard update)
     Lillicrap et al. 2015, Continuous control with deep reinforcement learning.
         https://arxiv.org/abs/1509.02971 (the soft update)
+    Sutton 1988, Learning to predict by the methods of temporal differences, Machine Learning 3.
+        https://doi.org/10.1007/BF00115009 (n-step returns)
     van Hasselt, Guez and Silver 2016, Deep reinforcement learning with double Q-learning.
         https://arxiv.org/abs/1509.06461
     Schaul et al. 2016, Prioritized experience replay. https://arxiv.org/abs/1511.05952
@@ -57,6 +60,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--every", type=number(1), default=200, help="gradient steps from one hard update to the next")
     add("--exploration-steps", type=number(1), default=10_000, help="steps in which epsilon falls to its last value")
     add("--last-epsilon", type=number(0.0, 1.0), default=0.05, help="share of random actions from then on")
+    add("--n-step", type=number(1), default=1, help="steps whose rewards come before the target's value")
     add("--prioritized", action="store_true", help="draw transitions by their last TD error")
     return parser.parse_args(arguments)
 
@@ -74,8 +78,10 @@ class DQN:
             dtype="float32",
             seed=args.seed,
             device=args.device,
+            lanes=True,
             priorities=fr.Priorities(alpha=0.6) if args.prioritized else None,
         )
+        self.steps = fr.NStep(args.n_step, args.gamma)
         self.online = mlp(observations.shape[0], args.hidden, self.num_actions).to(args.device)  # Q(s, .)
         self.networks = {"online": self.online}
         self.target = copy.deepcopy(self.online)
@@ -105,8 +111,8 @@ class DQN:
     def learn(self, clock: Clock) -> dict[str, Tensor]:
         """Take one gradient step, then update the target."""
         clock("sampling")
-        size, beta = self.args.batch_size, 1 - (1 - FIRST_BETA) * self.remaining
-        batch = self.buffer.sample(size, beta=beta) if self.args.prioritized else self.buffer.sample(size)
+        beta = 1 - (1 - FIRST_BETA) * self.remaining if self.args.prioritized else None
+        batch = self.buffer.sample(self.args.batch_size, beta=beta, follow=self.steps)
 
         clock("gradient")
         with torch.no_grad():
@@ -116,7 +122,7 @@ class DQN:
             next_value = self.target(batch.next_observation).gather(1, choice).squeeze(1)
             # Nothing follows a terminated transition. A truncated one met the time limit, which is
             # no property of the state: what follows it still has a value.
-            target = batch.reward + self.args.gamma * next_value * ~batch.terminated
+            target = batch.reward + batch.discount * next_value * ~batch.terminated
 
         value = self.online(batch.observation).gather(1, batch.action[:, None]).squeeze(1)
         # Squared, not clipped: the few transitions on which a policy fails have by far the largest errors.

@@ -102,10 +102,8 @@ class Run:
             warm = step > args.warmup
             action = agent.explore(observation, step) if warm else envs.action_space.sample()
             next_observation, reward, terminated, truncated, _ = envs.step(action)
-            # The step after an episode's end only resets the environment: its row is no transition.
-            goes_on = ~ended
-            transitions = (observation, action, reward, next_observation, terminated, truncated)
-            agent.buffer.extend(*(rows[goes_on] for rows in transitions))
+            # The step after an episode's end only resets the environment: the buffer leaves its row out.
+            agent.buffer.extend(observation, action, reward, next_observation, terminated, truncated)
             observation, ended = next_observation, terminated | truncated
             self._count(reward, ended)
 

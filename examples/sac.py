@@ -75,7 +75,9 @@ class SAC:
         observations = flat_box(envs.single_observation_space, "observations")
         self.actions = flat_box(envs.single_action_space, "actions", bounded=True)
         self.args = args
-        self.buffer = fr.ReplayBuffer.from_env(envs, args.capacity, dtype="float32", seed=args.seed, device=args.device)
+        self.buffer = fr.ReplayBuffer.from_env(
+            envs, args.capacity, dtype="float32", seed=args.seed, device=args.device, lanes=True
+        )
         self.actor = Actor(observations, self.actions, args.hidden).to(args.device)
         self.critic = TwinCritic(observations, self.actions, args.hidden).to(args.device)
         self.networks = {"actor": self.actor, "critic": self.critic}

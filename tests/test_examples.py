@@ -184,7 +184,14 @@ def minibatch(name: str, *, terminated: bool = False, truncated: bool = False, t
 
 def learn(agent: Any, batch: Any) -> float:
     """Let an agent learn from this minibatch, and return its critic's loss."""
-    agent.buffer = SimpleNamespace(sample=lambda _: batch)
+
+    def sample(_: int, *, beta: float | None = None, follow: fr.NStep | None = None) -> Any:
+        if follow is None:
+            return batch
+        assert (beta, follow.n) == (None, 1)
+        return SimpleNamespace(**dict(batch.items()), discount=torch.full((len(batch),), follow.gamma))
+
+    agent.buffer = SimpleNamespace(sample=sample)
     return float(agent.learn(progress.Clock())["critic"].item())
 
 
@@ -221,9 +228,9 @@ def test_one_minibatch_and_update_a_step_once_warm(name: str, tmp_path: Path, mo
     sizes: list[int] = []
     real = fr.ReplayBuffer.sample
 
-    def sample(buffer: Any, batch_size: int) -> Any:
+    def sample(buffer: Any, batch_size: int, **how: Any) -> Any:
         sizes.append(batch_size)
-        return real(buffer, batch_size)
+        return real(buffer, batch_size, **how)
 
     monkeypatch.setattr(fr.ReplayBuffer, "sample", sample)
     saved = train(name, tmp_path, "--updates", "2", "--steps", str(WARMUP + 20))
@@ -415,6 +422,21 @@ def test_actions_fill_their_bounds_and_stay_within(name: str) -> None:
         assert (actions <= [3, 2]).all()
         assert np.ptp(actions, axis=0).max() > 3
     assert not np.array_equal(agent.explore(rows, 0), agent.act(rows))
+
+
+def test_dqn_sums_the_rewards_of_n_steps() -> None:
+    agent, rows = new_agent("dqn-soft", "--n-step", "3"), minibatch("dqn-soft", terminated=True)
+    agent.buffer.extend(*rows.numpy().values())
+    batch = copy.deepcopy(agent.buffer).sample(BATCH_SIZE, follow=fr.NStep(3, agent.args.gamma))
+    gamma = agent.args.gamma  # row 2 ends what rows 0 and 1 begin; the next one would only reset
+    expected = torch.tensor([gamma + gamma**2 * 2, 1 + gamma * 2, 2])
+    assert torch.allclose(torch.unique(batch.reward), torch.unique(expected))
+    with torch.no_grad():
+        choice = agent.online(batch.next_observation).argmax(dim=1)
+        value = agent.target(batch.next_observation)[torch.arange(len(choice)), choice]
+        goal = batch.reward + torch.where(batch.terminated, 0, batch.discount * value)
+        error = agent.online(batch.observation).gather(1, batch.action[:, None])[:, 0] - goal
+    assert float(agent.learn(progress.Clock())["critic"].item()) == pytest.approx(float(error.square().mean()))
 
 
 def test_prioritized_dqn_weighs_its_losses_and_gives_the_errors_back() -> None:
