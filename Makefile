@@ -39,7 +39,7 @@ help: ## List the targets
 train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac (SEED=0 ENV=... STEPS=... ARGS="...") and show what it learned
 	$(VENV)/bin/python examples/$(ALGO).py $(strip $(TRAIN_ARGS))
 
-learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Train all loops on three seeds (about 12 minutes; writes docs/learning; TASKS="td3 sac-cheetah")
+learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Train all loops on three or ten seeds (about two hours; writes docs/learning; TASKS="td3 sac-cheetah")
 	$(VENV)/bin/python examples/learning.py $(TASKS)
 
 why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 10 minutes; writes docs/why)

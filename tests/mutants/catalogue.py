@@ -308,7 +308,20 @@ MUTANTS = (
         "((void)has_sign, bits) != 0",
         test="lanes",
     ),
-    Mutant("a cut cuts nothing", LANES, "  each.state = State::kBeginning;\n", "", test="lanes"),
+    Mutant(
+        "a cut cuts nothing",
+        LANES,
+        "After::kCut);\n  each.state = State::kBeginning;\n",
+        "After::kCut);\n",
+        test="lanes",
+    ),
+    Mutant(
+        "a row that is left out leaves no hole",
+        LANES,
+        "is_end ? State::kEnd : State::kBroken",
+        "each.state",
+        test="lanes",
+    ),
     Mutant(
         "a successor is linked into any lap",
         LINKS,
