@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "priority/avx2.hpp"
-
 #include "ring/insert.hpp"
 
 namespace fastreplay {
