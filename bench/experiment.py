@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeAlias
@@ -97,6 +97,11 @@ class Result:
         """
         theirs, mine = self.series(against, measure), self.series(ours, measure)
         return None if theirs is None or mine is None else median(a / b for a, b in zip(theirs, mine, strict=True))
+
+    def slowdown(self, plain: Iterable[str]) -> float | None:
+        """Return time(fastreplay) / time(the first of `plain` that was measured), as `speedup` does."""
+        name = next((name for name in plain if name in self.readings), None)
+        return None if name is None else self.speedup("fastreplay", ours=name)
 
     def fastest_rival(self) -> str | None:
         medians = {name: self.median(name) for name in self.experiment.rivals}

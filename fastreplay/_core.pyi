@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 _ResultT = TypeVar("_ResultT")
 
 MAX_FIELDS: Final[int]
-PART_OF_START: Final[int]
 PART_OF_END: Final[int]
 PART_MADE: Final[int]
 

@@ -11,7 +11,7 @@ import numpy as np
 from absence import require
 from experiment import Contestant, Contestants, Experiment, Question, Result
 from peers.ours import empty_buffer
-from render import NONE, Columns, Table, by_title, medians, ratio
+from render import Columns, Table, by_title, medians, ratio
 from workloads import PLACE_PERIOD, TICKET_PERIOD, WORKLOADS, Workload, chunks, transitions
 
 import fastreplay as fr
@@ -125,19 +125,10 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     note = "µs per call, medians over rounds; ratios are medians of the rounds' ratios."
     columns: Columns = {
         **medians(results, _LABELS),
-        "over SB3": lambda result: _ratio(result.speedup(_SB3)),
-        "time of ours over our plain one": _over_plain,
+        "over SB3": lambda result: ratio(result.speedup(_SB3)),
+        "time of ours over our plain one": lambda result: ratio(result.slowdown((_PLAIN, _WITHOUT))),
     }
     return [Table("n steps", note, "work", by_title(results), columns)]
-
-
-def _over_plain(result: Result) -> str:
-    plain = next((name for name in (_PLAIN, _WITHOUT) if name in result.readings), None)
-    return _ratio(result.speedup("fastreplay", ours=plain) if plain else None)
-
-
-def _ratio(value: float | None) -> str:
-    return NONE if value is None else ratio(value)
 
 
 QUESTION = Question(

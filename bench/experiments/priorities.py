@@ -246,7 +246,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
     columns: Columns = {
         **medians(timed, _LABELS),
         "over the fastest rival": _over_fastest,
-        "time of ours over our plain one": _over_plain,
+        "time of ours over our plain one": lambda result: ratio(result.slowdown((_UNIFORM, _PLAIN, _LOADER, _SMALLER))),
     }
     of_memory: Columns = {
         **medians(memory, _LABELS, BYTES, lambda _, value: number(value)),
@@ -268,12 +268,6 @@ def _over_fastest(result: Result) -> str:
     best = result.fastest_rival()
     faster = result.speedup(best)
     return NONE if best is None or faster is None else f"{ratio(faster)} ({_LABELS[best]})"
-
-
-def _over_plain(result: Result) -> str:
-    plain = next((name for name in (_UNIFORM, _PLAIN, _LOADER, _SMALLER) if name in result.readings), None)
-    slower = result.speedup("fastreplay", ours=plain) if plain else None
-    return NONE if slower is None else ratio(slower)
 
 
 QUESTION = Question(

@@ -59,7 +59,7 @@ class Given:
 
     @staticmethod
     def lanes_of_rows(beside: Given | None, lanes: _core.Lanes, num_rows: int) -> NDArray[np.int64]:
-        """Return the lane of each row, (n,).
+        """Return the lane of each row, (n,), of rows that are no step of all lanes in order.
 
         Raises:
             ValueError: They are not as many as the rows, or nobody says which they are.
@@ -68,11 +68,9 @@ class Given:
             return one_each("lanes", beside.lanes, num_rows)
         if lanes.num_lanes == 1:
             return np.zeros(num_rows, np.int64)
-        if num_rows != lanes.num_lanes:
-            if num_rows == 1:
-                raise ValueError(f"lane: expected which of the {lanes.num_lanes} lanes the transition is of")
-            raise ValueError(f"lanes: expected a row for each of {lanes.num_lanes}, or lanes=, got {num_rows} rows")
-        return np.arange(num_rows)
+        if num_rows == 1:
+            raise ValueError(f"lane: expected which of the {lanes.num_lanes} lanes the transition is of")
+        raise ValueError(f"lanes: expected a row for each of {lanes.num_lanes}, or lanes=, got {num_rows} rows")
 
     def mask_of_rows(self, num_rows: int) -> NDArray[np.bool_] | None:
         """Return which rows are kept, (n,); None for all.

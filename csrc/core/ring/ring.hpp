@@ -107,9 +107,6 @@ class BasicRing {
   // Drops every unfinished ticket and closes the gaps, later transitions moving to earlier tickets, of which
   // moved(from, to) is told one by one. For a ring whose writers are gone, as in the child after a fork: nobody else
   // may use it meanwhile.
-  void discard_unfinished() noexcept {
-    discard_unfinished([](Ticket, Ticket) {});
-  }
   void discard_unfinished(const std::function<void(Ticket, Ticket)>& moved) noexcept;
 
   // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
