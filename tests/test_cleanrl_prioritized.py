@@ -155,6 +155,43 @@ def test_of_equal_rows_the_last_priority_wins_also_after_laps() -> None:
     assert set(buffer.sample(20).indices) == {5}
 
 
+@pytest.mark.parametrize("form", [list, np.array, lambda rows: [np.int64(row) for row in rows], torch.tensor])
+def test_rows_may_be_given_in_any_form(form: Any) -> None:
+    buffer = made(capacity=7, n_step=1, count=25, eps=0.0)
+    buffer.update_priorities(form(range(7)), np.zeros(7))
+    buffer.update_priorities(form([0, 6]), [1.0, 1.0])  # the newest lap ends in between
+    assert set(buffer.sample(20).indices) == {0, 6}
+
+
+@pytest.mark.parametrize("rows", [[True], [1, 2.0], [[1]], [1, None], ["1"]])
+def test_rows_that_are_no_integers_are_refused(rows: Any) -> None:
+    buffer = made(capacity=7, n_step=1, count=25)
+    before = buffer.max_priority
+    with pytest.raises(TypeError, match=r"indices: expected integers, got "):
+        buffer.update_priorities(rows, [9.0] * len(rows))
+    assert buffer.max_priority == before
+
+
+@pytest.mark.parametrize("rows", [[0, 3], [0, 7], [0, -1], [0, 2**70], np.array([0, 3]), np.array([0, -1])])
+def test_rows_without_a_transition_are_refused(rows: Any) -> None:
+    buffer = made(capacity=7, n_step=1, count=3)
+    with pytest.raises(IndexError):
+        buffer.update_priorities(rows, [9.0, 9.0])
+    assert buffer.max_priority == 1
+
+
+def test_a_row_may_change_the_list_that_it_is_in() -> None:
+    class Row:
+        def __index__(self) -> int:
+            rows.clear()
+            return 1
+
+    buffer = made(capacity=7, n_step=1, count=25)
+    rows: list[Any] = [0, Row(), 2]
+    with pytest.raises(ValueError, match=r"priorities: expected one for each of 2 transitions, got 3"):
+        buffer.update_priorities(rows, [9.0] * 3)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda buffer: pickle.loads(pickle.dumps(buffer))])
 def test_a_copy_goes_on_alike(copied: Any) -> None:
     buffer, _ = weighted(n_step=3)

@@ -62,6 +62,43 @@ std::vector<double> numbers_of(const py::array& values) {
   return {numbers.data(), numbers.data() + numbers.size()};
 }
 
+using Slots = std::vector<std::int64_t>;
+
+Slots slots_of(const Integers& slots) { return {slots.data(), slots.data() + slots.size()}; }
+// Of a list, element by element: NumPy takes longer to make an array of it than all the rest takes.
+Slots slots_of(const py::list& slots) {
+  Slots numbers;
+  numbers.reserve(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {  // asked anew each time: what an element runs may change the list
+    const py::object slot = slots[i];
+    if (PyBool_Check(slot.ptr()) != 0 || PyIndex_Check(slot.ptr()) == 0) {
+      throw py::type_error{"indices: expected integers, got " + py::repr(slot).cast<std::string>()};
+    }
+    const Py_ssize_t number = PyNumber_AsSsize_t(slot.ptr(), PyExc_IndexError);
+    if (number == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set{};
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
+// The newest ticket of each slot.
+std::vector<Ticket> newest_in(const Slots& slots, Ring& ring) {
+  const Window window = ring.window();
+  const std::size_t end_slot = ring.slot(window.end);
+  std::vector<Ticket> tickets;
+  tickets.reserve(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const auto slot = static_cast<std::size_t>(slots[i]);
+    const Ticket ticket = window.end - end_slot + slot - (slot < end_slot ? 0 : ring.capacity());
+    if (slot >= ring.capacity() || ticket - window.first >= window.reserved()) {
+      throw py::index_error{"indices[" + std::to_string(i) + "]: " + std::to_string(slots[i]) +
+                            " holds no transition: the buffer has " + std::to_string(window.reserved())};
+    }
+    tickets.push_back(ticket);
+  }
+  return tickets;
+}
+
 template <class Names>
 std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Names& rows, const py::array& values) {
   const std::span<const Ticket> names = tickets_of(rows);
@@ -69,6 +106,14 @@ std::pair<std::size_t, std::size_t> update(Priorities& priorities, const Names& 
   check(names, numbers, priorities.ring());
   const auto [applied, stale] = priorities.update(names, numbers);
   return {applied, stale};
+}
+
+template <class Given>
+void update_slots(Priorities& priorities, const Given& given, const py::array& values) {
+  const std::vector<double> numbers = numbers_of(values);
+  const std::vector<Ticket> tickets = newest_in(slots_of(given), priorities.ring());
+  check(tickets, numbers, priorities.ring());
+  priorities.update(tickets, numbers);
 }
 
 Masses read(const Priorities& priorities, Ticket first, std::size_t count) {
@@ -96,6 +141,8 @@ void bind_priorities(py::module_& m) {
       .def_property("largest", &Priorities::largest, &Priorities::set_largest)
       .def("update", &update<Block>, py::arg("rows"), py::arg("priorities"))
       .def("update", &update<Integers>, py::arg("tickets"), py::arg("priorities"))
+      .def("update_slots", &update_slots<py::list>, py::arg("indices"), py::arg("priorities"))
+      .def("update_slots", &update_slots<Integers>, py::arg("indices"), py::arg("priorities"))
       .def("read", &read, py::arg("first"), py::arg("count"))
       .def("restore", &restore, py::arg("first"), py::arg("masses"))
       .def("capsule", [](Priorities& priorities) { return py::capsule{&priorities, kPrioritiesCapsule}; });

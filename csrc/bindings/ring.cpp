@@ -60,6 +60,14 @@ void replace_in(Ring& ring, BlockPool& pool, const Integers& slots, const Block&
   throw_unless_whole(result, ring, /*by_slot=*/true, slots);
 }
 
+// The slots that a block's transitions lie in, as Python's integers.
+py::list slots_for_python(const Ring& ring, const Block& block) {
+  const std::span<const Ticket> tickets = block.tickets();
+  py::list slots(tickets.size());
+  for (std::size_t i = 0; i < tickets.size(); ++i) slots[i] = py::int_(ring.slot(tickets[i]));
+  return slots;
+}
+
 Ticket read_run_into(const Ring& ring, Ticket first, const Block& block) {
   check_fits(block, ring);
   return without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
@@ -94,6 +102,7 @@ void bind_ring(py::module_& m) {
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
       .def("start_at", &Ring::start_at, py::arg("ticket"))
+      .def("slots", &slots_for_python, py::arg("block"))
       .def("read", &read_into, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("replace", &replace_in, py::arg("pool"), py::arg("slots"), py::arg("block"))
       .def("read_run", &read_run_into, py::arg("first"), py::arg("block"))

@@ -105,12 +105,16 @@ class PrioritizedReplayBuffer:
         self.beta = beta
         self._rule = Priorities(alpha=alpha, beta=beta, eps=eps)
         observation = (tuple(obs_shape), "uint8")
-        fields: dict[str, Any] = {"obs": observation, "action": ((), "int64"), "reward": ()}
-        fields |= {"next_obs": observation, "done": ((), "bool")}
+        # Numbers in arrays of one, as the script's minibatches have them: to reshape a tensor takes as long as a draw.
+        fields: dict[str, Any] = {"obs": observation, "action": ((1,), "int64"), "reward": (1,)}
+        fields |= {"next_obs": observation, "done": ((1,), "bool")}
         self._buffer = ReplayBuffer(capacity, fields, seed=0, device=device, priorities=self._rule)
         # Seeded last: a refusal leaves NumPy's generator alone.
         seed = int(np.random.randint(2**63 - 1))  # noqa: NPY002 - follows np.random.seed
         self._buffer.rng_state = {"key": [seed, 0], "calls": 0}
+        self._obs_shapes = (shape := tuple(obs_shape)), (1, *shape)
+        # Of the transition that is added: arrays go into the ring as they lie.
+        self._action, self._reward, self._done = np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.bool_)
         self._num_added = 0
         self._steps: list[_Step] = []  # the newest n_step that no end has thrown away, at most
 
@@ -170,17 +174,17 @@ class PrioritizedReplayBuffer:
     @property
     def buffer_actions(self) -> Array:
         """Live view (capacity,) int64."""
-        return self._buffer.view("action")
+        return self._buffer.view("action")[:, 0]
 
     @property
     def buffer_rewards(self) -> Array:
         """Live view (capacity,) float32."""
-        return self._buffer.view("reward")
+        return self._buffer.view("reward")[:, 0]
 
     @property
     def buffer_dones(self) -> Array:
         """Live view (capacity,) bool."""
-        return self._buffer.view("done")
+        return self._buffer.view("done")[:, 0]
 
     def add(self, obs: ArrayLike, action: ArrayLike, reward: ArrayLike, next_obs: ArrayLike, done: ArrayLike) -> None:
         """Take in a step of one environment, and store the transition that it completes.
@@ -214,7 +218,9 @@ class PrioritizedReplayBuffer:
             return
         total, last_obs = self._return_of(steps)
         first, is_done = steps[0], last_obs is not None
-        self._buffer.add(first.obs, first.action, total, after if last_obs is None else last_obs, is_done)
+        self._action[0], self._reward[0], self._done[0] = first.action, total, is_done
+        next_obs = after if last_obs is None else last_obs
+        self._buffer.add(first.obs, self._action, self._reward, next_obs, self._done)
         self._num_added += 1
         self._steps = [] if is_done else steps
 
@@ -228,12 +234,12 @@ class PrioritizedReplayBuffer:
         return total, None
 
     def _frames(self, name: str, value: ArrayLike) -> NDArray[np.uint8]:
-        array, shape = np.asarray(value), self._buffer.schema["obs"].shape
+        array, shapes = np.asarray(value), self._obs_shapes
         if array.dtype != np.uint8:
             raise TypeError(f"{name}: expected uint8, got {array.dtype}")
-        if array.shape not in (shape, (1, *shape)):
-            raise ValueError(f"{name}: expected shape {shape} or {(1, *shape)}, got {array.shape}")
-        return array.reshape(shape)
+        if array.shape not in shapes:
+            raise ValueError(f"{name}: expected shape {shapes[0]} or {shapes[1]}, got {array.shape}")
+        return array.reshape(shapes[0])
 
     def sample(self, batch_size: int) -> PrioritizedBatch:
         """Draw a minibatch by priority, a row from each of equal shares of all mass.
@@ -252,15 +258,9 @@ class PrioritizedReplayBuffer:
             None.
         """
         batch = self._buffer.sample(batch_size, beta=self.beta)
-        return PrioritizedBatch(
-            batch.obs,
-            batch.action.unsqueeze(1),
-            batch.reward.unsqueeze(1),
-            batch.next_obs,
-            batch.done.unsqueeze(1),
-            (batch.ticket % self.capacity).tolist(),
-            batch.weight.unsqueeze(1),
-        )
+        obs, action, reward, next_obs, done = batch
+        slots, weights = self._buffer._slots_of(batch), batch.weight.view(-1, 1)
+        return PrioritizedBatch(obs, action, reward, next_obs, done, slots, weights)
 
     def update_priorities(self, indices: ArrayLike, priorities: ArrayLike) -> None:
         """Give rows other priorities; of equal rows the last wins.
@@ -277,11 +277,8 @@ class PrioritizedReplayBuffer:
         Thread safety:
             None.
         """
-        rows = checked_addresses("indices", indices)
-        if rows.size and not 0 <= rows.min() <= rows.max() < self.size:
-            raise IndexError(f"indices: expected rows in [0, {self.size}), got {rows.min()} to {rows.max()}")
-        newest = self._num_added - 1
-        self._buffer.update_priorities(newest - (newest - rows) % self.capacity, priorities)
+        slots = indices if isinstance(indices, list) else checked_addresses("indices", indices)
+        self._buffer._update_slots(slots, priorities)
 
 
 def _number(name: str, value: ArrayLike, kinds: str) -> Any:

@@ -79,6 +79,20 @@ class Weighed(Contents[ArrayT]):
             return self._update_there(self._mirror.masses, tickets, priorities)
         return PriorityUpdate(*masses.update(_host_integers(tickets), given_numbers("priorities", priorities)))
 
+    def _slots_of(self, batch: Minibatch[Any]) -> list[int]:
+        """Return the slots that a minibatch's transitions were drawn from."""
+        rows = batch._host_rows()
+        return (batch.ticket % self.capacity).tolist() if rows is None else self._ring.slots(rows)
+
+    def _update_slots(self, slots: list[int] | NDArray[np.int64], priorities: ArrayLike) -> None:
+        """Give what lies in some slots now other priorities, on the host.
+
+        Raises:
+            IndexError: A slot holds no transition.
+            TypeError, ValueError: As `update_priorities`; or an element of a list is no integer.
+        """
+        self._weighed("update_priorities").update_slots(slots, given_numbers("priorities", priorities))
+
     def _update_there(self, masses: MirrorMasses, tickets: Any, priorities: Any) -> PriorityUpdate:
         """Queue an update of what a device keeps. What is the host's is refused as it is here."""
         if not masses.is_there(tickets):

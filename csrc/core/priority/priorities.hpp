@@ -42,7 +42,7 @@ class Priorities {
   // what was updated there, too. The ring outlives this. Throws std::bad_alloc.
   Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere = false);
 
-  [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
+  [[nodiscard]] Ring& ring() const noexcept { return ring_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept;
 
   // Inserts as Ring::insert does. priorities[i] is that of row i, NaN for one that is not to be drawn yet; null for
