@@ -18,11 +18,13 @@ from fastreplay.batch.loader import Loader
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.batch.state import RngState
 from fastreplay.buffer.draw import Epochs, Prioritized, Uniform
-from fastreplay.buffer.follow import NStep
+from fastreplay.buffer.n_step import NStep
 from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
+from fastreplay.buffer.sequence import Sequence
 from fastreplay.buffer.state import SamplerStats, Stats
+from fastreplay.buffer.window import Window
 from fastreplay.buffer.workers import worker_init_fn
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
@@ -47,9 +49,11 @@ __all__ = [
     "Sampler",
     "SamplerStats",
     "Schema",
+    "Sequence",
     "SoftUpdate",
     "Stats",
     "Uniform",
+    "Window",
     "backend_info",
     "get_num_threads",
     "hard_update_",

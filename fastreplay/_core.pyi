@@ -155,17 +155,28 @@ class Lanes:
     def restore(self, first: int, lanes: NDArray[np.uint32], links: NDArray[np.uint8]) -> bool: ...
     def capsule(self) -> object: ...
 
-class NSteps:
+STEPS_THERE: Final[int]
+STEPS_TRAINED: Final[int]
+STEPS_FIRST: Final[int]
+
+def bytes_of_way(num_slots: int) -> int: ...
+
+class Follow:
     def __init__(
         self,
         lanes: Lanes,
-        num_steps: int,
-        gamma: float,
-        sums: Sequence[tuple[tuple[int, bool], int]],
-        stored_discount: Sequence[tuple[int, bool]],
-        discount_part: int,
-        is_discount_double: bool,
+        most_before: int,
+        most_after: int,
+        is_redrawn: bool,
+        ways_part: int,
+        taken: Sequence[tuple[tuple[int, int, int], bool, Sequence[int], Sequence[int]]],
+        said: Sequence[tuple[tuple[int, int, int], int, int]],
+        sums: tuple[
+            float, Sequence[tuple[tuple[int, bool], int]], Sequence[tuple[int, bool]], int, bool
+        ]
+        | None,
     ) -> None: ...
+    def staged(self) -> Follow: ...
 
 def begin_in_child(ring: Ring, priorities: Priorities | None, lanes: Lanes | None) -> None: ...
 
@@ -200,11 +211,11 @@ class Sampler:
     @overload
     def sample(self, ring: Ring, block: Block) -> int: ...
     @overload
-    def sample(self, follow: NSteps, block: Block) -> int: ...
+    def sample(self, follow: Follow, block: Block) -> int: ...
     @overload
     def sample_weighted(self, ring: Ring, beta: float, block: Block) -> int: ...
     @overload
-    def sample_weighted(self, follow: NSteps, beta: float, block: Block) -> int: ...
+    def sample_weighted(self, follow: Follow, beta: float, block: Block) -> int: ...
     def count_on_from(self, before: Sampler) -> None: ...
     def begin_in_child(self) -> None: ...
     @property
@@ -233,7 +244,7 @@ class Waits:
 class Prefetcher:
     def __init__(
         self,
-        source: Ring | NSteps | None,
+        source: Ring | Follow | None,
         sampler: Sampler | None,
         depth: int,
         steps: int | None,

@@ -434,7 +434,7 @@ def queue_check(stream: Stream, batch: Any, expected: dict[str, Any]) -> list[bo
     def look() -> None:
         flat = torch.frombuffer(bytearray(ctypes.string_at(address, num_bytes)), dtype=torch.uint8)
         *fields, ticket = (tensor.numpy() for tensor in layout.tensors_in(flat))
-        names = (*layout.schema, *layout.beside)
+        names = (*layout.form.schema, *layout.form.beside)
         assert_same({**dict(zip(names, fields, strict=True)), "ticket": ticket}, expected)
         ran.append(True)
 

@@ -32,6 +32,7 @@ from support import FIELDS, IS_LONG_FORM, NativeBuffer, arrays, assert_same, fil
 
 import fastreplay as fr
 from fastreplay import _core
+from fastreplay.batch.form import transition_form
 from fastreplay.gpu import device, library, memory, transfer
 from fastreplay.gpu.pinned import PinnedDelivery
 from fastreplay.gpu.pinned_block import PinnedBlock, State
@@ -95,7 +96,7 @@ def block_bytes(buffer: Any, batch_size: int) -> int:
 
 def new_block(cuda: FakeCuda) -> PinnedBlock:
     buffer = gpu_buffer()
-    return PinnedBlock(buffer.schema, 4, buffer._gpu, _core.transition_parts(buffer.schema.sizes))
+    return PinnedBlock(transition_form(buffer.schema), 4, buffer._gpu)
 
 
 @pytest.mark.parametrize("call", CALLS)

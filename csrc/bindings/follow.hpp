@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <utility>
 
 #include "batch/sample.hpp"
@@ -12,30 +13,41 @@
 namespace fastreplay {
 
 // A rule, and the lanes that it follows, which outlive it.
-class NStepFollow {
+class FollowRule {
  public:
-  NStepFollow(const Lanes& lanes, NStepRule rule) : rule_{std::move(rule)}, following_{lanes, rule_} {}
-  NStepFollow(const NStepFollow&) = delete;
-  NStepFollow& operator=(const NStepFollow&) = delete;
+  FollowRule(const Lanes& lanes, WindowRule rule, bool is_staged = false)
+      : rule_{std::move(rule)}, is_staged_{is_staged}, following_{lanes, rule_} {}
+  FollowRule(const FollowRule&) = delete;
+  FollowRule& operator=(const FollowRule&) = delete;
+
+  // The same for blocks that somebody sees: they change as a whole, or not at all.
+  [[nodiscard]] std::unique_ptr<FollowRule> staged() const {
+    return std::make_unique<FollowRule>(following_.lanes, rule_, rule_.is_redrawn);
+  }
+  [[nodiscard]] bool is_staged() const noexcept { return is_staged_; }
 
   [[nodiscard]] const Following& following() const noexcept { return following_; }
 
   [[nodiscard]] Ring& ring() const noexcept { return following_.lanes.ring(); }
 
-  // Refuses a block that has other parts.
-  void check(const Block& block) const {
+  // Refuses a block that has other parts, and draws in epochs of what has to be complete.
+  void check(const Block& block, const Sampler& sampler) const {
     check_fits(block, ring());
-    check_makes_parts(block, &rule_);
+    if (!fits(rule_, ring().records().layout(), block.layout())) {
+      throw pybind11::value_error{"the block is for what surrounds its rows in another way"};
+    }
+    if (rule_.is_redrawn && sampler.epochs() != nullptr) throw pybind11::value_error{"epochs have every row"};
   }
 
  private:
-  NStepRule rule_;
+  WindowRule rule_;
+  bool is_staged_;
   Following following_;
 };
 
 // What surrounds the rows that are drawn from a source; null where that is a ring.
-inline const NStepFollow* follow_in(const pybind11::object& source) {
-  return pybind11::isinstance<NStepFollow>(source) ? &source.cast<const NStepFollow&>() : nullptr;
+inline const FollowRule* follow_in(const pybind11::object& source) {
+  return pybind11::isinstance<FollowRule>(source) ? &source.cast<const FollowRule&>() : nullptr;
 }
 
 }  // namespace fastreplay

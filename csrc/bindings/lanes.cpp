@@ -83,20 +83,59 @@ FloatField numbers_in(const Ring& ring, const FieldOfNumbers& field) {
   return {.column = column, .is_double = field.second};
 }
 
-std::unique_ptr<NStepFollow> new_n_steps(const Lanes& lanes, std::size_t num_steps, double gamma,
-                                         const std::vector<std::pair<FieldOfNumbers, std::size_t>>& sums,
-                                         const std::vector<FieldOfNumbers>& stored_discount, std::size_t discount_part,
-                                         bool is_discount_double) {
-  if (num_steps == 0) throw py::value_error{"expected at least one step"};
-  NStepRule rule{.num_steps = num_steps,
-                 .gamma = gamma,
-                 .sums = {},
-                 .stored_discount = {},
-                 .discount_part = discount_part,
-                 .is_discount_double = is_discount_double};
-  for (const auto& [field, part] : sums) rule.sums.push_back({.of = numbers_in(lanes.ring(), field), .part = part});
-  for (const FieldOfNumbers& field : stored_discount) rule.stored_discount.push_back(numbers_in(lanes.ring(), field));
-  return std::make_unique<NStepFollow>(lanes, std::move(rule));
+using StepNumbers = std::tuple<std::int64_t, std::size_t, std::size_t>;  // (first, count, stride)
+using TakenParts = std::tuple<StepNumbers, bool, std::vector<std::size_t>, std::vector<std::size_t>>;
+using SaidPart = std::tuple<StepNumbers, std::uint8_t, std::size_t>;
+using Sums = std::tuple<double, std::vector<std::pair<FieldOfNumbers, std::size_t>>, std::vector<FieldOfNumbers>,
+                        std::size_t, bool>;  // as SumRule
+
+Steps steps_in(const WindowRule& rule, const StepNumbers& numbers) {
+  const auto& [first, count, stride] = numbers;
+  const std::int64_t most = rule.most_after;
+  const bool is_within = count > 0 && stride > 0 && first >= -std::int64_t{rule.most_before} && first <= most &&
+                         (count - 1) <= static_cast<std::size_t>(most - first) / stride;
+  if (!is_within) throw py::value_error{"no such steps"};
+  return {.first = first, .count = count, .stride = stride};
+}
+
+void add(WindowRule& rule, const Ring& ring, const TakenParts& taken) {
+  const auto& [steps, pads_with_zeros, fields, parts] = taken;
+  if (fields.size() != parts.size()) throw py::value_error{"as many parts as fields"};
+  for (const std::size_t field : fields) static_cast<void>(column_of(ring, field));
+  rule.taken.push_back(
+      {.steps = steps_in(rule, steps), .pads_with_zeros = pads_with_zeros, .fields = fields, .parts = parts});
+}
+
+void add(WindowRule& rule, const SaidPart& said) {
+  const auto& [steps, what, part] = said;
+  if (what > static_cast<std::uint8_t>(Saying::kFirst)) throw py::value_error{"nothing that can be said"};
+  rule.said.push_back({.steps = steps_in(rule, steps), .what = static_cast<Saying>(what), .part = part});
+}
+
+SumRule sums_in(const Ring& ring, const Sums& numbers) {
+  const auto& [gamma, sums, stored_discount, discount_part, is_discount_double] = numbers;
+  SumRule rule{.gamma = gamma,
+               .sums = {},
+               .stored_discount = {},
+               .discount_part = discount_part,
+               .is_discount_double = is_discount_double};
+  for (const auto& [field, part] : sums) rule.sums.push_back({.of = numbers_in(ring, field), .part = part});
+  for (const FieldOfNumbers& field : stored_discount) rule.stored_discount.push_back(numbers_in(ring, field));
+  return rule;
+}
+
+std::unique_ptr<FollowRule> new_follow(const Lanes& lanes, std::uint32_t most_before, std::uint32_t most_after,
+                                       bool is_redrawn, std::size_t ways_part, const std::vector<TakenParts>& taken,
+                                       const std::vector<SaidPart>& said, const std::optional<Sums>& sums) {
+  WindowRule rule;
+  rule.most_before = most_before;
+  rule.most_after = most_after;
+  rule.is_redrawn = is_redrawn;
+  rule.ways_part = ways_part;
+  for (const TakenParts& each : taken) add(rule, lanes.ring(), each);
+  for (const SaidPart& each : said) add(rule, each);
+  if (sums) rule.sums = sums_in(lanes.ring(), *sums);
+  return std::make_unique<FollowRule>(lanes, std::move(rule));
 }
 
 // In the child after a fork, where nobody is left to finish an insert.
@@ -122,9 +161,15 @@ void bind_lanes(py::module_& m) {
       .def("restore", &restore_links, py::arg("first"), py::arg("lanes").noconvert(), py::arg("links").noconvert())
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
-  py::class_<NStepFollow>(m, "NSteps")
-      .def(py::init(&new_n_steps), py::arg("lanes"), py::arg("num_steps"), py::arg("gamma"), py::arg("sums"),
-           py::arg("stored_discount"), py::arg("discount_part"), py::arg("is_discount_double"), py::keep_alive<1, 2>());
+  m.attr("STEPS_THERE") = static_cast<int>(Saying::kReal);
+  m.attr("STEPS_TRAINED") = static_cast<int>(Saying::kTrained);
+  m.attr("STEPS_FIRST") = static_cast<int>(Saying::kFirst);
+  m.def("bytes_of_way", &Ways::row_bytes, py::arg("num_slots"));
+  py::class_<FollowRule>(m, "Follow")
+      .def(py::init(&new_follow), py::arg("lanes"), py::arg("most_before"), py::arg("most_after"),
+           py::arg("is_redrawn"), py::arg("ways_part"), py::arg("taken"), py::arg("said"), py::arg("sums").none(true),
+           py::keep_alive<1, 2>())
+      .def("staged", &FollowRule::staged, py::keep_alive<0, 1>());
 
   m.def("begin_in_child", &begin_in_child, py::arg("ring"), py::arg("priorities").none(true),
         py::arg("lanes").none(true));

@@ -96,7 +96,7 @@ class MinibatchQueue {
     if (steps) depth = static_cast<std::size_t>(std::min<std::uint64_t>(depth, *steps));
     ahead_.resize(depth);
     if (source_.is_none() || depth == 0) return;
-    const NStepFollow* follow = follow_in(source_);
+    const FollowRule* follow = follow_in(source_);
     native_ = std::make_unique<Prefetcher>(follow == nullptr ? source_.cast<Ring&>() : follow->ring(),
                                            sampler_.cast<Sampler&>(), depth, reinterpret_cast<Prefetcher::Send>(send),
                                            follow == nullptr ? nullptr : &follow->following());
@@ -261,11 +261,11 @@ class MinibatchQueue {
     if (!native_) return {.minibatch = minibatch};
     const auto& native = block.cast<const Block&>();
     check_has_weights(native, sampler_.cast<const Sampler&>());
-    if (const NStepFollow* follow = follow_in(source_); follow != nullptr) {
-      follow->check(native);
+    if (const FollowRule* follow = follow_in(source_); follow != nullptr) {
+      follow->check(native, sampler_.cast<const Sampler&>());
     } else {
       check_fits(native, source_.cast<const Ring&>());
-      check_makes_parts(native, nullptr);
+      check_makes_no_parts(native);
     }
     return {.minibatch = minibatch,
             .owner = block,

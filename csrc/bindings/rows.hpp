@@ -54,10 +54,9 @@ inline void check_has_weights(const Block& block, const Sampler& sampler) {
   }
 }
 
-// What surrounds rows makes parts of its own, and draws without it make none.
-inline void check_makes_parts(const Block& block, const NStepRule* rule) {
-  const bool has_parts = rule == nullptr ? !block.layout().has_made_parts() : fits(*rule, block.layout());
-  if (!has_parts) throw pybind11::value_error{"the block is for what surrounds its rows in another way"};
+// Who draws transitions by themselves makes no parts.
+inline void check_makes_no_parts(const Block& block) {
+  if (block.layout().has_made_parts()) throw pybind11::value_error{"the block is for what surrounds its rows"};
 }
 
 using EpochNumbers = std::array<std::uint64_t, 4>;  // (epoch, first ticket, size, position)

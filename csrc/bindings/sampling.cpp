@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "batch/helpers.hpp"
 #include "batch/random.hpp"
@@ -27,27 +29,35 @@ namespace {
 std::size_t sample_into(Sampler& sampler, Ring& ring, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
-  check_makes_parts(block, nullptr);
+  check_makes_no_parts(block);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
 std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
   check_fits(block, ring);
   check_has_weights(block, sampler);
-  check_makes_parts(block, nullptr);
+  check_makes_no_parts(block);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block, beta); });
 }
 
 // With what surrounds each row.
-std::size_t sample_following_into(Sampler& sampler, const NStepFollow& follow, double beta, const Block& block) {
-  follow.check(block);
+std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, double beta, const Block& block) {
+  follow.check(block, sampler);
   check_has_weights(block, sampler);
-  const std::size_t num_steps = std::min<std::size_t>(follow.following().rule.num_steps, follow.ring().capacity());
-  return without_gil(block.layout().num_bytes() + block.batch_size() * num_steps,
-                     [&] { return sampler.sample(follow.ring(), block, beta, &follow.following()); });
+  const WindowRule& rule = follow.following().rule;
+  const std::size_t num_steps =
+      std::min(std::size_t{rule.most_before} + rule.most_after + 1, follow.ring().capacity());
+  std::optional<Block> unseen;
+  if (follow.is_staged()) unseen.emplace(block.layout().parts(), block.batch_size());
+  const Block& filled = unseen ? *unseen : block;
+  return without_gil(block.layout().num_bytes() + block.batch_size() * num_steps, [&] {
+    const std::size_t num_rows = sampler.sample(follow.ring(), filled, beta, &follow.following());
+    if (unseen && num_rows > 0) std::memcpy(block.data(), filled.data(), block.layout().num_bytes());
+    return num_rows;
+  });
 }
 
-std::size_t sample_uniformly_following_into(Sampler& sampler, const NStepFollow& follow, const Block& block) {
+std::size_t sample_uniformly_following_into(Sampler& sampler, const FollowRule& follow, const Block& block) {
   return sample_following_into(sampler, follow, 0, block);
 }
 

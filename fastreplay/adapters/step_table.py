@@ -9,6 +9,7 @@ import numpy as np
 
 from fastreplay.adapters.columns import Columns, flat_columns, overwrite_all
 from fastreplay.adapters.native_step_table import NativeStepTable
+from fastreplay.batch.form import Form
 from fastreplay.batch.pool import Pool
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.checks import TORCH_DTYPES, checked_count
@@ -101,7 +102,7 @@ class StepTable(NativeStepTable):
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
-        self.pool = Pool(self.schema, self.parts)
+        self.pool = Pool(Form(self.schema, self.parts, {}))
         views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
         self.observations = self._named(views)
         self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay.batch.block import HostBlock
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.waits import Waits
-    from fastreplay.schema import Schema
 
 __all__ = ["Delivery", "HostDelivery"]
 
@@ -33,13 +32,12 @@ class Delivery(ABC):
     it.
 
     Args:
-        schema: The fields of a minibatch.
+        form: What a minibatch is made of.
         device: Where its tensors are.
-        beside: What it has beside fields: weights and probabilities, or nothing.
         origin: The number of the ring that its rows are of; 0 where nobody asks.
-        parts: Where fields, what is beside them, and tickets come from; None for what its name says.
 
     Attributes:
+        form: What a minibatch is made of.
         place: What the blocks have in common that can be filled from here.
         pinned_bytes: Bytes of page-locked memory.
     """
@@ -47,26 +45,12 @@ class Delivery(ABC):
     place: object
     pinned_bytes: int
 
-    def __init__(
-        self,
-        schema: Schema,
-        device: torch.device | Literal["cpu"],
-        beside: tuple[str, ...] = (),
-        origin: int = 0,
-        *,
-        parts: Parts | None = None,
-    ) -> None:
-        self.schema = schema
+    def __init__(self, form: Form, device: torch.device | Literal["cpu"], origin: int = 0) -> None:
+        self.form = form
+        self.schema = form.schema
         self.device = device
-        self._beside = beside
+        self._beside = tuple(form.beside)
         self._origin = origin
-        made = _core.weighted_parts if beside else _core.transition_parts
-        self._parts = made(schema.sizes) if parts is None else parts
-
-    @property
-    def form(self) -> tuple[Parts, tuple[str, ...]]:
-        """What the minibatches are made of: the parts, and the names of those beside fields."""
-        return self._parts, self._beside
 
     @abstractmethod
     def take(self, batch_size: int) -> Any:
@@ -113,19 +97,13 @@ class Delivery(ABC):
         if block.device is not self.device and block.device != self.device:
             raise ValueError(f"out: expected a minibatch on {self.device}, got one on {block.device}")
         layout = block.layout
-        if layout.schema is not self.schema and layout.schema != self.schema:
-            raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {layout.schema}")
-        if layout.beside is not self._beside and layout.beside != self._beside:
-            made = f"with {', '.join(self._beside)}" if self._beside else "of fields alone"
-            raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
-        if layout.parts is not self._parts and layout.parts != self._parts:
-            raise ValueError("out: expected a minibatch whose follow makes the same fields: of the same reward")
+        self.form.check(layout.form)
         if layout.batch_size != batch_size:
             raise ValueError(f"out: expected batch size {batch_size}, got {layout.batch_size}")
         values = (*out._values, *out._beside.values()) if out._beside else out._values
         changed = block.first_changed(values, out._ticket)
         if changed >= 0:
-            name = (*self.schema, *layout.beside, "ticket")[changed]
+            name = (*self.schema, *self._beside, "ticket")[changed]
             done = "moved, reshaped, locked or computed from others"
             raise ValueError(f"out: expected the minibatch as it was made, got {name!r} {done}")
         if block.place is not self.place:
@@ -162,7 +140,7 @@ class Delivery(ABC):
         return generator.calls  # type: ignore[no-any-return]
 
     def prefetcher(
-        self, source: _core.Ring | _core.NSteps, generator: Any, depth: int, steps: int | None, waits: Waits
+        self, source: _core.Ring | _core.Follow, generator: Any, depth: int, steps: int | None, waits: Waits
     ) -> _core.Prefetcher:
         """Make what fills `depth` blocks ahead, `steps` in all, from a ring or by what surrounds its rows."""
         return _core.Prefetcher(source, generator, depth, steps, waits)
@@ -180,29 +158,18 @@ class HostDelivery(Delivery):
     """Minibatches where they were gathered, as tensors or arrays; or as tensors that torch moves elsewhere.
 
     Args:
-        schema: The fields of a minibatch.
+        form: What a minibatch is made of.
         device: Where its tensors are to be.
         output: "torch" or "numpy".
-        beside: What a minibatch has beside fields.
         origin: The number of the ring that its rows are of; 0 where nobody asks.
-        parts: As in `Delivery`.
     """
 
     place = "host"
     pinned_bytes = 0
 
-    def __init__(
-        self,
-        schema: Schema,
-        device: torch.device | Literal["cpu"],
-        output: str,
-        beside: tuple[str, ...] = (),
-        origin: int = 0,
-        *,
-        parts: Parts | None = None,
-    ) -> None:
-        super().__init__(schema, device, beside, origin, parts=parts)
-        self._pool = Pool(schema, self._parts, beside)
+    def __init__(self, form: Form, device: torch.device | Literal["cpu"], output: str, origin: int = 0) -> None:
+        super().__init__(form, device, origin)
+        self._pool = Pool(form)
         self._in_numpy = output == "numpy"
 
     def take(self, batch_size: int) -> HostBlock:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastreplay import _core
 
 if TYPE_CHECKING:
@@ -16,49 +14,31 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from fastreplay.schema import Schema
+    from fastreplay.batch.form import Form
 
-    Parts = list[tuple[int, int, int]]
-
-__all__ = ["Layout", "Parts"]
+__all__ = ["Layout"]
 
 
 class Layout:
     """Where the fields and the tickets of a minibatch lie in its block.
 
     Args:
-        schema: The fields.
+        form: What the minibatch is made of.
         batch_size: Rows.
-        offsets: Bytes from the block's start to each field, to what is beside them, and to the tickets.
+        offsets: Bytes from the block's start to each part.
         num_bytes: Bytes of the block.
-        parts: Where they come from: (source, bytes of a row, field of the record) each.
-        beside: What the rows have beside fields, float32 each.
     """
 
-    __slots__ = ("_native", "_parts", "batch_size", "beside", "num_bytes", "offsets", "parts", "schema")
+    __slots__ = ("_native", "_parts", "batch_size", "form", "num_bytes", "offsets")
 
-    def __init__(
-        self,
-        schema: Schema,
-        batch_size: int,
-        offsets: Sequence[int],
-        num_bytes: int,
-        beside: tuple[str, ...] = (),
-        *,
-        parts: Parts,
-    ) -> None:
-        self.schema = schema
-        self.parts = parts
-        self.beside = beside
+    def __init__(self, form: Form, batch_size: int, offsets: Sequence[int], num_bytes: int) -> None:
+        self.form = form
         self.batch_size = batch_size
         self.offsets = tuple(offsets)
         self.num_bytes = num_bytes
-        rows = [(field.dtype, field.shape) for field in schema.values()]
-        rows += [(np.dtype(np.float32), ()) for _ in beside]
-        rows.append((np.dtype(np.int64), ()))
         self._parts = [
-            (offset, dtype, (self.batch_size, *shape))
-            for offset, (dtype, shape) in zip(self.offsets, rows, strict=True)
+            (offset, dtype, (batch_size, *shape))
+            for offset, (dtype, shape) in zip(self.offsets, form.rows, strict=False)  # without what nobody is given
         ]
         self._native = _core.Fields(self._parts)
 

@@ -152,6 +152,8 @@ class Minibatch(Generic[ArrayT]):
         except TypeError:  # a slice has no hash
             raise TypeError(f"{name!r}; expected a name: the fields are {', '.join(self._schema)}") from None
         except KeyError:
+            if name in self._beside:  # no field has such a name
+                return cast("ArrayT", self._beside[name])
             node = self._schema.parts_by_name.get(name)
             if node is None:
                 raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fastreplay.schema import Schema
+    from fastreplay.batch.form import Form
 
 __all__ = ["SIZES", "Pool", "most_blocks"]
 
@@ -42,20 +42,16 @@ class Pool:
     """Blocks of one layout on the host, by batch size.
 
     Args:
-        schema: The fields of a minibatch.
-        parts: Where their rows and the tickets come from.
-        beside: What the rows have beside fields.
+        form: What a minibatch is made of.
 
     Thread safety:
         Any thread may take and keep.
     """
 
-    __slots__ = ("_beside", "_by_size", "_parts", "_schema")
+    __slots__ = ("_by_size", "_form")
 
-    def __init__(self, schema: Schema, parts: list[tuple[int, int, int]], beside: tuple[str, ...] = ()) -> None:
-        self._schema = schema
-        self._beside = beside
-        self._parts = parts
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._by_size: Latest[int, _Pools] = Latest(SIZES)
 
     def take(self, batch_size: int) -> HostBlock:
@@ -77,12 +73,12 @@ class Pool:
 
     def _new(self, batch_size: int) -> _Pools:
         try:
-            native = _core.Block(self._parts, batch_size)  # the first, so that one that cannot be had is told here
-            layout = Layout(self._schema, batch_size, native.offsets, native.num_bytes, self._beside, parts=self._parts)
+            native = _core.Block(self._form.parts, batch_size)  # the first, so that one that cannot be had is told here
+            layout = Layout(self._form, batch_size, native.offsets, native.num_bytes)
         except (MemoryError, ValueError):
             raise MemoryError(f"batch_size: {batch_size} transitions are more than memory can hold") from None
         most = most_blocks(layout.num_bytes) // 2  # with their tensors, and as many without
         generations: Generations[HostBlock] = Generations(most)
-        pools = _Pools(_core.BlockPool(self._parts, batch_size, most), layout, generations)
+        pools = _Pools(_core.BlockPool(self._form.parts, batch_size, most), layout, generations)
         self._by_size.put(batch_size, pools)
         return pools

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
 
-__all__ = ["BESIDE", "PrioritySampler"]
-
-# What its minibatches have beside fields.
-BESIDE = ("weight", "probability")
+__all__ = ["PrioritySampler"]
 
 
 class PrioritySampler(RingSampler):
@@ -27,7 +24,7 @@ class PrioritySampler(RingSampler):
 
     Args:
         ring: Where the transitions lie.
-        delivery: Where the minibatches are to lie; with BESIDE.
+        delivery: Where the minibatches are to lie; with weights.
         key: Of the generator.
         waits: Counts for what the host waits.
         rule: The ring's priorities, and how they are drawn from: what the core's sampler takes.
@@ -59,7 +56,7 @@ class PrioritySampler(RingSampler):
         delivery, generator = self._delivery, self._shared[0]
         exponent = self.beta(0) if beta is None else checked_number("beta", beta, 0)
         if out is not None:
-            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._from, exponent):
+            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._from_for_out, exponent):
                 raise ValueError(self.describe_nothing(batch_size))
             return delivery.given_again(out)
         block = delivery.take(batch_size)

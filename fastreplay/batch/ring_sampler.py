@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastreplay import _core
     from fastreplay.batch.delivery import Delivery
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.state import EpochState, RngState
     from fastreplay.batch.waits import Waits
@@ -53,7 +53,8 @@ class RingSampler:
         rule: tuple[Any, ...] = (),
     ) -> None:
         self._ring = ring
-        self._from: _core.Ring | _core.NSteps = ring  # or what surrounds the rows drawn from it
+        self._from: _core.Ring | _core.Follow = ring  # or what surrounds the rows drawn from it
+        self._from_for_out = self._from  # the same, for blocks that somebody sees
         self._delivery = delivery
         self._rule = rule
         self._shared = [delivery.generator(key, 0, None, rule)]  # for those that follow it, too
@@ -71,7 +72,7 @@ class RingSampler:
             raise ValueError(f"beta: expected None, as the draw is not by priority, got {beta}")
         delivery = self._delivery
         if out is not None:
-            if not delivery.block_of(out, batch_size).refill(self._shared[0].sample, self._from):
+            if not delivery.block_of(out, batch_size).refill(self._shared[0].sample, self._from_for_out):
                 raise ValueError(self.describe_nothing(batch_size))
             return delivery.given_again(out)
         block = delivery.take(batch_size)
@@ -84,14 +85,14 @@ class RingSampler:
         return delivery.give(block)
 
     @property
-    def form(self) -> tuple[Parts, tuple[str, ...]]:
-        """What its minibatches are made of: the parts, and the names of those beside fields."""
+    def form(self) -> Form:
+        """What its minibatches are made of."""
         return self._delivery.form
 
-    def following(self, source: _core.NSteps, delivery: Delivery) -> Self:
+    def following(self, source: _core.Follow, delivery: Delivery) -> Self:
         """Return a sampler of the same draws, with what surrounds their rows, in other minibatches."""
         made = copy(self)
-        made._from = source
+        made._from, made._from_for_out = source, source.staged()
         made._delivery = delivery
         return made
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from fastreplay.batch.epoch_sampler import EpochSampler
-from fastreplay.batch.priority_sampler import BESIDE, PrioritySampler
+from fastreplay.batch.form import transition_form, weighted_form
+from fastreplay.batch.priority_sampler import PrioritySampler
 from fastreplay.batch.ring_sampler import RingSampler
 from fastreplay.support.checks import checked_count, checked_flag, checked_index
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from fastreplay import _core
     from fastreplay.batch.delivery import Delivery
+    from fastreplay.batch.form import Form
     from fastreplay.batch.waits import Waits
     from fastreplay.buffer.priorities import Priorities
 
@@ -31,16 +33,18 @@ class Source:
 
     Attributes:
         ring: Where the transitions lie.
+        schema: Their fields.
         waits: Counts for what the host waits.
-        new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields, of these parts.
-        new_mirror_delivery: Makes one of what the device draws, with the same; None where the ring is not there.
+        new_delivery: Makes a delivery of what the host gathers.
+        new_mirror_delivery: Makes one of what the device draws; None where the ring is not there.
         priorities: The rule to draw by, and the masses; None where there are no priorities.
     """
 
     ring: _core.Ring
+    schema: Schema
     waits: Waits
-    new_delivery: Callable[[tuple[str, ...]], Delivery]
-    new_mirror_delivery: Callable[[tuple[str, ...]], Delivery] | None
+    new_delivery: Callable[[Form], Delivery]
+    new_mirror_delivery: Callable[[Form], Delivery] | None
     priorities: tuple[Priorities, _core.Priorities] | None
 
 
@@ -92,9 +96,10 @@ class Uniform(Draw):
 
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
         recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
+        form = transition_form(source.schema)
         if source.new_mirror_delivery is not None:
-            return RingSampler(source.ring, source.new_mirror_delivery(()), key, source.waits)
-        return RingSampler(source.ring, source.new_delivery(()), key, source.waits, recency)
+            return RingSampler(source.ring, source.new_mirror_delivery(form), key, source.waits)
+        return RingSampler(source.ring, source.new_delivery(form), key, source.waits, recency)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Prioritized(Draw):
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
         priorities, masses = cast("tuple[Priorities, _core.Priorities]", source.priorities)
         rule = (masses, *priorities.draw_options)
-        delivery = (source.new_mirror_delivery or source.new_delivery)(BESIDE)
+        delivery = (source.new_mirror_delivery or source.new_delivery)(weighted_form(source.schema))
         beta = priorities.beta_after if callable(priorities.beta) else float(priorities.beta)
         return PrioritySampler(source.ring, delivery, key, source.waits, rule=rule, beta=beta)
 
@@ -144,7 +149,7 @@ class Epochs(Draw):
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
         return EpochSampler(
             source.ring,
-            source.new_delivery(()),
+            source.new_delivery(transition_form(source.schema)),
             key,
             source.waits,
             shuffle=self.shuffle,

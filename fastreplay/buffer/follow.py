@@ -1,116 +1,143 @@
 # SPDX-License-Identifier: MIT
-"""What surrounds each row of a minibatch, within its trajectory: the rules that a caller chooses from."""
+"""What surrounds each row of a minibatch, within its trajectory: what the rules have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.support.checks import checked_count, checked_number
+from fastreplay.batch.form import Form
+from fastreplay.schema.schema import Field, Schema
 
 if TYPE_CHECKING:
     from fastreplay.buffer.lanes import Lanes
-    from fastreplay.schema import Schema
 
-__all__ = ["Followed", "NStep"]
+__all__ = ["MOST_STEPS", "Follow", "Followed", "Making", "Steps"]
 
-_DISCOUNT = "discount"
-_MOST_STEPS = 2**31
+MOST_STEPS = 2**31
+_BOOL = np.dtype(np.bool_)
+_KEPT = 8  # steps whose places are kept, where only sums are made of them
+
+
+class Steps(NamedTuple):
+    """Steps first, first + stride, ..., count of them; that of the drawn row is 0."""
+
+    first: int
+    count: int
+    stride: int = 1
+
+    @property
+    def last(self) -> int:
+        """The last of them."""
+        return self.first + (self.count - 1) * self.stride
 
 
 class Followed(NamedTuple):
     """What a minibatch is made of that follows a rule, and what makes it."""
 
-    parts: list[tuple[int, int, int]]
-    beside: tuple[str, ...]  # names of what it has beside fields
-    native: _core.NSteps
+    form: Form
+    native: _core.Follow
 
 
-@dataclass(frozen=True)
-class NStep:
-    """The next steps of each row's trajectory, as one transition (Watkins 1989; Sutton & Barto 2018, chapter 7).
+class Follow(ABC):
+    """A rule about what to give with each row, of what comes before and after it in its trajectory."""
 
-    Of the m steps that are there, at most n: the reward is the sum of gamma^k times that of step k; fields whose names
-    begin with `next_`, and those that end a trajectory, are the last step's; all others the first one's. Beside them,
-    `batch.discount` is gamma^m, (B,) float32. With y = reward + discount * (1 - terminated) * value(next_observation)
-    as the target, a truncated trajectory bootstraps and a terminated one does not.
+    @property
+    @abstractmethod
+    def redraws(self) -> bool:
+        """Whether rows are drawn again of whose surroundings a part is missing."""
 
-    m is less than n where the trajectory ends before, or was cut, or where the next transition has not been inserted.
-
-    Args:
-        n: Steps at most.
-        gamma: Discount factor of a step.
-        reward: Names of the fields to sum, float32 or float64; each number of theirs by itself.
-        discount: Name of a field (), float32 or float64, of what else each step discounts, as dm_env's: reward k is
-            weighed with gamma^k and the first k of them, `batch.discount` is gamma^m times all m.
-
-    Raises:
-        TypeError, ValueError: An argument is none of these; the message names it.
-
-    Sums are made in float64, k ascending, the weight of step k + 1 being that of step k times gamma, then times the
-    stored discount; then they are rounded to the field's dtype.
-    """
-
-    n: int
-    gamma: float
-    reward: str | Sequence[str] = "reward"
-    discount: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n", checked_count("n", self.n))
-        if self.n > _MOST_STEPS:
-            raise ValueError(f"n: expected at most {_MOST_STEPS}, got {self.n}")
-        object.__setattr__(self, "gamma", float(checked_number("gamma", self.gamma, 0)))
-        names: Any = (self.reward,) if isinstance(self.reward, str) else self.reward
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"reward: expected names of fields, got {self.reward!r}")
-        for i, name in enumerate(names):
-            if name in (*names[:i], self.discount):
-                raise ValueError(f"reward: expected each field once, and none that is the discount, got {name!r}")
-        object.__setattr__(self, "reward", tuple(names))
-        if self.discount is not None and not isinstance(self.discount, str):
-            raise TypeError(f"discount: expected the name of a field or None, got {self.discount!r}")
-
-    def _followed(
-        self, schema: Schema, lanes: Lanes, parts: list[tuple[int, int, int]], beside: tuple[str, ...]
-    ) -> Followed:
-        """Return what a minibatch is made of, which without this rule is made of these parts.
+    @abstractmethod
+    def _followed(self, schema: Schema, lanes: Lanes, form: Form) -> Followed:
+        """Return what a minibatch is made of, which without this rule is of that form.
 
         Raises:
             ValueError: The fields do not allow it; the message says which.
         """
-        sums = [(self._floats("reward", name, schema), schema.position(name)) for name in self.reward]
-        stored = [] if self.discount is None else [self._floats("discount", self.discount, schema)]
-        if self.discount is not None and schema[self.discount].shape:
-            raise ValueError(f"discount: expected a field (), and {self.discount!r} is {schema[self.discount].shape}")
-        if self.discount != _DISCOUNT and _DISCOUNT in schema:
-            raise ValueError("discount: expected 'discount', as a field of this name is stored")
-        made = list(parts)
-        for i, name in enumerate(schema):
-            if name in self.reward:
-                made[i] = (_core.PART_MADE, *made[i][1:])
-            elif name.startswith("next_") or name in lanes.ends:
-                made[i] = (_core.PART_OF_END, *made[i][1:])
-        if _DISCOUNT in schema:
-            place = schema.position(_DISCOUNT)
-            made[place] = (_core.PART_MADE, *made[place][1:])
-            is_double = schema[_DISCOUNT].dtype == np.float64
-        else:
-            place, is_double = len(made) - 1, False  # before the tickets
-            made.insert(place, (_core.PART_MADE, np.dtype(np.float32).itemsize, 0))
-            beside = (*beside, _DISCOUNT)
-        return Followed(made, beside, _core.NSteps(lanes.core, self.n, self.gamma, sums, stored, place, is_double))
 
-    @staticmethod
-    def _floats(argument: str, name: str, schema: Schema) -> tuple[int, bool]:
-        """Return the position of a field of floats, and whether they are doubles."""
-        if name not in schema:
-            raise ValueError(f"{argument}: expected names of fields, got {name!r}; the fields are {', '.join(schema)}")
-        dtype = schema[name].dtype
-        if dtype not in (np.float32, np.float64):
-            raise ValueError(f"{argument}: expected float32 or float64, and {name!r} is {dtype}")
-        return schema.position(name), dtype == np.float64
+
+class Making:
+    """A rule in the making: what becomes of each field, and what is made beside them.
+
+    Args:
+        schema: The fields of a transition.
+        lanes: Of the ring.
+        form: What a minibatch is made of without the rule.
+    """
+
+    def __init__(self, schema: Schema, lanes: Lanes, form: Form) -> None:
+        self._lanes = lanes
+        self._schema = schema
+        self._fields = dict(schema)
+        self._beside = dict(form.beside)
+        self._parts = list(form.parts)
+        self._taken: dict[tuple[Steps, bool], list[str]] = {}
+        self._said: list[tuple[Steps, int, int]] = []
+        self._reach = [0, 0]
+
+    def name_beside(self, name: str) -> str:
+        """Return the name of what is to be made beside the fields.
+
+        Raises:
+            ValueError: A field has it.
+        """
+        if name in self._schema or name in self._schema.parts:
+            raise ValueError(f"follow: a field named {name!r} is stored, and the minibatch has one of its own")
+        return name
+
+    def take(self, name: str, steps: Steps, *, zeros: bool = False, is_one: bool = False) -> None:
+        """Give a field of some steps, (count, *shape), or of one step as it is."""
+        position = self._schema.position(name)
+        field = self._schema[name]
+        if not is_one:
+            self._fields[name] = Field((steps.count, *field.shape), field.dtype)
+        self._parts[position] = (_core.PART_MADE, steps.count * field.row_bytes, 0)
+        self._taken.setdefault((steps, zeros), []).append(name)
+        self._reach_to(steps)
+
+    def take_last(self, name: str) -> None:
+        """Give a field of the last step that is there."""
+        position = self._schema.position(name)
+        self._parts[position] = (_core.PART_OF_END, *self._parts[position][1:])
+
+    def make_field(self, name: str) -> int:
+        """Leave a field to be made; return its part."""
+        position = self._schema.position(name)
+        self._parts[position] = (_core.PART_MADE, *self._parts[position][1:])
+        return position
+
+    def make_beside(self, name: str, field: Field) -> int:
+        """Have something made beside the fields; return its part."""
+        part = len(self._fields) + len(self._beside)
+        self._beside[self.name_beside(name)] = field
+        self._parts.insert(part, (_core.PART_MADE, field.row_bytes, 0))
+        return part
+
+    def say(self, name: str, steps: Steps, what: int) -> None:
+        """Say something of some steps, (count,) bool."""
+        self._said.append((steps, what, self.make_beside(name, Field((steps.count,), _BOOL))))
+        self._reach_to(steps)
+
+    def made(
+        self,
+        *,
+        redraws: bool,
+        most_after: int = 0,
+        sums: tuple[float, list[tuple[tuple[int, bool], int]], list[tuple[int, bool]], int, bool] | None = None,
+    ) -> Followed:
+        """Return the rule."""
+        before, after = -self._reach[0], max(self._reach[1], most_after)
+        num_kept = before + (1 + after if self._taken else _KEPT)
+        self._parts.append((_core.PART_MADE, _core.bytes_of_way(num_kept), 0))
+        taken = []
+        for (steps, zeros), names in self._taken.items():
+            positions = [self._schema.position(name) for name in names]
+            taken.append((steps, zeros, positions, positions))
+        native = _core.Follow(self._lanes.core, before, after, redraws, len(self._parts) - 1, taken, self._said, sums)
+        return Followed(Form(self._schema.with_fields(self._fields), self._parts, self._beside), native)
+
+    def _reach_to(self, steps: Steps) -> None:
+        self._reach = [min(self._reach[0], steps.first), max(self._reach[1], steps.last)]

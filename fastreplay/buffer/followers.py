@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastreplay.buffer.follow import NStep
+from fastreplay.buffer.follow import Follow
 from fastreplay.support.latest import Latest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastreplay.batch.delivery import Delivery
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.buffer.lanes import Lanes
     from fastreplay.schema import Schema
@@ -40,37 +40,38 @@ class Followers:
         self._sampler = sampler
         self._schema = schema
         self._lanes = lanes
-        self._by_rule: Latest[NStep, RingSampler] = Latest(_RULES)
+        self._by_rule: Latest[Follow, RingSampler] = Latest(_RULES)
         self._deliveries: Latest[tuple[Any, ...], Delivery] = Latest(_DELIVERIES)
 
-    def of(self, rule: NStep, new_delivery: Callable[[tuple[str, ...], Parts], Delivery]) -> RingSampler:
+    def of(self, rule: Follow, new_delivery: Callable[[Form], Delivery]) -> RingSampler:
         """Return a sampler of the same draws whose minibatches follow the rule.
 
         Args:
             rule: What to give with each row.
-            new_delivery: Makes a delivery of what the host gathers, with what is named beside the fields, of these
-                parts.
+            new_delivery: Makes a delivery of what the host gathers.
 
         Raises:
             TypeError: It is no rule.
-            ValueError: The buffer has no lanes, or not the fields.
+            ValueError: The buffer has no lanes, or not the fields; or the rule draws again what is drawn in epochs.
         """
-        if not isinstance(rule, NStep):
-            raise TypeError(f"follow: expected NStep or None, got {rule!r}")
+        if not isinstance(rule, Follow):
+            raise TypeError(f"follow: expected NStep, Sequence, Window or None, got {rule!r}")
         found = self._by_rule.get(rule)
         return self._new(rule, new_delivery) if found is None else found
 
-    def _new(self, rule: NStep, new_delivery: Callable[[tuple[str, ...], Parts], Delivery]) -> RingSampler:
+    def _new(self, rule: Follow, new_delivery: Callable[[Form], Delivery]) -> RingSampler:
         if self._lanes is None:
             raise ValueError(
                 "follow: expected a buffer with lanes, one for each environment: it knows what comes after what"
             )
-        parts, beside, native = rule._followed(self._schema, self._lanes, *self._sampler.form)
-        form = (beside, *parts)
-        delivery = self._deliveries.get(form)
+        if rule.redraws and self._sampler.first_epoch is not None:
+            raise ValueError("incomplete: expected no 'redraw' in epochs, in which every transition has its turn once")
+        form, native = rule._followed(self._schema, self._lanes, self._sampler.form)
+        key = (form.schema, *form.parts, *form.beside.items())
+        delivery = self._deliveries.get(key)
         if delivery is None:
-            delivery = new_delivery(beside, parts)
-            self._deliveries.put(form, delivery)
+            delivery = new_delivery(form)
+            self._deliveries.put(key, delivery)
         made = self._sampler.following(native, delivery)
         self._by_rule.put(rule, made)
         return made

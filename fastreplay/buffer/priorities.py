@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastreplay.batch.minibatch import Minibatch
+
     Beta = float | Callable[[int], float]
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "given_numbers",
     "new_masses",
     "numbers",
+    "reduced",
 ]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -163,6 +166,24 @@ def check_finite(name: str, values: NDArray[np.float64]) -> None:
     if not np.isfinite(values).all():
         at = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"{name}[{at}]: expected a finite number, got {values.reshape(-1)[at]}")
+
+
+def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float64]:
+    """Return what the errors (B, L) of sequences say of their rows, (B,).
+
+    Raises:
+        TypeError: They are no numbers.
+        ValueError: The minibatch has no sequences, or they are not of all its steps; or eta is no share.
+    """
+    eta = checked_number("eta", eta, 0, 1)
+    array = np.abs(numbers("priorities", errors))
+    trained = batch._beside.get("trained")
+    if trained is None or array.shape != tuple(trained.shape):
+        expected = f"({len(batch)},)" if trained is None else f"({len(batch)},) or {tuple(trained.shape)}"
+        raise ValueError(f"priorities: expected {expected}, got {array.shape}")
+    there = np.asarray(trained.cpu() if hasattr(trained, "cpu") else trained)
+    array = np.where(there, array, 0)
+    return eta * array.max(axis=1) + (1 - eta) * array.sum(axis=1) / there.sum(axis=1)
 
 
 def numbers(name: str, value: Any) -> NDArray[np.float64]:

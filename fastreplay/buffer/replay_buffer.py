@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from fastreplay import _core
+from fastreplay.batch.form import transition_form
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.waits import Waits
 from fastreplay.buffer.followers import Followers
@@ -164,7 +165,7 @@ class ReplayBuffer(Sampled[ArrayT]):
     def _begin(self, key: tuple[int, int]) -> None:
         """Make what each face has of its own."""
         self._deliveries = Living()
-        reads = self._new_delivery()
+        reads = self._new_delivery(transition_form(self._schema))
         self._reader = Reader(self._ring, reads)
         self._sampler = self._own_draw()._sampler(self._source(reads), key)
         self._followers = Followers(self._sampler, self._schema, self._lanes)

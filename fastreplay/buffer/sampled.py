@@ -16,11 +16,11 @@ from fastreplay.buffer.sampling import Sampling
 from fastreplay.support.checks import checked_flag, key_of
 
 if TYPE_CHECKING:
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.loader import Loader
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.waits import Waits
-    from fastreplay.buffer.follow import NStep
+    from fastreplay.buffer.follow import Follow
     from fastreplay.buffer.replay_buffer import ReplayBuffer
     from fastreplay.gpu.device import Device
     from fastreplay.support.checks import Seed
@@ -38,12 +38,13 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
     _gpu: Device | None
     _deliveries: Living[Delivery]
 
-    def sampler(self, *, draw: Draw | None = None, follow: NStep | None = None, seed: Seed = None) -> Sampler[ArrayT]:
+    def sampler(self, *, draw: Draw | None = None, follow: Follow | None = None, seed: Seed = None) -> Sampler[ArrayT]:
         """Make a sampler: draws over this buffer by a rule, with a generator and counters of their own.
 
         Args:
             draw: `Uniform`, `Prioritized` or `Epochs`; None for that of the buffer's own `sample`.
-            follow: What of its trajectory to give with each row (`NStep`); None for the transition alone.
+            follow: What of its trajectory to give with each row (`NStep`, `Sequence`, `Window`); None for the
+                transition alone.
             seed: As in the constructor; but None for a generator that follows from this buffer's key and the number
                 of samplers and faces made before, as `spawn` does.
 
@@ -66,10 +67,10 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         """Return the rule of the buffer's own `sample`."""
         return Uniform() if self._masses is None else Prioritized()
 
-    def _new_sampler(self, draw: Draw, follow: NStep | None, key: tuple[int, int]) -> Sampler[ArrayT]:
+    def _new_sampler(self, draw: Draw, follow: Follow | None, key: tuple[int, int]) -> Sampler[ArrayT]:
         return Sampler(draw._sampler(self._source(), key), cast("ReplayBuffer[ArrayT]", self), draw, follow)
 
-    def _following(self, rule: NStep) -> RingSampler:
+    def _following(self, rule: Follow) -> RingSampler:
         return self._followers.of(rule, self._new_delivery)
 
     def loader(
@@ -78,7 +79,7 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         *,
         depth: int = 2,
         steps: int | None = None,
-        follow: NStep | None = None,
+        follow: Follow | None = None,
         replacement: bool = True,
         shuffle: bool = True,
         drop_last: bool = False,
@@ -110,25 +111,24 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
         sampler = self.sampler(draw=Epochs(shuffle=shuffle, drop_last=drop_last), follow=follow)
         return sampler.loader(batch_size, depth=depth, steps=steps)
 
-    def _new_delivery(self, beside: tuple[str, ...] = (), parts: Parts | None = None) -> Delivery:
+    def _new_delivery(self, form: Form) -> Delivery:
         """Make a delivery of what the host gathers."""
         origin = 0 if self._masses is None else self._origin
         if self._gpu is None:
-            delivery: Delivery = HostDelivery(self._schema, self._device, self._output, beside, origin, parts=parts)
+            delivery: Delivery = HostDelivery(form, self._device, self._output, origin)
         else:
-            delivery = self._gpu.pinned_delivery(self._schema, self._waits, beside, origin, parts=parts)
+            delivery = self._gpu.pinned_delivery(form, self._waits, origin)
         self._deliveries.add(delivery)
         return delivery
 
-    def _new_mirror_delivery(self, beside: tuple[str, ...]) -> Delivery:
+    def _new_mirror_delivery(self, form: Form) -> Delivery:
         """Make a delivery of what the device draws."""
         origin = 0 if self._masses is None else self._origin
         options = Priorities().draw_options if self._priorities is None else self._priorities.draw_options
         delivery: Delivery = self._gpu.mirror_delivery(  # type: ignore[union-attr]
             self._mirror,  # type: ignore[arg-type]
             self._ring,
-            self._schema,
-            beside=beside,
+            form,
             origin=origin,
             options=options,
         )
@@ -138,11 +138,12 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
     def _source(self, delivery: Delivery | None = None) -> Source:
         """Return what draws see of this buffer; those of the host without anything beside may share a delivery."""
 
-        def new_delivery(beside: tuple[str, ...]) -> Delivery:
-            return self._new_delivery(beside) if delivery is None or beside else delivery
+        def new_delivery(form: Form) -> Delivery:
+            return self._new_delivery(form) if delivery is None or form.beside else delivery
 
         return Source(
             self._ring,
+            self._schema,
             self._waits,
             new_delivery,
             None if self._mirror is None else self._new_mirror_delivery,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.state import RngState
     from fastreplay.buffer.draw import Draw
-    from fastreplay.buffer.follow import NStep
+    from fastreplay.buffer.follow import Follow
     from fastreplay.buffer.replay_buffer import ReplayBuffer
     from fastreplay.buffer.state import SamplerStats
 
@@ -43,7 +43,7 @@ class Sampler(Sampling[ArrayT]):
     """
 
     def __init__(
-        self, sampler: RingSampler, buffer: ReplayBuffer[ArrayT], draw: Draw, follow: NStep | None = None
+        self, sampler: RingSampler, buffer: ReplayBuffer[ArrayT], draw: Draw, follow: Follow | None = None
     ) -> None:
         if hasattr(self, "_sampler"):
             raise RuntimeError("Sampler: __init__ was called before; make another with buffer.sampler()")
@@ -67,7 +67,7 @@ class Sampler(Sampling[ArrayT]):
         return self._draw
 
     @property
-    def follow(self) -> NStep | None:
+    def follow(self) -> Follow | None:
         """What of its trajectory each row comes with; None for nothing."""
         return self._follow
 
@@ -91,14 +91,14 @@ class Sampler(Sampling[ArrayT]):
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (self._buffer, self._draw, self.rng_state, self._follow)
 
-    def _following(self, rule: NStep) -> RingSampler:
+    def _following(self, rule: Follow) -> RingSampler:
         return self._followers.of(rule, self._buffer._new_delivery)
 
     def _begin_in_child(self) -> None:
         self._sampler.begin_in_child()
 
 
-def _rebuild(buffer: ReplayBuffer[Any], draw: Draw, state: RngState, follow: NStep | None) -> Sampler[Any]:
+def _rebuild(buffer: ReplayBuffer[Any], draw: Draw, state: RngState, follow: Follow | None) -> Sampler[Any]:
     sampler = buffer._new_sampler(draw, follow, (0, 0))
     sampler.rng_state = state
     return sampler

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.state import RngState
-    from fastreplay.buffer.follow import NStep
+    from fastreplay.buffer.follow import Follow
     from fastreplay.buffer.followers import Followers
     from fastreplay.gpu.mirror import Mirror
 
@@ -31,7 +31,7 @@ class Sampling(Generic[ArrayT]):
     _followers: Followers
     _mirror: Mirror | None
 
-    def _following(self, rule: NStep) -> RingSampler:
+    def _following(self, rule: Follow) -> RingSampler:
         """Return what draws with a rule about what surrounds rows."""
         raise NotImplementedError
 
@@ -61,7 +61,7 @@ class Sampling(Generic[ArrayT]):
         *,
         out: Minibatch[ArrayT] | None = None,
         beta: float | None = None,
-        follow: NStep | None = None,
+        follow: Follow | None = None,
     ) -> Minibatch[ArrayT]:
         """Draw a minibatch of the stored transitions: uniformly, by priority, or as the sampler's rule says.
 
@@ -72,8 +72,8 @@ class Sampling(Generic[ArrayT]):
                 overwritten and returned, and no object is made. With storage="cuda", it is one of this buffer or its
                 faces. On a GPU, work that was queued before sees
                 the old rows, later work the new; the host waits if the last copy into it is still under way.
-            follow: What of its trajectory to give with each row (`NStep`), in place of the sampler's own; needs a
-                buffer with lanes.
+            follow: What of its trajectory to give with each row (`NStep`, `Sequence`, `Window`), in place of the
+                sampler's own; needs a buffer with lanes.
 
         Returns:
             A minibatch that is the caller's to keep.
@@ -95,7 +95,7 @@ class Sampling(Generic[ArrayT]):
         return self._sampler.sample(batch_size, out, beta)
 
     def loader(
-        self, batch_size: int, *, depth: int = 2, steps: int | None = None, follow: NStep | None = None
+        self, batch_size: int, *, depth: int = 2, steps: int | None = None, follow: Follow | None = None
     ) -> Loader[ArrayT]:
         """Iterate over minibatches that a native thread draws ahead.
 

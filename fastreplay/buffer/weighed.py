@@ -9,7 +9,7 @@ import numpy as np
 
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.priorities import PriorityUpdate, check_finite, given_numbers, numbers
+from fastreplay.buffer.priorities import PriorityUpdate, check_finite, given_numbers, numbers, reduced
 from fastreplay.support.checks import checked_addresses, checked_number
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ class Weighed(Contents[ArrayT]):
     _origin: int  # which ring this is, since it was made or loaded
 
     def update_priorities(
-        self, batch: Minibatch[Any] | Sequence[int] | NDArray[np.integer] | torch.Tensor, priorities: ArrayLike
+        self,
+        batch: Minibatch[Any] | Sequence[int] | NDArray[np.integer] | torch.Tensor,
+        priorities: ArrayLike,
+        *,
+        eta: float = 0.9,
     ) -> PriorityUpdate:
         """Give transitions other priorities, as a rule their absolute TD errors.
 
@@ -45,7 +49,9 @@ class Weighed(Contents[ArrayT]):
             batch: A minibatch of this buffer, or tickets (B,) of its transitions. Any number of minibatches may be
                 on their way; their transitions may have been overwritten.
             priorities: (B,) numbers: an array, a tensor of any device or graph, a list. The sign plays no part. Of
-                equal tickets the last wins.
+                equal tickets the last wins. Of a minibatch of sequences also (B, L): each row gets eta times the
+                largest of its trained steps, and (1 - eta) times their mean (Kapturowski et al. 2019).
+            eta: That share, in [0, 1].
 
         Returns:
             How many took effect, and how many are of transitions that were overwritten or cleared. With
@@ -71,6 +77,8 @@ class Weighed(Contents[ArrayT]):
                 raise ValueError(
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )
+            if np.ndim(priorities) == 2:
+                priorities = reduced(batch, priorities, eta)
             rows = batch._host_rows() if self._mirror is None else None
             if rows is not None:
                 return PriorityUpdate(*masses.update(rows, given_numbers("priorities", priorities)))

@@ -20,9 +20,8 @@ from fastreplay.gpu.transfer import Transfer
 
 if TYPE_CHECKING:
     from fastreplay import _core
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.waits import Waits
-    from fastreplay.schema import Schema
 
 __all__ = ["Device"]
 
@@ -60,15 +59,12 @@ class Device:
 
     def pinned_delivery(
         self,
-        schema: Schema,
+        form: Form,
         waits: Waits,
-        beside: tuple[str, ...] = (),
         origin: int = 0,
-        *,
-        parts: Parts | None = None,
     ) -> PinnedDelivery:
         """Make the delivery of minibatches that the host gathers."""
-        return PinnedDelivery(self, schema, waits, beside, origin, parts=parts)
+        return PinnedDelivery(self, form, waits, origin)
 
     def mirror(
         self, ring: _core.Ring, waits: Waits, masses: _core.Priorities | None, rule: tuple[float, float, float]
@@ -88,14 +84,13 @@ class Device:
         self,
         mirror: Mirror,
         ring: _core.Ring,
-        schema: Schema,
+        form: Form,
         *,
-        beside: tuple[str, ...],
         origin: int,
         options: tuple[bool, int, float],
     ) -> MirrorDelivery:
         """Make the delivery of minibatches that the device draws from a twin."""
-        return MirrorDelivery(mirror, ring, schema, beside=beside, origin=origin, options=options)
+        return MirrorDelivery(mirror, ring, form, origin=origin, options=options)
 
     def allocate(self, num_bytes: int) -> Transfer:
         """Make a page-locked block and its twin.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay.batch.form import Form
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.masses import Weighing
@@ -80,7 +81,7 @@ class MirrorBlock:
         self.place = ring
         self.tensors = DeviceTensors(self._flat, self.layout)
         self._drawn: list[int] = []
-        pieces = _pieces(source, layout.schema, layout.offsets)
+        pieces = _pieces(source, layout.form.schema, layout.offsets)
         self._draw = ring.new_draw(self._flat, pieces, layout.offsets[-1], layout.batch_size, weighing)
 
     @property
@@ -179,8 +180,7 @@ class MirrorDelivery(Delivery):
     Args:
         mirror: What they are drawn from.
         source: The ring on the host.
-        schema: The fields of a minibatch.
-        beside: What it has beside fields: weights and probabilities, drawn by priority, or nothing.
+        form: What a minibatch is made of: transitions, with weights and probabilities or without.
         origin: The number of the ring that its rows are of; 0 where nobody asks.
         options: What the core's sampler takes for draws by priority.
     """
@@ -189,13 +189,12 @@ class MirrorDelivery(Delivery):
         self,
         mirror: Mirror,
         source: _core.Ring,
-        schema: Schema,
+        form: Form,
         *,
-        beside: tuple[str, ...],
         origin: int,
         options: tuple[bool, int, float],
     ) -> None:
-        super().__init__(schema, mirror.ring.device, beside, origin)
+        super().__init__(form, mirror.ring.device, origin)
         self._options = options
         self._mirror = mirror
         self._source = source
@@ -224,8 +223,7 @@ class MirrorDelivery(Delivery):
         return self._new_block(batch_size) if block is None else block
 
     def _new_block(self, batch_size: int) -> MirrorBlock:
-        offsets, num_bytes = _core.block_layout(self._parts, batch_size)
-        layout = Layout(self.schema, batch_size, offsets, num_bytes, self._beside, parts=self._parts)
+        layout = Layout(self.form, batch_size, *_core.block_layout(self.form.parts, batch_size))
         weighing = None
         if self._beside and self._mirror.masses is not None:
             weighing = self._mirror.masses.weighing(self._options, *layout.offsets[-3:-1])
@@ -265,7 +263,7 @@ class MirrorDelivery(Delivery):
 
     def prefetcher(
         self,
-        source: _core.Ring | _core.NSteps,  # noqa: ARG002
+        source: _core.Ring | _core.Follow,  # noqa: ARG002
         generator: MirrorGenerator,
         depth: int,
         steps: int | None,

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fastreplay.batch.layout import Parts
+    from fastreplay.batch.form import Form
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.device import Device
-    from fastreplay.schema import Schema
 
 __all__ = ["PinnedDelivery"]
 
@@ -63,14 +62,11 @@ class PinnedDelivery(Delivery):
     def __init__(
         self,
         device: Device,
-        schema: Schema,
+        form: Form,
         waits: Waits,
-        beside: tuple[str, ...] = (),
         origin: int = 0,
-        *,
-        parts: Parts | None = None,
     ) -> None:
-        super().__init__(schema, device.device, beside, origin, parts=parts)
+        super().__init__(form, device.device, origin)
         self._device = device
         self._waits = waits
         self._rotations: Latest[tuple[int, Hashable], _Rotation] = Latest(_ROTATIONS)
@@ -100,7 +96,7 @@ class PinnedDelivery(Delivery):
         if block is None and rotation.free and rotation.num_blocks >= self._most(rotation.free[0]):
             block = self._waited_for(rotation)
         if block is None:
-            block = PinnedBlock(self.schema, batch_size, self._device, self._parts, self._beside)
+            block = PinnedBlock(self.form, batch_size, self._device)
             self._blocks.add(block)
         self._sweep(rotation)
         block.begin()
@@ -136,7 +132,7 @@ class PinnedDelivery(Delivery):
         block.cancel_ahead()
 
     def prefetcher(
-        self, source: _core.Ring | _core.NSteps, generator: _core.Sampler, depth: int, steps: int | None, waits: Waits
+        self, source: _core.Ring | _core.Follow, generator: _core.Sampler, depth: int, steps: int | None, waits: Waits
     ) -> _core.Prefetcher:
         """Make what fills and sends blocks on a native thread."""
         return _core.Prefetcher(source, generator, depth, steps, waits, self._device.sender())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastreplay.gpu.device import Device
-    from fastreplay.schema import Schema
+    from fastreplay.batch.form import Form
 
 __all__ = ["PinnedBlock", "State"]
 
@@ -79,18 +79,16 @@ class PinnedBlock:
 
     def __init__(
         self,
-        schema: Schema,
+        form: Form,
         batch_size: int,
         device: Device,
-        parts: list[tuple[int, int, int]],
-        beside: tuple[str, ...] = (),
     ) -> None:
         self.device: torch.device | str = device.device
         self._refuse_capture = device.refuse_capture
         self.consumer = device.consumer()
-        self.layout = Layout(schema, batch_size, *_core.block_layout(parts, batch_size), beside, parts=parts)
+        self.layout = Layout(form, batch_size, *_core.block_layout(form.parts, batch_size))
         self.transfer = device.allocate(max(self.layout.num_bytes, 1))
-        self.native = _core.Block(parts, batch_size, self.transfer.host)
+        self.native = _core.Block(form.parts, batch_size, self.transfer.host)
         self.tensors = DeviceTensors(self.transfer.target, self.layout)
         self.is_ahead = False  # a prefetcher was given its minibatch, and lets it go if it is interrupted
         self._state = State.FREE

@@ -244,6 +244,10 @@ class Schema(Mapping[str, Field]):
         schema._set(fields, nodes)
         return schema
 
+    def with_fields(self, fields: dict[str, Field]) -> Schema:
+        """Return a schema of other fields with the same names, which nest in the same way."""
+        return self if fields == self._fields else Schema._of(fields, self._nodes)
+
     def __getitem__(self, name: str) -> Field:
         return self._fields[name]
 

@@ -51,6 +51,19 @@ def checked_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of some words.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is another.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+
+
 def checked_batch_size(batch_size: object) -> int:
     """Return a number of transitions that memory could hold."""
     checked = checked_count("batch_size", batch_size)

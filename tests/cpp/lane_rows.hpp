@@ -31,7 +31,8 @@ using fastreplay::Column;
 using fastreplay::EndColumn;
 using fastreplay::Following;
 using fastreplay::Lanes;
-using fastreplay::NStepRule;
+using fastreplay::Ways;
+using fastreplay::WindowRule;
 using fastreplay::Part;
 using fastreplay::Priorities;
 using fastreplay::RecordLayout;
@@ -231,10 +232,10 @@ class View {
  public:
   View(const Shape& shape, const Asked& asked, std::size_t batch_size)
       : asked_{asked}, rule_{rule(shape, asked)}, block_{parts(asked), batch_size} {
-    CHECK(fits(rule_, block_.layout()));
+    CHECK(fits(rule_, shape.layout(), block_.layout()));
   }
 
-  [[nodiscard]] const NStepRule& rule() const { return rule_; }
+  [[nodiscard]] const WindowRule& rule() const { return rule_; }
   [[nodiscard]] const Block& block() const { return block_; }
 
   // Whether all that the row says is what the oracle says of its ticket.
@@ -272,14 +273,13 @@ class View {
   static constexpr double kGamma = 0.9;
   static constexpr std::size_t kMade = 0;  // the discount, then the sums; then what is copied
 
-  [[nodiscard]] static NStepRule rule(const Shape& shape, const Asked& asked) {
+  [[nodiscard]] static WindowRule rule(const Shape& shape, const Asked& asked) {
     const RecordLayout layout = shape.layout();
-    NStepRule rule{.num_steps = asked.num_steps,
-                   .gamma = kGamma,
-                   .sums = {},
-                   .stored_discount = {},
-                   .discount_part = kMade,
-                   .is_discount_double = asked.is_discount_double};
+    fastreplay::SumRule rule{.gamma = kGamma,
+                             .sums = {},
+                             .stored_discount = {},
+                             .discount_part = kMade,
+                             .is_discount_double = asked.is_discount_double};
     if (asked.num_sums > 0) {
       rule.sums.push_back({.of = {.column = layout.columns()[kReward], .is_double = true}, .part = kMade + 1});
     }
@@ -289,7 +289,11 @@ class View {
     if (asked.is_discounted) {
       rule.stored_discount.push_back({.column = layout.columns()[kDiscount], .is_double = false});
     }
-    return rule;
+    WindowRule windows;
+    windows.most_after = static_cast<std::uint32_t>(asked.num_steps - 1);
+    windows.ways_part = parts(asked).size() - 1;
+    windows.sums = std::move(rule);
+    return windows;
   }
   [[nodiscard]] static std::vector<Part> parts(const Asked& asked) {
     std::vector<Part> parts{{.source = Source::kMade, .row_bytes = asked.is_discount_double ? 8U : 4U}};
@@ -301,6 +305,7 @@ class View {
       parts.push_back({.source = Source::kEnd, .row_bytes = 4, .field = kDiscount});
     }
     parts.push_back({.source = Source::kTicket, .row_bytes = 8});
+    parts.push_back({.source = Source::kMade, .row_bytes = Ways::row_bytes(std::min<std::size_t>(asked.num_steps, 4))});
     return parts;
   }
   // Bit for bit.
@@ -310,7 +315,7 @@ class View {
   }
 
   Asked asked_;
-  NStepRule rule_;
+  WindowRule rule_;
   Block block_;
 };
 

@@ -482,13 +482,19 @@ struct Trial {
           {{.row_bytes = 32, .alignment = 8}, {.row_bytes = 8, .alignment = 8}, {.row_bytes = 1, .alignment = 1}}},
       capacity};
   Lanes lanes{ring, num_writers * kLanesOfOne, {{2, ring.records().layout().columns()[2], 1, false}}};
-  fastreplay::NStepRule rule{
-      .num_steps = kSteps,
-      .gamma = 0.5,
-      .sums = {{.of = {.column = ring.records().layout().columns()[1], .is_double = true}, .part = 2}},
-      .stored_discount = {},
-      .discount_part = 3,
-      .is_discount_double = true};
+  fastreplay::WindowRule rule{
+      .most_before = 0,
+      .most_after = kSteps - 1,
+      .is_redrawn = false,
+      .ways_part = 6,
+      .taken = {},
+      .said = {},
+      .sums = fastreplay::SumRule{
+          .gamma = 0.5,
+          .sums = {{.of = {.column = ring.records().layout().columns()[1], .is_double = true}, .part = 2}},
+          .stored_discount = {},
+          .discount_part = 3,
+          .is_discount_double = true}};
   // How many transitions of each lane are in, and linked.
   std::vector<std::atomic<std::uint64_t>> num_linked =
       std::vector<std::atomic<std::uint64_t>>(num_writers * kLanesOfOne);
@@ -640,7 +646,8 @@ class Watcher {
                             {.source = fastreplay::Source::kMade, .row_bytes = 8},
                             {.source = fastreplay::Source::kMade, .row_bytes = 8},
                             {.source = fastreplay::Source::kStart, .row_bytes = 8, .field = 1},
-                            {.source = fastreplay::Source::kTicket, .row_bytes = 8}},
+                            {.source = fastreplay::Source::kTicket, .row_bytes = 8},
+                            {.source = fastreplay::Source::kMade, .row_bytes = fastreplay::Ways::row_bytes(2)}},
                            64};
 };
 

@@ -60,15 +60,16 @@ void UniformDraw::fill(std::size_t first_row, std::size_t num_rows) noexcept {
     }
     std::uint64_t attempt = 0;
     if (!is_drawn) [[unlikely]]
-      tickets_[row] = another(row, attempt);
+      static_cast<void>(another(row, attempt, Suitable{}));
     at_stop_point(StopPoint::kRowDrawn);
   }
 }
 
-void UniformDraw::again(std::size_t row, std::uint64_t& attempt) noexcept {
+bool UniformDraw::again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept {
   refresh();
-  tickets_[row] = another(row, attempt);
+  const bool is_drawn = another(row, attempt, suitable);
   at_stop_point(StopPoint::kRowDrawn);
+  return is_drawn;
 }
 
 void UniformDraw::refresh() noexcept {
@@ -100,20 +101,22 @@ inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept
   return is_drawn && ring_.is_published(ticket, window_);
 }
 
-// A ticket in place of one that is being written. Should every row of the window be so (the ring is small, or was
-// cleared just now), their writers get time to finish. A draw that was begun has no other way but to its end: the
-// rows that it overwrote are the caller's, and may not be left half-way.
-[[gnu::noinline]] Ticket UniformDraw::another(std::size_t row, std::uint64_t& attempt) noexcept {
-  Ticket ticket = 0;
+// A ticket in place of one that is being written, or that does not suit. Should every row of the window be being written
+// (the ring is small, or was cleared just now), their writers get time to finish. Where all suit, a draw that was begun
+// has no other way but to its end: the rows that it overwrote are the caller's, and may not be left half-way.
+[[gnu::noinline]] bool UniformDraw::another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept {
+  Ticket& ticket = tickets_[row];
   for (;;) {
-    if (++attempt % kRedraws <= kMaxAttempts) {
-      if (draw(word_of_attempt(key_, call_, row, attempt), ticket)) return ticket;
+    if (++attempt % kRedraws <= suitable.max_attempts(window_)) {
+      if (draw(word_of_attempt(key_, call_, row, attempt), ticket)) return true;
       continue;
     }
     for (const Window& window : {window_, uncleared(window_)}) {
       take(window);
-      ticket = draw_counted(ring_, window_, key_, {row + 1, call_, attempt, 1}, [](Ticket) { return 1.0; });
-      if (ticket != window_.end) return ticket;
+      ticket = draw_counted(ring_, window_, key_, {row + 1, call_, attempt, 1},
+                            [&](Ticket each) { return suitable.has(each, window_) ? 1.0 : 0.0; });
+      if (ticket != window_.end) return true;
+      if (!suitable.are_all()) return false;
     }
     std::this_thread::yield();
     refresh();

@@ -3,6 +3,7 @@
 // nothing of what is copied.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,8 +16,35 @@ namespace fastreplay {
 // The window to draw from. It is empty where no row is published, even after writers got time to finish one.
 [[nodiscard]] Window window_of_published(Ring& ring) noexcept;
 
-// After so many attempts, what can be drawn is counted.
-inline constexpr std::uint64_t kMaxAttempts = 64;
+// Which published transitions may be drawn: all, or those that suit what is to surround them.
+class Suitable {
+ public:
+  Suitable() = default;  // all
+  // `follow` has bool suits_all(), and bool suits(ticket, window) as to what can be drawn from. It outlives this.
+  template <class Follow>
+  explicit Suitable(const Follow& follow) noexcept
+      : follow_{follow.suits_all() ? nullptr : &follow},
+        suits_{[](const void* asked, Ticket ticket, const Window& window) {
+          return static_cast<const Follow*>(asked)->suits(ticket, window);
+        }} {}
+
+  [[nodiscard]] bool are_all() const noexcept { return follow_ == nullptr; }
+  [[nodiscard]] bool has(Ticket ticket, const Window& window) const noexcept {
+    return are_all() || suits_(follow_, ticket, window);
+  }
+
+  // After so many attempts they are counted: where some do not suit, after as many as there are transitions, which take
+  // as long as counting them does.
+  [[nodiscard]] std::uint64_t max_attempts(const Window& window) const noexcept {
+    return are_all() ? kMaxAttempts : std::max(kMaxAttempts, window.reserved());
+  }
+
+ private:
+  static constexpr std::uint64_t kMaxAttempts = 64;
+
+  const void* follow_ = nullptr;
+  bool (*suits_)(const void*, Ticket, const Window&) = nullptr;
+};
 
 // One of the window's published tickets in proportion to mass(ticket), to 53 bits; its end where none has a mass. In
 // one pass, so that each ticket is looked at once (Chao 1982, "A general purpose unequal probability sampling plan").
@@ -52,8 +80,9 @@ class UniformDraw {
   // Draws rows first_row, first_row + 1, ..., the later chunks of a minibatch from the window of then.
   void fill(std::size_t first_row, std::size_t num_rows) noexcept;
 
-  // Draws a row anew, from everything. `attempt` is the number of its latest attempt.
-  void again(std::size_t row, std::uint64_t& attempt) noexcept;
+  // Draws a row anew, from everything. `attempt` is the number of its latest attempt. Returns false where nothing is
+  // suitable, which it asks only after many attempts.
+  [[nodiscard]] bool again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
 
   // Where a drawn ticket lies. Only one drawn before the latest refresh() takes a division.
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept {
@@ -71,7 +100,7 @@ class UniformDraw {
   void take(const Window& window) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
   [[nodiscard]] bool draw(std::uint64_t word, Ticket& ticket) const noexcept;
-  [[nodiscard]] Ticket another(std::size_t row, std::uint64_t& attempt) noexcept;
+  [[nodiscard]] bool another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
 
   Ring& ring_;
   Philox::Key key_;

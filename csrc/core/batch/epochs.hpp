@@ -8,6 +8,7 @@
 #include <mutex>
 #include <span>
 
+#include "batch/draw.hpp"
 #include "batch/permutation.hpp"
 #include "ring/ring.hpp"
 
@@ -70,7 +71,8 @@ class EpochDraw {
 
   // What sample() asks of a draw.
   void fill(std::size_t /*first_row*/, std::size_t /*num_rows*/) const noexcept {}
-  void again(std::size_t row, std::uint64_t& attempt) noexcept;
+  // Any will do: rows that have to suit are not drawn in epochs.
+  [[nodiscard]] bool again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
   [[nodiscard]] std::size_t slot(Ticket ticket) const noexcept { return ring_.slot(ticket); }
 
  private:

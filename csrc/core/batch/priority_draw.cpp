@@ -45,7 +45,7 @@ bool PriorityDraw::begin() noexcept {
     const std::uint64_t word = words.next();
     if (total == 0 || (has_mixture && is_uniform(row, 0))) {
       std::uint64_t attempt = 0;
-      if (!draw_uniformly(turn, row, word)) draw_again(turn, row, attempt);
+      if (!draw_uniformly(turn, row, word)) draw_again(turn, row, attempt, Suitable{});
       continue;
     }
     const double before = options_.is_stratified ? static_cast<double>(stratum++) : 0;
@@ -60,9 +60,9 @@ bool PriorityDraw::begin() noexcept {
   return total == 0;
 }
 
-void PriorityDraw::again(std::size_t row, std::uint64_t& attempt) noexcept {
+bool PriorityDraw::again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept {
   Priorities::Turn turn{priorities_};
-  draw_again(turn, row, attempt);
+  return draw_again(turn, row, attempt, suitable);
 }
 
 void PriorityDraw::weigh() noexcept {
@@ -86,21 +86,25 @@ void PriorityDraw::find(Priorities::Turn& turn, Targets& targets) noexcept {
       set(targets.rows[i], drawn[i].ticket, drawn[i].mass);
     } else {
       std::uint64_t attempt = 0;
-      draw_again(turn, targets.rows[i], attempt);
+      draw_again(turn, targets.rows[i], attempt, Suitable{});
     }
   }
   targets.count = 0;
 }
 
 // Attempts until one succeeds: what stands in its way are rows that are being written, and leaves that have changed
-// since the turn began.
-void PriorityDraw::draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept {
+// since the turn began; or where nothing suits, until that is known.
+bool PriorityDraw::draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt,
+                              const Suitable& suitable) noexcept {
   for (;;) {
     ++attempt;
     take(turn);
     const bool is_by_mass = turn.population().total > 0 && !(options_.uniform_mix > 0 && is_uniform(row, attempt));
-    const bool is_counted = attempt % kRedraws > kMaxAttempts;
-    if (is_counted ? draw_counted(turn, row, attempt, is_by_mass) : draw(turn, row, attempt, is_by_mass)) return;
+    const bool is_counted = attempt % kRedraws > suitable.max_attempts(turn.window());
+    if (is_counted ? draw_counted(turn, row, attempt, is_by_mass, suitable) : draw(turn, row, attempt, is_by_mass)) {
+      return true;
+    }
+    if (is_counted && !suitable.are_all()) return false;
     if (is_counted) std::this_thread::yield();
     turn.refresh();
   }
@@ -117,14 +121,19 @@ bool PriorityDraw::draw(Priorities::Turn& turn, std::size_t row, std::uint64_t a
 }
 
 // From what can be drawn now, if that is anything.
-bool PriorityDraw::draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt,
-                                bool is_by_mass) noexcept {
-  const auto mass = [&](Ticket ticket) { return is_by_mass ? static_cast<double>(turn.mass(ticket)) : 1.0; };
+bool PriorityDraw::draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass,
+                                const Suitable& suitable) noexcept {
   for (const Window& window : {turn.window(), uncleared(turn.window())}) {
+    const auto mass = [&](Ticket ticket) {
+      if (!suitable.has(ticket, window)) return 0.0;
+      return is_by_mass ? static_cast<double>(turn.mass(ticket)) : 1.0;
+    };
     const Ticket ticket = fastreplay::draw_counted(ring_, window, key_, {row + 1, call_, attempt, kCounted}, mass);
-    if (ticket == window.end) continue;
-    set(row, ticket, turn.mass(ticket));
-    return true;
+    if (ticket != window.end) {
+      set(row, ticket, turn.mass(ticket));
+      return true;
+    }
+    if (!suitable.are_all()) return false;
   }
   return false;
 }

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "batch/block.hpp"
+#include "batch/draw.hpp"
 #include "batch/random.hpp"
 #include "priority/priorities.hpp"
 
@@ -37,8 +38,9 @@ class PriorityDraw {
   // Draws all rows: tickets, probabilities, and what weights are made of. Where every mass is zero, uniformly from
   // what is published; returns whether it was so. The window has something that is published.
   bool begin() noexcept;
-  // Draws a row anew, from everything. `attempt` is the number of its latest attempt.
-  void again(std::size_t row, std::uint64_t& attempt) noexcept;
+  // Draws a row anew, from everything. `attempt` is the number of its latest attempt. Returns false where nothing is
+  // suitable, which it asks only after many attempts.
+  [[nodiscard]] bool again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
   // What sample() asks of a draw: all rows are drawn already.
   void fill(std::size_t /*first_row*/, std::size_t /*num_rows*/) const noexcept {}
   // Without a division but where a row was drawn before the latest turn.
@@ -67,10 +69,10 @@ class PriorityDraw {
   }
   [[nodiscard]] bool is_uniform(std::size_t row, std::uint64_t attempt) const noexcept;
   void find(Priorities::Turn& turn, Targets& targets) noexcept;
-  void draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt) noexcept;
+  bool draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
   [[nodiscard]] bool draw(Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass) noexcept;
   [[nodiscard]] bool draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt,
-                                  bool is_by_mass) noexcept;
+                                  bool is_by_mass, const Suitable& suitable) noexcept;
   [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
   void take(const Priorities::Turn& turn) noexcept;

@@ -13,7 +13,7 @@ namespace fastreplay {
 namespace {
 
 // Rows copied by one thread between two checks of head.
-constexpr std::size_t kMaxChunkRows = NSteps::kMostRows;
+constexpr std::size_t kMaxChunkRows = Windows::kMostRows;
 
 // How the rows of a block are shared among threads: by parts that are worth one's waking.
 struct Shares {
@@ -37,7 +37,7 @@ struct Alone {
   const Draw& draw;
   const Block& block;
 
-  // Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the smallest ticket.
+  // Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the least of their ranks.
   Ticket copy(std::size_t first_row, std::size_t num_rows) const noexcept {
     Ticket smallest = ~Ticket{0};
     const Ticket* next = block.tickets().data() + first_row;
@@ -46,15 +46,18 @@ struct Alone {
       smallest = std::min(smallest, ticket);
       return draw.slot(ticket);
     });
-    return smallest;
+    return smallest + 1;
   }
+  // As of Windows.
+  [[nodiscard]] Ticket rank(std::size_t row) const noexcept { return block.tickets()[row] + 1; }
+  [[nodiscard]] static bool suits(Ticket /*ticket*/, const Window& /*window*/) noexcept { return true; }
+  [[nodiscard]] static bool suits_all() noexcept { return true; }
 };
 
 // The same by as many threads as it is worth. Each has a fence of its own between its copies and its word to this one
 // that they are made, as the check of head afterwards asks for (ring/protocol.hpp, R2).
 template <class Follow>
-Ticket copy_chunk(const Follow& follow, const Block& block, std::size_t first_row, std::size_t num_rows,
-                  const Shares& shares) noexcept {
+Ticket copy_chunk(const Follow& follow, std::size_t first_row, std::size_t num_rows, const Shares& shares) noexcept {
   if (shares.threads <= 1) return follow.copy(first_row, num_rows);
   const std::size_t part_rows = shares.part_rows;
   do_parts((num_rows + part_rows - 1) / part_rows, shares.threads, [&](std::size_t part) noexcept {
@@ -63,57 +66,60 @@ Ticket copy_chunk(const Follow& follow, const Block& block, std::size_t first_ro
     // acquire: what is overwritten is so after its slot was taken; partner: the writer's fence after it took the slot.
     std::atomic_thread_fence(std::memory_order_acquire);
   });
-  return *std::ranges::min_element(block.tickets().subspan(first_row, num_rows));
+  Ticket least = ~Ticket{0};
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) least = std::min(least, follow.rank(row));
+  return least;
 }
 
-// Replaces the rows of the chunk that were overwritten while they were copied by fresh draws from
-// everything (taking a neighbour instead would bias). Returns their number.
+// Replaces the rows of the chunk that were overwritten while they were copied, or that do not suit, by fresh draws from
+// everything (taking a neighbour instead would bias). Counts them. Returns false where nothing suits.
 template <class Draw, class Follow>
-std::size_t redraw(const Ring& ring, Draw& draw, const Follow& follow, const Block& block, std::size_t first_row,
-                   std::size_t num_rows, Ticket oldest_whole) noexcept {
-  std::size_t num_redrawn = 0;
+bool redraw(const Ring& ring, Draw& draw, const Follow& follow, std::size_t first_row, std::size_t num_rows,
+            Ticket oldest_whole, std::size_t& num_redrawn) noexcept {
+  const Suitable suitable{follow};
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
-    if (block.tickets()[row] >= oldest_whole) continue;
+    if (follow.rank(row) > oldest_whole) continue;
     ++num_redrawn;
     std::uint64_t attempt = kRedraws;
     do {
-      draw.again(row, attempt);
-    } while (follow.copy(row, 1) < ring.oldest_whole());
+      if (!draw.again(row, attempt, suitable)) return false;
+    } while (follow.copy(row, 1) <= ring.oldest_whole());
   }
-  return num_redrawn;
+  return true;
 }
 
-// Fills the block's first rows with what is drawn, and returns how many rows had to be drawn again. What was begun is
+// Fills the block's first rows with what is drawn, and counts those that had to be drawn again. What was begun is
 // ended: rows that are overwritten meanwhile are drawn again, after a clear() from what it took out; it waits for a
-// writer only where every row of the ring is being written.
+// writer only where every row of the ring is being written. But it returns false where nothing suits.
 template <class Draw, class Follow>
-std::size_t sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& block,
-                   std::size_t batch_size) noexcept {
+bool sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& block, std::size_t batch_size,
+            std::size_t& num_redraws) noexcept {
   const Shares shares{block};
   std::size_t chunk_rows = shares.chunk_rows();
-  std::size_t num_redraws = 0;
   for (std::size_t row = 0; row < batch_size;) {
     const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
-    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);
+    const Ticket least = copy_chunk(follow, row, num_rows, shares);
     const Ticket oldest_whole = ring.oldest_whole();
-    if (smallest < oldest_whole) {
-      const std::size_t redrawn = redraw(ring, draw, follow, block, row, num_rows, oldest_whole);
+    if (least <= oldest_whole) {
+      std::size_t redrawn = 0;
+      if (!redraw(ring, draw, follow, row, num_rows, oldest_whole, redrawn)) return false;
       num_redraws += redrawn;
       // Writers lap us within a chunk: check more often.
       if (2 * redrawn > num_rows) chunk_rows = std::max<std::size_t>(1, chunk_rows / 2);
     }
     row += num_rows;
   }
-  return num_redraws;
+  return true;
 }
 
 // With what surrounds each row, if anything does.
 template <class Draw>
-std::size_t sample(Ring& ring, Draw& draw, const Following* following, const Block& block,
-                   std::size_t batch_size) noexcept {
-  if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size);
-  return sample(ring, draw, NSteps{ring, following->lanes, following->rule, block}, block, batch_size);
+bool sample(Ring& ring, Draw& draw, const Following* following, const Block& block, std::size_t batch_size,
+            std::size_t& num_redraws) noexcept {
+  if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size, num_redraws);
+  const Windows windows{ring, following->lanes, following->rule, block};
+  return sample(ring, draw, windows, block, batch_size, num_redraws);
 }
 
 }  // namespace
@@ -137,38 +143,38 @@ std::size_t Sampler::sample(Ring& ring, const Block& block, double beta, const F
   if (window.reserved() == 0) return 0;
   Call call{.number = 0, .beta = beta};
   take_rows(ring, block, call);  // and a number only where there are some
-  if (call.num_rows > 0) fill(ring, block, call, window, following);
-  return call.num_rows;
+  return call.num_rows > 0 && fill(ring, block, call, window, following) ? call.num_rows : 0;
 }
 
 bool Sampler::sample(Ring& ring, const Block& block, const Call& call, const Following* following) noexcept {
   if (call.num_rows == 0) return false;
   const Window window = window_of_published(ring);
   if (window.reserved() == 0 && !epochs_) return false;
-  fill(ring, block, call, window, following);
-  return true;
+  return fill(ring, block, call, window, following);
 }
 
-void Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window,
+bool Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window,
                    const Following* following) noexcept {
   std::size_t num_redraws = 0;
+  bool is_filled = false;
   if (epochs_) {
     EpochDraw draw{ring, *epochs_, key_, call.number, block.tickets()};
-    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
   } else if (priorities_ == nullptr) {
     UniformDraw draw{ring, key_, call.number, recency_, window, block.tickets()};
-    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
   } else {
     PriorityDraw draw{ring, *priorities_, options_, key_, call.number, call.beta, window, block};
     // relaxed: a statistic.
     if (draw.begin()) num_without_mass_.fetch_add(1, std::memory_order_relaxed);
-    num_redraws = fastreplay::sample(ring, draw, following, block, call.num_rows);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
     draw.weigh();
   }
   // relaxed: statistics.
-  num_sampled_.fetch_add(call.num_rows, std::memory_order_relaxed);
+  if (is_filled) num_sampled_.fetch_add(call.num_rows, std::memory_order_relaxed);
   // relaxed: as above.
   if (num_redraws > 0) num_redraws_.fetch_add(num_redraws, std::memory_order_relaxed);
+  return is_filled;
 }
 
 std::uint64_t Sampler::calls() const noexcept {

@@ -11,9 +11,9 @@
 #include "batch/block.hpp"
 #include "batch/draw.hpp"
 #include "batch/epochs.hpp"
-#include "batch/n_steps.hpp"
 #include "batch/priority_draw.hpp"
 #include "batch/random.hpp"
+#include "batch/windows.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {
@@ -21,7 +21,7 @@ namespace fastreplay {
 // What surrounds each row of a minibatch.
 struct Following {
   const Lanes& lanes;  // of the ring
-  const NStepRule& rule;
+  const WindowRule& rule;
 };
 
 // A generator for draws, and counts of them. Several threads may share one sampler: a call number is all they take
@@ -57,7 +57,8 @@ class Sampler {
   void count_on_from(const Sampler& before) noexcept;
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
-  // many: all, or in epochs perhaps fewer; none, with nothing changed, where there is nothing to draw from.
+  // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where rows
+  // are drawn again that are not complete, and none is. Such rows are not drawn in epochs.
   [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0,
                                    const Following* following = nullptr) noexcept;
 
@@ -84,8 +85,8 @@ class Sampler {
   [[nodiscard]] std::uint64_t num_without_mass() const noexcept;
 
  private:
-  void fill(Ring& ring, const Block& block, const Call& call, const Window& window,
-            const Following* following) noexcept;
+  [[nodiscard]] bool fill(Ring& ring, const Block& block, const Call& call, const Window& window,
+                          const Following* following) noexcept;
 
   Philox::Key key_;
   Recency recency_;

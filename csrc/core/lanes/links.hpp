@@ -80,6 +80,10 @@ class BasicLinks {
     const std::size_t slot = place.slot + tickets;
     return slot < capacity_ ? Place{slot, place.lap} : Place{slot - capacity_, place.lap + 1};
   }
+  [[nodiscard]] Place earlier(Place place, std::size_t tickets) const noexcept {
+    return place.slot >= tickets ? Place{place.slot - tickets, place.lap}
+                                 : Place{place.slot + capacity_ - tickets, place.lap - 1};
+  }
 
   // Of a published ticket; After::kUnknown where the slot is another's by now.
   [[nodiscard]] Gap after(Place place) const noexcept {

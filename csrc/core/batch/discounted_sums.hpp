@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+// n steps as one: their discounted sums. Knows nothing of how rows are drawn, or of what else is copied.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "batch/block.hpp"
+#include "batch/walks.hpp"
+#include "lanes/lanes.hpp"
+#include "ring/ring.hpp"
+
+namespace fastreplay {
+
+// Numbers of floating point in a record.
+struct FloatField {
+  Column column;
+  bool is_double;  // else float
+};
+
+// With w(0) = 1 and w(k + 1) = w(k) * gamma * d(k), in this order, where d(k) is the stored discount of step k (1 if
+// none is): of the m steps that are there, the sum of w(k) * r(k), k ascending, and w(m), in double.
+struct SumRule {
+  struct Sum {
+    FloatField of;
+    std::size_t part;  // where the sums go, as the record has them
+  };
+
+  double gamma;
+  std::vector<Sum> sums;
+  std::vector<FloatField> stored_discount;  // one of one number, or none
+  std::size_t discount_part;                // where w(m) goes
+  bool is_discount_double;
+};
+
+class DiscountedSums {
+ public:
+  DiscountedSums(const Ring& ring, const Lanes& lanes, const SumRule& rule, const Block& block,
+                 const Ways& ways) noexcept
+      : ring_{ring}, links_{lanes.links()}, rule_{rule}, block_{block}, ways_{ways} {}
+
+  // Makes those of a row that begins there, over all steps of its way.
+  void make(std::size_t row, Lanes::Links::Place begin) const noexcept;
+
+ private:
+  using Place = Lanes::Links::Place;
+
+  template <class At>
+  double weigh(std::size_t row, Place begin, At at) const noexcept;
+  template <class At>
+  double weigh_far(Place begin, std::uint32_t num_steps, At at) const noexcept;
+  [[nodiscard]] double next_weight(double weight, std::size_t slot) const noexcept;
+  [[nodiscard]] double number(const FloatField& of, std::size_t slot, std::size_t element) const noexcept;
+
+  const Ring& ring_;
+  const Lanes::Links& links_;
+  const SumRule& rule_;
+  const Block& block_;
+  const Ways& ways_;
+};
+
+}  // namespace fastreplay

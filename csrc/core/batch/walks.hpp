@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT
+// How far rows get in their trajectories, before and after the record that was drawn. Knows nothing of what is copied.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "lanes/lanes.hpp"
+#include "ring/ring.hpp"
+
+namespace fastreplay {
+
+// What there is of the steps around a row. The drawn record is step 0.
+struct Way {
+  Ticket oldest;             // of them: what follows it is newer
+  std::uint32_t num_before;  // how many there are before step 0
+  std::uint32_t num_after;
+  std::uint32_t first_slot;  // of step -num_before
+  std::uint32_t last_slot;   // of step num_after
+  bool begins;               // whether its trajectory begins with the first of them
+  bool is_complete;          // whether its trajectory has no more than what is there, where less is there than was asked for
+};
+
+// The ways of a block's rows, and with each the slots of its first steps: row_bytes a row.
+class Ways {
+ public:
+  [[nodiscard]] static constexpr std::size_t row_bytes(std::size_t num_slots) noexcept {
+    return sizeof(Way) + (num_slots + 1) / 2 * 2 * sizeof(std::uint32_t);  // so that each Way is aligned
+  }
+
+  Ways(std::byte* data, std::size_t row_bytes, std::size_t most_before) noexcept
+      : data_{data}, row_bytes_{row_bytes}, most_before_{most_before} {}
+
+  [[nodiscard]] Way& operator[](std::size_t row) const noexcept {
+    return *reinterpret_cast<Way*>(data_ + row * row_bytes_);
+  }
+  // How many steps have their slots kept, step 0 among them: all before it.
+  [[nodiscard]] std::size_t num_kept() const noexcept {
+    return (row_bytes_ - sizeof(Way)) / sizeof(std::uint32_t) - most_before_;
+  }
+  // Of steps 0 and later, as far as they are kept.
+  [[nodiscard]] std::uint32_t* slots(std::size_t row) const noexcept {
+    return reinterpret_cast<std::uint32_t*>(data_ + row * row_bytes_ + sizeof(Way)) + most_before_;
+  }
+  // Of a step that is kept, or of the nearest that is there.
+  [[nodiscard]] std::size_t slot(std::size_t row, std::int64_t step) const noexcept {
+    const Way& way = (*this)[row];
+    if (step >= way.num_after) return way.last_slot;
+    return step <= -std::int64_t{way.num_before} ? way.first_slot : slots(row)[step];
+  }
+
+ private:
+  std::byte* data_;
+  std::size_t row_bytes_;
+  std::size_t most_before_;
+};
+
+// Goes from rows to what surrounds them, many rows at once, so that none waits for memory: what a step needs is asked for
+// when the one before is taken; where there are many steps, some before, as if transitions of a lane were equally far
+// apart. `Ahead` asks for what is to be copied: on_way(slot) of a record that a step may come
+// to, at_last(slot) of one that a row ends at.
+template <class Ahead>
+class Walks {
+ public:
+  using Place = Lanes::Links::Place;
+
+  static constexpr std::size_t kRowsTogether = 32;
+  static constexpr std::size_t kFewSteps = 16;
+  static constexpr std::size_t kStepsOfTurn = 8;
+
+  Walks(const Ring& ring, const Lanes& lanes, const Window& window, std::size_t most_before, std::size_t most_after,
+        const Ahead& ahead) noexcept
+      : ring_{ring},
+        links_{lanes.links()},
+        window_{window},
+        oldest_{links_.place(window.first)},
+        most_before_{most_before},
+        most_after_{most_after},
+        ahead_{ahead} {}
+
+  // Where a ticket is; without a division, if it is in the window.
+  [[nodiscard]] Place begin(Ticket ticket) const noexcept {
+    const std::uint64_t position = ticket - window_.first;
+    return position < ring_.capacity() ? links_.later(oldest_, position) : links_.place(ticket);
+  }
+
+  // Walks from each of the rows first_row, first_row + 1, ..., at most kRowsTogether, that begin there.
+  void walk(const Ways& ways, std::size_t first_row, std::span<const Ticket> tickets,
+            std::span<const Place> begins) const noexcept {
+    Steps steps[kRowsTogether];
+    for (std::size_t i = 0; i < begins.size(); ++i) steps[i] = {.at = begins[i], .ticket = tickets[i]};
+    go<Later>(ways, first_row, {steps, begins.size()});
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+      Way& way = ways[first_row + i];
+      way.oldest = tickets[i];
+      way.num_after = steps[i].num_steps;
+      way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);
+      way.is_complete = steps[i].num_steps == most_after_ || is_end(links_.after(steps[i].at));
+      way.num_before = 0;
+      way.first_slot = static_cast<std::uint32_t>(begins[i].slot);
+      steps[i] = {.at = begins[i], .ticket = tickets[i]};
+    }
+    if (most_before_ > 0) go<Earlier>(ways, first_row, {steps, begins.size()});
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+      Way& way = ways[first_row + i];
+      way.oldest = steps[i].ticket;
+      way.num_before = steps[i].num_steps;
+      way.first_slot = static_cast<std::uint32_t>(steps[i].at.slot);
+      way.begins = links_.before(way.first_slot) == Before::kFirst;
+      way.is_complete = way.is_complete && (way.num_before == most_before_ || way.begins);
+    }
+  }
+
+  // Whether the way of a published ticket is.
+  [[nodiscard]] bool is_complete(Ticket ticket) const noexcept {
+    const Steps later = go_alone<Later>(ticket);
+    if (later.num_steps < most_after_ && !is_end(links_.after(later.at))) return false;
+    const Steps earlier = go_alone<Earlier>(ticket);
+    return earlier.num_steps == most_before_ || links_.before(earlier.at.slot) == Before::kFirst;
+  }
+
+ private:
+  // How far a row got in one direction, and where its next step is said to be.
+  struct Steps {
+    Place at;
+    Ticket ticket;
+    std::uint32_t num_steps = 0;
+    Gap gap = 0;  // 0 for nowhere
+  };
+
+  [[nodiscard]] static bool is_end(Gap after) noexcept { return after == After::kEnded || after == After::kCut; }
+
+  struct Later {
+    static constexpr bool kIsKept = false;  // all of its slots
+    static std::size_t most(const Walks& walks) noexcept { return walks.most_after_; }
+    static Gap gap(const Walks& walks, const Steps& steps) noexcept { return walks.links_.after(steps.at); }
+    static Place place(const Walks& walks, const Steps& steps) noexcept {
+      return walks.links_.later(steps.at, steps.gap);
+    }
+    static Ticket ticket(const Steps& steps) noexcept { return steps.ticket + steps.gap; }
+    // What a link says counts if the successor says the same of what comes before it: it is published then, of the
+    // same lane and trajectory.
+    static bool holds(const Walks& walks, const Steps& steps, const Place& next) noexcept {
+      return walks.ring_.is_published(ticket(steps), walks.window_) && walks.links_.before(next.slot) == steps.gap;
+    }
+    static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return num_steps; }
+  };
+
+  struct Earlier {
+    static constexpr bool kIsKept = true;
+    static std::size_t most(const Walks& walks) noexcept { return walks.most_before_; }
+    static Gap gap(const Walks& walks, const Steps& steps) noexcept { return walks.links_.before(steps.at.slot); }
+    static Place place(const Walks& walks, const Steps& steps) noexcept {
+      return walks.links_.earlier(steps.at, steps.gap);
+    }
+    static Ticket ticket(const Steps& steps) noexcept { return steps.ticket - steps.gap; }
+    // A published ticket's own link is no hint; but what it names may have left the ring, or been cleared.
+    static bool holds(const Walks& walks, const Steps& steps, const Place& /*next*/) noexcept {
+      return steps.ticket >= walks.window_.first + steps.gap && walks.ring_.is_published(ticket(steps), walks.window_);
+    }
+    static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return -std::ptrdiff_t{num_steps}; }
+  };
+
+  // All rows by a turn of steps, then by the next.
+  template <class Direction>
+  void go(const Ways& ways, std::size_t first_row, std::span<Steps> rows) const noexcept {
+    const std::size_t turn = Direction::most(*this) <= kFewSteps ? 1 : kStepsOfTurn;
+    const std::size_t num_kept = Direction::kIsKept ? ~std::size_t{0} : ways.num_kept();
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      ways.slots(first_row + i)[0] = static_cast<std::uint32_t>(rows[i].at.slot);
+      look_ahead<Direction>(rows[i]);
+      for (std::size_t k = 1; k <= turn && rows[i].gap != 0; ++k) prefetch<Direction>(rows[i], k);
+    }
+    bool goes_on = true;
+    while (goes_on) {
+      goes_on = false;
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        if (rows[i].gap == 0) continue;
+        Steps steps = rows[i];
+        go_turn<Direction>(steps, ways.slots(first_row + i), num_kept, turn);
+        if (steps.gap == 0) ahead_.at_last(steps.at.slot);
+        goes_on = goes_on || steps.gap != 0;
+        rows[i] = steps;
+      }
+    }
+  }
+
+  template <class Direction>
+  [[gnu::always_inline]] void go_turn(Steps& steps, std::uint32_t* slots, std::size_t num_kept,
+                                      std::size_t turn) const noexcept {
+    for (std::size_t k = 0; k < turn && steps.gap != 0; ++k) {
+      const Place next = Direction::place(*this, steps);
+      if (!Direction::holds(*this, steps, next)) {
+        steps.gap = 0;
+        return;
+      }
+      steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
+      if (steps.num_steps < num_kept) slots[Direction::step(steps.num_steps)] = static_cast<std::uint32_t>(next.slot);
+      look_ahead<Direction>(steps);
+      if (steps.gap != 0) prefetch<Direction>(steps, turn);
+    }
+  }
+
+  template <class Direction>
+  [[nodiscard]] Steps go_alone(Ticket ticket) const noexcept {
+    Steps steps{.at = begin(ticket), .ticket = ticket};
+    for (look_ahead<Direction>(steps); steps.gap != 0; look_ahead<Direction>(steps)) {
+      const Place next = Direction::place(*this, steps);
+      if (!Direction::holds(*this, steps, next)) break;
+      steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
+    }
+    return steps;
+  }
+
+  // Where the next step is said to be.
+  template <class Direction>
+  void look_ahead(Steps& steps) const noexcept {
+    if (steps.num_steps == Direction::most(*this)) return;
+    const Gap gap = Direction::gap(*this, steps);
+    if (is_gap(gap) && gap < ring_.capacity()) steps.gap = gap;
+  }
+
+  // Asks for the step that is so many ahead, if the gaps between them are as the next.
+  template <class Direction>
+  [[gnu::always_inline]] void prefetch(const Steps& steps, std::size_t num_ahead) const noexcept {
+    Steps far = steps;
+    if (num_ahead * steps.gap < ring_.capacity()) far.gap *= static_cast<Gap>(num_ahead);
+    const std::size_t slot = Direction::place(*this, far).slot;
+    links_.prefetch(slot);
+    ahead_.on_way(slot);
+  }
+
+  const Ring& ring_;
+  const Lanes::Links& links_;
+  const Window& window_;
+  const Place oldest_;
+  const std::size_t most_before_;
+  const std::size_t most_after_;
+  const Ahead& ahead_;
+};
+
+}  // namespace fastreplay

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+#include "batch/windows.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "batch/gather.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
+
+namespace fastreplay {
+
+namespace {
+
+// What rows ask for before the first of them is copied is to be in the near caches still.
+constexpr std::size_t kNearBytes = 32768;
+
+using Made = std::pair<std::size_t, std::size_t>;  // (part, bytes of a row)
+
+std::vector<Made> made_parts(const WindowRule& rule, const RecordLayout& record, std::size_t ways_bytes) {
+  std::vector<Made> made{{rule.ways_part, ways_bytes}};
+  for (const WindowRule::Taken& taken : rule.taken) {
+    for (std::size_t i = 0; i < taken.fields.size(); ++i) {
+      made.emplace_back(taken.parts[i], taken.steps.count * record.columns()[taken.fields[i]].row_bytes);
+    }
+  }
+  for (const WindowRule::Said& said : rule.said) made.emplace_back(said.part, said.steps.count);
+  if (rule.sums) {
+    for (const SumRule::Sum& sum : rule.sums->sums) made.emplace_back(sum.part, sum.of.column.row_bytes);
+    made.emplace_back(rule.sums->discount_part, rule.sums->is_discount_double ? sizeof(double) : sizeof(float));
+  }
+  return made;
+}
+
+// How many of the steps come before one.
+std::size_t reached(const Steps& steps, std::int64_t step) noexcept {
+  if (step <= steps.first) return 0;
+  const auto stride = static_cast<std::int64_t>(steps.stride);
+  return std::min(steps.count, static_cast<std::size_t>((step - steps.first + stride - 1) / stride));
+}
+
+// Which of the steps are there: from one to before another.
+std::pair<std::size_t, std::size_t> there(const Steps& steps, const Way& way) noexcept {
+  return {reached(steps, -std::int64_t{way.num_before}), reached(steps, std::int64_t{way.num_after} + 1)};
+}
+
+}  // namespace
+
+bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout) {
+  const std::vector<Part>& parts = layout.parts();
+  if (rule.ways_part >= parts.size()) return false;
+  const std::size_t all = Ways::row_bytes(std::size_t{rule.most_before} + rule.most_after + 1);
+  const std::size_t least = rule.taken.empty() ? Ways::row_bytes(rule.most_before + 1) : all;
+  const std::size_t ways_bytes = parts[rule.ways_part].row_bytes;
+  if (ways_bytes < least || ways_bytes % sizeof(Ticket) != 0) return false;
+  std::vector<Made> made = made_parts(rule, record, ways_bytes);
+  std::ranges::sort(made);
+  std::vector<Made> there;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].source == Source::kMade) there.emplace_back(i, parts[i].row_bytes);
+  }
+  return made == there;
+}
+
+// Asks for what is copied of records.
+struct Windows::Ahead {
+  const Windows& windows;
+
+  [[gnu::always_inline]] void on_way(std::size_t slot) const noexcept {
+    windows.on_way_.prefetch(windows.ring_.records().at(slot));
+  }
+  [[gnu::always_inline]] void at_last(std::size_t slot) const noexcept {
+    windows.at_end_.prefetch(windows.ring_.records().at(slot));
+  }
+};
+
+Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block) noexcept
+    : ring_{ring},
+      lanes_{lanes},
+      rule_{rule},
+      block_{block},
+      ways_{block.part(rule.ways_part), block.layout().parts()[rule.ways_part].row_bytes, rule.most_before},
+      rows_together_{Walks<Ahead>::kRowsTogether} {
+  const std::span<const Column> columns{ring.records().layout().columns()};
+  for (const Copied& each : block.layout().copied_at_start()) at_start_.add(columns[each.field]);
+  for (const Copied& each : block.layout().copied_at_end()) at_end_.add(columns[each.field]);
+  if (rule.sums) {
+    for (const SumRule::Sum& each : rule.sums->sums) on_way_.add(each.of.column);
+    for (const FloatField& each : rule.sums->stored_discount) on_way_.add(each.column);
+  }
+  std::size_t num_taken = 0;
+  for (const WindowRule::Taken& taken : rule.taken) {
+    num_taken = std::max(num_taken, taken.steps.count);
+    for (const std::size_t field : taken.fields) on_way_.add(columns[field]);
+  }
+  if (num_taken > 0) {
+    rows_together_ = std::clamp<std::size_t>(kNearBytes / (num_taken * on_way_.num_bytes()), 1, rows_together_);
+  }
+}
+
+Ticket Windows::copy(std::size_t first_row, std::size_t num_rows) const noexcept {
+  const std::span<const Ticket> tickets = block_.tickets().subspan(first_row, num_rows);
+  const Window window = ring_.window_to_draw_from();
+  const Ahead ahead{*this};
+  const Walks walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead};
+  std::array<Place, kMostRows> begins;
+  std::size_t fetched = 0;
+  for (std::size_t row = 0; row < num_rows; row += rows_together_) {
+    for (const std::size_t end = std::min(num_rows, row + 2 * rows_together_); fetched < end; ++fetched) {
+      begins[fetched] = walks.begin(tickets[fetched]);
+      lanes_.links().prefetch(begins[fetched].slot);
+      ahead.on_way(begins[fetched].slot);
+      at_start_.prefetch(ring_.records().at(begins[fetched].slot));
+    }
+    copy_together(walks, first_row + row, std::span{begins}.subspan(row, std::min(rows_together_, num_rows - row)));
+  }
+  Ticket least = ~Ticket{0};
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) least = std::min(least, rank(row));
+  return least;
+}
+
+// Rows first_row, first_row + 1, ..., of which what is at their beginnings has been asked for.
+template <class Walking>
+void Windows::copy_together(const Walking& walks, std::size_t first_row, std::span<const Place> begins) const noexcept {
+  const std::size_t num_rows = begins.size();
+  walks.walk(ways_, first_row, block_.tickets().subspan(first_row, num_rows), begins);
+  const std::span<const Column> columns{ring_.records().layout().columns()};
+  const Place* begin = begins.data();
+  gather_fields<Distance::kNear>(columns, block_.layout().copied_at_start(), block_.data(), first_row, num_rows,
+                                 [&] { return ring_.records().at((begin++)->slot); });
+  std::size_t row = first_row;
+  gather_fields<Distance::kNear>(columns, block_.layout().copied_at_end(), block_.data(), first_row, num_rows,
+                                 [&] { return ring_.records().at(ways_[row++].last_slot); });
+  for (const WindowRule::Taken& taken : rule_.taken) take(taken, first_row, num_rows);
+  if (rule_.sums) {
+    const DiscountedSums sums{ring_, lanes_, *rule_.sums, block_, ways_};
+    for (std::size_t i = 0; i < num_rows; ++i) sums.make(first_row + i, begins[i]);
+  }
+  for (const WindowRule::Said& said : rule_.said) {
+    for (std::size_t i = 0; i < num_rows; ++i) say(said, first_row + i);
+  }
+}
+
+void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept {
+  constexpr std::size_t kTogether = 64;
+  std::array<const std::byte*, kTogether> records;
+  const std::size_t count = taken.steps.count;
+  std::size_t num_told = 0;
+  std::size_t first = first_row * count;  // of the steps of all rows, the first that is not copied
+  const auto copy = [&] {
+    for (std::size_t i = 0; i < taken.fields.size(); ++i) {
+      const Column& column = ring_.records().layout().columns()[taken.fields[i]];
+      load_rows(block_.part(taken.parts[i]) + first * column.row_bytes, std::span{records}.first(num_told),
+                column.offset, column.row_bytes);
+      at_stop_point(StopPoint::kFieldCopied);
+    }
+    first += num_told;
+    num_told = 0;
+  };
+  compiler_barrier();
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
+    const auto [begin, end] = there(taken.steps, ways_[row]);
+    for (std::size_t k = 0; k < count; ++k) {
+      const std::size_t slot = k < begin ? ways_[row].first_slot
+                               : k < end ? ways_.slots(row)[taken.steps.at(k)]
+                                         : ways_[row].last_slot;
+      records[num_told] = ring_.records().at(slot);
+      if (rows_together_ == 1) on_way_.prefetch(records[num_told]);
+      if (++num_told == kTogether) copy();
+    }
+  }
+  copy();
+  if (!taken.pads_with_zeros) return;
+  for (std::size_t i = 0; i < num_rows; ++i) put_zeros(taken, first_row + i);
+}
+
+void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept {
+  const auto [begin, end] = there(taken.steps, ways_[row]);
+  for (std::size_t i = 0; i < taken.fields.size(); ++i) {
+    const std::size_t num_bytes = ring_.records().layout().columns()[taken.fields[i]].row_bytes;
+    std::byte* steps = block_.part(taken.parts[i]) + row * taken.steps.count * num_bytes;
+    std::memset(steps, 0, begin * num_bytes);
+    std::memset(steps + end * num_bytes, 0, (taken.steps.count - end) * num_bytes);
+  }
+}
+
+void Windows::say(const WindowRule::Said& said, std::size_t row) const noexcept {
+  const Way& way = ways_[row];
+  auto [begin, end] = there(said.steps, way);
+  if (said.what == Saying::kTrained) begin = std::min(end, std::max(begin, reached(said.steps, 0)));
+  if (said.what == Saying::kFirst) {
+    const bool is_there = way.begins && begin < end && said.steps.at(begin) == -std::int64_t{way.num_before};
+    end = is_there ? begin + 1 : begin;
+  }
+  std::byte* steps = block_.part(said.part) + row * said.steps.count;
+  std::memset(steps, 0, said.steps.count);
+  std::memset(steps + begin, 1, end - begin);
+}
+
+bool Windows::suits(Ticket ticket, const Window& window) const noexcept {
+  const Ahead ahead{*this};
+  return suits_all() || Walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead}.is_complete(ticket);
+}
+
+}  // namespace fastreplay

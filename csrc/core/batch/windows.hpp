@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+// What surrounds a row: steps of its trajectory, before it and after it, and what is made of them. n steps, sequences
+// and windows are rules of this. Knows nothing of how rows are drawn.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "batch/block.hpp"
+#include "batch/discounted_sums.hpp"
+#include "batch/gather.hpp"
+#include "batch/walks.hpp"
+#include "lanes/lanes.hpp"
+#include "ring/ring.hpp"
+
+namespace fastreplay {
+
+// Steps first, first + stride, ..., `count` of them; the drawn record is step 0.
+struct Steps {
+  std::int64_t first = 0;
+  std::size_t count = 1;
+  std::size_t stride = 1;
+
+  [[nodiscard]] bool operator==(const Steps&) const = default;
+  [[nodiscard]] std::int64_t at(std::size_t k) const noexcept {
+    return first + static_cast<std::int64_t>(k * stride);
+  }
+};
+
+// What a part says of each of its steps, one byte each, 0 or 1.
+enum class Saying : std::uint8_t {
+  kReal,     // whether the step is there
+  kTrained,  // the same, and it is not before the drawn record
+  kFirst,    // whether it begins its trajectory
+};
+
+struct WindowRule {
+  // Fields of some steps, step by step. One that is not there is given as the nearest that is, or as zeros.
+  struct Taken {
+    Steps steps;
+    bool pads_with_zeros;
+    std::vector<std::size_t> fields;  // of the record
+    std::vector<std::size_t> parts;   // where each goes
+  };
+  struct Said {
+    Steps steps;
+    Saying what;
+    std::size_t part;
+  };
+
+  std::uint32_t most_before = 0;  // steps that are looked for
+  std::uint32_t most_after = 0;
+  bool is_redrawn = false;  // whether rows are drawn again that have fewer, though their trajectories have more
+  std::size_t ways_part = 0;
+  std::vector<Taken> taken;
+  std::vector<Said> said;
+  std::optional<SumRule> sums;
+};
+
+// Whether a block of such records has the parts that the rule makes, and no others to be made.
+[[nodiscard]] bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout);
+
+// The rows of one minibatch that surround drawn tickets. Fewer steps than the rule says are there where the trajectory
+// begins or ends, or is cut; or where its next transition has not come yet, or one before has left the ring.
+class Windows {
+ public:
+  static constexpr std::size_t kMostRows = 256;  // that are copied at once
+
+  Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block) noexcept;
+
+  // Copies rows [first_row, first_row + num_rows), at most kMostRows, whose tickets are in the block. Returns the least
+  // of their rank()s. Any thread may copy other rows meanwhile.
+  Ticket copy(std::size_t first_row, std::size_t num_rows) const noexcept;
+
+  // Of a row that was copied: 0 if it is to be drawn again in any case, else one more than its oldest ticket. The copy
+  // is whole if that is above ring.oldest_whole() afterwards.
+  [[nodiscard]] Ticket rank(std::size_t row) const noexcept {
+    const Way& way = ways_[row];
+    return rule_.is_redrawn && !way.is_complete ? 0 : way.oldest + 1;
+  }
+
+  // Whether a row of this published ticket would not be drawn again, if the window is what can be drawn from.
+  [[nodiscard]] bool suits(Ticket ticket, const Window& window) const noexcept;
+  [[nodiscard]] bool suits_all() const noexcept { return !rule_.is_redrawn; }
+
+ private:
+  struct Ahead;
+  using Place = Lanes::Links::Place;
+
+  template <class Walking>
+  void copy_together(const Walking& walks, std::size_t first_row, std::span<const Place> begins) const noexcept;
+  void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
+  void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
+  void say(const WindowRule::Said& said, std::size_t row) const noexcept;
+
+  Ring& ring_;
+  const Lanes& lanes_;
+  const WindowRule& rule_;
+  const Block& block_;
+  const Ways ways_;
+  Extent at_start_;  // of what is copied of the drawn record
+  Extent at_end_;    // of the last step
+  Extent on_way_;    // of any step
+  std::size_t rows_together_;
+};
+
+}  // namespace fastreplay

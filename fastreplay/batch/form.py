@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""What a minibatch is made of: its fields, what its rows have beside them, and where all of it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from fastreplay import _core
+from fastreplay.schema.schema import Field
+
+if TYPE_CHECKING:
+    from fastreplay.schema import Schema
+
+__all__ = ["Form", "Parts", "transition_form", "weighted_form"]
+
+Parts: TypeAlias = "list[tuple[int, int, int]]"
+
+_NUMBER = Field((), np.float32)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a minibatch is made of.
+
+    Attributes:
+        schema: The fields, as they are given out.
+        parts: Where the fields, what is beside them, and the tickets come from: (source, bytes of a row, field of the
+            record) each; then what nobody is given.
+        beside: What the rows have beside fields, by name.
+    """
+
+    schema: Schema
+    parts: Parts
+    beside: dict[str, Field]
+
+    @property
+    def rows(self) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+        """The dtype and shape of a row of each part that is given out, the tickets last."""
+        fields = [*self.schema.values(), *self.beside.values(), Field((), np.int64)]
+        return [(field.dtype, field.shape) for field in fields]
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Form):
+            return NotImplemented
+        return (self.schema, self.parts, self.beside) == (other.schema, other.parts, other.beside)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def check(self, other: Form) -> None:
+        """Refuse an `out` of another form.
+
+        Raises:
+            ValueError: It is; the message says how.
+        """
+        if other is self:
+            return
+        if other.schema != self.schema:
+            raise ValueError(f"out: expected a minibatch of {self.schema}, got one of {other.schema}")
+        if other.beside != self.beside:
+            made = f"with {', '.join(self.beside)}" if self.beside else "of fields alone"
+            raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
+        if other.parts != self.parts:
+            raise ValueError("out: expected a minibatch whose follow makes the same fields")
+
+
+def transition_form(schema: Schema) -> Form:
+    """Return what is drawn of a ring: transitions."""
+    return Form(schema, _core.transition_parts(schema.sizes), {})
+
+
+def weighted_form(schema: Schema) -> Form:
+    """Return what is drawn by priority: transitions with weights and probabilities."""
+    return Form(schema, _core.weighted_parts(schema.sizes), {"weight": _NUMBER, "probability": _NUMBER})
