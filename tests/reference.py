@@ -81,18 +81,19 @@ def seed_key(seed: Any) -> list[int]:
 
 def draw(key: list[int], call: int, size: int, count: int) -> list[int]:
     """Draw `count` integers below `size` (Lemire 2019, arXiv:1805.10941) from Philox(key, call)."""
-    words = _philox(key, 0, call, 0, count)
+    words = philox(key, 0, call, 0, count)
     indices: list[int] = []
     for row in range(count):
         product, attempt = words[row] * size, 0
         while product % WORD < (WORD - size) % size:  # a word of the row's own then
             attempt += 1
-            product = _philox(key, row, call, attempt, 1)[0] * size
+            product = philox(key, row, call, attempt, 1)[0] * size
         indices.append(product // WORD)
     return indices
 
 
-def _philox(key: list[int], first: int, call: int, attempt: int, count: int) -> list[int]:
+def philox(key: list[int], first: int, call: int, attempt: int, count: int) -> list[int]:
+    """Return the words of counters (first + 1, call, attempt, 0), (first + 2, ...), ... of a key."""
     counter = np.array([first, call, attempt, 0], dtype=np.uint64)
     words = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=counter).random_raw(count)
     return [int(word) for word in words]

@@ -202,6 +202,8 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
     Raises:
         TypeError: They are none.
     """
+    if _lies_ready(value):  # first: what follows takes as long as the update of some hundred priorities
+        return value  # type: ignore[no-any-return]
     if type(value) is not np.ndarray and hasattr(value, "detach"):
         try:
             value = value.numpy()
@@ -209,8 +211,8 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
             value = _of_tensor(name, value.detach())
     elif np.ma.is_masked(value):
         raise ValueError(f"{name}: expected numbers, got masked entries")
-    if type(value) is np.ndarray and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64) and value.flags.carray:
-        return value
+    if _lies_ready(value):
+        return value  # type: ignore[no-any-return]
     try:
         array = np.asarray(value)
     except Exception as error:
@@ -218,6 +220,10 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     return np.ascontiguousarray(array, np.float64) if array.ndim else array.astype(np.float64)
+
+
+def _lies_ready(value: Any) -> bool:
+    return type(value) is np.ndarray and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64) and value.flags.carray
 
 
 def _of_tensor(name: str, tensor: Any) -> Any:

@@ -34,16 +34,17 @@ class BasicLeaves {
   [[nodiscard]] std::size_t num_bytes() const noexcept { return words_.num_bytes() + marks_.num_bytes(); }
 
   // Makes the leaf of a ticket that is reserved and not yet published, by its owner.
-  void begin(Ticket ticket, float mass) noexcept {
+  void begin(Ticket ticket, float mass) noexcept { begin(ticket % capacity_, ticket / capacity_, mass); }
+  void begin(std::size_t slot, std::uint64_t lap, float mass) noexcept {
     // relaxed: the release of the ring's word orders it; partner: the loads in replace() and word(), after an acquire
     // of that word or of a mark.
-    Atomics::store(at(ticket % capacity_), Leaf::word(ticket / capacity_, mass), std::memory_order_relaxed);
+    Atomics::store(at(slot), Leaf::word(lap, mass), std::memory_order_relaxed);
     at_stop_point(StopPoint::kLeafStored);
   }
 
   // Lets samplers look again at num_tickets tickets whose leaves have changed, once they are published.
-  void mark(Ticket first, std::size_t num_tickets) noexcept {
-    const std::size_t slot = first % capacity_;
+  void mark(Ticket first, std::size_t num_tickets) noexcept { mark_from(first % capacity_, num_tickets); }
+  void mark_from(std::size_t slot, std::size_t num_tickets) noexcept {
     const std::size_t before_end = capacity_ - slot;
     if (num_tickets > before_end) {
       mark_slots(slot, before_end);
@@ -96,6 +97,8 @@ class BasicLeaves {
       __builtin_prefetch(&at(group * kGroupLeaves + i), 0, 2);  // the first level has too few miss buffers
     }
   }
+
+  void prefetch_for_update(std::size_t slot) const noexcept { __builtin_prefetch(&at(slot), 1); }
 
   [[nodiscard]] BasicMarks<Atomics>& marks() noexcept { return marks_; }
 

@@ -24,8 +24,8 @@ void MassRule::masses(std::span<const double> bases, std::size_t capacity, float
   const std::size_t count = bases.size();
   const float most = largest(capacity);
   // Of floats, which is faster, wherever float32 has the bases whole.
-  bool are_floats = alpha < 1;
-  for (const double base : bases) are_floats &= base > 1e-30 && base < 1e30;
+  bool are_floats = true;
+  for (const double base : bases) are_floats &= is_of_floats(base);
   if (are_floats) [[likely]] {
     for (std::size_t i = 0; i < count; ++i) masses[i] = static_cast<float>(bases[i]);
     raise({masses, count}, static_cast<float>(alpha));
@@ -37,7 +37,7 @@ void MassRule::masses(std::span<const double> bases, std::size_t capacity, float
 
 double MassRule::of(double base) const noexcept {
   if (alpha == 1) return base;
-  if (base > 1e-30 && base < 1e30 && alpha < 1) return power(static_cast<float>(base), static_cast<float>(alpha));
+  if (is_of_floats(base)) return power(static_cast<float>(base), static_cast<float>(alpha));
   return std::pow(base, alpha);
 }
 

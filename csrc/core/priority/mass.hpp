@@ -18,6 +18,8 @@ struct MassRule {
 
   // What the power is taken of. p is finite.
   [[nodiscard]] double base(double p) const noexcept;
+  // Whether the mass is a function of the base as a float32.
+  [[nodiscard]] bool is_of_floats(double base) const noexcept { return alpha < 1 && base > 1e-30 && base < 1e30; }
   // Of a base; at most largest(capacity).
   [[nodiscard]] float mass(double base, std::size_t capacity) const noexcept;
   // The same of many.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <new>
 #include <utility>
@@ -79,17 +80,24 @@ bool Priorities::insert(std::span<const Rows> fields, std::size_t first_row, std
 }
 
 void Priorities::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept {
-  const float mass = all_.new_mass();
+  const std::size_t capacity = all_.ring_.capacity();
+  std::size_t slot = first_slot_ = first % capacity;
+  std::uint64_t lap = first / capacity;
+  const float mass = priorities_ == nullptr ? all_.new_mass() : 0;
   for (std::size_t i = 0; i < num_rows; ++i) {
-    if (priorities_ == nullptr) {
-      all_.leaves_.begin(first + i, mass);
-    } else if (const double p = priorities_[first_row + i]; std::isnan(p)) {
-      all_.leaves_.begin(first + i, 0);
-    } else {
-      all_.raise_largest(all_.rule_.base(p));
-      all_.leaves_.begin(first + i, all_.rule_.mass(all_.rule_.base(p), all_.ring_.capacity()));
+    all_.leaves_.begin(slot, lap, priorities_ == nullptr ? mass : given_mass(priorities_[first_row + i]));
+    if (++slot == capacity) {
+      slot = 0;
+      ++lap;
     }
   }
+}
+
+float Priorities::NewRows::given_mass(double priority) const noexcept {
+  if (std::isnan(priority)) return 0;
+  const double base = all_.rule_.base(priority);
+  all_.raise_largest(base);
+  return all_.rule_.mass(base, all_.ring_.capacity());
 }
 
 Priorities::Updated Priorities::update(std::span<const Ticket> tickets, std::span<const double> priorities) noexcept {
@@ -102,7 +110,12 @@ Priorities::Updated Priorities::update(std::span<const Ticket> tickets, std::spa
   double largest = 0;
   for (std::size_t done = 0; done < tickets.size(); done += kTogether) {
     const std::size_t count = std::min(kTogether, tickets.size() - done);
-    for (std::size_t i = 0; i < count; ++i) bases[i] = rule_.base(priorities[done + i]);
+    for (std::size_t i = 0; i < count; ++i) {
+      bases[i] = rule_.base(priorities[done + i]);
+      // On its way while powers are made: a learner was at other work since the draw.
+      const Ticket ticket = tickets[done + i];
+      if (ticket - window.first < window.reserved()) leaves_.prefetch_for_update(slots.place(ticket).slot);
+    }
     rule_.masses({bases.data(), count}, ring_.capacity(), masses.data());
     for (std::size_t i = 0; i < count; ++i) {
       const Ticket ticket = tickets[done + i];
@@ -136,9 +149,23 @@ void Priorities::raise_largest(double base) noexcept {
   }
 }
 
-float Priorities::new_mass() const noexcept {
-  const float mass = rule_.mass(initial_ < 0 ? largest() : rule_.base(initial_), ring_.capacity());
+float Priorities::new_mass() noexcept {
+  const float mass = mass_of_newest(initial_ < 0 ? largest() : rule_.base(initial_));
   return initial_ < 0 && is_kept_elsewhere_ ? -mass : mass;
+}
+
+// That of the newest before, as a rule.
+float Priorities::mass_of_newest(double base) noexcept {
+  const auto key = std::bit_cast<std::uint32_t>(static_cast<float>(base));
+  const bool has_key = rule_.is_of_floats(base);
+  // relaxed, here and below: both are in one word, which orders nothing.
+  const std::uint64_t newest = newest_.load(std::memory_order_relaxed);
+  if (has_key && newest >> 32 == key) return std::bit_cast<float>(static_cast<std::uint32_t>(newest));
+  const float mass = rule_.mass(base, ring_.capacity());
+  if (has_key) {
+    newest_.store(std::uint64_t{key} << 32 | std::bit_cast<std::uint32_t>(mass), std::memory_order_relaxed);
+  }
+  return mass;
 }
 
 void Priorities::read(Ticket first, std::span<float> masses) const noexcept {
@@ -258,29 +285,35 @@ FASTREPLAY_INLINE Drawn Priorities::find_leaf(const Slots& slots, std::size_t gr
   return {.ticket = slots.ticket(group * kGroupLeaves + child), .mass = masses[child]};
 }
 
-FASTREPLAY_INLINE void Priorities::find_leaves(const Slots& slots, std::span<const std::uint32_t> groups,
-                                               const double* targets, Drawn* drawn) const noexcept {
+// From places among nodes of groups. Each leaf is looked at some draws after its group was found and asked for.
+FASTREPLAY_INLINE void Priorities::find_leaves(const Slots& slots, std::span<std::uint32_t> places, double* targets,
+                                               Drawn* drawn) const noexcept {
   constexpr std::size_t kAhead = 16;
-  const std::size_t count = groups.size();
-  for (std::size_t i = 0; i < std::min(count, kAhead); ++i) leaves_.prefetch(groups[i]);
+  const std::size_t count = places.size();
+  const auto find_group = [&](std::size_t i) {
+    places[i] = sums_.find_group(places[i], targets[i]);
+    leaves_.prefetch(places[i]);
+    sums_.prefetch(places[i]);
+  };
+  for (std::size_t i = 0; i < std::min(count, kAhead); ++i) find_group(i);
   for (std::size_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) leaves_.prefetch(groups[i + kAhead]);
-    drawn[i] = find_leaf(slots, groups[i], targets[i]);
+    if (i + kAhead < count) find_group(i + kAhead);
+    drawn[i] = find_leaf(slots, places[i], targets[i]);
   }
 }
 
-FASTREPLAY_AVX2 void Priorities::find_leaves_avx2(const Slots& slots, std::span<const std::uint32_t> groups,
-                                                  const double* targets, Drawn* drawn) const noexcept {
-  find_leaves(slots, groups, targets, drawn);
+FASTREPLAY_AVX2 void Priorities::find_leaves_avx2(const Slots& slots, std::span<std::uint32_t> places, double* targets,
+                                                  Drawn* drawn) const noexcept {
+  find_leaves(slots, places, targets, drawn);
 }
 
 void Priorities::Turn::find(std::span<double> targets, std::span<Drawn> drawn) const noexcept {
-  std::array<std::uint32_t, kTogether> groups;
+  std::array<std::uint32_t, kTogether> places;
   const Slots slots{priorities_.ring_, window_};
   for (std::size_t done = 0; done < targets.size(); done += kTogether) {
     const std::span<double> some = targets.subspan(done, std::min(kTogether, targets.size() - done));
-    priorities_.sums_.find(some, groups.data());
-    const std::span<const std::uint32_t> found{groups.data(), some.size()};
+    priorities_.sums_.find_nodes(some, places.data());
+    const std::span<std::uint32_t> found{places.data(), some.size()};
     has_avx2() ? priorities_.find_leaves_avx2(slots, found, some.data(), &drawn[done])
                : priorities_.find_leaves(slots, found, some.data(), &drawn[done]);
   }

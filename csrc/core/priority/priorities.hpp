@@ -55,11 +55,14 @@ class Priorities {
    public:
     NewRows(Priorities& all, const double* priorities) noexcept : all_{all}, priorities_{priorities} {}
     void begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept;
-    void end(Ticket first, std::size_t num_rows) noexcept { all_.leaves_.mark(first, num_rows); }
+    void end(Ticket /*first*/, std::size_t num_rows) noexcept { all_.leaves_.mark_from(first_slot_, num_rows); }
 
    private:
+    [[nodiscard]] float given_mass(double priority) const noexcept;
+
     Priorities& all_;
     const double* priorities_;
+    std::size_t first_slot_ = 0;
   };
 
   struct Updated {
@@ -118,12 +121,12 @@ class Priorities {
   void masses_one_by_one(const Slots& slots, std::size_t first, float* masses) const noexcept;
   void sum_groups(const Slots& slots, std::span<const std::uint32_t> groups) noexcept;
   void sum_groups_avx2(const Slots& slots, std::span<const std::uint32_t> groups) noexcept;
-  void find_leaves(const Slots& slots, std::span<const std::uint32_t> groups, const double* targets,
-                   Drawn* drawn) const noexcept;
-  void find_leaves_avx2(const Slots& slots, std::span<const std::uint32_t> groups, const double* targets,
+  void find_leaves(const Slots& slots, std::span<std::uint32_t> places, double* targets, Drawn* drawn) const noexcept;
+  void find_leaves_avx2(const Slots& slots, std::span<std::uint32_t> places, double* targets,
                         Drawn* drawn) const noexcept;
   [[nodiscard]] Drawn find_leaf(const Slots& slots, std::size_t group, double target) const noexcept;
-  [[nodiscard]] float new_mass() const noexcept;
+  [[nodiscard]] float new_mass() noexcept;
+  [[nodiscard]] float mass_of_newest(double base) noexcept;
   void raise_largest(double base) noexcept;
 
   Ring& ring_;
@@ -133,6 +136,9 @@ class Priorities {
   bool is_kept_elsewhere_;
   // The largest |p| + eps so far. Written by updates and inserts (CAS), read by inserts; orders nothing.
   std::atomic<double> largest_{1.0};
+  // A base as a float32, and its mass: the latest new transition's, since a power takes longer than all else of an
+  // insert. Written and read by inserts; orders nothing.
+  std::atomic<std::uint64_t> newest_{0};
   Leaves leaves_;
 
   std::mutex mutex_;  // guards what follows

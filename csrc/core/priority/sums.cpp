@@ -55,24 +55,23 @@ template class Tree<Sum>;
 template class Tree<Smallest>;
 
 // Level by level for all targets, so that what one needs is on its way while another is looked for.
-FASTREPLAY_INLINE void Sums::find_here(std::span<double> targets, std::uint32_t* groups) const noexcept {
-  for (std::size_t i = 0; i < targets.size(); ++i) groups[i] = 0;
-  for (std::size_t level = levels_.size(); level-- > 0;) {
-    const float* prefixes = levels_[level].prefixes;
+FASTREPLAY_INLINE void Sums::find_here(std::span<double> targets, std::uint32_t* nodes) const noexcept {
+  for (std::size_t i = 0; i < targets.size(); ++i) nodes[i] = 0;
+  for (std::size_t level = levels_.size(); --level > 0;) {
+    const float* const below = levels_[level - 1].prefixes;
     for (std::size_t i = 0; i < targets.size(); ++i) {
-      groups[i] =
-          static_cast<std::uint32_t>(groups[i] * kFanout + find_child(prefixes + groups[i] * kFanout, targets[i]));
-      if (level > 0) __builtin_prefetch(levels_[level - 1].prefixes + groups[i] * kFanout);
+      nodes[i] = child_of(levels_[level], nodes[i], targets[i]);
+      __builtin_prefetch(below + nodes[i] * kFanout);
     }
   }
 }
 
-FASTREPLAY_AVX2 void Sums::find_avx2(std::span<double> targets, std::uint32_t* groups) const noexcept {
-  find_here(targets, groups);
+FASTREPLAY_AVX2 void Sums::find_avx2(std::span<double> targets, std::uint32_t* nodes) const noexcept {
+  find_here(targets, nodes);
 }
 
-void Sums::find(std::span<double> targets, std::uint32_t* groups) const noexcept {
-  has_avx2() ? find_avx2(targets, groups) : find_here(targets, groups);
+void Sums::find_nodes(std::span<double> targets, std::uint32_t* nodes) const noexcept {
+  has_avx2() ? find_avx2(targets, nodes) : find_here(targets, nodes);
 }
 
 }  // namespace fastreplay

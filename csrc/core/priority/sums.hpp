@@ -77,12 +77,20 @@ class Sums : public Tree<Sum> {
  public:
   using Tree::Tree;
 
-  // The group that each target in [0, total()) falls on, and what is left of the target in it. total() > 0.
-  void find(std::span<double> targets, std::uint32_t* groups) const noexcept;
+  // A target in [0, total()), which is above 0, is looked for in two steps: the node of groups that it falls on, of
+  // many targets together, and the group of that node. What is left of it in what was found takes its place.
+  void find_nodes(std::span<double> targets, std::uint32_t* nodes) const noexcept;
+  FASTREPLAY_INLINE std::uint32_t find_group(std::uint32_t node, double& target) const noexcept {
+    return child_of(levels_.front(), node, target);
+  }
+  void prefetch(std::size_t group) const noexcept { __builtin_prefetch(&levels_.front().values[group]); }
 
  private:
-  void find_here(std::span<double> targets, std::uint32_t* groups) const noexcept;
-  void find_avx2(std::span<double> targets, std::uint32_t* groups) const noexcept;
+  FASTREPLAY_INLINE static std::uint32_t child_of(const Level& level, std::uint32_t node, double& target) noexcept {
+    return static_cast<std::uint32_t>(node * kFanout + find_child(level.prefixes + node * kFanout, target));
+  }
+  void find_here(std::span<double> targets, std::uint32_t* nodes) const noexcept;
+  void find_avx2(std::span<double> targets, std::uint32_t* nodes) const noexcept;
 };
 
 }  // namespace fastreplay
