@@ -56,6 +56,10 @@ class Oracle:
     rows: list[dict[str, Any]] = field(default_factory=list)
     successor: dict[int, int] = field(default_factory=dict)
     newest: list[int | None] = field(default_factory=list)  # of each lane, where its trajectory goes on
+    first_of: set[int] = field(default_factory=set)  # tickets that begin a trajectory
+    closed: set[int] = field(default_factory=set)  # tickets after which there is an end, or a cut
+    lost: set[int] = field(default_factory=set)  # lanes of which what came last is not known
+    ended: set[int] = field(default_factory=set)  # lanes that stand after an end
     base: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +71,42 @@ class Oracle:
         before = self.newest[lane]
         if before is not None and ticket - before < self.capacity:
             self.successor[before] = ticket
-        self.newest[lane] = None if row["terminated"] or row["truncated"] else ticket
+        elif before is None and lane not in self.lost:
+            self.first_of.add(ticket)
+        self.lost.discard(lane)
+        self.ended.discard(lane)
+        self.newest[lane] = ticket
+        if row["terminated"] or row["truncated"]:
+            self.cut(lane)
+            self.ended.add(lane)
+
+    def leave_out(self, lane: int, *, is_end: bool) -> None:
+        """Leave a row out: that of a reset, if it follows an end."""
+        was_end = lane in self.ended
+        self.newest[lane] = None
+        (self.ended.add if is_end and not was_end else self.ended.discard)(lane)
+        (self.lost.discard if is_end or was_end else self.lost.add)(lane)
+
+    def cut(self, lane: int) -> None:
+        if (newest := self.newest[lane]) is not None:
+            self.closed.add(newest)
+        self.lost.discard(lane)
+        self.ended.discard(lane)
+        self.newest[lane] = None
+
+    def around(self, ticket: int, before: int, after: int) -> tuple[dict[int, int], bool]:
+        """Give the ticket of each step that is there, and whether the trajectory itself has no more."""
+        steps, predecessor = {0: ticket}, {later: each for each, later in self.successor.items()}
+        for step in range(1, after + 1):
+            if steps[step - 1] not in self.successor:
+                break
+            steps[step] = self.successor[steps[step - 1]]
+        for step in range(-1, -before - 1, -1):
+            if predecessor.get(steps[step + 1], -1) < self.first:
+                break
+            steps[step] = predecessor[steps[step + 1]]
+        has_begun = min(steps) == -before or steps[min(steps)] in self.first_of
+        return steps, has_begun and (max(steps) == after or steps[max(steps)] in self.closed)
 
     @property
     def first(self) -> int:
@@ -95,6 +134,57 @@ def assert_follows(oracle: Oracle, batch: Any, rule: fr.NStep) -> None:
         for name, value in expected.items():
             assert np.asarray(batch[name][i]).tobytes() == np.asarray(value, batch[name].dtype).tobytes(), name
         assert batch.discount[i] == np.float32(weight)
+
+
+def assert_surrounds(oracle: Oracle, batch: Any, rule: fr.Sequence) -> None:
+    """Check each step of each row against the oracle."""
+    batch = batch.numpy()
+    length, stride = rule.burn_in + rule.length, rule.stride
+    for i, ticket in enumerate(batch.ticket.tolist()):
+        assert oracle.first <= ticket < len(oracle.rows)
+        steps, is_complete = oracle.around(ticket, rule.burn_in * stride, (rule.length - 1) * stride)
+        assert is_complete or rule.incomplete == "pad"
+        for k in range(length):
+            step = (k - rule.burn_in) * stride
+            is_there = step in steps
+            nearest = steps[min(max(step, min(steps)), max(steps))]
+            assert batch.mask[i, k] == is_there
+            assert batch.trained[i, k] == (is_there and k >= rule.burn_in)
+            assert batch.is_first[i, k] == (is_there and nearest in oracle.first_of)
+            for name in STEPS:
+                got = batch[name][i, k] if name not in rule.first_only else None
+                expected = np.asarray(oracle.rows[nearest][name], batch[name].dtype)
+                if not is_there and rule.pad == "zero":
+                    expected = np.zeros_like(expected)
+                assert got is None or np.asarray(got).tobytes() == expected.tobytes(), (name, step)
+        for name in rule.first_only:
+            expected = oracle.rows[steps[max(min(steps), -rule.burn_in * stride)]][name]
+            assert np.asarray(batch[name][i]).tobytes() == np.asarray(expected, batch[name].dtype).tobytes()
+
+
+def assert_windows(oracle: Oracle, batch: Any, rule: fr.Window) -> None:
+    """Check each step of the fields that are named, and the row's own others."""
+    batch, taken = batch.numpy(), dict(rule.steps)
+    before, after = (max(0, *(sign * each[end] for each in taken.values())) for sign, end in ((-1, 0), (1, -1)))
+    for i, ticket in enumerate(batch.ticket.tolist()):
+        steps, is_complete = oracle.around(ticket, before, after)
+        assert is_complete or rule.incomplete == "pad"
+        for name in STEPS:
+            if name not in taken:
+                assert batch[name][i].tobytes() == np.asarray(oracle.rows[ticket][name], batch[name].dtype).tobytes()
+                continue
+            mask = getattr(batch, f"{name}_mask")[i]
+            assert mask.tolist() == [step in steps for step in taken[name]]
+            for k, step in enumerate(taken[name]):
+                nearest = steps[min(max(step, min(steps)), max(steps))]
+                expected = np.asarray(oracle.rows[nearest][name], batch[name].dtype)
+                if step not in steps and rule.pad == "zero":
+                    expected = np.zeros_like(expected)
+                assert np.asarray(batch[name][i, k]).tobytes() == expected.tobytes()
+
+
+RANGES = st.builds(lambda first, count, stride: range(first, first + count * stride, stride),
+                   st.integers(-6, 4), st.integers(1, 5), st.integers(1, 3))  # fmt: skip
 
 
 def rule_of(n: int, gamma: float) -> fr.NStep:
@@ -157,7 +247,8 @@ class Streams(RuleBasedStateMachine):
         made = [rows(int(numbers[i]), [ends[i] == 1], [ends[i] == 2]) for i in range(self.lanes)]
         fields = {name: np.concatenate([each[name] for each in made]) for name in STEPS}
         self.buffer.extend(**fields, mask=np.array(mask))
-        self.oracle.newest = [each if is_kept else None for each, is_kept in zip(self.oracle.newest, mask, strict=True)]
+        for lane in {*range(self.lanes)} - {*kept}:
+            self.oracle.leave_out(lane, is_end=ends[lane] > 0)
         for lane in kept:
             self.oracle.insert(lane, {name: values[lane] for name, values in fields.items()})
 
@@ -165,7 +256,7 @@ class Streams(RuleBasedStateMachine):
     def cut(self, lane: int) -> None:
         lane %= self.lanes
         self.buffer.cut(lane)
-        self.oracle.newest[lane] = None
+        self.oracle.cut(lane)
 
     @rule()
     def clear(self) -> None:
@@ -181,8 +272,10 @@ class Streams(RuleBasedStateMachine):
         ways = {"pickle": lambda b: pickle.loads(pickle.dumps(b)), "copy": copy.copy, "deepcopy": copy.deepcopy}
         self.buffer = ways[how](before)
         # What had left the ring is not saved: a lane whose newest transition had, begins anew.
-        first = self.oracle.first
-        self.oracle.newest = [None if each is None or each < first else each for each in self.oracle.newest]
+        for lane, newest in enumerate(self.oracle.newest):
+            if newest is not None and newest < self.oracle.first:
+                self.oracle.newest[lane] = None
+                self.oracle.lost.add(lane)
 
     @precondition(lambda self: len(self.buffer) > 0)
     @rule(n=st.integers(1, 12), gamma=st.sampled_from([0.0, 0.5, 0.99, 1.0, 1.5]), ahead=st.booleans())
@@ -198,6 +291,50 @@ class Streams(RuleBasedStateMachine):
         drawn = epochs.sample(100)
         assert_follows(self.oracle, drawn, follow)
         assert sorted(map(int, drawn.ticket)) == list(range(self.oracle.first, len(self.oracle.rows)))
+
+    def drawn(self, follow: Any, *, ahead: bool) -> Any:
+        """Give minibatches, or none where nothing is complete."""
+        if ahead:
+            with self.buffer.loader(17, steps=2, follow=follow) as loader:
+                yield from loader
+        else:
+            first = self.buffer.sample(33, follow=follow)
+            yield first
+            yield self.buffer.sample(33, follow=follow, out=first)
+
+    @precondition(lambda self: len(self.buffer) > 0)
+    @rule(
+        follow=st.builds(
+            fr.Sequence,
+            st.integers(1, 9),
+            st.integers(0, 7),
+            st.integers(1, 3),
+            st.sampled_from(["pad", "redraw"]),
+            st.sampled_from(["edge", "zero"]),
+            st.sampled_from([(), ("costs",), ("action", "observation")]),
+        ),
+        ahead=st.booleans(),
+    )
+    def sample_sequences(self, follow: fr.Sequence, *, ahead: bool) -> None:
+        tickets = range(self.oracle.first, len(self.oracle.rows))
+        reach = follow.burn_in * follow.stride, (follow.length - 1) * follow.stride
+        if follow.incomplete == "redraw" and not any(self.oracle.around(t, *reach)[1] for t in tickets):
+            with pytest.raises(ValueError, match="no window of"):
+                next(iter(self.drawn(follow, ahead=False)))
+            return
+        for batch in self.drawn(follow, ahead=ahead):
+            assert_surrounds(self.oracle, batch, follow)
+        if follow.incomplete == "pad":
+            drawn = self.buffer.sampler(draw=fr.Epochs(), follow=follow).sample(100)
+            assert_surrounds(self.oracle, drawn, follow)
+            assert sorted(map(int, drawn.ticket)) == [*tickets]
+
+    @precondition(lambda self: len(self.buffer) > 0)
+    @rule(observation=RANGES, costs=RANGES, pad=st.sampled_from(["edge", "zero"]), ahead=st.booleans())
+    def sample_windows(self, observation: range, costs: range, pad: Any, *, ahead: bool) -> None:
+        follow = fr.Window({"observation": observation, "costs": costs}, pad=pad)
+        for batch in self.drawn(follow, ahead=ahead):
+            assert_windows(self.oracle, batch, follow)
 
     @invariant()
     def holds_as_many(self) -> None:

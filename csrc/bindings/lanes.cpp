@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -71,6 +72,23 @@ bool restore_links(Lanes& lanes, Ticket first, const LaneNumbers& numbers, const
   if (numbers.size() != bits.size()) throw py::value_error{"as many lanes as links"};
   const auto count = static_cast<std::size_t>(numbers.size());
   return lanes.restore(first, {numbers.data(), count}, {bits.data(), count});
+}
+
+using LaneStates = py::array_t<std::uint8_t, py::array::c_style>;
+using LaneTickets = py::array_t<std::uint64_t, py::array::c_style>;
+
+std::pair<LaneStates, LaneTickets> save_states(Lanes& lanes) {
+  const auto count = static_cast<py::ssize_t>(lanes.num_lanes());
+  LaneStates states(count);
+  LaneTickets ends(count);
+  std::fill_n(ends.mutable_data(), count, 0);
+  lanes.save_states({states.mutable_data(), lanes.num_lanes()}, {ends.mutable_data(), lanes.num_lanes()});
+  return {states, ends};
+}
+
+bool restore_states(Lanes& lanes, const LaneStates& states, const LaneTickets& ends) {
+  return lanes.restore_states({states.data(), static_cast<std::size_t>(states.size())},
+                              {ends.data(), static_cast<std::size_t>(ends.size())});
 }
 
 using FieldOfNumbers = std::pair<std::size_t, bool>;  // (field, is it double)
@@ -158,6 +176,8 @@ void bind_lanes(py::module_& m) {
       .def_property("skips_resets", &Lanes::skips_resets, &Lanes::skip_resets)
       .def("cut", &cut_lanes, py::arg("lane"))
       .def("save", &save_links, py::arg("first"), py::arg("count"))
+      .def("save_states", &save_states)
+      .def("restore_states", &restore_states, py::arg("states").noconvert(), py::arg("ends").noconvert())
       .def("restore", &restore_links, py::arg("first"), py::arg("lanes").noconvert(), py::arg("links").noconvert())
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
@@ -169,6 +189,8 @@ void bind_lanes(py::module_& m) {
       .def(py::init(&new_follow), py::arg("lanes"), py::arg("most_before"), py::arg("most_after"),
            py::arg("is_redrawn"), py::arg("ways_part"), py::arg("taken"), py::arg("said"), py::arg("sums").none(true),
            py::keep_alive<1, 2>())
+      .def_property_readonly("num_steps", &FollowRule::num_steps)
+      .def("longest", [](const FollowRule& follow) { return follow.following().lanes.longest(); })
       .def("staged", &FollowRule::staged, py::keep_alive<0, 1>());
 
   m.def("begin_in_child", &begin_in_child, py::arg("ring"), py::arg("priorities").none(true),

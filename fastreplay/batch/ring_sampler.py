@@ -6,6 +6,7 @@ from __future__ import annotations
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from fastreplay import _core
 from fastreplay.batch.loader import Loader
 from fastreplay.support.living import Living
 from fastreplay.support.threads import follow_torch
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from fastreplay import _core
     from fastreplay.batch.delivery import Delivery
     from fastreplay.batch.form import Form
     from fastreplay.batch.minibatch import Minibatch
@@ -141,6 +141,12 @@ class RingSampler:
 
     def describe_nothing(self, batch_size: int) -> str:  # noqa: ARG002 - for draws of a whole batch
         """Say why there is nothing to draw from."""
+        if isinstance(self._from, _core.Follow) and len(self._ring):
+            count, longest = self._from.longest()
+            return (
+                f"sample: no window of {self._from.num_steps} steps is complete among {count:,} transitions; "
+                f"the longest trajectory has {longest:,}"
+            )
         first, end = self._ring.window()
         unfinished = self._ring.num_reserved - max(first, end)
         if unfinished == 0:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Links", "SavedLinks", "checked_links"]
 
+_MOST_STATE = 4
+
 
 class SavedLinks(NamedTuple):
     """Lanes and links of transitions, from one ticket on; those of others are not known."""
@@ -25,6 +27,8 @@ class SavedLinks(NamedTuple):
     lanes: NDArray[np.uint32]
     links: NDArray[np.uint8]  # what came before and after, as the core says it
     skips_resets: bool
+    states: NDArray[np.uint8]  # where each lane stands
+    ends: NDArray[np.uint64]  # one past its newest ticket then
 
     def check(self, lanes: Lanes) -> None:
         """Refuse what is of more lanes than there are.
@@ -34,11 +38,14 @@ class SavedLinks(NamedTuple):
         """
         if len(self.lanes) and int(self.lanes.max()) >= lanes.core.num_lanes:
             raise ValueError(f"links: expected lanes in [0, {lanes.core.num_lanes}), got {int(self.lanes.max())}")
+        if len(self.states) != lanes.core.num_lanes:
+            raise ValueError(f"links: expected the states of {lanes.core.num_lanes} lanes, got {len(self.states)}")
 
     def restore(self, lanes: Lanes) -> None:
         """Link the transitions of a ring that nobody else uses."""
         lanes.core.skips_resets = self.skips_resets
         lanes.core.restore(self.first, self.lanes, self.links)
+        lanes.core.restore_states(self.states, self.ends)
 
 
 class Links:
@@ -61,7 +68,9 @@ class Links:
         first, end = self._ring.window()
         lanes, links, oldest = core.save(first, end - first)
         num_lost = min(max(oldest - first, 0), end - first)
-        return SavedLinks(first + num_lost, lanes[num_lost:].copy(), links[num_lost:].copy(), core.skips_resets)
+        return SavedLinks(
+            first + num_lost, lanes[num_lost:].copy(), links[num_lost:].copy(), core.skips_resets, *core.save_states()
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SavedLinks, tuple(self.read())
@@ -77,12 +86,19 @@ def checked_links(links: object) -> SavedLinks:
         return links.read()
     if not isinstance(links, SavedLinks):
         raise ValueError(f"links: expected SavedLinks, got {type(links).__name__}")
-    arrays: tuple[tuple[str, Any, Any], ...] = (("lanes", links.lanes, np.uint32), ("links", links.links, np.uint8))
+    arrays: tuple[tuple[str, Any, Any], ...] = (
+        ("lanes", links.lanes, np.uint32),
+        ("links", links.links, np.uint8),
+        ("states", links.states, np.uint8),
+        ("ends", links.ends, np.uint64),
+    )
     for name, values, dtype in arrays:
         if not isinstance(values, np.ndarray) or values.dtype != dtype or values.ndim != 1:
             raise ValueError(f"links: expected {name} as an array (n,) of {np.dtype(dtype)}")
     if len(links.lanes) != len(links.links):
         raise ValueError(f"links: expected as many lanes as links, got {len(links.lanes)} and {len(links.links)}")
+    if len(links.states) != len(links.ends) or (links.states > _MOST_STATE).any():
+        raise ValueError(f"links: expected states up to {_MOST_STATE}, and as many tickets, got {links.states}")
     if not isinstance(links.skips_resets, bool):
         raise ValueError(f"links: expected a bool of skips_resets, got {links.skips_resets!r}")
     checked_ticket("links", links.first)

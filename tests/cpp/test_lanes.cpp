@@ -495,6 +495,23 @@ struct Trial {
           .stored_discount = {},
           .discount_part = 3,
           .is_discount_double = true}};
+  // Three steps before and four after, each as the record has it; padded, or drawn again.
+  static constexpr std::size_t kBefore = 3;
+  static constexpr std::size_t kAround = 8;
+  fastreplay::WindowRule padded = around(false);
+  fastreplay::WindowRule complete = around(true);
+  [[nodiscard]] static fastreplay::WindowRule around(bool is_redrawn) {
+    const fastreplay::Steps steps{.first = -static_cast<std::int64_t>(kBefore), .count = kAround, .stride = 1};
+    return {.most_before = kBefore,
+            .most_after = kAround - kBefore - 1,
+            .is_redrawn = is_redrawn,
+            .ways_part = 5,
+            .taken = {{.steps = steps, .pads_with_zeros = false, .fields = {0}, .parts = {0}}},
+            .said = {{.steps = steps, .what = fastreplay::Saying::kReal, .part = 1},
+                     {.steps = steps, .what = fastreplay::Saying::kTrained, .part = 2},
+                     {.steps = steps, .what = fastreplay::Saying::kFirst, .part = 3}},
+            .sums = std::nullopt};
+  }
   // How many transitions of each lane are in, and linked.
   std::vector<std::atomic<std::uint64_t>> num_linked =
       std::vector<std::atomic<std::uint64_t>>(num_writers * kLanesOfOne);
@@ -513,9 +530,10 @@ struct Wrong {
   std::uint64_t sums = 0;       // of other steps
   std::uint64_t ends = 0;       // records of another step than the last
   std::uint64_t shortened = 0;  // although the next step was there
+  std::uint64_t around = 0;     // steps that do not follow each other, or that are said to be what they are not
   std::uint64_t stuck = 0;      // inserts that were refused
 
-  [[nodiscard]] std::uint64_t total() const { return starts + lengths + sums + ends + shortened + stuck; }
+  [[nodiscard]] std::uint64_t total() const { return starts + lengths + sums + ends + shortened + around + stuck; }
 };
 
 class Writer {
@@ -596,8 +614,9 @@ class Watcher {
     const fastreplay::Following following{trial_.lanes, trial_.rule};
     const std::size_t num_rows = sampler_.sample(trial_.ring, block_, 0, &following);
     for (std::size_t row = 0; row < num_rows; ++row) verify(row);
+    const std::size_t num_around = sample_around(trial_.padded) + sample_around(trial_.complete);
     // relaxed: a pace.
-    trial_.num_sampled.fetch_add(num_rows, std::memory_order_relaxed);
+    trial_.num_sampled.fetch_add(num_rows + num_around, std::memory_order_relaxed);
     if (num_rows == 0) std::this_thread::yield();
   }
 
@@ -637,9 +656,52 @@ class Watcher {
     if (is_short && number + num_steps < num_linked_[lane]) ++wrong_.shortened;
   }
 
+  std::size_t sample_around(const fastreplay::WindowRule& rule) {
+    const fastreplay::Following following{trial_.lanes, rule};
+    const std::size_t num_rows = sampler_.sample(trial_.ring, around_, 0, &following);
+    for (std::size_t row = 0; row < num_rows; ++row) wrong_.around += is_right(row, rule.is_redrawn) ? 0 : 1;
+    return num_rows;
+  }
+
+  // What follows each other does so in its lane, what is missing the trajectory has not, or the ring.
+  [[nodiscard]] bool is_right(std::size_t row, bool is_complete) const {
+    constexpr std::size_t kDrawn = Trial::kBefore;
+    const auto keys = std::span{reinterpret_cast<const Key*>(around_.part(0)), 32 * Trial::kAround}
+                          .subspan(
+        row * Trial::kAround, Trial::kAround);
+    const auto is = [&](std::size_t what, std::size_t k) {
+      return around_.part(what)[row * Trial::kAround + k] == std::byte{1};
+    };
+    const auto [lane, episode, drawn_step, drawn_number] = keys[kDrawn];
+    const Place drawn{episode, drawn_step};
+    if (lane >= num_linked_.size() || drawn_step >= drawn.length(lane) || !is(1, kDrawn)) return false;
+    std::size_t begin = kDrawn;
+    std::size_t end = kDrawn + 1;
+    while (begin > 0 && is(1, begin - 1)) --begin;
+    while (end < Trial::kAround && is(1, end)) ++end;
+    for (std::size_t k = 0; k < Trial::kAround; ++k) {
+      const std::size_t nearest = std::clamp(k, begin, end - 1);
+      const Key expected{lane, episode, drawn_step + nearest - kDrawn, drawn_number + nearest - kDrawn};
+      const bool is_there = k == nearest;
+      if (keys[k] != expected || is(1, k) != is_there || is(2, k) != (is_there && k >= kDrawn)) return false;
+      if (is(3, k) != (is_there && keys[k][2] == 0)) return false;
+    }
+    if (is_complete && begin > 0 && keys[begin][2] != 0) return false;
+    const bool is_last = keys[end - 1][2] + 1 == drawn.length(lane);
+    return end == Trial::kAround || is_last || (!is_complete && keys[end - 1][3] + 1 >= num_linked_[lane]);
+  }
+
   Trial& trial_;
   Sampler sampler_;
   Wrong& wrong_;
+  fastreplay::Block around_{
+      {{.source = fastreplay::Source::kMade, .row_bytes = 32 * Trial::kAround},
+       {.source = fastreplay::Source::kMade, .row_bytes = Trial::kAround},
+       {.source = fastreplay::Source::kMade, .row_bytes = Trial::kAround},
+       {.source = fastreplay::Source::kMade, .row_bytes = Trial::kAround},
+       {.source = fastreplay::Source::kTicket, .row_bytes = 8},
+       {.source = fastreplay::Source::kMade, .row_bytes = fastreplay::Ways::row_bytes(Trial::kAround)}},
+      32};
   std::vector<std::uint64_t> num_linked_ = std::vector<std::uint64_t>(trial_.num_linked.size());
   fastreplay::Block block_{{{.source = fastreplay::Source::kStart, .row_bytes = 32, .field = 0},
                             {.source = fastreplay::Source::kEnd, .row_bytes = 32, .field = 0},
@@ -670,7 +732,7 @@ void test_beside_writers(std::size_t capacity, std::size_t num_writers, std::siz
     if (each.total() == 0) continue;
     std::cerr << "capacity " << capacity << ", writers " << num_writers << ", samplers " << num_samplers << ": "
               << each.starts << " starts, " << each.lengths << " lengths, " << each.sums << " sums, " << each.ends
-              << " ends, " << each.shortened << " shortened; " << each.stuck << " stuck\n";
+              << " ends, " << each.shortened << " shortened, " << each.around << " around; " << each.stuck << " stuck\n";
   }
 }
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
-LINKS, LANES, N_STEPS = "lanes/links.hpp", "lanes/lanes.cpp", "batch/n_steps.cpp"
+LINKS, LANES = "lanes/links.hpp", "lanes/lanes.cpp"
+WALKS, WINDOWS, DISCOUNTED = "batch/walks.hpp", "batch/windows.cpp", "batch/discounted_sums.cpp"
 PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
 
 
@@ -150,10 +151,10 @@ MUTANTS = (
     Mutant(
         "validation before the copy",
         SAMPLE,
-        "    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);\n"
+        "    const Ticket least = copy_chunk(follow, row, num_rows, shares);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
-        "    const Ticket smallest = copy_chunk(follow, block, row, num_rows, shares);\n",
+        "    const Ticket least = copy_chunk(follow, row, num_rows, shares);\n",
     ),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
@@ -170,14 +171,14 @@ MUTANTS = (
     Mutant(
         "redrawn rows are not validated",
         SAMPLE,
-        "} while (follow.copy(row, 1) < ring.oldest_whole());",
+        "} while (follow.copy(row, 1) <= ring.oldest_whole());",
         "} while (follow.copy(row, 1) > ring.oldest_whole() + ring.capacity());",
     ),
     Mutant(
         "one rejected row is kept",
         SAMPLE,
-        "if (block.tickets()[row] >= oldest_whole) continue;",
-        "if (block.tickets()[row] + 1 >= oldest_whole) continue;",
+        "if (follow.rank(row) > oldest_whole) continue;",
+        "if (follow.rank(row) + 1 > oldest_whole) continue;",
     ),
     Mutant("reads are not validated", READ, "if (smallest >= ring.oldest_whole())", "if (smallest + 1 > 0)"),
     Mutant("slots are counted from the wrong end", READ, "newest_slot - value + capacity;", "value - newest_slot;"),
@@ -199,9 +200,9 @@ MUTANTS = (
     # Draws that are not uniform.
     Mutant(
         "a rejected row is replaced by its neighbour",
-        SAMPLE,
-        "draw.again(row, attempt);",
-        "(void)attempt, block.tickets()[row] = ring.oldest_whole() + row % 4;",
+        DRAW,
+        "const bool is_drawn = another(row, attempt, suitable);",
+        "const bool is_drawn = (tickets_[row] = ring_.oldest_whole() + row % 4, suitable.are_all() || attempt > 0);",
         test="uniform",
     ),
     Mutant(
@@ -355,23 +356,65 @@ MUTANTS = (
     ),
     Mutant(
         "a step counts with the weight of the next",
-        N_STEPS,
-        "    at(place.slot, weight);\n    weight *= rule_.gamma;\n",
-        "    weight *= rule_.gamma;\n    at(place.slot, weight);\n",
+        DISCOUNTED,
+        "    at(slots[k], weight);\n    weight = next_weight(weight, slots[k]);\n",
+        "    weight = next_weight(weight, slots[k]);\n    at(slots[k], weight);\n",
+        test="lanes",
+    ),
+    Mutant(
+        "far steps are summed again from the second",
+        DISCOUNTED,
+        "  for (Place place = begin;;) {\n    at(",
+        "  for (Place place = links_.later(begin, num_steps > 1 ? 1 : 0);;) {\n    at(",
         test="lanes",
     ),
     Mutant(
         "the last record is that of one step before",
-        N_STEPS,
-        "walk = {.last = next, .ticket",
-        "walk = {.last = walk.num_steps > 1 ? next : walk.last, .ticket",
+        WALKS,
+        "way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);",
+        "way.last_slot = ways.slots(first_row + i)[way.num_after > 1 ? 1 : 0];",
         test="lanes",
     ),
     Mutant(
-        "what follows a transition is not what is whole",
-        N_STEPS,
-        "return *std::ranges::min_element(tickets);",
-        "return *std::ranges::max_element(tickets);",
+        "a row is whole if its newest step is",
+        WINDOWS,
+        "least = std::min(least, rank(row));",
+        "least = rank(row);",
+        test="lanes",
+    ),
+    Mutant(
+        "what comes before the drawn record need not be whole",
+        WALKS,
+        "      way.oldest = steps[i].ticket;\n",
+        "",
+        test="lanes",
+    ),
+    Mutant(
+        "a lost beginning is one",
+        WALKS,
+        "way.begins = links_.before(way.first_slot) == Before::kFirst;",
+        "way.begins = !is_gap(links_.before(way.first_slot));",
+        test="lanes",
+    ),
+    Mutant(
+        "what has no successor yet is complete",
+        WALKS,
+        "return after == After::kEnded || after == After::kCut; }",
+        "return !is_gap(after); }",
+        test="lanes",
+    ),
+    Mutant(
+        "steps before the drawn one are trained",
+        WINDOWS,
+        "if (said.what == Saying::kTrained) begin",
+        "if (said.what == Saying::kFirst) begin",
+        test="lanes",
+    ),
+    Mutant(
+        "what is missing at the end is what came first",
+        WINDOWS,
+        ": ways_[row].last_slot;",
+        ": ways_[row].first_slot;",
         test="lanes",
     ),
     Mutant("a lane has two owners", LANES, "        found == owner) {", "        found != 0) {", test="lanes"),

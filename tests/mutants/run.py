@@ -29,14 +29,15 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
 SOURCES = (
     "batch/block.cpp",
+    "batch/discounted_sums.cpp",
     "batch/draw.cpp",
     "batch/epochs.cpp",
     "batch/helpers.cpp",
     "batch/layout.cpp",
-    "batch/n_steps.cpp",
     "batch/priority_draw.cpp",
     "batch/read.cpp",
     "batch/sample.cpp",
+    "batch/windows.cpp",
     "lanes/lanes.cpp",
     "priority/mass.cpp",
     "priority/power.cpp",
@@ -49,6 +50,7 @@ SOURCES = (
 )
 # The source that a header of the core is compiled with.
 COMPILED_BY = {
+    "batch/walks.hpp": "batch/windows.cpp",
     "lanes/links.hpp": "lanes/lanes.cpp",
     "priority/leaf.hpp": "priority/priorities.cpp",
     "priority/leaves.hpp": "priority/priorities.cpp",

@@ -157,6 +157,23 @@ void Lanes::leave_out(std::size_t lane, std::span<const Rows> fields, std::size_
   }
 }
 
+std::pair<std::size_t, std::size_t> Lanes::longest() const {
+  std::vector<std::size_t> lengths(lanes_.size());  // of the latest trajectory of each lane
+  std::size_t count = 0;
+  std::size_t longest = 0;
+  const Window window = ring_.window();
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+    const std::size_t slot = ring_.slot(ticket);
+    if (!ring_.is_published(ticket, window) || links_.lane(slot) >= lengths.size()) continue;
+    std::size_t& length = lengths[links_.lane(slot)];
+    const Gap before = links_.before(slot);
+    length = is_gap(before) && before <= ticket - window.first ? length + 1 : 1;
+    longest = std::max(longest, length);
+    ++count;
+  }
+  return {count, longest};
+}
+
 Ticket Lanes::save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::uint8_t> links) const noexcept {
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     const Ticket ticket = first + i;
@@ -179,6 +196,38 @@ bool Lanes::restore(Ticket first, std::span<const std::uint32_t> lanes, std::spa
   }
   relink(known, known_end);
   if (known_end < window.end) std::ranges::for_each(lanes_, [this](Lane& lane) { lose_track(lane); });
+  return true;
+}
+
+void Lanes::save_states(std::span<std::uint8_t> states, std::span<Ticket> ends) noexcept {
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    const std::span<const std::int64_t> number = in_order().subspan(i, 1);
+    const auto owner = reinterpret_cast<Owner>(&number);
+    states[i] = kNobodyKnows;
+    if (enter(number, owner) != kNone) continue;
+    states[i] = static_cast<std::uint8_t>(lanes_[i].state);
+    const bool is_unused = lanes_[i].state == State::kBeginning && lanes_[i].last == 0;
+    ends[i] = is_unused ? 0 : lanes_[i].last + 1;
+    leave(number, owner);
+  }
+}
+
+bool Lanes::restore_states(std::span<const std::uint8_t> states, std::span<const Ticket> ends) {
+  if (states.size() != lanes_.size() || ends.size() != lanes_.size()) return false;
+  if (std::ranges::any_of(states, [](std::uint8_t state) { return state > kNobodyKnows; })) return false;
+  const Window window = ring_.window();
+  std::vector<bool> has_any(lanes_.size());
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) has_any[links_.lane(ring_.slot(ticket))] = true;
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& lane = lanes_[i];
+    const auto state = static_cast<State>(states[i]);
+    const bool is_of_then = states[i] != kNobodyKnows && ends[i] <= window.end;
+    if (is_of_then && state != State::kMidway) {
+      lane.state = state;
+    } else if (!has_any[i]) {
+      lane.state = State::kBroken;
+    }
+  }
   return true;
 }
 

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "lanes/links.hpp"
@@ -78,12 +79,22 @@ class Lanes {
     const std::int64_t* lanes_;
   };
 
+  // How many transitions there are, and how many the longest trajectory has of them. Throws std::bad_alloc.
+  [[nodiscard]] std::pair<std::size_t, std::size_t> longest() const;
+
   // Reads how tickets first, first + 1, ... are linked, all published, while others insert. Returns the oldest of which
   // that is known.
   [[nodiscard]] Ticket save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::uint8_t> links) const noexcept;
   // Links what lies in the ring anew, nobody else using it: all that was saved, and the rest by itself; where that came
   // later, every lane begins anew. False, with nothing changed, where a lane is none.
   [[nodiscard]] bool restore(Ticket first, std::span<const std::uint32_t> lanes, std::span<const std::uint8_t> links);
+
+  // Reads where each lane stands, and one past its newest ticket then; kNobodyKnows of one that somebody is in.
+  static constexpr std::uint8_t kNobodyKnows = 4;
+  void save_states(std::span<std::uint8_t> states, std::span<Ticket> ends) noexcept;
+  // After restore(): lanes of which no transition was saved, or whose newest was not, go on as they stood, or anew.
+  // False, with nothing changed, where they are not as many, or there is no such state.
+  [[nodiscard]] bool restore_states(std::span<const std::uint8_t> states, std::span<const Ticket> ends);
 
   // In the child after a fork, the ring's unfinished tickets discarded: each transition that was moved to an earlier
   // ticket, in ascending order; then all links anew. A lane whose insert was unfinished begins anew.
