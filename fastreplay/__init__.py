@@ -22,9 +22,8 @@ from fastreplay.buffer.n_step import NStep
 from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
-from fastreplay.buffer.sequence import Sequence
 from fastreplay.buffer.state import SamplerStats, Stats
-from fastreplay.buffer.window import Window
+from fastreplay.buffer.windows import Sequence, Window
 from fastreplay.buffer.workers import worker_init_fn
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema

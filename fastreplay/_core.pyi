@@ -176,10 +176,7 @@ class Follow:
         ways_part: int,
         taken: Sequence[tuple[tuple[int, int, int], bool, Sequence[int], Sequence[int]]],
         said: Sequence[tuple[tuple[int, int, int], int, int]],
-        sums: tuple[
-            float, Sequence[tuple[tuple[int, bool], int]], Sequence[tuple[int, bool]], int, bool
-        ]
-        | None,
+        sums: tuple[float, Sequence[tuple[tuple[int, bool], int]], Sequence[tuple[int, bool]], int, bool] | None,
     ) -> None: ...
     def staged(self) -> Follow: ...
 

@@ -27,9 +27,15 @@ HARMLESS: dict[str, str] = {
     "fr.Minibatch.items": "it hands out what there is",
     "fr.Priorities.__post_init__": "__init__ calls it, and refuses",
     "fr.Priorities.lap": "it takes nothing",
-    "fr.NStep.__post_init__": "__init__ calls it, and refuses",
-    "fr.NStep.__repr__": "it describes values",
-    "fr.NStep.__eq__": "it compares values",
+    **{
+        f"fr.{rule}.{name}": reason
+        for rule in ("NStep", "Sequence", "Window")
+        for name, reason in {
+            "__post_init__": "__init__ calls it, and refuses",
+            "__repr__": "it describes values",
+            "__eq__": "it compares values",
+        }.items()
+    },
     "fr.Priorities.__repr__": "it describes values",
     "fr.Priorities.__eq__": "it compares values",
     "fr.Prioritized.__init__": "it takes nothing",

@@ -119,6 +119,9 @@ FOLLOW: dict[str, dict[str, Any]] = {
         "follow: no such discount": (ValueError, sampled(fr.NStep(2, 0.9, discount="discount"))),
         "follow: a discount of a shape": (ValueError, sampled(fr.NStep(2, 0.9, discount="observation"))),
         "follow: no lanes": (ValueError, lambda s: Call(s.alone.sample, 4, follow=fr.NStep(2, 0.9))),
+        "follow: a sequence of no such field": (ValueError, sampled(fr.Sequence(2, first_only="state"))),
+        "follow: a window of no such field": (ValueError, sampled(fr.Window({"state": range(2)}))),
+        "follow: out of transitions": (ValueError, lambda s: Call(s.b.sample, 4, out=s.plain, follow=fr.Sequence(2))),
         "follow: integers": (ValueError, lambda s: Call(s.stored.sample, 4, follow=fr.NStep(2, 0.9))),
         "follow: a discount that is stored": (
             ValueError,
@@ -137,6 +140,10 @@ FOLLOW: dict[str, dict[str, Any]] = {
     },
     "fr.ReplayBuffer.loader": {
         "follow: no rule": (TypeError, lambda s: Call(s.b.loader, 4, follow=0)),
+        "follow: draws again in epochs": (
+            ValueError,
+            lambda s: Call(s.b.loader, 4, replacement=False, follow=fr.NStep(2, 0.9, incomplete="redraw")),
+        ),
         "follow: no lanes": (ValueError, lambda s: Call(s.alone.loader, 4, follow=fr.NStep(2, 0.9))),
     },
 }
@@ -172,7 +179,40 @@ MADE: dict[str, dict[str, Any]] = {
         "a reward twice": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, reward=["r", "r"])),
         "a reward that is the discount": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, reward="r", discount="r")),
         "a discount by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, discount=4)),
+        "another way with what is missing": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, incomplete="pad")),
     },
+    "fr.Sequence.__init__": {
+        "no steps": (ValueError, lambda s: Call(Native.Sequence, 0)),
+        "half a step": (TypeError, lambda s: Call(Native.Sequence, 1.5)),
+        "steps beyond all": (ValueError, lambda s: Call(Native.Sequence, 2**20, 0, 2**20)),
+        "a negative burn-in": (ValueError, lambda s: Call(Native.Sequence, 4, -1)),
+        "no stride": (ValueError, lambda s: Call(Native.Sequence, 4, 0, 0)),
+        "another way with what is missing": (ValueError, lambda s: Call(Native.Sequence, 4, incomplete="shorten")),
+        "padding by a number": (TypeError, lambda s: Call(Native.Sequence, 4, pad=0)),
+        "another padding": (ValueError, lambda s: Call(Native.Sequence, 4, pad="zeros")),
+        "fields by position": (TypeError, lambda s: Call(Native.Sequence, 4, first_only=[1])),
+    },
+    "fr.Window.__init__": {
+        "no mapping": (TypeError, lambda s: Call(Native.Window, range(3))),
+        "no fields": (ValueError, lambda s: Call(Native.Window, {})),
+        "fields by position": (TypeError, lambda s: Call(Native.Window, {0: range(3)})),
+        "no steps": (ValueError, lambda s: Call(Native.Window, {"observation": []})),
+        "one step by itself": (TypeError, lambda s: Call(Native.Window, {"observation": 3})),
+        "half a step": (TypeError, lambda s: Call(Native.Window, {"observation": [0, 0.5]})),
+        "steps that are not equally far apart": (ValueError, lambda s: Call(Native.Window, {"observation": [0, 1, 3]})),
+        "steps backwards": (ValueError, lambda s: Call(Native.Window, {"observation": range(3, 0, -1)})),
+        "a step twice": (ValueError, lambda s: Call(Native.Window, {"observation": [1, 1]})),
+        "steps beyond all": (ValueError, lambda s: Call(Native.Window, {"observation": [2**40]})),
+        "another padding": (ValueError, lambda s: Call(Native.Window, {"observation": [0]}, pad="mean")),
+    },
+    "fr.Sequence.__setattr__": {
+        "a change": (FrozenInstanceError, lambda s: Call(setattr, fr.Sequence(2), "length", 3))
+    },
+    "fr.Sequence.__delattr__": {"a change": (FrozenInstanceError, lambda s: Call(delattr, fr.Sequence(2), "length"))},
+    "fr.Window.__setattr__": {
+        "a change": (FrozenInstanceError, lambda s: Call(setattr, fr.Window({"a": [0]}), "pad", 3))
+    },
+    "fr.Window.__delattr__": {"a change": (FrozenInstanceError, lambda s: Call(delattr, fr.Window({"a": [0]}), "pad"))},
     "fr.NStep.__setattr__": {"a change": (FrozenInstanceError, lambda s: Call(setattr, fr.NStep(2, 0.9), "n", 3))},
     "fr.NStep.__delattr__": {"a change": (FrozenInstanceError, lambda s: Call(delattr, fr.NStep(2, 0.9), "n"))},
 }

@@ -21,9 +21,7 @@ class FollowRule {
   FollowRule& operator=(const FollowRule&) = delete;
 
   // That a row has, if it is complete.
-  [[nodiscard]] std::size_t num_steps() const noexcept {
-    return std::size_t{rule_.most_before} + rule_.most_after + 1;
-  }
+  [[nodiscard]] std::size_t num_steps() const noexcept { return std::size_t{rule_.most_before} + rule_.most_after + 1; }
 
   // The same for blocks that somebody sees: they change as a whole, or not at all.
   [[nodiscard]] std::unique_ptr<FollowRule> staged() const {

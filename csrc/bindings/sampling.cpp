@@ -45,8 +45,7 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
   follow.check(block, sampler);
   check_has_weights(block, sampler);
   const WindowRule& rule = follow.following().rule;
-  const std::size_t num_steps =
-      std::min(std::size_t{rule.most_before} + rule.most_after + 1, follow.ring().capacity());
+  const std::size_t num_steps = std::min(std::size_t{rule.most_before} + rule.most_after + 1, follow.ring().capacity());
   std::optional<Block> unseen;
   if (follow.is_staged()) unseen.emplace(block.layout().parts(), block.batch_size());
   const Block& filled = unseen ? *unseen : block;

@@ -11,6 +11,7 @@ from fastreplay import _core
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 

@@ -54,7 +54,7 @@ class RingSampler:
     ) -> None:
         self._ring = ring
         self._from: _core.Ring | _core.Follow = ring  # or what surrounds the rows drawn from it
-        self._from_for_out = self._from  # the same, for blocks that somebody sees
+        self._from_for_out: _core.Ring | _core.Follow = ring  # the same, for blocks that somebody sees
         self._delivery = delivery
         self._rule = rule
         self._shared = [delivery.generator(key, 0, None, rule)]  # for those that follow it, too

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.form import Form
     from fastreplay.batch.waits import Waits
     from fastreplay.buffer.priorities import Priorities
+    from fastreplay.schema import Schema
 
 __all__ = ["Draw", "Epochs", "Prioritized", "Source", "Uniform"]
 

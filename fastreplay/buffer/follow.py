@@ -23,16 +23,16 @@ _KEPT = 8  # steps whose places are kept, where only sums are made of them
 
 
 class Steps(NamedTuple):
-    """Steps first, first + stride, ..., count of them; that of the drawn row is 0."""
+    """Steps first, first + stride, ..., `length` of them; that of the drawn row is 0."""
 
     first: int
-    count: int
+    length: int
     stride: int = 1
 
     @property
     def last(self) -> int:
         """The last of them."""
-        return self.first + (self.count - 1) * self.stride
+        return self.first + (self.length - 1) * self.stride
 
 
 class Followed(NamedTuple):
@@ -47,7 +47,7 @@ class Follow(ABC):
 
     @property
     @abstractmethod
-    def redraws(self) -> bool:
+    def _redraws(self) -> bool:
         """Whether rows are drawn again of whose surroundings a part is missing."""
 
     @abstractmethod
@@ -89,12 +89,12 @@ class Making:
         return name
 
     def take(self, name: str, steps: Steps, *, zeros: bool = False, is_one: bool = False) -> None:
-        """Give a field of some steps, (count, *shape), or of one step as it is."""
+        """Give a field of some steps, (length, *shape), or of one step as it is."""
         position = self._schema.position(name)
         field = self._schema[name]
         if not is_one:
-            self._fields[name] = Field((steps.count, *field.shape), field.dtype)
-        self._parts[position] = (_core.PART_MADE, steps.count * field.row_bytes, 0)
+            self._fields[name] = Field((steps.length, *field.shape), field.dtype)
+        self._parts[position] = (_core.PART_MADE, steps.length * field.row_bytes, 0)
         self._taken.setdefault((steps, zeros), []).append(name)
         self._reach_to(steps)
 
@@ -117,8 +117,8 @@ class Making:
         return part
 
     def say(self, name: str, steps: Steps, what: int) -> None:
-        """Say something of some steps, (count,) bool."""
-        self._said.append((steps, what, self.make_beside(name, Field((steps.count,), _BOOL))))
+        """Say something of some steps, (length,) bool."""
+        self._said.append((steps, what, self.make_beside(name, Field((steps.length,), _BOOL))))
         self._reach_to(steps)
 
     def made(
@@ -137,7 +137,7 @@ class Making:
             positions = [self._schema.position(name) for name in names]
             taken.append((steps, zeros, positions, positions))
         native = _core.Follow(self._lanes.core, before, after, redraws, len(self._parts) - 1, taken, self._said, sums)
-        return Followed(Form(self._schema.with_fields(self._fields), self._parts, self._beside), native)
+        return Followed(Form(self._schema._with_fields(self._fields), self._parts, self._beside), native)
 
     def _reach_to(self, steps: Steps) -> None:
         self._reach = [min(self._reach[0], steps.first), max(self._reach[1], steps.last)]

@@ -64,7 +64,7 @@ class Followers:
             raise ValueError(
                 "follow: expected a buffer with lanes, one for each environment: it knows what comes after what"
             )
-        if rule.redraws and self._sampler.first_epoch is not None:
+        if rule._redraws and self._sampler.first_epoch is not None:
             raise ValueError("incomplete: expected no 'redraw' in epochs, in which every transition has its turn once")
         form, native = rule._followed(self._schema, self._lanes, self._sampler.form)
         key = (form.schema, *form.parts, *form.beside.items())

@@ -73,7 +73,7 @@ class NStep(Follow):
         check_choice("incomplete", self.incomplete, ("shorten", "redraw"))
 
     @property
-    def redraws(self) -> bool:
+    def _redraws(self) -> bool:
         """Whether rows are drawn again whose next transition is not there."""
         return self.incomplete == "redraw"
 
@@ -94,7 +94,7 @@ class NStep(Follow):
         else:
             part, is_double = making.make_beside(_DISCOUNT, Field((), np.float32)), False
         return making.made(
-            redraws=self.redraws, most_after=self.n - 1, sums=(self.gamma, sums, stored, part, is_double)
+            redraws=self._redraws, most_after=self.n - 1, sums=(self.gamma, sums, stored, part, is_double)
         )
 
     @staticmethod

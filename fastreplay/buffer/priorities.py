@@ -183,7 +183,8 @@ def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float6
         raise ValueError(f"priorities: expected {expected}, got {array.shape}")
     there = np.asarray(trained.cpu() if hasattr(trained, "cpu") else trained)
     array = np.where(there, array, 0)
-    return eta * array.max(axis=1) + (1 - eta) * array.sum(axis=1) / there.sum(axis=1)
+    reduced: NDArray[np.float64] = eta * array.max(axis=1) + (1 - eta) * array.sum(axis=1) / there.sum(axis=1)
+    return reduced
 
 
 def numbers(name: str, value: Any) -> NDArray[np.float64]:

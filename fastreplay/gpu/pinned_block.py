@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fastreplay.gpu.device import Device
     from fastreplay.batch.form import Form
+    from fastreplay.gpu.device import Device
 
 __all__ = ["PinnedBlock", "State"]
 

@@ -244,7 +244,7 @@ class Schema(Mapping[str, Field]):
         schema._set(fields, nodes)
         return schema
 
-    def with_fields(self, fields: dict[str, Field]) -> Schema:
+    def _with_fields(self, fields: dict[str, Field]) -> Schema:
         """Return a schema of other fields with the same names, which nest in the same way."""
         return self if fields == self._fields else Schema._of(fields, self._nodes)
 

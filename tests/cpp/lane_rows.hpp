@@ -31,8 +31,6 @@ using fastreplay::Column;
 using fastreplay::EndColumn;
 using fastreplay::Following;
 using fastreplay::Lanes;
-using fastreplay::Ways;
-using fastreplay::WindowRule;
 using fastreplay::Part;
 using fastreplay::Priorities;
 using fastreplay::RecordLayout;
@@ -41,6 +39,8 @@ using fastreplay::Rows;
 using fastreplay::Sampler;
 using fastreplay::Source;
 using fastreplay::Ticket;
+using fastreplay::Ways;
+using fastreplay::WindowRule;
 
 inline constexpr std::size_t kId = 0, kReward = 1, kRewards = 2, kDiscount = 3, kTerminated = 4, kTruncated = 5;
 inline constexpr std::size_t kNumFields = 6;

@@ -666,8 +666,7 @@ class Watcher {
   // What follows each other does so in its lane, what is missing the trajectory has not, or the ring.
   [[nodiscard]] bool is_right(std::size_t row, bool is_complete) const {
     constexpr std::size_t kDrawn = Trial::kBefore;
-    const auto keys = std::span{reinterpret_cast<const Key*>(around_.part(0)), 32 * Trial::kAround}
-                          .subspan(
+    const auto keys = std::span{reinterpret_cast<const Key*>(around_.part(0)), 32 * Trial::kAround}.subspan(
         row * Trial::kAround, Trial::kAround);
     const auto is = [&](std::size_t what, std::size_t k) {
       return around_.part(what)[row * Trial::kAround + k] == std::byte{1};
@@ -732,7 +731,8 @@ void test_beside_writers(std::size_t capacity, std::size_t num_writers, std::siz
     if (each.total() == 0) continue;
     std::cerr << "capacity " << capacity << ", writers " << num_writers << ", samplers " << num_samplers << ": "
               << each.starts << " starts, " << each.lengths << " lengths, " << each.sums << " sums, " << each.ends
-              << " ends, " << each.shortened << " shortened, " << each.around << " around; " << each.stuck << " stuck\n";
+              << " ends, " << each.shortened << " shortened, " << each.around << " around; " << each.stuck
+              << " stuck\n";
   }
 }
 

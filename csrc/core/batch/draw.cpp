@@ -101,10 +101,11 @@ inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept
   return is_drawn && ring_.is_published(ticket, window_);
 }
 
-// A ticket in place of one that is being written, or that does not suit. Should every row of the window be being written
-// (the ring is small, or was cleared just now), their writers get time to finish. Where all suit, a draw that was begun
-// has no other way but to its end: the rows that it overwrote are the caller's, and may not be left half-way.
-[[gnu::noinline]] bool UniformDraw::another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept {
+// A ticket in place of one that is being written, or that does not suit. Should every row of the window be being
+// written (the ring is small, or was cleared just now), their writers get time to finish. Where all suit, a draw that
+// was begun has no other way but to its end: the rows that it overwrote are the caller's, and may not be left half-way.
+[[gnu::noinline]] bool UniformDraw::another(std::size_t row, std::uint64_t& attempt,
+                                            const Suitable& suitable) noexcept {
   Ticket& ticket = tickets_[row];
   for (;;) {
     if (++attempt % kRedraws <= suitable.max_attempts(window_)) {

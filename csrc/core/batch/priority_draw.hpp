@@ -71,8 +71,8 @@ class PriorityDraw {
   void find(Priorities::Turn& turn, Targets& targets) noexcept;
   bool draw_again(Priorities::Turn& turn, std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
   [[nodiscard]] bool draw(Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass) noexcept;
-  [[nodiscard]] bool draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt,
-                                  bool is_by_mass, const Suitable& suitable) noexcept;
+  [[nodiscard]] bool draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass,
+                                  const Suitable& suitable) noexcept;
   [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept;
   [[nodiscard]] Window uncleared(Window window) const noexcept;
   void take(const Priorities::Turn& turn) noexcept;

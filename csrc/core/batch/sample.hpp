@@ -57,8 +57,8 @@ class Sampler {
   void count_on_from(const Sampler& before) noexcept;
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
-  // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where rows
-  // are drawn again that are not complete, and none is. Such rows are not drawn in epochs.
+  // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where
+  // rows are drawn again that are not complete, and none is. Such rows are not drawn in epochs.
   [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0,
                                    const Following* following = nullptr) noexcept;
 

@@ -19,7 +19,7 @@ struct Way {
   std::uint32_t first_slot;  // of step -num_before
   std::uint32_t last_slot;   // of step num_after
   bool begins;               // whether its trajectory begins with the first of them
-  bool is_complete;          // whether its trajectory has no more than what is there, where less is there than was asked for
+  bool is_complete;  // whether its trajectory has no more than what is there, where less is there than was asked for
 };
 
 // The ways of a block's rows, and with each the slots of its first steps: row_bytes a row.
@@ -56,10 +56,10 @@ class Ways {
   std::size_t most_before_;
 };
 
-// Goes from rows to what surrounds them, many rows at once, so that none waits for memory: what a step needs is asked for
-// when the one before is taken; where there are many steps, some before, as if transitions of a lane were equally far
-// apart. `Ahead` asks for what is to be copied: on_way(slot) of a record that a step may come
-// to, at_last(slot) of one that a row ends at.
+// Goes from rows to what surrounds them, many rows at once, so that none waits for memory: what a step needs is asked
+// for when the one before is taken; where there are many steps, some before, as if transitions of a lane were equally
+// far apart. `Ahead` asks for what is to be copied: on_way(slot) of a record that a step may come to, at_last(slot) of
+// one that a row ends at.
 template <class Ahead>
 class Walks {
  public:

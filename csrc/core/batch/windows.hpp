@@ -26,9 +26,7 @@ struct Steps {
   std::size_t stride = 1;
 
   [[nodiscard]] bool operator==(const Steps&) const = default;
-  [[nodiscard]] std::int64_t at(std::size_t k) const noexcept {
-    return first + static_cast<std::int64_t>(k * stride);
-  }
+  [[nodiscard]] std::int64_t at(std::size_t k) const noexcept { return first + static_cast<std::int64_t>(k * stride); }
 };
 
 // What a part says of each of its steps, one byte each, 0 or 1.

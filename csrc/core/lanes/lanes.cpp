@@ -206,8 +206,7 @@ void Lanes::save_states(std::span<std::uint8_t> states, std::span<Ticket> ends) 
     states[i] = kNobodyKnows;
     if (enter(number, owner) != kNone) continue;
     states[i] = static_cast<std::uint8_t>(lanes_[i].state);
-    const bool is_unused = lanes_[i].state == State::kBeginning && lanes_[i].last == 0;
-    ends[i] = is_unused ? 0 : lanes_[i].last + 1;
+    ends[i] = lanes_[i].last + 1;
     leave(number, owner);
   }
 }

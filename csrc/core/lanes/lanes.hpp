@@ -109,7 +109,7 @@ class Lanes {
   struct alignas(kCacheLine) Lane {
     // 0 where it has none. Written by enter() and leave(), which order the rest.
     std::atomic<Owner> owner{0};
-    Ticket last = 0;  // its newest transition, where it is midway
+    Ticket last = ~Ticket{0};  // its newest transition; one before the first ticket where it had none
     State state = State::kBeginning;
     State before_fork = State::kBeginning;
   };

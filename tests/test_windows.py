@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""Sequences and windows: what people meet; test_lanes.py has the machine that compares every step with an oracle."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from support import NativeBuffer
+
+import fastreplay as fr
+
+FIELDS: dict[str, Any] = {"step": ((), "int64"), "reward": (), "terminated": ((), "bool"), "state": (2,)}
+
+
+def filled(lengths: list[int], capacity: int = 1000, **options: Any) -> Any:
+    """Give a buffer of trajectories of these lengths, the last one open, whose steps count up."""
+    buffer = NativeBuffer(capacity, FIELDS, seed=0, lanes=1, **{"output": "numpy", **options})
+    for i, length in enumerate(lengths):
+        steps = np.arange(length)
+        ends = (steps == length - 1) & (i < len(lengths) - 1)
+        buffer.extend(step=steps, reward=steps, terminated=ends, state=np.stack([steps, steps], 1))
+    return buffer
+
+
+def in_order(buffer: Any, follow: Any) -> Any:
+    return buffer.sampler(draw=fr.Epochs(shuffle=False), follow=follow).sample(len(buffer))
+
+
+def test_the_drawn_row_is_the_first_that_is_trained() -> None:
+    batch = in_order(filled([5, 3]), fr.Sequence(3, burn_in=2, first_only="state"))
+    assert batch.step.tolist()[:2] == [[0, 0, 0, 1, 2], [0, 0, 1, 2, 3]]
+    assert batch.mask.tolist()[4] == [True, True, True, False, False]
+    assert batch.trained.tolist()[0] == [False, False, True, True, True]
+    assert batch.is_first.tolist()[1] == [False, True, False, False, False]
+    assert batch.state[:, 0].tolist() == [0, 0, 0, 1, 2, 0, 0, 0]
+    assert (batch.step.shape, batch.state.shape, batch.mask.dtype) == ((8, 5), (8, 2), np.bool_)
+
+
+def test_zeros_and_every_other_step() -> None:
+    batch = in_order(filled([6, 1]), fr.Sequence(2, burn_in=1, stride=2, pad="zero"))
+    assert batch.step.tolist()[1:6] == [[0, 1, 3], [0, 2, 4], [1, 3, 5], [2, 4, 0], [3, 5, 0]]
+    assert batch.mask.tolist()[1:3] == [[False, True, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_incomplete_rows_are_drawn_again(output: str) -> None:
+    """Where a step has left the buffer, or is not in it yet; what the trajectory has not is padded."""
+    buffer = filled([30, 30], capacity=40, output=output)
+    for _ in range(20):
+        batch = buffer.sample(64, follow=fr.Sequence(4, burn_in=3, incomplete="redraw")).numpy()
+        steps, in_second = batch.step[:, 3], batch.ticket >= 30
+        assert (in_second | (steps >= 23)).all()  # the first trajectory's oldest step there is its 20th
+        assert (~in_second | (steps <= 26)).all()
+    assert buffer.stats()["redraws"] > 0
+    drawn = np.bincount(buffer.sample(20_000, follow=fr.Sequence(4, 3, incomplete="redraw")).numpy().ticket)
+    counts = drawn[drawn > 0]
+    assert len(counts) == 7 + 27
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 33 + 5 * np.sqrt(
+        66
+    )  # uniform among what is complete
+
+
+def test_one_complete_row_of_many_is_found() -> None:
+    buffer = filled([1] * 400 + [50] + [1] * 400)
+    window = fr.Window({"step": range(-20, 1)}, incomplete="redraw")
+    assert buffer.sample(8, follow=window).step.shape == (8, 21)
+    buffer = NativeBuffer(5000, FIELDS, seed=0, lanes=1, ends=(), output="numpy")
+    buffer.extend(
+        step=np.arange(5000), reward=np.zeros(5000), terminated=np.zeros(5000, bool), state=np.zeros((5000, 2))
+    )
+    whole = fr.Window({"step": range(5000)}, incomplete="redraw")
+    batch = buffer.sample(4, follow=whole)
+    assert batch.ticket.tolist() == [0] * 4
+    np.testing.assert_array_equal(batch.step[3], np.arange(5000))
+
+
+def test_nothing_complete_says_what_is_missing_and_changes_nothing() -> None:
+    buffer = filled([31, 20])
+    out = buffer.sample(4, follow=fr.Sequence(80, incomplete="pad"))
+    before = {name: value.copy() for name, value in out.items()}
+    buffer.clear()
+    steps = np.arange(31)
+    buffer.extend(step=steps, reward=steps, terminated=steps < 0, state=np.zeros((31, 2)))
+    message = "no window of 80 steps is complete among 31 transitions; the longest trajectory has 31"
+    for draw in (None, fr.Uniform(newest_of=5)):
+        with pytest.raises(ValueError, match=message):
+            buffer.sampler(draw=draw).sample(4, follow=fr.Sequence(80, incomplete="redraw"), out=out)
+    for name, value in out.items():
+        np.testing.assert_array_equal(value, before[name])
+    with (
+        buffer.loader(4, follow=fr.Sequence(80, incomplete="redraw")) as loader,
+        pytest.raises(ValueError, match=message),
+    ):
+        next(loader)
+    with pytest.raises(ValueError, match="incomplete: expected no 'redraw' in epochs"):
+        in_order(buffer, fr.Sequence(4, incomplete="redraw"))
+
+
+def test_n_steps_are_drawn_again_where_they_would_be_fewer() -> None:
+    buffer = filled([10])
+    batch = buffer.sample(500, follow=fr.NStep(4, 1.0, incomplete="redraw"))
+    assert batch.discount.tolist() == [1.0] * 500
+    assert set(batch.ticket.tolist()) == set(range(7))
+    with pytest.raises(ValueError, match="no window of 11 steps is complete among 10 transitions"):
+        buffer.sample(4, follow=fr.NStep(11, 1.0, incomplete="redraw"))
+
+
+def test_a_lost_beginning_is_none_after_a_pickle() -> None:
+    """A lane whose newest transition had left the ring goes on where it was: in the middle of its trajectory."""
+    fields: dict[str, Any] = {"step": ((), "int64"), "done": ((), "bool")}
+    buffer = NativeBuffer(4, fields, seed=0, lanes=3, ends=["done"], output="numpy")
+    buffer.extend(step=[0, 0], done=[False, True], lanes=[1, 2])
+    buffer.extend(step=range(6), done=np.zeros(6, bool), lanes=0)
+    for made in (buffer, pickle.loads(pickle.dumps(buffer))):
+        made.extend(step=[1, 1], done=[False, False], lanes=[1, 2])
+        batch = in_order(made, fr.Sequence(1, burn_in=1))
+        assert batch.is_first[-2:, 1].tolist() == [False, True]
+    for left_out, is_first in ([], True), ([False], False), ([True], True), ([True, False], True):
+        empty = NativeBuffer(4, fields, seed=0, lanes=1, ends=["done"], output="numpy")
+        for is_end in left_out:
+            empty.extend(step=[0], done=[is_end], mask=[False])
+        empty = pickle.loads(pickle.dumps(empty))
+        empty.add(0, False)
+        assert empty.sample(1, follow=fr.Sequence(1)).is_first.tolist() == [[is_first]]
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, lambda x: torch.tensor(x, requires_grad=True)])
+def test_errors_of_sequences_are_reduced_over_trained_steps(kind: Any) -> None:
+    buffer = filled([5, 3], priorities=fr.Priorities(alpha=1, eps=0))
+    batch = buffer.sample(16, follow=fr.Sequence(3, burn_in=2))
+    errors = np.where(batch.trained, -1.0 - np.arange(5), np.nan)  # what is not trained counts for nothing
+    assert buffer.update_priorities(batch, kind(errors)) == (16, 0)
+    trained = [np.abs(errors[i][batch.trained[i]]) for i in range(16)]
+    expected = [0.9 * each.max() + 0.1 * each.mean() for each in trained]
+    assert buffer.max_priority == pytest.approx(max(expected))
+    buffer.update_priorities(batch, kind(errors), eta=0.5)
+    again = buffer.sample(64)
+    by_ticket = {
+        t: 0.5 * each.max() + 0.5 * each.mean() for t, each in zip(batch.ticket.tolist(), trained, strict=True)
+    }
+    total = sum(by_ticket.get(t, 1.0) for t in range(8))
+    for ticket, probability in zip(again.ticket.tolist(), again.probability.tolist(), strict=True):
+        assert probability == pytest.approx(by_ticket.get(ticket, 1.0) / total, rel=1e-5)
+    errors[3, 2] = np.inf
+    with pytest.raises(ValueError, match=r"priorities\[3\]: expected a finite number"):
+        buffer.update_priorities(batch, kind(errors))
+    with pytest.raises(ValueError, match=r"priorities: expected \(16,\) or \(16, 5\), got \(16, 3\)"):
+        buffer.update_priorities(batch, kind(errors[:, 2:]))
+    with pytest.raises(ValueError, match=r"priorities: expected \(64,\), got \(64, 2\)"):
+        buffer.update_priorities(again, kind(np.ones((64, 2))))
+
+
+def test_windows_of_dicts_have_a_mask_a_name() -> None:
+    space = gym.spaces.Dict({"eye": gym.spaces.Box(0, 255, (2, 2), np.uint8), "arm": gym.spaces.Box(-1, 1, (3,))})
+    schema = fr.Schema.from_spaces(space, gym.spaces.Box(-1, 1, (1,)))
+    buffer: Any = fr.ReplayBuffer(100, schema, lanes=1, seed=0, output="numpy")
+    for t in range(12):
+        seen = {"eye": np.full((2, 2), t, np.uint8), "arm": np.full(3, t / 12)}
+        buffer.add(seen, [0.0], 1.0, seen, t == 11, False)
+    batch = in_order(buffer, fr.Window({"observation": [-4, -2, 0], "action": range(8)}))
+    assert batch.observation["eye"].shape == (12, 3, 2, 2)
+    assert batch.observation["eye"][5, :, 0, 0].tolist() == [1, 3, 5]
+    assert batch.observation_mask[1].tolist() == [False, False, True]
+    assert batch["action_mask"].sum(1).tolist() == [8] * 5 + [7, 6, 5, 4, 3, 2, 1]
+    assert batch.next_observation["arm"].shape == (12, 3)
+    assert batch.to(torch.float64).observation["eye"].dtype == torch.uint8
+
+
+def test_rules_are_values() -> None:
+    one, same = (fr.Window({"step": [0, 2, 4]}), fr.Window({"step": range(0, 5, 2)}))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert pickle.loads(pickle.dumps(one)) == one
+    sampler = filled([9, 9]).sampler(follow=one, seed=1)
+    again = pickle.loads(pickle.dumps(sampler))
+    np.testing.assert_array_equal(sampler.sample(32).step, again.sample(32).step)
+    assert "Window(steps=" in repr(sampler)
+
+
+def test_names_that_a_minibatch_needs_are_refused() -> None:
+    buffer = NativeBuffer(10, {"trained": (), "x_mask": (), "x": ()}, lanes=1, ends=(), output="numpy")
+    buffer.extend([1.0], [1.0], [1.0])
+    with pytest.raises(ValueError, match="follow: a field named 'trained' is stored"):
+        buffer.sample(1, follow=fr.Sequence(2))
+    with pytest.raises(ValueError, match="follow: a field named 'x_mask' is stored"):
+        buffer.sample(1, follow=fr.Window({"x": range(2)}))
+
+
+def test_large_windows_by_several_threads() -> None:
+    """Rows of megabytes, whose parts are copied by helpers."""
+    fields: dict[str, Any] = {"number": ((), "int64"), "x": ((64, 64), "uint8")}
+    buffer = NativeBuffer(2000, fields, lanes=2, ends=(), output="numpy", seed=0)
+    numbers = np.arange(2000)
+    buffer.extend(number=numbers, x=np.broadcast_to((numbers % 251).astype(np.uint8)[:, None, None], (2000, 64, 64)),
+                  lanes=numbers % 2)  # fmt: skip
+    before = fr.get_num_threads()
+    try:
+        drawn = {}
+        for threads in (1, 4):
+            fr.set_num_threads(threads)
+            sampler = buffer.sampler(seed=3, follow=fr.Sequence(65, burn_in=10))
+            drawn[threads] = sampler.sample(300)
+        for batch in drawn.values():
+            np.testing.assert_array_equal(batch.x[..., 5, 7], batch.number % 251)
+            there = batch.ticket[:, None] + 2 * (np.arange(75) - 10)
+            np.testing.assert_array_equal(batch.mask, (there >= 0) & (there < 2000))
+            np.testing.assert_array_equal(batch.number[batch.mask], there[batch.mask])
+        np.testing.assert_array_equal(drawn[1].x, drawn[4].x)
+    finally:
+        fr.set_num_threads(before)
