@@ -36,7 +36,7 @@ MAKEFLAGS += --no-print-directory
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac (SEED=0 ENV=... STEPS=... ARGS="...") and show what it learned
+train: $(VENV)/.built ## Train ALGO=dqn|ddpg|td3|sac|recurrent_dqn (SEED=0 ENV=... STEPS=... ARGS="...") and show what it learned
 	$(VENV)/bin/python examples/$(ALGO).py $(strip $(TRAIN_ARGS))
 
 learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Train all loops on three or ten seeds (about two hours; writes docs/learning; TASKS="td3 sac-cheetah")

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from arguments import new_parser, number
 from environments import Array, Envs, flat_box
-from harness import run
+from harness import Agent, run
 from networks import Actor, Critic
 from progress import Clock
 from torch import Tensor
@@ -44,7 +44,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class DDPG:
+class DDPG(Agent):
     """The replay buffer, the networks, their targets, their optimisers, and the exploration."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from arguments import new_parser, number
 from environments import Array, Envs, discrete, flat_box
-from harness import run
+from harness import Agent, run
 from networks import mlp
 from progress import Clock
 from torch import Tensor
@@ -65,7 +65,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class DQN:
+class DQN(Agent):
     """The replay buffer, the network of action values, its target, its optimiser, and the exploration."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:

@@ -11,11 +11,28 @@ from typing import Any, TypeAlias
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers import TransformObservation
 
 Array: TypeAlias = npt.NDArray[Any]
 Envs: TypeAlias = SyncVectorEnv
+
+
+def positions(observation: Array) -> Array:
+    """Hide what CartPole sees of velocities, (4,) -> (2,)."""
+    return observation[::2]
+
+
+def cart_pole_positions() -> gym.Env[Array, Any]:
+    """Make a CartPole that shows where cart and pole are, but not where they are going."""
+    env = CartPoleEnv()
+    space = flat_box(env.observation_space, "observations")
+    return TransformObservation(env, positions, Box(space.low[::2], space.high[::2]))
+
+
+gym.register("CartPolePositions-v1", entry_point=f"{__name__}:cart_pole_positions", max_episode_steps=500)
 
 
 def make_envs(name: str, num_envs: int, seed: int) -> Envs:

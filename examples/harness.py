@@ -46,6 +46,20 @@ class Agent(Protocol):
     def learn(self, clock: Clock) -> Mapping[str, Tensor]:
         """Learn from one minibatch of the buffer, and let the target networks follow; return the losses ()."""
 
+    # What only an agent with a memory does otherwise.
+
+    def policy(self) -> Callable[[Array], Array]:
+        """Return a policy without exploration, for episodes that all begin at its first call."""
+        return self.act
+
+    def store(self, *step: Array) -> None:
+        """Store a step of all environments, in the order of the buffer's fields."""
+        self.buffer.extend(*step)
+
+    def cut(self) -> None:
+        """Begin new episodes, whose first steps do not follow the last ones stored."""
+        self.buffer.cut()
+
 
 NewAgent: TypeAlias = Callable[[Envs, argparse.Namespace], Agent]
 
@@ -103,7 +117,7 @@ class Run:
             action = agent.explore(observation, step) if warm else envs.action_space.sample()
             next_observation, reward, terminated, truncated, _ = envs.step(action)
             # The step after an episode's end only resets the environment: the buffer leaves its row out.
-            agent.buffer.extend(observation, action, reward, next_observation, terminated, truncated)
+            agent.store(observation, action, reward, next_observation, terminated, truncated)
             observation, ended = next_observation, terminated | truncated
             self._count(reward, ended)
 
@@ -157,7 +171,7 @@ class Run:
             return
         progress.clock("validation")
         best = max((point.value for point in progress.validations), default=-math.inf)
-        score = float(evaluate(self.test_envs, agent.act, VALIDATION_SEEDS).mean())
+        score = float(evaluate(self.test_envs, agent.policy(), VALIDATION_SEEDS).mean())
         progress.note(progress.validations, score)
         self._log("return", {"validation": score})
         if score >= best:  # of equals, that which trained longest
@@ -176,11 +190,11 @@ class Run:
         if progress.step < args.steps:
             print("  stopped by Ctrl-C; the same command with --resume goes on from here")
             return 130
-        last = evaluate(self.test_envs, agent.act, EVALUATION_SEEDS)
+        last = evaluate(self.test_envs, agent.policy(), EVALUATION_SEEDS)
         checkpoint = torch.load(folder / "best.pt", weights_only=True, map_location=args.device)
         for name, network in agent.networks.items():
             network.load_state_dict(checkpoint[name])
-        best = evaluate(self.test_envs, agent.act, EVALUATION_SEEDS)
+        best = evaluate(self.test_envs, agent.policy(), EVALUATION_SEEDS)
         print(
             f"  mean return +- standard deviation of {len(best)} episodes that trained and chose nothing:\n"
             f"    best checkpoint  {best.mean():9.1f} +- {best.std():.1f}  (of step {checkpoint['step']})\n"

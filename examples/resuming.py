@@ -77,8 +77,7 @@ def restored(saved: dict[str, Any], args: argparse.Namespace, progress: Progress
     seed = int(np.random.SeedSequence((args.seed, progress.step)).generate_state(1)[0] // 2)
     envs = make_envs(args.env, args.num_envs, seed)
     observation, _ = envs.reset(seed=seed)
-    for lane in range(args.num_envs):  # whose next transition does not follow its last
-        saved["agent"].buffer.cut(lane)
+    saved["agent"].cut()  # the next transitions do not follow the last ones
     progress.totals[:] = 0
     return State(saved["agent"], envs, observation, np.zeros_like(saved["ended"]))
 

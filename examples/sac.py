@@ -28,7 +28,7 @@ import torch
 from arguments import new_parser
 from environments import Array, Envs, flat_box
 from gymnasium.spaces import Box
-from harness import run
+from harness import Agent, run
 from networks import ActionBounds, TwinCritic, mlp
 from progress import Clock
 from torch import Tensor
@@ -68,7 +68,7 @@ class Actor(ActionBounds):
         return self.squash(mean)
 
 
-class SAC:
+class SAC(Agent):
     """The replay buffer, the networks, the critics' target, the optimisers, and the temperature."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from arguments import new_parser, number
 from environments import Array, Envs, flat_box
-from harness import run
+from harness import Agent, run
 from networks import Actor, TwinCritic
 from progress import Clock
 from torch import Tensor
@@ -45,7 +45,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class TD3:
+class TD3(Agent):
     """The replay buffer, the networks, their targets, their optimisers, and the exploration."""
 
     def __init__(self, envs: Envs, args: argparse.Namespace) -> None:
