@@ -386,7 +386,7 @@ MUTANTS = (
         "what comes before the drawn record need not be whole",
         WALKS,
         "      way.oldest = steps[i].ticket;\n",
-        "",
+        "      way.oldest = tickets[i];\n",
         test="lanes",
     ),
     Mutant(

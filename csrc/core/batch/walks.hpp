@@ -93,12 +93,9 @@ class Walks {
     go<Later>(ways, first_row, {steps, begins.size()});
     for (std::size_t i = 0; i < begins.size(); ++i) {
       Way& way = ways[first_row + i];
-      way.oldest = tickets[i];
       way.num_after = steps[i].num_steps;
       way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);
       way.is_complete = steps[i].num_steps == most_after_ || is_end(links_.after(steps[i].at));
-      way.num_before = 0;
-      way.first_slot = static_cast<std::uint32_t>(begins[i].slot);
       steps[i] = {.at = begins[i], .ticket = tickets[i]};
     }
     if (most_before_ > 0) go<Earlier>(ways, first_row, {steps, begins.size()});
