@@ -174,7 +174,7 @@ class Follow:
         most_after: int,
         is_redrawn: bool,
         ways_part: int,
-        taken: Sequence[tuple[tuple[int, int, int], bool, Sequence[int], Sequence[int]]],
+        taken: Sequence[tuple[tuple[int, int, int], bool, bool, Sequence[int], Sequence[int]]],
         said: Sequence[tuple[tuple[int, int, int], int, int]],
         sums: tuple[float, Sequence[tuple[tuple[int, bool], int]], Sequence[tuple[int, bool]], int, bool] | None,
     ) -> None: ...

@@ -158,7 +158,8 @@ def assert_surrounds(oracle: Oracle, batch: Any, rule: fr.Sequence) -> None:
                     expected = np.zeros_like(expected)
                 assert got is None or np.asarray(got).tobytes() == expected.tobytes(), (name, step)
         for name in rule.first_only:
-            expected = oracle.rows[steps[max(min(steps), -rule.burn_in * stride)]][name]
+            first = next(k for k in range(length) if batch.mask[i, k])
+            expected = oracle.rows[steps[(first - rule.burn_in) * stride]][name]
             assert np.asarray(batch[name][i]).tobytes() == np.asarray(expected, batch[name].dtype).tobytes()
 
 
@@ -634,7 +635,9 @@ def test_rules_share_draws_and_take_each_others_minibatches() -> None:
         buffer.sample(16, out=first)
     with pytest.raises(ValueError, match="out: expected a minibatch with discount"):
         buffer.sample(16, out=buffer.sample(16), follow=one)
-    with pytest.raises(ValueError, match="out: expected a minibatch whose follow makes the same fields"):
+    with pytest.raises(
+        ValueError, match="out: expected a minibatch whose follow reaches as far and makes the same fields"
+    ):
         buffer.sample(16, out=first, follow=fr.NStep(3, 0.9, reward="costs"))
     assert buffer.sample(16, follow=fr.NStep(3, 0.9)).to("cpu").discount.shape == (16,)
     halved = buffer.sample(16, follow=fr.NStep(3, 0.9)).to(torch.bfloat16)

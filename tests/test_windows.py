@@ -47,6 +47,17 @@ def test_zeros_and_every_other_step() -> None:
     assert batch.mask.tolist()[1:3] == [[False, True, True], [True, True, True]]
 
 
+def test_the_first_step_of_a_stride_is_one_of_the_sequence() -> None:
+    batch = in_order(filled([9]), fr.Sequence(2, burn_in=2, stride=3, first_only="state"))
+    assert batch.state[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2]
+    space = gym.spaces.Box(-1, 1, (2,))
+    fields = {"memory/h": fr.Field((3,)), "memory/c": fr.Field((3,))}
+    buffer: Any = fr.ReplayBuffer(10, fr.Schema.from_spaces(space, space, extra=fields), lanes=1, seed=0)
+    buffer.add([0, 0], [0, 0], 1.0, [0, 0], False, False, memory={"h": [1, 2, 3], "c": [4, 5, 6]})
+    drawn = buffer.sample(4, follow=fr.Sequence(3, first_only=["memory"]))
+    assert drawn.memory["h"].shape == drawn.memory["c"].shape == (4, 3)
+
+
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_incomplete_rows_are_drawn_again(output: str) -> None:
     """Where a step has left the buffer, or is not in it yet; what the trajectory has not is padded."""
@@ -86,7 +97,9 @@ def test_nothing_complete_says_what_is_missing_and_changes_nothing() -> None:
     buffer.clear()
     steps = np.arange(31)
     buffer.extend(step=steps, reward=steps, terminated=steps < 0, state=np.zeros((31, 2)))
-    message = "no window of 80 steps is complete among 31 transitions; the longest trajectory has 31"
+    message = (
+        "no window of 80 steps is complete among what can be drawn; of 31 transitions the longest trajectory has 31"
+    )
     for draw in (None, fr.Uniform(newest_of=5)):
         with pytest.raises(ValueError, match=message):
             buffer.sampler(draw=draw).sample(4, follow=fr.Sequence(80, incomplete="redraw"), out=out)
@@ -106,7 +119,9 @@ def test_n_steps_are_drawn_again_where_they_would_be_fewer() -> None:
     batch = buffer.sample(500, follow=fr.NStep(4, 1.0, incomplete="redraw"))
     assert batch.discount.tolist() == [1.0] * 500
     assert set(batch.ticket.tolist()) == set(range(7))
-    with pytest.raises(ValueError, match="no window of 11 steps is complete among 10 transitions"):
+    with pytest.raises(
+        ValueError, match="no window of 11 steps is complete among what can be drawn; of 10 transitions"
+    ):
         buffer.sample(4, follow=fr.NStep(11, 1.0, incomplete="redraw"))
 
 

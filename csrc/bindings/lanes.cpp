@@ -102,7 +102,7 @@ FloatField numbers_in(const Ring& ring, const FieldOfNumbers& field) {
 }
 
 using StepNumbers = std::tuple<std::int64_t, std::size_t, std::size_t>;  // (first, count, stride)
-using TakenParts = std::tuple<StepNumbers, bool, std::vector<std::size_t>, std::vector<std::size_t>>;
+using TakenParts = std::tuple<StepNumbers, bool, bool, std::vector<std::size_t>, std::vector<std::size_t>>;
 using SaidPart = std::tuple<StepNumbers, std::uint8_t, std::size_t>;
 using Sums = std::tuple<double, std::vector<std::pair<FieldOfNumbers, std::size_t>>, std::vector<FieldOfNumbers>,
                         std::size_t, bool>;  // as SumRule
@@ -117,11 +117,14 @@ Steps steps_in(const WindowRule& rule, const StepNumbers& numbers) {
 }
 
 void add(WindowRule& rule, const Ring& ring, const TakenParts& taken) {
-  const auto& [steps, pads_with_zeros, fields, parts] = taken;
+  const auto& [steps, pads_with_zeros, is_first_only, fields, parts] = taken;
   if (fields.size() != parts.size()) throw py::value_error{"as many parts as fields"};
   for (const std::size_t field : fields) static_cast<void>(column_of(ring, field));
-  rule.taken.push_back(
-      {.steps = steps_in(rule, steps), .pads_with_zeros = pads_with_zeros, .fields = fields, .parts = parts});
+  rule.taken.push_back({.steps = steps_in(rule, steps),
+                        .pads_with_zeros = pads_with_zeros,
+                        .is_first_only = is_first_only,
+                        .fields = fields,
+                        .parts = parts});
 }
 
 void add(WindowRule& rule, const SaidPart& said) {

@@ -65,7 +65,7 @@ class Form:
             made = f"with {', '.join(self.beside)}" if self.beside else "of fields alone"
             raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
         if other.parts != self.parts:
-            raise ValueError("out: expected a minibatch whose follow makes the same fields")
+            raise ValueError("out: expected a minibatch whose follow reaches as far and makes the same fields")
 
 
 def transition_form(schema: Schema) -> Form:

@@ -144,8 +144,8 @@ class RingSampler:
         if isinstance(self._from, _core.Follow) and len(self._ring):
             count, longest = self._from.longest()
             return (
-                f"sample: no window of {self._from.num_steps} steps is complete among {count:,} transitions; "
-                f"the longest trajectory has {longest:,}"
+                f"sample: no window of {self._from.num_steps} steps is complete among what can be drawn; of {count:,} "
+                f"transitions the longest trajectory has {longest:,}"
             )
         first, end = self._ring.window()
         unfinished = self._ring.num_reserved - max(first, end)

@@ -74,7 +74,8 @@ class Uniform(Draw):
     Args:
         newest_of: Draws from so many of the newest transitions only; None for all.
         newest: So many of the newest transitions are the first rows of every minibatch, the oldest of them first
-            (combined experience replay with 1; Zhang & Sutton 2017, "A Deeper Look at Experience Replay").
+            (combined experience replay with 1; Zhang & Sutton 2017, "A Deeper Look at Experience Replay"). Where one is
+            drawn again, by a rule about its trajectory, it is from all of them.
 
     Raises:
         TypeError: An argument is no integer.

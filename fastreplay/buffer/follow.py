@@ -74,7 +74,7 @@ class Making:
         self._fields = dict(schema)
         self._beside = dict(form.beside)
         self._parts = list(form.parts)
-        self._taken: dict[tuple[Steps, bool], list[str]] = {}
+        self._taken: dict[tuple[Steps, bool, bool], list[str]] = {}
         self._said: list[tuple[Steps, int, int]] = []
         self._reach = [0, 0]
 
@@ -88,14 +88,14 @@ class Making:
             raise ValueError(f"follow: a field named {name!r} is stored, and the minibatch has one of its own")
         return name
 
-    def take(self, name: str, steps: Steps, *, zeros: bool = False, is_one: bool = False) -> None:
-        """Give a field of some steps, (length, *shape), or of one step as it is."""
+    def take(self, name: str, steps: Steps, *, zeros: bool = False, is_first_only: bool = False) -> None:
+        """Give a field of some steps, (length, *shape), or only of the first of them that is there, as it is."""
         position = self._schema.position(name)
         field = self._schema[name]
-        if not is_one:
+        if not is_first_only:
             self._fields[name] = Field((steps.length, *field.shape), field.dtype)
-        self._parts[position] = (_core.PART_MADE, steps.length * field.row_bytes, 0)
-        self._taken.setdefault((steps, zeros), []).append(name)
+        self._parts[position] = (_core.PART_MADE, self._fields[name].row_bytes, 0)
+        self._taken.setdefault((steps, zeros, is_first_only), []).append(name)
         self._reach_to(steps)
 
     def take_last(self, name: str) -> None:
@@ -133,9 +133,9 @@ class Making:
         num_kept = before + (1 + after if self._taken else _KEPT)
         self._parts.append((_core.PART_MADE, _core.bytes_of_way(num_kept), 0))
         taken = []
-        for (steps, zeros), names in self._taken.items():
+        for (steps, zeros, is_first_only), names in self._taken.items():
             positions = [self._schema.position(name) for name in names]
-            taken.append((steps, zeros, positions, positions))
+            taken.append((steps, zeros, is_first_only, positions, positions))
         native = _core.Follow(self._lanes.core, before, after, redraws, len(self._parts) - 1, taken, self._said, sums)
         return Followed(Form(self._schema._with_fields(self._fields), self._parts, self._beside), native)
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from fastreplay import _core
 from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making, Steps
 from fastreplay.support.checks import check_choice, checked_count, checked_index
@@ -40,9 +42,10 @@ class Sequence(Follow):
         stride: Transitions from one step to the next.
         incomplete: What becomes of rows of which steps have left the buffer, or are not in it yet: "pad", or "redraw":
             another row is drawn in their place. What the trajectory itself does not have is padded in either case.
-        pad: What is given for a step that is not there: the nearest transition that is ("edge"), or zeros ("zero").
-        first_only: Names of fields of which only the first step that is there is given, (B, *shape): a recurrent
-            network's state, say.
+        pad: What is given for a step that is not there: the nearest transition of the trajectory that is, also
+            between two steps of a stride ("edge"); or zeros ("zero").
+        first_only: Names of fields, or dicts of fields, of which only the first step that is there is given, (B,
+            *shape): a recurrent network's state, say.
 
     Raises:
         TypeError, ValueError: An argument is none of these; the message names it.
@@ -78,17 +81,15 @@ class Sequence(Follow):
 
     def _followed(self, schema: Schema, lanes: Lanes, form: Form) -> Followed:
         for name in self.first_only:
-            if name not in schema:
+            if name not in schema.parts_by_name:
                 raise ValueError(
                     f"first_only: expected names of fields, got {name!r}; the fields are {', '.join(schema)}"
                 )
         making = Making(schema, lanes, form)
         steps = Steps(-self.burn_in * self.stride, self.burn_in + self.length, self.stride)
         for name in schema:
-            if name in self.first_only:
-                making.take(name, Steps(steps.first, 1), is_one=True)
-            else:
-                making.take(name, steps, zeros=self.pad == "zero")
+            is_first_only = any(name == part or name.startswith(f"{part}/") for part in self.first_only)
+            making.take(name, steps, zeros=self.pad == "zero" and not is_first_only, is_first_only=is_first_only)
         making.say("mask", steps, _core.STEPS_THERE)
         making.say("trained", steps, _core.STEPS_TRAINED)
         making.say("is_first", steps, _core.STEPS_FIRST)
@@ -105,7 +106,8 @@ class Window(Follow):
     `delta_timestamps`, in steps.)
 
     Args:
-        steps: Field, or a dict of fields, to its steps in ascending order, equally far apart: `range(-3, 1)`.
+        steps: A mapping of the name of a field, or of a dict of fields, to its steps in ascending order, equally far
+            apart: `range(-3, 1)`.
         incomplete: As in `Sequence`.
         pad: As in `Sequence`.
 
@@ -164,13 +166,17 @@ def _steps_of(name: str, given: object) -> range:
     Raises:
         TypeError, ValueError: They are none in ascending order and equally far apart.
     """
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
     if isinstance(given, (str, bytes)) or not isinstance(given, SequenceOf):
         raise TypeError(f"steps[{name!r}]: expected a range or integers, got {given!r}")
     steps = (
         given if isinstance(given, range) else _range_of([checked_index(f"steps[{name!r}]", step) for step in given])
     )
     if len(steps) == 0 or steps.step < 0:
-        raise ValueError(f"steps[{name!r}]: expected at least one step, in ascending order, equally far apart")
+        raise ValueError(
+            f"steps[{name!r}]: expected at least one step, in ascending order, equally far apart, got {given}"
+        )
     if max(-steps[0], steps[-1]) >= MOST_STEPS:
         raise ValueError(f"steps[{name!r}]: expected less than {MOST_STEPS} from the row, got {steps}")
     return steps

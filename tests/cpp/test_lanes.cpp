@@ -506,7 +506,7 @@ struct Trial {
             .most_after = kAround - kBefore - 1,
             .is_redrawn = is_redrawn,
             .ways_part = 5,
-            .taken = {{.steps = steps, .pads_with_zeros = false, .fields = {0}, .parts = {0}}},
+            .taken = {{.steps = steps, .pads_with_zeros = false, .is_first_only = false, .fields = {0}, .parts = {0}}},
             .said = {{.steps = steps, .what = fastreplay::Saying::kReal, .part = 1},
                      {.steps = steps, .what = fastreplay::Saying::kTrained, .part = 2},
                      {.steps = steps, .what = fastreplay::Saying::kFirst, .part = 3}},

@@ -22,7 +22,7 @@ std::vector<Made> made_parts(const WindowRule& rule, const RecordLayout& record,
   std::vector<Made> made{{rule.ways_part, ways_bytes}};
   for (const WindowRule::Taken& taken : rule.taken) {
     for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-      made.emplace_back(taken.parts[i], taken.steps.count * record.columns()[taken.fields[i]].row_bytes);
+      made.emplace_back(taken.parts[i], taken.num_given() * record.columns()[taken.fields[i]].row_bytes);
     }
   }
   for (const WindowRule::Said& said : rule.said) made.emplace_back(said.part, said.steps.count);
@@ -145,7 +145,7 @@ void Windows::copy_together(const Walking& walks, std::size_t first_row, std::sp
 void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept {
   constexpr std::size_t kTogether = 64;
   std::array<const std::byte*, kTogether> records;
-  const std::size_t count = taken.steps.count;
+  const std::size_t count = taken.num_given();
   std::size_t num_told = 0;
   std::size_t first = first_row * count;  // of the steps of all rows, the first that is not copied
   const auto copy = [&] {
@@ -160,10 +160,12 @@ void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::s
   };
   compiler_barrier();
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
-    const auto [begin, end] = there(taken.steps, ways_[row]);
+    auto [begin, end] = there(taken.steps, ways_[row]);
+    std::size_t first_step = 0;
+    if (taken.is_first_only && begin < end) first_step = std::exchange(begin, 0);
     for (std::size_t k = 0; k < count; ++k) {
       const std::size_t slot = k < begin ? ways_[row].first_slot
-                               : k < end ? ways_.slots(row)[taken.steps.at(k)]
+                               : k < end ? ways_.slots(row)[taken.steps.at(first_step + k)]
                                          : ways_[row].last_slot;
       records[num_told] = ring_.records().at(slot);
       if (rows_together_ == 1) on_way_.prefetch(records[num_told]);

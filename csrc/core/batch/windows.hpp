@@ -41,8 +41,11 @@ struct WindowRule {
   struct Taken {
     Steps steps;
     bool pads_with_zeros;
+    bool is_first_only;               // of these steps only the first that is there is given
     std::vector<std::size_t> fields;  // of the record
     std::vector<std::size_t> parts;   // where each goes
+
+    [[nodiscard]] std::size_t num_given() const noexcept { return is_first_only ? 1 : steps.count; }
   };
   struct Said {
     Steps steps;
