@@ -43,12 +43,6 @@ class Ways {
   [[nodiscard]] std::uint32_t* slots(std::size_t row) const noexcept {
     return reinterpret_cast<std::uint32_t*>(data_ + row * row_bytes_ + sizeof(Way)) + most_before_;
   }
-  // Of a step that is kept, or of the nearest that is there.
-  [[nodiscard]] std::size_t slot(std::size_t row, std::int64_t step) const noexcept {
-    const Way& way = (*this)[row];
-    if (step >= way.num_after) return way.last_slot;
-    return step <= -std::int64_t{way.num_before} ? way.first_slot : slots(row)[step];
-  }
 
  private:
   std::byte* data_;

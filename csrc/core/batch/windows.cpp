@@ -16,21 +16,19 @@ namespace {
 // What rows ask for before the first of them is copied is to be in the near caches still.
 constexpr std::size_t kNearBytes = 32768;
 
-using Made = std::pair<std::size_t, std::size_t>;  // (part, bytes of a row)
-
-std::vector<Made> made_parts(const WindowRule& rule, const RecordLayout& record, std::size_t ways_bytes) {
-  std::vector<Made> made{{rule.ways_part, ways_bytes}};
+// Tells each part that the rule makes but its ways, and the bytes of a row.
+template <class Tell>
+void tell_made(const WindowRule& rule, const RecordLayout& record, Tell tell) noexcept {
   for (const WindowRule::Taken& taken : rule.taken) {
     for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-      made.emplace_back(taken.parts[i], taken.num_given() * record.columns()[taken.fields[i]].row_bytes);
+      tell(taken.parts[i], taken.num_given() * record.columns()[taken.fields[i]].row_bytes);
     }
   }
-  for (const WindowRule::Said& said : rule.said) made.emplace_back(said.part, said.steps.count);
+  for (const WindowRule::Said& said : rule.said) tell(said.part, said.steps.count);
   if (rule.sums) {
-    for (const SumRule::Sum& sum : rule.sums->sums) made.emplace_back(sum.part, sum.of.column.row_bytes);
-    made.emplace_back(rule.sums->discount_part, rule.sums->is_discount_double ? sizeof(double) : sizeof(float));
+    for (const SumRule::Sum& sum : rule.sums->sums) tell(sum.part, sum.of.column.row_bytes);
+    tell(rule.sums->discount_part, rule.sums->is_discount_double ? sizeof(double) : sizeof(float));
   }
-  return made;
 }
 
 // How many of the steps come before one.
@@ -47,20 +45,28 @@ std::pair<std::size_t, std::size_t> there(const Steps& steps, const Way& way) no
 
 }  // namespace
 
-bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout) {
+bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout) noexcept {
   const std::vector<Part>& parts = layout.parts();
-  if (rule.ways_part >= parts.size()) return false;
-  const std::size_t all = Ways::row_bytes(std::size_t{rule.most_before} + rule.most_after + 1);
-  const std::size_t least = rule.taken.empty() ? Ways::row_bytes(rule.most_before + 1) : all;
+  if (rule.ways_part >= parts.size() || parts[rule.ways_part].source != Source::kMade) return false;
+  const std::size_t num_kept_after = rule.taken.empty() ? 0 : rule.most_after;
   const std::size_t ways_bytes = parts[rule.ways_part].row_bytes;
-  if (ways_bytes < least || ways_bytes % sizeof(Ticket) != 0) return false;
-  std::vector<Made> made = made_parts(rule, record, ways_bytes);
-  std::ranges::sort(made);
-  std::vector<Made> there;
+  if (ways_bytes < Ways::row_bytes(rule.most_before + num_kept_after + 1) || ways_bytes % sizeof(Ticket) != 0)
+    return false;
+  std::size_t num_unmade = 1;  // of the rule's parts, those that are not there; its ways are
+  tell_made(rule, record, [&](std::size_t, std::size_t) { ++num_unmade; });
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].source == Source::kMade) there.emplace_back(i, parts[i].row_bytes);
+    if (parts[i].source != Source::kMade) continue;
+    std::size_t num_makers = i == rule.ways_part ? 1 : 0;
+    bool is_right = true;
+    tell_made(rule, record, [&](std::size_t part, std::size_t row_bytes) {
+      if (part != i) return;
+      ++num_makers;
+      is_right = row_bytes == parts[i].row_bytes;
+    });
+    if (num_makers != 1 || !is_right) return false;
+    --num_unmade;
   }
-  return made == there;
+  return num_unmade == 0;
 }
 
 // Asks for what is copied of records.

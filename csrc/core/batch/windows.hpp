@@ -25,7 +25,6 @@ struct Steps {
   std::size_t count = 1;
   std::size_t stride = 1;
 
-  [[nodiscard]] bool operator==(const Steps&) const = default;
   [[nodiscard]] std::int64_t at(std::size_t k) const noexcept { return first + static_cast<std::int64_t>(k * stride); }
 };
 
@@ -63,7 +62,7 @@ struct WindowRule {
 };
 
 // Whether a block of such records has the parts that the rule makes, and no others to be made.
-[[nodiscard]] bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout);
+[[nodiscard]] bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout) noexcept;
 
 // The rows of one minibatch that surround drawn tickets. Fewer steps than the rule says are there where the trajectory
 // begins or ends, or is cut; or where its next transition has not come yet, or one before has left the ring.
