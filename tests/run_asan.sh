@@ -17,10 +17,17 @@ cd "$(dirname "$0")"  # the source folder must not shadow the instrumented packa
 # - one forks while other threads allocate, and the child hangs in libasan 12's allocator, whose locks stay as they were;
 # - CPython before 3.14 ends daemon threads by a forced unwind, and UBSan takes pybind11's catch of it for a null reference;
 # - two ask `new` for more than there is, where AddressSanitizer ends the process instead of throwing.
+# - two end threads inside a loader by that unwind, at which libasan 12 itself stops (its CHECK in asan_thread.cpp);
+# - one takes bytes away from what an allocator gives beyond an object, of which AddressSanitizer gives none;
+# - one measures memory, of which AddressSanitizer keeps what was freed.
 refused="tests/test_refusals.py::test_what_is_refused"
 "$base" -m pytest . -p no:cacheprovider --ignore=test_packaging.py --ignore=test_examples.py --ignore=test_learning.py \
   --deselect=tests/test_target_reallocation.py::test_modules_come_and_go \
   --deselect=tests/test_fork.py::test_forks_while_writers_and_samplers_run \
   --deselect=tests/test_threads.py::test_the_interpreter_exits_while_daemons_are_inside \
   --deselect="${refused}_has_changed_nothing[fr.ReplayBuffer.loader: more ahead" \
+  --deselect="tests/test_loader.py::test_the_interpreters_exit[code7]" \
+  --deselect="tests/test_loader.py::test_the_interpreters_exit[code8]" \
+  --deselect=tests/test_reuse.py::test_what_an_allocator_gives_beyond_an_object_is_not_looked_at \
+  --deselect=tests/test_saving.py::test_pickling_takes_little_memory_whatever_the_size \
   --deselect="${refused}_keeps_no_memory[fr.ReplayBuffer.loader: more ahead" "${@:3}"

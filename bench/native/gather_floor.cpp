@@ -37,7 +37,7 @@ void plain_gather(const fr::Ring& ring, const fr::Block& block) {
     const std::size_t row = turn - kAhead;
     const std::byte* record = ring.record(tickets[row]);
     for (std::size_t f = 0; f < layout.columns().size(); ++f) {
-      const auto [offset, row_bytes] = layout.columns()[f];
+      const auto [offset, row_bytes, num_frames] = layout.columns()[f];
       std::memcpy(block.data() + block.layout().offsets()[f] + row * row_bytes, record + offset, row_bytes);
     }
   }

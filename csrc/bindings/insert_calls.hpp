@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +31,9 @@ inline bool insert_chunk(Ring& ring, const BesideRing& beside, std::span<const R
                          std::size_t num_rows, std::chrono::milliseconds patience) noexcept {
   if (beside.priorities == nullptr && beside.lanes == nullptr) return ring.insert(rows, done, num_rows, patience);
   if (beside.lanes == nullptr) return beside.priorities->insert(rows, done, num_rows, patience, beside.given);
-  Lanes::NewRows links{*beside.lanes, beside.lane_of};
+  Lanes::NewRows links{*beside.lanes, beside.lane_of, rows};
+  std::array<Rows, 2 * kMaxFields> columns;
+  if (const Frames* frames = beside.lanes->frames()) rows = frames->stored_as_given(rows, columns);
   if (beside.priorities == nullptr) return insert_beside(ring, rows, done, num_rows, patience, links);
   Priorities::NewRows masses{*beside.priorities, beside.given};
   return insert_beside(ring, rows, done, num_rows, patience, masses, links);
@@ -76,7 +79,7 @@ inline void leave_out(Lanes& lanes, std::int64_t lane, const Rows* fields, std::
   lanes.leave_out(static_cast<std::size_t>(lane), {fields, num_fields}, row);
 }
 
-inline std::size_t num_columns(const Ring& ring) noexcept { return ring.records().layout().columns().size(); }
+inline std::size_t num_columns(const Ring& ring) noexcept { return ring.records().layout().num_fields(); }
 
 inline std::size_t column_bytes(const Ring& ring, std::size_t column) noexcept {
   return ring.records().layout().columns()[column].row_bytes;

@@ -19,6 +19,7 @@ py::array column(const py::object& self, std::size_t field, const py::dtype& dty
                  const std::vector<py::ssize_t>& shape) {
   auto& records = self.cast<Records&>();
   const Column& place = records.layout().columns().at(field);
+  if (place.num_frames > 0) throw py::value_error{"a field whose rows do not lie in the records"};
   check_is_number(dtype);
   std::vector<py::ssize_t> dims{static_cast<py::ssize_t>(records.capacity())};
   dims.insert(dims.end(), shape.begin(), shape.end());
@@ -44,7 +45,9 @@ std::vector<std::size_t> offsets(const Records& records) {
 }  // namespace
 
 void bind_records(py::module_& m) {
-  m.def("record_bytes", [](const Sizes& fields) { return record_layout(fields).stride(); }, py::arg("fields"));
+  m.def(
+      "record_bytes", [](const Sizes& fields, const Groups& groups) { return record_layout(fields, groups).stride(); },
+      py::arg("fields"), py::arg("groups") = Groups{});
 
   py::class_<Records, std::shared_ptr<Records>>(m, "Records")
       .def(py::init([](const Sizes& fields, std::size_t capacity) {

@@ -34,7 +34,7 @@ void throw_unless_whole(const ReadResult& result, const Ring& ring, bool by_slot
     case ReadResult::Status::kOutOfRange:
       throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
                             " holds no transition: the buffer has " + std::to_string(result.published) +
-                            " of at most " + std::to_string(ring.capacity())};
+                            " of at most " + std::to_string(ring.window_capacity())};
     case ReadResult::Status::kOverwritten:
       throw std::runtime_error{"the transitions were overwritten at each try to read them together"};
   }
@@ -83,12 +83,13 @@ Ticket read_records_into(const Ring& ring, Ticket first, Bytes memory) {
 
 void bind_ring(py::module_& m) {
   py::class_<Ring, std::shared_ptr<Ring>>(m, "Ring")
-      .def(py::init([](const Sizes& fields, std::size_t capacity) {
-             return std::make_shared<Ring>(record_layout(fields), capacity);
+      .def(py::init([](const Sizes& fields, std::size_t capacity, const Groups& groups, std::size_t num_spare) {
+             return std::make_shared<Ring>(record_layout(fields, groups), capacity, num_spare);
            }),
-           py::arg("fields"), py::arg("capacity"))
+           py::arg("fields"), py::arg("capacity"), py::arg("groups") = Groups{}, py::arg("num_spare") = 0)
       .def_property_readonly("records", [](Ring& ring) -> Records& { return ring.records(); })
       .def_property_readonly("capacity", &Ring::capacity)
+      .def_property_readonly("num_spare", &Ring::num_spare)
       .def_property_readonly("num_bytes", &Ring::num_bytes)
       .def_property_readonly("num_inserted", &Ring::num_inserted)
       .def_property_readonly("num_overwritten", &Ring::num_overwritten)

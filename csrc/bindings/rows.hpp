@@ -15,20 +15,27 @@
 
 #include "batch/block.hpp"
 #include "batch/sample.hpp"
+#include "lanes/frames.hpp"
 #include "ring/ring.hpp"
 #include "storage/record_layout.hpp"
 
 namespace fastreplay {
 
-using Sizes = std::vector<std::pair<std::size_t, std::size_t>>;  // (row bytes, alignment) of each field
+using Sizes = std::vector<std::pair<std::size_t, std::size_t>>;                // (row bytes, alignment) of each field
+using Groups = std::vector<std::pair<std::vector<std::size_t>, std::size_t>>;  // (fields, frames of a row) of each
 using Integers = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
 using Bytes = pybind11::array_t<std::uint8_t, pybind11::array::c_style>;
 
-inline RecordLayout record_layout(const Sizes& fields) {
+inline RecordLayout record_layout(const Sizes& fields, const Groups& groups = {}) {
   std::vector<FieldSize> sizes;
   sizes.reserve(fields.size());
   for (const auto& [row_bytes, alignment] : fields) sizes.push_back({row_bytes, alignment});
-  return RecordLayout{sizes};
+  std::vector<FrameGroup> frames;
+  for (const auto& [members, num_frames] : groups) {
+    if (num_frames > Frames::kMostFrames) throw pybind11::value_error{"a stack of too many frames"};
+    frames.push_back({.fields = members, .num_frames = num_frames});
+  }
+  return RecordLayout{sizes, std::move(frames)};
 }
 
 // Bytes taken for Python objects would be taken for addresses.

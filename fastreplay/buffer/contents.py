@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastreplay import _core
     from fastreplay.batch.minibatch import Minibatch
     from fastreplay.batch.reader import Reader
+    from fastreplay.buffer.frames import Frames
     from fastreplay.buffer.lanes import Lanes
     from fastreplay.schema import Schema
 
@@ -40,6 +41,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     _ring: _core.Ring
     _reader: Reader
     _lanes: Lanes | None
+    _frames: Frames
 
     if TYPE_CHECKING:
         # What type checkers and editors see; the docstrings stand in insert.pyx.
@@ -60,7 +62,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     @property
     def capacity(self) -> int:
         """Transitions that the buffer holds at most."""
-        return self._ring.capacity
+        return self._ring.capacity - self._ring.num_spare
 
     @property
     def lanes(self) -> int | None:
@@ -74,7 +76,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand."""
+        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand, unless transitions share some."""
         return self._ring.num_bytes
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     def gather(
         self, slots: Sequence[int] | NDArray[np.integer], *, out: Minibatch[ArrayT] | None = None
     ) -> Minibatch[ArrayT]:
-        """Read transitions by ring slot (`ticket % capacity`).
+        """Read transitions by ring slot (`ticket % capacity`; `view` tells more).
 
         Args:
             slots: (B,) integers in [0, capacity).
@@ -129,16 +131,21 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     def view(self, name: str) -> NDArray[np.generic]:
         """Return a live, writable, strided (capacity, *shape) array of one field, without a copy.
 
-        Row `ticket % capacity` is the field of that ticket. Unchecked: while other threads insert,
-        rows may change as they are read.
+        Row `ticket % capacity` is the field of that ticket; where transitions have frames in common, there are some
+        rows more, and it is row `ticket % len(view)`. Unchecked: while other threads insert, rows may change as they
+        are read.
 
         Raises:
-            KeyError: There is no such field.
+            KeyError: There is no such field, or it is put together from frames.
         """
         if name not in self._schema:
             raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}")
-        field = self._schema[name]
-        return self._ring.records.column(self._schema.position(name), field.dtype, list(field.shape))
+        field, position = self._schema[name], self._schema.position(name)
+        if self._frames.has(position):
+            raise KeyError(
+                f"{name!r} is put together from frames that transitions have in common: read it by buffer[:]"
+            )
+        return self._ring.records.column(position, field.dtype, list(field.shape))
 
     def cut(self, lane: int | None = None) -> None:
         """End the trajectory of a lane where it is, as when you reset its environment yourself.

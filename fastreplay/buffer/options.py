@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastreplay.buffer.frames import ShareNext
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.schema import Schema
     from fastreplay.support.checks import Seed
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         lanes: int | None
         ends: Sequence[str] | None
         priorities: Priorities | None
+        share_next: ShareNext
 
 
 __all__ = ["check_output", "check_storage", "checked_timeout"]

@@ -53,6 +53,7 @@ class Pickled(Weighed[ArrayT]):
             "priorities": self._priorities,
             "lanes": None if self._lanes is None else self._lanes.core.num_lanes,
             "ends": None if self._lanes is None else self._lanes.ends,
+            "share_next": self._frames.share_next,
         }
         if self._masses is not None:
             first, end = self._ring.window()

@@ -15,6 +15,7 @@ from fastreplay.batch.reader import Reader
 from fastreplay.batch.waits import Waits
 from fastreplay.buffer.followers import Followers
 from fastreplay.buffer.forks import living
+from fastreplay.buffer.frames import frames_in
 from fastreplay.buffer.lanes import lanes_of_env, new_lanes
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
 from fastreplay.buffer.priorities import Priorities, new_masses
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self, Unpack
 
+    from fastreplay.buffer.frames import ShareNext
     from fastreplay.buffer.options import Options, Storage
     from fastreplay.buffer.state import Stats
     from fastreplay.gpu.device import Device
@@ -79,6 +81,10 @@ class ReplayBuffer(Sampled[ArrayT]):
         priorities: The rule to draw by, instead of uniformly: `sample` then gives `batch.weight` and
             `batch.probability`, and `update_priorities` takes what was learned. With storage="cuda" the device keeps
             what was: `max_priority`, `stats()` and pickles wait for it.
+        share_next: Whether each `next_X` is the `X` of the lane's next transition, and stored once for both, where it
+            is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
+            only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
+            memory of its own: the first observations of trajectories.
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
@@ -138,19 +144,20 @@ class ReplayBuffer(Sampled[ArrayT]):
         lanes: int | None = None,
         ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
+        share_next: ShareNext = False,
     ) -> None:
         self._refuse_second_init()
         capacity = checked_count("capacity", capacity)
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
         check_output(self._schema, output, device)
-        check_memory("capacity", f"{capacity} transitions", self._schema.nbytes(capacity))
         self._output = output
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
         check_storage(storage, self._device)
         self._storage = storage
         self._gpu = _gpu(self._device)
-        self._ring = new_ring(self._schema.sizes, capacity, "capacity")
+        self._frames = frames_in(self._schema, share_next, lanes)
+        self._ring = new_ring(self._schema.sizes, capacity, "capacity", self._frames.groups, self._frames.num_spare)
         self._priorities = priorities
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
         self._lanes = new_lanes(lanes, ends, self._ring, self._schema, storage)
@@ -185,6 +192,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
         output: Literal["torch"] = "torch",
+        stack: int | None = None,
         **options: Unpack[Options],
     ) -> ReplayBuffer[torch.Tensor]: ...
     @overload
@@ -197,6 +205,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
         output: Literal["numpy"],
+        stack: int | None = None,
         **options: Unpack[Options],
     ) -> ReplayBuffer[NDArray[np.generic]]: ...
     @classmethod
@@ -215,6 +224,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         lanes: int | None = None,
         ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
+        share_next: ShareNext = False,
+        stack: int | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
 
@@ -235,6 +246,9 @@ class ReplayBuffer(Sampled[ArrayT]):
                 the new episode's first observation: insert the last one of the old in its place (`info["final_obs"]`).
             ends: As in the constructor.
             priorities: As in the constructor.
+            share_next: As in the constructor.
+            stack: Frames of which each observation is a stack along its first axis; None for observations by
+                themselves.
 
         Returns:
             A buffer with the fields of `Schema.from_spaces`.
@@ -248,7 +262,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             raise TypeError(f"env: expected an environment, got {env!r}")
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
-        schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra)
+        schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra, stack=stack)
         lanes, skips_resets = lanes_of_env(env, lanes, ends)
         buffer = cls(
             capacity,
@@ -261,6 +275,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             lanes=lanes,
             ends=ends,
             priorities=priorities,
+            share_next=share_next,
         )
         if buffer._lanes is not None:
             buffer._lanes.core.skips_resets = skips_resets

@@ -90,7 +90,7 @@ class Weighed(Contents[ArrayT]):
     def _slots_of(self, batch: Minibatch[Any]) -> list[int]:
         """Return the slots that a minibatch's transitions were drawn from."""
         rows = batch._host_rows()
-        return (batch.ticket % self.capacity).tolist() if rows is None else self._ring.slots(rows)
+        return (batch.ticket % self._ring.capacity).tolist() if rows is None else self._ring.slots(rows)
 
     def _update_slots(self, slots: list[int] | NDArray[np.int64], priorities: ArrayLike) -> None:
         """Give what lies in some slots now other priorities, on the host.

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.schema.structure import RESERVED_NAMES, Node, nodes_of_names, walk
-from fastreplay.support.checks import checked_index
+from fastreplay.support.checks import checked_count, checked_index
 
 if TYPE_CHECKING:
     import gymnasium as gym
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Field", "FieldLike", "Schema"]
 
 _MAX_DIMENSIONS = 30
+_MOST_FRAMES = 64
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
 
 
@@ -29,20 +30,28 @@ class Field:
     """One named part of a transition.
 
     Args:
-        shape: Shape of one row, without a batch axis; `()` for a number.
+        shape: Shape of one row, without a batch axis; `()` for a number. Of one frame, where rows are stacks.
         dtype: A NumPy numeric dtype or bool, in native byte order.
+        stack: A row is a stack of so many frames, the oldest first, and a lane's next row goes on by one frame, as
+            those of Gymnasium's `FrameStackObservation`: each frame is stored once. None for rows by themselves.
+
+    Attributes:
+        shape: Of one row: with `stack`, (stack, *shape of a frame).
 
     Raises:
-        TypeError: The dtype is neither numeric nor bool, or the shape is no tuple of integers.
-        ValueError: The byte order is not native, or the shape has a zero or negative length.
+        TypeError: The dtype is neither numeric nor bool, the shape is no tuple of integers, or `stack` no integer.
+        ValueError: The byte order is not native, the shape has a zero or negative length, or `stack` is not in [1, 64].
     """
 
     shape: tuple[int, ...] = ()
     dtype: np.dtype[np.generic] = _FLOAT32
+    stack: int | None = None
 
-    def __init__(self, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float32) -> None:
-        object.__setattr__(self, "shape", _checked_shape(shape))
+    def __init__(self, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float32, *, stack: int | None = None) -> None:
+        frames = () if stack is None else (_checked_stack(stack),)
+        object.__setattr__(self, "shape", _checked_shape((*frames, *_checked_shape(shape))))
         object.__setattr__(self, "dtype", _checked_dtype(dtype))
+        object.__setattr__(self, "stack", frames[0] if frames else None)
 
     @property
     def row_bytes(self) -> int:
@@ -50,6 +59,8 @@ class Field:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __repr__(self) -> str:
+        if self.stack is not None:
+            return f"Field({self.shape[1:]}, {self.dtype.name!r}, stack={self.stack})"
         return f"Field({self.shape}, {self.dtype.name!r})"
 
 
@@ -66,6 +77,13 @@ def _checked_shape(shape: object) -> tuple[int, ...]:
     if len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"shape: expected at most {_MAX_DIMENSIONS} dimensions, got {len(shape)}")
     return tuple(int(length) for length in shape)
+
+
+def _checked_stack(stack: object) -> int:
+    checked = checked_count("stack", stack)
+    if checked > _MOST_FRAMES:
+        raise ValueError(f"stack: expected at most {_MOST_FRAMES} frames, got {checked}")
+    return checked
 
 
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[np.generic]:
@@ -169,7 +187,7 @@ class Schema(Mapping[str, Field]):
         return self._nodes_by_name
 
     def nbytes(self, capacity: int) -> int:
-        """Return the bytes that a buffer of `capacity` transitions takes.
+        """Return the bytes that a buffer of `capacity` transitions takes which have nothing in common.
 
         Raises:
             TypeError, ValueError: `capacity` is no integer, or negative.
@@ -195,6 +213,7 @@ class Schema(Mapping[str, Field]):
         *,
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
+        stack: int | None = None,
     ) -> Schema:
         """Make the schema of a Gymnasium environment's transitions.
 
@@ -208,10 +227,12 @@ class Schema(Mapping[str, Field]):
             dtype: Stores floating-point observations and actions in this dtype, for example
                 float32 where an environment gives float64.
             extra: Further fields, appended.
+            stack: Observations are stacks of so many frames, along their first axis.
 
         Raises:
             TypeError: A space is of another kind, or a further field malformed.
-            ValueError: `extra` names a field that the spaces give, or a further field is malformed.
+            ValueError: `extra` names a field that the spaces give, a further field is malformed, or observations are
+                no such stacks.
         """
         from fastreplay.schema.spaces import node_of_space
 
@@ -229,6 +250,11 @@ class Schema(Mapping[str, Field]):
         nodes["next_observation"] = node_of_space("next_observation", observation_space, stored, fields)
         append("terminated", Field((), np.bool_))
         append("truncated", Field((), np.bool_))
+        if stack is not None:
+            of_observations = ("observation", "next_observation")
+            fields |= {
+                name: _stacked(name, f, stack) for name, f in fields.items() if name.split("/")[0] in of_observations
+            }
         if extra:
             further = Schema(extra)
             for name in further:
@@ -295,6 +321,13 @@ def _restore(fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:
             f"nodes: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
         )
     return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, nodes)
+
+
+def _stacked(name: str, field: Field, stack: int) -> Field:
+    stack = _checked_stack(stack)
+    if field.shape[:1] != (stack,):
+        raise ValueError(f"stack: expected a first axis of {stack} frames, and {name} is {field.shape}")
+    return Field(field.shape[1:], field.dtype, stack=stack)
 
 
 _LAP_WORD_BYTES = 4

@@ -21,9 +21,21 @@ _CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
 _MOST_BYTES = 2**60
 
 
-def new_ring(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Ring:
-    """Make a ring, as `new_records` makes records."""
-    return _made(_core.Ring, sizes, capacity, name)
+def new_ring(
+    sizes: list[tuple[int, int]], capacity: int, name: str, groups: list[tuple[list[int], int]], num_spare: int
+) -> _core.Ring:
+    """Make a ring, as `new_records` makes records.
+
+    Args:
+        sizes: As there.
+        capacity: As there.
+        name: As there.
+        groups: Which of the fields have frames in common, and how many frames a row of each has.
+        num_spare: Transitions that are kept longer than for the reader.
+    """
+    num_bytes = (capacity + num_spare) * _core.record_bytes(sizes, groups)
+    check_memory(name, f"{capacity} transitions", num_bytes)
+    return _made(lambda: _core.Ring(sizes, capacity + num_spare, groups, num_spare), num_bytes, capacity, name)
 
 
 def new_records(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Records:
@@ -37,16 +49,14 @@ def new_records(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core
     Raises:
         MemoryError: They cannot be had; the message says how much they would take.
     """
-    return _made(_core.Records, sizes, capacity, name)
-
-
-def _made(
-    make: Callable[[list[tuple[int, int]], int], StorageT], sizes: list[tuple[int, int]], capacity: int, name: str
-) -> StorageT:
     num_bytes = capacity * _core.record_bytes(sizes)
+    return _made(lambda: _core.Records(sizes, capacity), num_bytes, capacity, name)
+
+
+def _made(make: Callable[[], StorageT], num_bytes: int, capacity: int, name: str) -> StorageT:
     try:
         if num_bytes <= _MOST_BYTES:
-            return make(sizes, capacity)
+            return make()
     except MemoryError:
         pass
     raise MemoryError(f"{name}: {capacity} transitions would take {num_bytes:,} bytes, which cannot be had")

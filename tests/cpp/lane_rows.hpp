@@ -357,7 +357,7 @@ struct Streams {
     for (const Step& step : steps) given.push_back(static_cast<double>(step.id));
     for (std::size_t done = 0; done < steps.size();) {
       const std::size_t chunk = std::min(steps.size() - done, ring.max_rows_per_insert());
-      const Lanes::NewRows links{lanes, numbers.data()};
+      const Lanes::NewRows links{lanes, numbers.data(), {}};
       const auto patience = std::chrono::seconds{10};
       CHECK(priorities == nullptr ? insert_beside(ring, batch.rows(), done, chunk, patience, links)
                                   : insert_beside(ring, batch.rows(), done, chunk, patience,
@@ -378,7 +378,7 @@ struct Streams {
     std::vector<double> given;
     for (const Step& step : steps) given.push_back(static_cast<double>(step.id));
     Priorities::NewRows{priorities, given.data()}.begin(first, 0, steps.size());
-    Lanes::NewRows{lanes, numbers.data()}.begin(first, 0, steps.size());
+    Lanes::NewRows{lanes, numbers.data(), {}}.begin(first, 0, steps.size());
     if (num_published > 0) const Ring::Claim claim{ring, first, num_published};
     note(first, numbers, steps);
   }

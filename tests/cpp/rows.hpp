@@ -126,7 +126,7 @@ inline void insert_half(Ring& ring, std::uint64_t first_id, std::size_t num_rows
 
 inline bool is_record_of(const Ring& ring, const std::byte* record, std::uint64_t id) {
   for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
-    const auto [offset, row_bytes] = ring.records().layout().columns()[f];
+    const auto [offset, row_bytes, num_frames] = ring.records().layout().columns()[f];
     if (!are_bytes_of(record + offset, row_bytes, id, f)) return false;
   }
   return true;

@@ -581,7 +581,7 @@ class Writer {
                                                   {reinterpret_cast<const std::byte*>(&rows[0].reward), sizeof(Row)},
                                                   {reinterpret_cast<const std::byte*>(&rows[0].ends), sizeof(Row)}}};
     const bool went_in = insert_beside(trial_.ring, fields, 0, num_rows, std::chrono::minutes{5},
-                                       Lanes::NewRows{trial_.lanes, lanes.data()});
+                                       Lanes::NewRows{trial_.lanes, lanes.data(), {}});
     if (cut >= 0) trial_.lanes.cut(static_cast<std::size_t>(cut));
     trial_.lanes.leave(lanes, owner);
     for (std::size_t i = 0; i < num_rows; ++i) {

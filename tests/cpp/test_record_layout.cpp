@@ -35,12 +35,14 @@ void random_records() {
   check::Random random{1};
   for (int turn = 0; turn < 2000; ++turn) {
     const std::vector<FieldSize> fields = random_fields(random);
-    const std::size_t header_bytes = random.below(3) == 0 ? random.below(50) : 0;
-    const RecordLayout layout{fields, header_bytes};
+    const RecordLayout layout{fields};
     CHECK_EQ(layout.columns().size(), fields.size());
-    std::size_t end = header_bytes;
+    CHECK_EQ(layout.num_fields(), fields.size());
+    CHECK(layout.frames().empty());
+    CHECK_EQ(layout.extra_bytes(), 0U);
+    std::size_t end = 0;
     for (std::size_t f = 0; f < fields.size(); ++f) {
-      const auto [offset, row_bytes] = layout.columns()[f];
+      const auto [offset, row_bytes, num_frames] = layout.columns()[f];
       CHECK_EQ(row_bytes, fields[f].row_bytes);
       CHECK_EQ(offset, round_up(end, fields[f].alignment));  // in order, aligned, disjoint, without a gap
       end = offset + row_bytes;
@@ -71,23 +73,54 @@ void strides() {
   CHECK_EQ(stride(2857), 2880U);
 }
 
-void headers() {
-  const std::vector<FieldSize> fields{{.row_bytes = 4, .alignment = 4}, {.row_bytes = 8, .alignment = 8}};
-  const RecordLayout layout{fields, 13};
-  CHECK_EQ(layout.columns()[0].offset, 16U);
-  CHECK_EQ(layout.columns()[1].offset, 24U);
-  CHECK_EQ(layout.used_bytes(), 32U);
-  CHECK_EQ(RecordLayout{fields}.columns()[0].offset, 0U);
+// An action, and observations of four frames whose successors share three of them: eight places and one frame a record.
+void frames_in_common() {
+  const std::vector<FieldSize> fields{
+      {.row_bytes = 4 * 6, .alignment = 2}, {.row_bytes = 4, .alignment = 4}, {.row_bytes = 4 * 6, .alignment = 2}};
+  const RecordLayout layout{fields, {{.fields = {0, 2}, .num_frames = 4}}};
+  CHECK_EQ(layout.num_fields(), 3U);
+  CHECK_EQ(layout.columns().size(), 6U);
+  CHECK_EQ(layout.columns()[0].row_bytes, 24U);
+  CHECK_EQ(layout.columns()[0].stored_bytes(), 32U);
+  CHECK_EQ(layout.columns()[1].offset, 32U);
+  CHECK_EQ(layout.columns()[2].offset, 40U);
+  const auto& frames = layout.frames().front();
+  CHECK_EQ(frames.frame_bytes, 6U);
+  CHECK_EQ(frames.column, 3U);
+  CHECK_EQ(layout.columns()[3].offset, 72U);
+  CHECK_EQ(layout.columns()[3].stored_bytes(), 6U);
+  CHECK_EQ(layout.used_bytes(), 78U);
+  for (std::size_t i = 0; i < 2; ++i) {  // the places as they are
+    CHECK_EQ(layout.columns()[4 + i].offset, layout.columns()[2 * i].offset);
+    CHECK_EQ(layout.columns()[4 + i].stored_bytes(), 32U);
+  }
+  CHECK_EQ(layout.extra_bytes(), 48U);  // seven frames, which are not worth a page
+  const RecordLayout large{{{.row_bytes = 3000, .alignment = 1}, {.row_bytes = 3000, .alignment = 1}},
+                           {{.fields = {0}, .num_frames = 1}, {.fields = {1}, .num_frames = 2}}};
+  CHECK_EQ(large.frames()[0].extra_offset, 0U);
+  CHECK_EQ(large.extra_bytes(), 4096U);
+}
+
+void refused_frames() {
+  const std::vector<FieldSize> fields{{.row_bytes = 12, .alignment = 4}, {.row_bytes = 8, .alignment = 4}};
+  const auto refuses = [&](std::vector<fastreplay::FrameGroup> groups) {
+    return check::throws<std::invalid_argument>([&] { RecordLayout(fields, groups); });
+  };
+  CHECK(refuses({{.fields = {}, .num_frames = 1}}));
+  CHECK(refuses({{.fields = {2}, .num_frames = 1}}));
+  CHECK(refuses({{.fields = {0}, .num_frames = 0}}));
+  CHECK(refuses({{.fields = {0}, .num_frames = 5}}));
+  CHECK(refuses({{.fields = {0, 1}, .num_frames = 1}}));
+  CHECK(refuses({{.fields = {0, 0}, .num_frames = 1}}));
+  CHECK(refuses({{.fields = {0}, .num_frames = 1}, {.fields = {0}, .num_frames = 1}}));
+  CHECK(!refuses({{.fields = {0}, .num_frames = 3}, {.fields = {1}, .num_frames = 2}}));
 }
 
 void refused_records() {
-  const auto refuses = [](const std::vector<FieldSize>& fields, std::size_t header_bytes = 0) {
-    return check::throws<std::invalid_argument>([&] { RecordLayout(fields, header_bytes); });
+  const auto refuses = [](const std::vector<FieldSize>& fields) {
+    return check::throws<std::invalid_argument>([&] { RecordLayout{fields}; });
   };
-  CHECK(check::throws<std::invalid_argument>(
-      [] { RecordLayout({{.row_bytes = 8, .alignment = 8}}, std::numeric_limits<std::size_t>::max() - 3); }));
   CHECK(refuses({}));
-  CHECK(refuses({}, 16));
   CHECK(refuses({{.row_bytes = 0, .alignment = 1}}));
   CHECK(refuses({{.row_bytes = 4, .alignment = 4}, {.row_bytes = 0, .alignment = 4}}));
   CHECK(refuses({{.row_bytes = 4, .alignment = 0}}));
@@ -99,7 +132,6 @@ void refused_records() {
     CHECK(refuses({{.row_bytes = 1, .alignment = 1}, {.row_bytes = huge, .alignment = 1}}));
   }
   CHECK(refuses({{.row_bytes = kLargest / 8, .alignment = 8}, {.row_bytes = kLargest / 8, .alignment = 8}}));
-  CHECK(refuses({{.row_bytes = 4, .alignment = 4}}, kLargest / 2));
 }
 
 }  // namespace
@@ -107,7 +139,8 @@ void refused_records() {
 int main() {
   random_records();
   strides();
-  headers();
+  frames_in_common();
+  refused_frames();
   refused_records();
   return check::result();
 }

@@ -123,12 +123,12 @@ void strided_sources() {
   }
 }
 
-// Headers and padding are nobody's to write.
+// Padding is nobody's to write.
 void only_fields_are_written() {
   constexpr std::byte kCanary{0xEE};
-  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{3, 8, 5, 18}), 12}, 60};
+  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{3, 8, 5, 18})}, 60};
   std::vector<bool> written(ring.records().layout().stride());
-  for (const auto& [offset, row_bytes] : ring.records().layout().columns()) {
+  for (const auto& [offset, row_bytes, num_frames] : ring.records().layout().columns()) {
     std::fill_n(written.begin() + static_cast<std::ptrdiff_t>(offset), row_bytes, true);
   }
   std::memset(ring.records().data(), 0xEE, 60 * ring.records().layout().stride());

@@ -56,7 +56,7 @@ void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& ra
 std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
   std::vector<fastreplay_cuda_piece> pieces;
   for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
-    const auto [offset, row_bytes] = ring.records().layout().columns()[f];
+    const auto [offset, row_bytes, num_frames] = ring.records().layout().columns()[f];
     for (std::size_t start = 0; start < row_bytes; start += piece_bytes) {
       pieces.push_back({.record_offset = offset + start,
                         .block_offset = block.layout().offsets()[f] + start,

@@ -69,7 +69,7 @@ struct Minibatch {
       parts.push_back({offset, part_bytes});
       offset = fastreplay::round_up(offset + part_bytes, 256);
     };
-    for (const auto& [record_offset, row_bytes] : records.layout.columns()) {
+    for (const auto& [record_offset, row_bytes, num_frames] : records.layout.columns()) {
       for (std::size_t start = 0; start < row_bytes; start += kPieceBytes) {
         pieces.push_back({.record_offset = record_offset + start,
                           .block_offset = offset + start,
@@ -90,7 +90,7 @@ struct Minibatch {
       const std::uint64_t ticket = records.first + words.below(records.size);
       const std::byte* record = records.host.data() + ticket % Records::kCapacity * records.layout.stride();
       for (std::size_t f = 0; f < records.layout.columns().size(); ++f) {
-        const auto& [offset, row_bytes] = records.layout.columns()[f];
+        const auto& [offset, row_bytes, num_frames] = records.layout.columns()[f];
         std::memcpy(block.data() + parts[f].offset + row * row_bytes, record + offset, row_bytes);
       }
       std::memcpy(block.data() + parts.back().offset + row * sizeof ticket, &ticket, sizeof ticket);

@@ -90,7 +90,7 @@ void UniformDraw::take(const Window& window) noexcept {
 
 // The window as it would be, had nothing been cleared since the beginning. It is never empty, as that was not.
 Window UniformDraw::uncleared(Window window) const noexcept {
-  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.window_capacity()));
   return window;
 }
 

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "batch/block.hpp"
+#include "ring/atomics.hpp"
 #include "ring/stop_points.hpp"
 #include "storage/copy.hpp"
 #include "storage/records.hpp"
@@ -29,7 +30,7 @@ struct Extent {
 
   void add(const Column& column) noexcept {
     begin = std::min(begin, column.offset);
-    end = std::max(end, column.offset + column.row_bytes);
+    end = std::max(end, column.offset + column.stored_bytes());
   }
 
   [[nodiscard]] std::size_t num_bytes() const noexcept { return end - begin; }
@@ -58,18 +59,37 @@ struct Reach {
   std::size_t group_rows;  // a power of two
 };
 
+// Copies a field of these records to rows, one after another. Its frames lie at places from `first_record` on.
+inline void load_field(std::byte* rows, std::span<const std::byte* const> records, const Column& column,
+                       const std::byte* first_record) noexcept {
+  if (column.num_frames == 0) [[likely]]
+    return load_rows(rows, records, column.offset, column.row_bytes);
+  const std::size_t frame_bytes = column.row_bytes / column.num_frames;
+  for (const std::byte* record : records) {
+    const auto* places = reinterpret_cast<const FramePlace*>(record + column.offset);
+    for (std::size_t frame = 0; frame < column.num_frames; ++frame, rows += frame_bytes) {
+      // relaxed: as the bytes of a record (storage/copy.hpp). Whichever was stored there names a frame of this ring.
+      load_row(rows, first_record + StdAtomics::load(places[frame], std::memory_order_relaxed), frame_bytes);
+    }
+  }
+}
+
 // Whether records are in the second cache level already, or are to be asked for.
 enum class Distance { kFar, kNear };
 
 // Copies fields of the records that next() points to, one after another, into rows first_row, first_row + 1, ...,
 // num_rows of them, of their parts in the block at `data`.
 template <Distance kDistance, class Next>
-void gather_fields(std::span<const Column> columns, std::span<const Copied> fields, std::byte* data,
-                   std::size_t first_row, std::size_t num_rows, Next next) noexcept {
+void gather_fields(std::span<const Column> columns, const std::byte* first_record, std::span<const Copied> fields,
+                   std::byte* data, std::size_t first_row, std::size_t num_rows, Next next) noexcept {
   if (fields.empty()) return;
   Extent extent;
-  for (const Copied& each : fields) extent.add(columns[each.field]);
-  const Reach reach{extent.num_bytes()};
+  std::size_t frames_bytes = 0;
+  for (const Copied& each : fields) {
+    extent.add(columns[each.field]);
+    if (columns[each.field].num_frames > 0) frames_bytes += each.row_bytes;
+  }
+  const Reach reach{extent.num_bytes() + frames_bytes};
   std::array<const std::byte*, 2 * Reach::kMaxAheadRows> records;  // those fetched and not yet copied
   std::size_t fetched = 0;
   compiler_barrier();
@@ -83,7 +103,7 @@ void gather_fields(std::span<const Column> columns, std::span<const Copied> fiel
     const std::span<const std::byte* const> group{records.data() + row % records.size(),
                                                   std::min(reach.group_rows, num_rows - row)};
     for (const auto& [field, row_bytes, offset] : fields) {
-      load_rows(data + offset + (first_row + row) * row_bytes, group, columns[field].offset, row_bytes);
+      load_field(data + offset + (first_row + row) * row_bytes, group, columns[field], first_record);
       at_stop_point(StopPoint::kFieldCopied);
     }
   }
@@ -93,7 +113,7 @@ void gather_fields(std::span<const Column> columns, std::span<const Copied> fiel
 template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
             std::size_t num_rows, NextSlot next_slot) noexcept {
-  gather_fields<kDistance>(records.layout().columns(), fields, block.data(), first_row, num_rows,
+  gather_fields<kDistance>(records.layout().columns(), records.at(0), fields, block.data(), first_row, num_rows,
                            [&] { return records.at(next_slot()); });
 }
 

@@ -9,7 +9,7 @@ namespace fastreplay {
 
 std::vector<Part> transition_parts(const RecordLayout& record) {
   std::vector<Part> parts;
-  for (std::size_t field = 0; field < record.columns().size(); ++field) {
+  for (std::size_t field = 0; field < record.num_fields(); ++field) {
     parts.push_back({.source = Source::kStart, .row_bytes = record.columns()[field].row_bytes, .field = field});
   }
   parts.push_back({.source = Source::kTicket, .row_bytes = sizeof(std::uint64_t)});

@@ -150,7 +150,7 @@ bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row,
 
 // A draw that was begun has no other way but to its end: where clear() took out everything since, from what it took.
 Window PriorityDraw::uncleared(Window window) const noexcept {
-  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.capacity()));
+  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.window_capacity()));
   return window;
 }
 

@@ -96,12 +96,17 @@ Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const B
     for (const FloatField& each : rule.sums->stored_discount) on_way_.add(each.column);
   }
   std::size_t num_taken = 0;
+  std::size_t frames_bytes = 0;
   for (const WindowRule::Taken& taken : rule.taken) {
     num_taken = std::max(num_taken, taken.steps.count);
-    for (const std::size_t field : taken.fields) on_way_.add(columns[field]);
+    for (const std::size_t field : taken.fields) {
+      on_way_.add(columns[field]);
+      if (columns[field].num_frames > 0) frames_bytes += columns[field].row_bytes;
+    }
   }
   if (num_taken > 0) {
-    rows_together_ = std::clamp<std::size_t>(kNearBytes / (num_taken * on_way_.num_bytes()), 1, rows_together_);
+    const std::size_t step_bytes = on_way_.num_bytes() + frames_bytes;
+    rows_together_ = std::clamp<std::size_t>(kNearBytes / (num_taken * step_bytes), 1, rows_together_);
   }
 }
 
@@ -133,11 +138,11 @@ void Windows::copy_together(const Walking& walks, std::size_t first_row, std::sp
   walks.walk(ways_, first_row, block_.tickets().subspan(first_row, num_rows), begins);
   const std::span<const Column> columns{ring_.records().layout().columns()};
   const Place* begin = begins.data();
-  gather_fields<Distance::kNear>(columns, block_.layout().copied_at_start(), block_.data(), first_row, num_rows,
-                                 [&] { return ring_.records().at((begin++)->slot); });
+  gather_fields<Distance::kNear>(columns, ring_.records().at(0), block_.layout().copied_at_start(), block_.data(),
+                                 first_row, num_rows, [&] { return ring_.records().at((begin++)->slot); });
   std::size_t row = first_row;
-  gather_fields<Distance::kNear>(columns, block_.layout().copied_at_end(), block_.data(), first_row, num_rows,
-                                 [&] { return ring_.records().at(ways_[row++].last_slot); });
+  gather_fields<Distance::kNear>(columns, ring_.records().at(0), block_.layout().copied_at_end(), block_.data(),
+                                 first_row, num_rows, [&] { return ring_.records().at(ways_[row++].last_slot); });
   for (const WindowRule::Taken& taken : rule_.taken) take(taken, first_row, num_rows);
   if (rule_.sums) {
     const DiscountedSums sums{ring_, lanes_, *rule_.sums, block_, ways_};
@@ -157,8 +162,8 @@ void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::s
   const auto copy = [&] {
     for (std::size_t i = 0; i < taken.fields.size(); ++i) {
       const Column& column = ring_.records().layout().columns()[taken.fields[i]];
-      load_rows(block_.part(taken.parts[i]) + first * column.row_bytes, std::span{records}.first(num_told),
-                column.offset, column.row_bytes);
+      load_field(block_.part(taken.parts[i]) + first * column.row_bytes, std::span{records}.first(num_told), column,
+                 ring_.records().at(0));
       at_stop_point(StopPoint::kFieldCopied);
     }
     first += num_told;

@@ -61,12 +61,18 @@ Gap restored_after(SavedLink::Bits bits) noexcept {
 }  // namespace
 
 Lanes::Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends)
-    : ring_{ring}, ends_{std::move(ends)}, links_{ring.capacity()}, lanes_(num_lanes), in_order_(num_lanes) {
+    : ring_{ring},
+      ends_{std::move(ends)},
+      links_{ring.capacity()},
+      frames_{ring.records().layout().frames().empty() ? nullptr : std::make_unique<Frames>(ring)},
+      lanes_(num_lanes),
+      in_order_(num_lanes) {
   std::iota(in_order_.begin(), in_order_.end(), std::int64_t{0});
 }
 
 std::size_t Lanes::num_bytes() const noexcept {
-  return links_.num_bytes() + lanes_.size() * sizeof(Lane) + in_order_.size() * sizeof(std::int64_t);
+  const std::size_t frames_bytes = frames_ == nullptr ? 0 : frames_->num_bytes();
+  return links_.num_bytes() + frames_bytes + lanes_.size() * sizeof(Lane) + in_order_.size() * sizeof(std::int64_t);
 }
 
 std::size_t Lanes::enter(std::span<const std::int64_t> lanes, Owner owner) noexcept {
@@ -118,6 +124,7 @@ void Lanes::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_
     const auto number = static_cast<std::size_t>(lanes_[first_row + i]);
     Lane& lane = all_.lanes_[number];
     const Ticket ticket = first + i;
+    if (all_.frames_ != nullptr) all_.frames_->begin(ticket, lane.last, first, fields_, first_row + i);
     Gap before = Before::kFirst;
     if (lane.state == State::kMidway && ticket - lane.last < all_.ring_.capacity()) {
       before = static_cast<Gap>(ticket - lane.last);
@@ -230,7 +237,8 @@ bool Lanes::restore_states(std::span<const std::uint8_t> states, std::span<const
   return true;
 }
 
-void Lanes::move(Ticket from, Ticket to) noexcept {
+void Lanes::move(Ticket from, Ticket to) {
+  if (frames_ != nullptr) frames_->move(from, to);
   const Links::Place place = links_.place(from);
   links_.begin(to, links_.lane(place.slot), links_.before(place.slot), links_.after(place));
 }
@@ -239,10 +247,12 @@ void Lanes::begin_in_child() noexcept {
   for (Lane& lane : lanes_) lane.before_fork = lane.state;
   const Window window = ring_.window();
   relink(window.first, window.end);
+  if (frames_ != nullptr) frames_->begin_in_child();
   for (Lane& lane : lanes_) {
     // relaxed, both: nobody else is there.
     const bool is_unfinished = lane.owner.load(std::memory_order_relaxed) != 0;
     lane.owner.store(0, std::memory_order_relaxed);
+    if (lane.last < window.first || lane.last >= window.end) lane.last = Frames::kNone;  // of which tickets moved
     if (is_unfinished || (lane.before_fork == State::kMidway && lane.state != State::kMidway)) {
       lose_track(lane);
     } else {

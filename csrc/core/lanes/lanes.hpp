@@ -9,10 +9,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "lanes/frames.hpp"
 #include "lanes/links.hpp"
 #include "ring/ring.hpp"
 
@@ -46,6 +48,8 @@ class Lanes {
   [[nodiscard]] std::size_t num_lanes() const noexcept { return lanes_.size(); }
   [[nodiscard]] std::size_t num_bytes() const noexcept;
   [[nodiscard]] const Links& links() const noexcept { return links_; }
+  // Null where the ring's records have no frames in common.
+  [[nodiscard]] Frames* frames() const noexcept { return frames_.get(); }
   // 0, 1, 2, ...: the lanes of a step of all environments.
   [[nodiscard]] std::span<const std::int64_t> in_order() const noexcept { return in_order_; }
 
@@ -67,16 +71,18 @@ class Lanes {
   // environment; else nobody knows what comes before the next.
   void leave_out(std::size_t lane, std::span<const Rows> fields, std::size_t row) noexcept;
 
-  // What an insert does beside the ring, for rows of lanes[row], all of which are the caller's.
+  // What an insert does beside the ring, for rows of the fields of lanes[row], all of which are the caller's.
   class NewRows {
    public:
-    NewRows(Lanes& all, const std::int64_t* lanes) noexcept : all_{all}, lanes_{lanes} {}
+    NewRows(Lanes& all, const std::int64_t* lanes, std::span<const Rows> fields) noexcept
+        : all_{all}, lanes_{lanes}, fields_{fields} {}
     void begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept;
     void end(Ticket first, std::size_t num_rows) noexcept;
 
    private:
     Lanes& all_;
     const std::int64_t* lanes_;
+    std::span<const Rows> fields_;
   };
 
   // How many transitions there are, and how many the longest trajectory has of them. Throws std::bad_alloc.
@@ -98,7 +104,7 @@ class Lanes {
 
   // In the child after a fork, the ring's unfinished tickets discarded: each transition that was moved to an earlier
   // ticket, in ascending order; then all links anew. A lane whose insert was unfinished begins anew.
-  void move(Ticket from, Ticket to) noexcept;
+  void move(Ticket from, Ticket to);
   void begin_in_child() noexcept;
 
  private:
@@ -109,7 +115,7 @@ class Lanes {
   struct alignas(kCacheLine) Lane {
     // 0 where it has none. Written by enter() and leave(), which order the rest.
     std::atomic<Owner> owner{0};
-    Ticket last = ~Ticket{0};  // its newest transition; one before the first ticket where it had none
+    Ticket last = Frames::kNone;  // its newest transition; one before the first ticket where it had none
     State state = State::kBeginning;
     State before_fork = State::kBeginning;
   };
@@ -122,6 +128,7 @@ class Lanes {
   Ring& ring_;
   std::vector<EndColumn> ends_;
   Links links_;
+  std::unique_ptr<Frames> frames_;
   std::vector<Lane> lanes_;
   std::vector<std::int64_t> in_order_;
   bool skips_resets_ = false;

@@ -193,12 +193,15 @@ void Priorities::begin_in_child() noexcept {
 }
 
 void Priorities::repair(const Window& window) noexcept {
-  const Ticket oldest = window.end - std::min<Ticket>(window.end, ring_.capacity());
+  const Ticket oldest = window.end - std::min<Ticket>(window.end, ring_.window_capacity());
   const Ticket cleared = window.first > oldest ? window.first : 0;
   if ((cleared != 0 && cleared != cleared_) || window.end < end_ || window.end - end_ >= ring_.capacity()) {
     leaves_.marks().mark_all();
   } else if (window.end > end_) {
     leaves_.mark(end_, window.end - end_);
+    // What left the window into spare slots is nobody's to mark.
+    const Ticket left = end_ - std::min<Ticket>(end_, ring_.window_capacity());
+    if (ring_.num_spare() > 0 && left < oldest) leaves_.mark(left, oldest - left);
   }
   cleared_ = cleared;
   end_ = window.end;

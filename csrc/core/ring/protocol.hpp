@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <stdexcept>
 #include <utility>
 
 #include "ring/ring.hpp"
@@ -23,14 +24,20 @@ inline constexpr std::size_t kGroupRows = 16;
 // Rows after which a writer moves commit: as many as a reader walks over in the time of one miss.
 inline constexpr std::size_t kMaxCommitInterval = 64;
 
+inline std::size_t without_spare(std::size_t capacity, std::size_t num_spare) {
+  if (num_spare >= capacity) throw std::invalid_argument{"slots beside the spare ones"};
+  return capacity - num_spare;
+}
+
 }  // namespace detail
 
 template <class Atomics>
-BasicRing<Atomics>::BasicRing(RecordLayout layout, std::size_t capacity)
+BasicRing<Atomics>::BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare)
     : records_{std::move(layout), capacity},
       capacity_{capacity},
-      max_rows_per_insert_{std::max<std::size_t>(1, capacity / 8)},
-      commit_interval_{std::bit_floor(std::clamp<std::size_t>(capacity / 16, 1, detail::kMaxCommitInterval))},
+      window_capacity_{detail::without_spare(capacity, num_spare)},
+      max_rows_per_insert_{std::max<std::size_t>(1, window_capacity_ / 8)},
+      commit_interval_{std::bit_floor(std::clamp<std::size_t>(window_capacity_ / 16, 1, detail::kMaxCommitInterval))},
       prefetch_rows_{detail::kPrefetchBytes / records_.layout().stride()},
       words_{capacity * sizeof(std::uint32_t)} {}
 
@@ -89,9 +96,10 @@ void BasicRing<Atomics>::write(std::span<const Rows> fields, std::size_t first_r
     const std::size_t group_rows = std::min(std::min(detail::kGroupRows, left), capacity_ - slot);
     std::byte* records = records_.at(slot);
     prefetch(slot, group_rows);
-    for (std::size_t f = 0; f < columns.size(); ++f) {
-      const auto [offset, row_bytes] = columns[f];
+    for (std::size_t f = 0; f < fields.size(); ++f) {
       const auto [data, stride_bytes] = fields[f];
+      if (data == nullptr) continue;
+      const auto& [offset, row_bytes, num_frames] = columns[f];
       const std::byte* rows = data + row * stride_bytes;
       if (group_rows == 1) {  // the step of one environment, where choosing a loop costs more than it saves
         Atomics::store_row(records + offset, rows, row_bytes);
@@ -183,7 +191,7 @@ Window BasicRing<Atomics>::window_within(std::size_t slack) noexcept {
     // acquire: spare, as above.
     end = Atomics::load(header_.head, std::memory_order_acquire);
   }
-  const Ticket oldest = end > capacity_ ? end - capacity_ : 0;
+  const Ticket oldest = end > window_capacity_ ? end - window_capacity_ : 0;
   return {.first = std::max(base, oldest), .end = end, .committed = committed};
 }
 
@@ -203,7 +211,7 @@ Ticket BasicRing<Atomics>::oldest_whole() const noexcept {
   Atomics::fence(std::memory_order_acquire);
   // relaxed: the fence orders it.
   const Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);
-  return head > capacity_ ? head - capacity_ : 0;
+  return head > window_capacity_ ? head - window_capacity_ : 0;
 }
 
 template <class Atomics>
@@ -218,7 +226,7 @@ void BasicRing<Atomics>::clear() noexcept {
     // relaxed on failure: another clear() came first; we only raise its base to ours.
     if (Atomics::compare_exchange_weak(header_.base, base, head, std::memory_order_release,
                                        std::memory_order_relaxed)) {
-      const std::uint64_t lost = head - base > capacity_ ? head - base - capacity_ : 0;
+      const std::uint64_t lost = head - base > window_capacity_ ? head - base - window_capacity_ : 0;
       // relaxed: a statistic; only the sum matters.
       Atomics::fetch_add(header_.overwritten_before_clear, lost, std::memory_order_relaxed);
       return;
@@ -247,7 +255,7 @@ void BasicRing<Atomics>::discard_unfinished(const std::function<void(Ticket, Tic
   set_words(finished, next, 0);
   set_words(next, end, 1);
   // The slots of [next, end) held the oldest transitions of the window, and hold none any more.
-  const std::uint64_t overwritten = end - base > capacity_ ? end - base - capacity_ : 0;
+  const std::uint64_t overwritten = end - base > window_capacity_ ? end - base - window_capacity_ : 0;
   // relaxed: as above.
   Atomics::fetch_add(header_.overwritten_before_clear, overwritten, std::memory_order_relaxed);
   Atomics::store(header_.base, base + overwritten, std::memory_order_relaxed);
@@ -297,7 +305,7 @@ std::uint64_t BasicRing<Atomics>::num_overwritten() const noexcept {
   const std::uint64_t since_clear = Atomics::load(header_.head, std::memory_order_relaxed) - base;
   // relaxed: a statistic.
   const std::uint64_t before = Atomics::load(header_.overwritten_before_clear, std::memory_order_relaxed);
-  return before + (since_clear > capacity_ ? since_clear - capacity_ : 0);
+  return before + (since_clear > window_capacity_ ? since_clear - window_capacity_ : 0);
 }
 
 }  // namespace fastreplay

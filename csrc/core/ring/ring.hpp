@@ -43,22 +43,26 @@ struct Window {
 template <class Atomics>
 class BasicRing {
  public:
-  // Throws std::invalid_argument on capacity 0 and on sizes that do not fit, std::bad_alloc.
-  BasicRing(RecordLayout layout, std::size_t capacity);
+  // Of the slots, the `num_spare` whose records are the oldest are kept for who was there first to look up, and not
+  // given to readers. Throws std::invalid_argument on no slots but these and on sizes that do not fit, std::bad_alloc.
+  BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare = 0);
 
   // For views of whole columns, too, unchecked while writers run.
   [[nodiscard]] Records& records() noexcept { return records_; }
   [[nodiscard]] const Records& records() const noexcept { return records_; }
-  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
+  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }  // slots
+  [[nodiscard]] std::size_t num_spare() const noexcept { return capacity_ - window_capacity_; }
+  // Tickets that a window holds at most.
+  [[nodiscard]] std::size_t window_capacity() const noexcept { return window_capacity_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return records_.num_bytes() + words_.num_bytes(); }
 
   // Rows that one reservation may take. A larger one would empty the readers' window while it is
   // copied.
   [[nodiscard]] std::size_t max_rows_per_insert() const noexcept { return max_rows_per_insert_; }
 
-  // Inserts num_rows transitions, fields[f] being the rows of field f from first_row on. Returns
-  // false, with nothing taken, when the lap gate stayed shut for `patience`. num_rows is in
-  // [1, max_rows_per_insert()]. Any number of threads may insert.
+  // Inserts num_rows transitions, fields[f] being the rows of column f from first_row on, or nothing, where what lies
+  // there is stored otherwise. Returns false, with nothing taken, when the lap gate stayed shut for `patience`.
+  // num_rows is in [1, max_rows_per_insert()]. Any number of threads may insert.
   [[nodiscard]] bool insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
                             std::chrono::nanoseconds patience) noexcept;
 
@@ -139,6 +143,7 @@ class BasicRing {
 
   Records records_;
   std::size_t capacity_;
+  std::size_t window_capacity_;
   std::size_t max_rows_per_insert_;
   std::size_t commit_interval_;  // a power of two
   std::size_t prefetch_rows_;    // how far ahead of a store the ring's memory is asked for

@@ -203,6 +203,23 @@ inline void load_row(std::byte* row, const std::byte* ring, std::size_t num_byte
 
 #endif
 
+// Whether a row in the ring is the same, which a writer may be overwriting.
+inline bool is_same_row(const std::byte* ring, const std::byte* row, std::size_t num_bytes) noexcept {
+#if defined(FASTREPLAY_RELAXED_COPY)
+  for (std::size_t i = 0; i < num_bytes; ++i) {
+    std::byte loaded;
+    load_row(&loaded, ring + i, 1);
+    if (loaded != row[i]) return false;
+  }
+  return true;
+#else
+  compiler_barrier();
+  const bool is_same = std::memcmp(ring, row, num_bytes) == 0;
+  compiler_barrier();
+  return is_same;
+#endif
+}
+
 // Copies row i of a field from records[i] + offset to rows + i * row_bytes.
 inline void load_rows(std::byte* rows, std::span<const std::byte* const> records, std::size_t offset,
                       std::size_t row_bytes) noexcept {

@@ -19,6 +19,12 @@ std::size_t checked_bytes(std::size_t capacity, std::size_t stride) {
 }  // namespace
 
 Records::Records(RecordLayout layout, std::size_t capacity)
-    : layout_{std::move(layout)}, capacity_{capacity}, region_{checked_bytes(capacity, layout_.stride())} {}
+    : layout_{std::move(layout)},
+      capacity_{capacity},
+      region_{checked_bytes(capacity, layout_.stride()), checked_bytes(capacity, layout_.extra_bytes())} {}
+
+void Records::drop_beside(std::size_t slot) noexcept {
+  if (layout_.extra_bytes() % Region::kPageBytes == 0) region_.drop(beside(slot), layout_.extra_bytes());
+}
 
 }  // namespace fastreplay

@@ -30,6 +30,21 @@ class Records {
     return region_.data() + slot * layout_.stride();
   }
 
+  // Frames, where the layout has some: of this record alone, beside it; and wherever a place says.
+  [[nodiscard]] std::byte* beside(std::size_t slot) noexcept { return region_.sparse() + slot * layout_.extra_bytes(); }
+  [[nodiscard]] const std::byte* frame(FramePlace place) const noexcept { return region_.data() + place; }
+  [[nodiscard]] FramePlace place(const std::byte* frame) const noexcept {
+    return static_cast<FramePlace>(frame - region_.data());
+  }
+  // The slot whose record has a frame, or has it beside it.
+  [[nodiscard]] std::size_t owner(FramePlace place) const noexcept {
+    const auto begin = static_cast<FramePlace>(region_.sparse() - region_.data());
+    return place < begin ? place / layout_.stride() : (place - begin) / layout_.extra_bytes();
+  }
+  [[nodiscard]] bool is_beside(FramePlace place) const noexcept { return frame(place) >= region_.sparse(); }
+  // Lets the frames beside a record go.
+  void drop_beside(std::size_t slot) noexcept;
+
  private:
   RecordLayout layout_;
   std::size_t capacity_;

@@ -15,29 +15,45 @@ namespace fastreplay {
 
 namespace {
 
-constexpr std::size_t kPage = 4096;
+constexpr std::size_t kPage = Region::kPageBytes;
 constexpr std::size_t kHugePage = 512 * kPage;
+constexpr std::size_t kMostBytes = std::numeric_limits<std::ptrdiff_t>::max() - 2 * kHugePage;
+
+constexpr std::size_t whole_pages(std::size_t num_bytes) noexcept { return (num_bytes + kPage - 1) / kPage * kPage; }
 
 }  // namespace
 
-Region::Region(std::size_t num_bytes) : num_bytes_{num_bytes} {
-  if (num_bytes > std::numeric_limits<std::ptrdiff_t>::max() - 2 * kHugePage) throw std::bad_alloc{};
+Region::Region(std::size_t num_bytes, std::size_t num_sparse_bytes) : num_bytes_{num_bytes} {
+  if (num_bytes > kMostBytes || num_sparse_bytes > kMostBytes - num_bytes) throw std::bad_alloc{};
+  const std::size_t total = num_sparse_bytes == 0 ? num_bytes : whole_pages(num_bytes) + num_sparse_bytes;
 #if defined(__unix__) || defined(__APPLE__)
-  if (num_bytes >= kHugePage) {
-    mapping_bytes_ = num_bytes + kHugePage;
-    mapping_ = mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (total >= kHugePage) {
+    mapping_bytes_ = total + kHugePage;
+    // What is sparse is not counted as if all of it were needed.
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (num_sparse_bytes == 0 ? 0 : MAP_NORESERVE);
+    mapping_ = mmap(nullptr, mapping_bytes_, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (mapping_ == MAP_FAILED) throw std::bad_alloc{};
     const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
     data_ = static_cast<std::byte*>(mapping_) + ((kHugePage - address % kHugePage) % kHugePage);
 #if defined(MADV_HUGEPAGE)
     // A refusal costs speed, not correctness.
     (void)madvise(data_, num_bytes, MADV_HUGEPAGE);
+    // Nor would it here, but memory.
+    if (num_sparse_bytes > 0) (void)madvise(sparse(), num_sparse_bytes, MADV_NOHUGEPAGE);
 #endif
     return;
   }
 #endif
-  data_ = static_cast<std::byte*>(::operator new(num_bytes, std::align_val_t{kPage}));
-  std::memset(data_, 0, num_bytes);
+  data_ = static_cast<std::byte*>(::operator new(total, std::align_val_t{kPage}));
+  std::memset(data_, 0, total);
+}
+
+std::byte* Region::sparse() const noexcept { return data_ + whole_pages(num_bytes_); }
+
+void Region::drop(std::byte* begin, std::size_t num_bytes) const noexcept {
+#if defined(MADV_DONTNEED)
+  if (mapping_ != nullptr) (void)madvise(begin, num_bytes, MADV_DONTNEED);
+#endif
 }
 
 Region::~Region() { release(); }

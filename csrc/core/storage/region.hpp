@@ -11,10 +11,13 @@ inline constexpr std::size_t kCacheLine = 64;
 
 // Zero-filled memory, aligned to at least a cache line. Regions of a huge page and more are mapped
 // at a huge-page boundary and advised so (5-30 % on random rows); pages are touched lazily.
+//
+// Behind it there may be a sparse part, from the next page on: of it only those pages are paid for that were written
+// since they were last dropped.
 class Region {
  public:
   Region() noexcept = default;
-  explicit Region(std::size_t num_bytes);  // throws std::bad_alloc
+  explicit Region(std::size_t num_bytes, std::size_t num_sparse_bytes = 0);  // throws std::bad_alloc
   ~Region();
   Region(Region&& other) noexcept;
   Region& operator=(Region&& other) noexcept;
@@ -22,7 +25,13 @@ class Region {
   Region& operator=(const Region&) = delete;
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
-  [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }  // without the sparse part
+  [[nodiscard]] std::byte* sparse() const noexcept;
+
+  // Gives whole pages of the sparse part back, whose bytes are then as they were or zero.
+  void drop(std::byte* begin, std::size_t num_bytes) const noexcept;
+
+  static constexpr std::size_t kPageBytes = 4096;
 
  private:
   void release() noexcept;

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#include "lanes/frames.hpp"
+
+#include <array>
+#include <cstring>
+
+#include "ring/atomics.hpp"
+#include "ring/stop_points.hpp"
+#include "storage/copy.hpp"
+
+namespace fastreplay {
+
+struct Frames::Stack {
+  std::array<FramePlace, kMostFrames> places;
+
+  // What a stack of so many frames is that goes on by one.
+  [[nodiscard]] Stack next(std::size_t num_frames) const noexcept {
+    Stack stack;
+    for (std::size_t i = 0; i + 1 < num_frames; ++i) stack.places[i] = places[i + 1];
+    stack.places[num_frames - 1] = kNowhere;
+    return stack;
+  }
+};
+
+std::span<const Rows> Frames::stored_as_given(std::span<const Rows> fields, std::span<Rows> columns) const noexcept {
+  const RecordLayout& layout = ring_.records().layout();
+  for (std::size_t f = 0; f < fields.size(); ++f) {
+    columns[f] = layout.columns()[f].num_frames == 0 ? fields[f] : Rows{nullptr, 0};
+  }
+  for (const RecordLayout::Frames& each : layout.frames()) {
+    const auto [data, stride_bytes] = fields[each.group.fields.back()];
+    columns[each.column] = {data + (each.group.num_frames - 1) * each.frame_bytes, stride_bytes};
+  }
+  return columns.first(fields.size() + layout.frames().size());
+}
+
+void Frames::begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<const Rows> fields,
+                   std::size_t row) noexcept {
+  const std::size_t slot = ring_.slot(ticket);
+  const bool had_beside = has_beside(slot);
+  const bool goes_on = is_readable(previous, ticket, first_own);
+  bool has_any = false;
+  for (const RecordLayout::Frames& each : ring_.records().layout().frames()) {
+    has_any |= begin_group(each, continued(each, goes_on ? previous : kNone, ticket), ticket, fields, row);
+  }
+  if (has_any == had_beside) return;
+  // relaxed, both: a statistic.
+  if (has_any) {
+    num_beside_.fetch_add(1, std::memory_order_relaxed);
+  } else {
+    num_beside_.fetch_sub(1, std::memory_order_relaxed);
+    ring_.records().drop_beside(slot);
+  }
+}
+
+// Whether the record is one whose frames a record of this ticket may have, and nobody writes it now. Should it be
+// overwritten while we look at it, so is what we write, before anybody is given it.
+bool Frames::is_readable(Ticket previous, Ticket ticket, Ticket first_own) const noexcept {
+  if (previous >= ticket || ticket - previous > ring_.num_spare()) return false;
+  return previous >= first_own || ring_.is_published(previous, Window{.first = 0, .end = 0, .committed = 0});
+}
+
+// What the first field of a record is expected to be that comes after another, if that is one.
+Frames::Stack Frames::continued(const RecordLayout::Frames& frames, Ticket previous, Ticket ticket) const noexcept {
+  const std::size_t num_frames = frames.group.num_frames;
+  Stack stack;
+  std::fill_n(stack.places.begin(), num_frames, kNowhere);
+  if (previous == kNone) return stack;
+  const Records& records = ring_.records();
+  const std::size_t slot = ring_.slot(previous);
+  const Column& column = records.layout().columns()[frames.group.fields.back()];
+  const auto* places = reinterpret_cast<const FramePlace*>(records.at(slot) + column.offset);
+  for (std::size_t i = 0; i < num_frames; ++i) {
+    // relaxed: whoever stored it published it before we knew of it, or was us.
+    const FramePlace place = StdAtomics::load(places[i], std::memory_order_relaxed);
+    const std::size_t owner = records.owner(place);
+    const std::size_t age = owner <= slot ? slot - owner : slot + ring_.capacity() - owner;
+    if (ticket - previous + age <= ring_.num_spare()) stack.places[i] = place;
+  }
+  return frames.group.fields.size() == 1 ? stack.next(num_frames) : stack;
+}
+
+// Returns whether it has frames beside it. From the newest frame on, so that one that is repeated is stored once.
+bool Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket,
+                         std::span<const Rows> fields, std::size_t row) noexcept {
+  Records& records = ring_.records();
+  const std::size_t slot = ring_.slot(ticket);
+  const std::size_t num_frames = frames.group.num_frames;
+  const std::size_t frame_bytes = frames.frame_bytes;
+  std::byte* beside = records.beside(slot) + frames.extra_offset;
+  bool has_any = false;
+  for (std::size_t f = 0; f < frames.group.fields.size(); ++f) {
+    const std::size_t field = frames.group.fields[f];
+    const std::byte* stack = fields[field].data + row * fields[field].stride_bytes;
+    auto* places = reinterpret_cast<FramePlace*>(records.at(slot) + records.layout().columns()[field].offset);
+    Stack stored;
+    for (std::size_t i = num_frames; i-- > 0;) {
+      const std::byte* frame = stack + i * frame_bytes;
+      if (i + 1 == num_frames && f + 1 == frames.group.fields.size()) {
+        stored.places[i] = records.place(records.at(slot) + records.layout().columns()[frames.column].offset);
+      } else if (expected.places[i] != kNowhere && is_same_row(records.frame(expected.places[i]), frame, frame_bytes)) {
+        stored.places[i] = expected.places[i];
+      } else if (i + 1 < num_frames && std::memcmp(frame, frame + frame_bytes, frame_bytes) == 0) {
+        stored.places[i] = stored.places[i + 1];
+      } else {
+        store_row(beside, frame, frame_bytes);
+        stored.places[i] = records.place(beside);
+        beside += frame_bytes;
+        has_any = true;
+      }
+      // relaxed: the release of the ring's word orders it; partner: load_field(), after an acquire of that word.
+      StdAtomics::store(places[i], stored.places[i], std::memory_order_relaxed);
+    }
+    at_stop_point(StopPoint::kFieldWritten);
+    expected = stored.next(num_frames);
+  }
+  return has_any;
+}
+
+std::size_t Frames::num_bytes() const noexcept {
+  // relaxed: a statistic.
+  return num_beside_.load(std::memory_order_relaxed) * ring_.records().layout().extra_bytes();
+}
+
+template <class At>
+void Frames::at_each_place(std::size_t slot, At at) noexcept {
+  Records& records = ring_.records();
+  for (const RecordLayout::Frames& each : records.layout().frames()) {
+    for (const std::size_t field : each.group.fields) {
+      auto* places = reinterpret_cast<FramePlace*>(records.at(slot) + records.layout().columns()[field].offset);
+      for (std::size_t i = 0; i < each.group.num_frames; ++i) at(places[i]);
+    }
+  }
+}
+
+// Of a slot that is ours.
+bool Frames::has_beside(std::size_t slot) noexcept {
+  const Records& records = ring_.records();
+  bool has_any = false;
+  at_each_place(slot, [&](FramePlace& place) {
+    // relaxed: of the slot's owner before us, who published it before we could take it.
+    const FramePlace stored = StdAtomics::load(place, std::memory_order_relaxed);
+    has_any = has_any || (records.is_beside(stored) && records.owner(stored) == slot);
+  });
+  return has_any;
+}
+
+// Frames move with the record that they belong to, which comes before all others that have their places.
+void Frames::move(Ticket from, Ticket to) {
+  Records& records = ring_.records();
+  const std::size_t old_slot = ring_.slot(from);
+  const std::size_t slot = ring_.slot(to);
+  if (has_beside(old_slot)) std::memcpy(records.beside(slot), records.beside(old_slot), records.layout().extra_bytes());
+  moved_[old_slot] = slot;
+  at_each_place(slot, [&](FramePlace& place) {
+    const auto moved = moved_.find(records.owner(place));
+    if (moved == moved_.end()) return;
+    const bool is_beside = records.is_beside(place);
+    const auto begin = [&](std::size_t of) { return is_beside ? records.beside(of) : records.at(of); };
+    place += static_cast<FramePlace>(begin(moved->second) - begin(moved->first));
+  });
+}
+
+void Frames::count() noexcept {
+  std::size_t num_beside = 0;
+  const Window window = ring_.window();
+  const Ticket first = window.end - std::min<Ticket>(window.end, ring_.capacity());
+  for (Ticket ticket = first; ticket < window.end; ++ticket) num_beside += has_beside(ring_.slot(ticket)) ? 1 : 0;
+  // relaxed: a statistic.
+  num_beside_.store(num_beside, std::memory_order_relaxed);
+}
+
+}  // namespace fastreplay

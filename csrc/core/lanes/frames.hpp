@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// Rows that are stacks of frames which records have in common: each frame is stored once, and a record has the places
+// of its own. Must not know Python, torch or minibatches.
+//
+// A frame belongs to the record that it was stored with: the newest of each group lies in it, others beside it. It is
+// overwritten when that record's slot is taken anew. So that it is there as long as anybody may look it up, a record
+// only has places of frames that belong to records at most ring.num_spare() tickets before it, which is as many slots
+// as readers are never given: a record that may be read is at most ring.window_capacity() behind head, and its frames'
+// records at most capacity() then. The one check after a copy, of the record's own ticket, is the frames', too.
+//
+// That a place names the right frame does not hang on who inserted what before: the bytes there were compared.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <span>
+#include <unordered_map>
+
+#include "ring/ring.hpp"
+
+namespace fastreplay {
+
+class Frames {
+ public:
+  static constexpr Ticket kNone = ~Ticket{0};
+  static constexpr std::size_t kMostFrames = 64;  // of a row
+
+  // Of a ring whose records have groups, none of more frames a row. The ring outlives this.
+  explicit Frames(Ring& ring) noexcept : ring_{ring} {}
+
+  // Where the rows of columns are, of which the fields' are there; nothing for those that begin() makes. `columns` has
+  // room for all of them.
+  [[nodiscard]] std::span<const Rows> stored_as_given(std::span<const Rows> fields,
+                                                      std::span<Rows> columns) const noexcept;
+
+  // Stores the places that a record has, and the frames beside it, by the owner of its ticket, which is not published:
+  // of one row of the fields, that goes on where record `previous` ended, if it is found to. Tickets from first_own on
+  // are the caller's.
+  void begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<const Rows> fields, std::size_t row) noexcept;
+
+  // Memory beside records.
+  [[nodiscard]] std::size_t num_bytes() const noexcept;
+
+  // In the child after a fork, as of Lanes.
+  void move(Ticket from, Ticket to);
+  void begin_in_child() noexcept { moved_.clear(); }
+
+  // Counts the frames beside records anew, nobody else using the ring.
+  void count() noexcept;
+
+ private:
+  // The places of a stack's frames; kNowhere for one that is not known.
+  static constexpr FramePlace kNowhere = ~FramePlace{0};
+  struct Stack;
+
+  [[nodiscard]] bool is_readable(Ticket previous, Ticket ticket, Ticket first_own) const noexcept;
+  [[nodiscard]] Stack continued(const RecordLayout::Frames& frames, Ticket previous, Ticket ticket) const noexcept;
+  [[nodiscard]] bool begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket,
+                                 std::span<const Rows> fields, std::size_t row) noexcept;
+  template <class At>
+  void at_each_place(std::size_t slot, At at) noexcept;
+  [[nodiscard]] bool has_beside(std::size_t slot) noexcept;
+
+  Ring& ring_;
+  // Records with frames beside them. A statistic, to which writers add; orders nothing.
+  std::atomic<std::size_t> num_beside_{0};
+  std::unordered_map<std::size_t, std::size_t> moved_;  // slots, in a child
+};
+
+}  // namespace fastreplay
