@@ -30,7 +30,9 @@ STEPS: dict[str, Any] = {
     "next_observation": (2,),
     "terminated": ((), "bool"),
     "truncated": (),
+    "pixels": ((3, 2), "uint8"),
 }
+SHARED: dict[str, Any] = {**STEPS, "pixels": fr.Field((2,), "uint8", stack=3)}
 
 
 def rows(first: int, terminated: list[bool], truncated: list[bool]) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def rows(first: int, terminated: list[bool], truncated: list[bool]) -> dict[str,
         "next_observation": np.stack([t + 0.5, t * 2], 1).astype(np.float32),
         "terminated": np.array(terminated, bool),
         "truncated": np.where(np.array(truncated, bool), -2.0, -0.0).astype(np.float32),
+        "pixels": np.stack([np.stack([(t - age) % 256, t // 256], 1) for age in (2, 1, 0)], 1).astype(np.uint8),
     }
 
 
@@ -200,17 +203,32 @@ class Streams(RuleBasedStateMachine):
         lanes=st.sampled_from([1, 2, 5]),
         output=st.sampled_from(["numpy", "torch"]),
         weighed=st.booleans(),
+        shares=st.booleans(),
     )
-    def make(self, capacity: int, lanes: int, output: str, *, weighed: bool) -> None:
+    def make(self, capacity: int, lanes: int, output: str, *, weighed: bool, shares: bool) -> None:
         priorities = fr.Priorities() if weighed else None
-        self.buffer = NativeBuffer(
-            capacity, STEPS, seed=5, lanes=lanes, output=output, priorities=priorities, timeout=10
-        )
+        options: dict[str, Any] = {"seed": 5, "output": output, "priorities": priorities, "timeout": 10}
+        fields = SHARED if shares else STEPS
+        self.buffer = NativeBuffer(capacity, fields, lanes=lanes, share_next=shares, **options)
         self.lanes = lanes
         self.oracle = Oracle(capacity, lanes)
+        self.given: dict[int, tuple[Any, Any]] = {}  # by lane, the newest next observation and pixels
+
+    def rows(self, order: list[int], ends: list[int]) -> dict[str, Any]:
+        """Give rows of these lanes, most of which go on where their lanes were."""
+        made = rows(len(self.oracle.rows), [end == 1 for end in ends], [end == 2 for end in ends])
+        for i, lane in enumerate(order):
+            pixels, number = made["pixels"][i], int(made["action"][i])
+            if lane in self.given and number % 5 > 0:
+                made["observation"][i] = self.given[lane][0]
+                pixels[:-1] = self.given[lane][1][1:]
+            elif number % 3 == 0:
+                pixels[:] = pixels[-1]  # as wrappers do after a reset
+            self.given[lane] = made["next_observation"][i], pixels
+        return made
 
     def insert(self, order: list[int], ends: list[int], **how: Any) -> None:
-        made = rows(len(self.oracle.rows), [end == 1 for end in ends], [end == 2 for end in ends])
+        made = self.rows(order, ends)
         self.buffer.extend(**made, **how)
         for i, lane in enumerate(order):
             self.oracle.insert(lane, {name: values[i] for name, values in made.items()})
@@ -218,7 +236,7 @@ class Streams(RuleBasedStateMachine):
     @rule(lane=st.integers(0, 4), end=st.sampled_from([0, 0, 0, 1, 2]))
     def add(self, lane: int, end: int) -> None:
         lane %= self.lanes
-        made = {k: v[0] for k, v in rows(len(self.oracle.rows), [end == 1], [end == 2]).items()}
+        made = {k: v[0] for k, v in self.rows([lane], [end]).items()}
         self.buffer.add(**made, **({"lane": lane} if self.lanes > 1 or lane % 2 else {}))
         self.oracle.insert(lane, made)
 

@@ -2,7 +2,11 @@
 // Storage without a protocol: live views of its columns.
 #include "storage/records.hpp"
 
+#include <pybind11/stl.h>
+
 #include <memory>
+#include <tuple>
+#include <vector>
 
 #include "capsule.hpp"
 #include "module.hpp"
@@ -36,6 +40,30 @@ py::array column(const py::object& self, std::size_t field, const py::dtype& dty
   return py::array{dtype, dims, strides, records.data() + place.offset, self};
 }
 
+// What lies beside the records, (capacity, bytes); `self` keeps them alive.
+py::array beside(const py::object& self) {
+  auto& records = self.cast<Records&>();
+  const auto extra_bytes = static_cast<py::ssize_t>(records.layout().extra_bytes());
+  const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(records.capacity()), extra_bytes};
+  const std::vector<py::ssize_t> strides{extra_bytes, 1};
+  return py::array{py::dtype::of<std::uint8_t>(), shape, strides, records.beside(0), self};
+}
+
+// Of each group of fields that have frames in common: its fields, the column of its newest frame, the first of those of
+// its fields' places, and of what lies beside a record the part that is its own: from where on, and how many frames.
+using GroupPlaces = std::tuple<std::vector<std::size_t>, std::size_t, std::size_t, std::size_t, std::size_t>;
+
+std::vector<GroupPlaces> groups(const Records& records) {
+  const RecordLayout& layout = records.layout();
+  std::vector<GroupPlaces> groups;
+  std::size_t column = layout.num_fields() + layout.frames().size();
+  for (const auto& [group, frame_bytes, newest, extra_offset] : layout.frames()) {
+    groups.emplace_back(group.fields, newest, column, extra_offset, group.fields.size() * group.num_frames - 1);
+    column += group.fields.size();
+  }
+  return groups;
+}
+
 std::vector<std::size_t> offsets(const Records& records) {
   std::vector<std::size_t> offsets;
   for (const Column& column : records.layout().columns()) offsets.push_back(column.offset);
@@ -58,6 +86,9 @@ void bind_records(py::module_& m) {
       .def_property_readonly("num_bytes", &Records::num_bytes)
       .def_property_readonly("record_bytes", [](const Records& records) { return records.layout().stride(); })
       .def_property_readonly("offsets", &offsets)
+      .def_property_readonly("groups", &groups)
+      .def_property_readonly("first_beside", [](Records& records) { return records.place(records.beside(0)); })
+      .def("beside", &beside)
       .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))
       .def("capsule", [](Records& records) { return py::capsule{&records, kRecordsCapsule}; });
 }

@@ -73,6 +73,11 @@ Ticket read_run_into(const Ring& ring, Ticket first, const Block& block) {
   return without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
 }
 
+void restore_rows(Ring& ring, std::size_t num_rows) {
+  if (num_rows > ring.capacity()) throw py::value_error{"more rows than slots"};
+  ring.restore(num_rows);
+}
+
 // Whole records, first, first + 1, ..., as many as the memory holds; returns the oldest ticket whose copy is whole.
 Ticket read_records_into(const Ring& ring, Ticket first, Bytes memory) {
   const std::span<std::byte> records = span_of(memory);
@@ -103,6 +108,8 @@ void bind_ring(py::module_& m) {
       .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
       .def("clear", &Ring::clear)
       .def("start_at", &Ring::start_at, py::arg("ticket"))
+      .def("restore", &restore_rows, py::arg("num_rows"))
+      .def("begin_here", &Ring::begin_here)
       .def("slots", &slots_for_python, py::arg("block"))
       .def("read", &read_into, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("replace", &replace_in, py::arg("pool"), py::arg("slots"), py::arg("block"))

@@ -41,6 +41,15 @@ class SavedLinks(NamedTuple):
         if len(self.states) != lanes.core.num_lanes:
             raise ValueError(f"links: expected the states of {lanes.core.num_lanes} lanes, got {len(self.states)}")
 
+    def lanes_from(self, first: int, columns: tuple[NDArray[Any], ...]) -> NDArray[np.int64]:
+        """Return the lanes of the transitions in columns, from another ticket on; 0 for those that are not known."""
+        lanes = np.zeros(len(columns[0]), np.int64)
+        known = self.lanes[max(0, first - self.first) :]
+        begin = max(0, self.first - first)
+        known = known[: max(0, len(lanes) - begin)]
+        lanes[begin : begin + len(known)] = known
+        return lanes
+
     def restore(self, lanes: Lanes) -> None:
         """Link the transitions of a ring that nobody else uses."""
         lanes.core.skips_resets = self.skips_resets

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.framed_snapshot import FramedTransitions, ReceivedFramed
 from fastreplay.buffer.links import Links
 from fastreplay.buffer.pickled_state import checked_state
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
@@ -40,7 +41,7 @@ class Pickled(Weighed[ArrayT]):
         native = _native_attributes(self)
         state = {
             "first": self._ring.window()[0],
-            "columns": Transitions(self),
+            "columns": FramedTransitions(self) if self._frames.groups else Transitions(self),
             "rng_state": self._sampler.state,
             "num_spawned": self._num_spawned.value,
             "extra": {k: v for k, v in self.__dict__.items() if k not in native},
@@ -51,9 +52,7 @@ class Pickled(Weighed[ArrayT]):
             "output": self._output,
             "timeout": self._timeout,
             "priorities": self._priorities,
-            "lanes": None if self._lanes is None else self._lanes.core.num_lanes,
-            "ends": None if self._lanes is None else self._lanes.ends,
-            "share_next": self._frames.share_next,
+            **self._streams(),
         }
         if self._masses is not None:
             first, end = self._ring.window()
@@ -76,7 +75,7 @@ class Pickled(Weighed[ArrayT]):
         if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
             first, columns = saved.contents(self._schema, self.capacity)
             self._ring.start_at(first)
-            self._extend_anywhere(*columns)
+            self._extend_anywhere(*columns, lanes=0 if saved.links is None else saved.links.lanes_from(first, columns))
         if self._masses is not None and saved.masses is not None:
             self._masses.restore(saved.masses.first, saved.masses.values)
             self._kept("pickle").largest = saved.masses.largest
@@ -90,13 +89,21 @@ class Pickled(Weighed[ArrayT]):
         """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
         target = self
         if self._ring.num_inserted or self._ring.window() != (0, 0):
-            target = _rebuild(type(self), self.capacity, self._schema, {"output": "numpy"})
-        return ReceivedTransitions(target, target._extend_anywhere, form)
+            target = _rebuild(type(self), self.capacity, self._schema, {"output": "numpy", **self._streams()})
+        received = ReceivedFramed if self._frames.groups else ReceivedTransitions
+        return received(target, target._extend_anywhere, form)
 
-    def _extend_anywhere(self, *columns: Any) -> None:
-        """Insert saved transitions; of which lanes they are is restored afterwards."""
-        lane = {} if self._lanes is None else {"lanes": 0}
-        Contents.extend(self, *columns, **lane)
+    def _streams(self) -> dict[str, Any]:
+        """Return the options that say what transitions have to do with each other."""
+        return {
+            "lanes": None if self._lanes is None else self._lanes.core.num_lanes,
+            "ends": None if self._lanes is None else self._lanes.ends,
+            "share_next": self._frames.share_next,
+        }
+
+    def _extend_anywhere(self, *columns: Any, lanes: Any = 0) -> None:
+        """Insert saved transitions; how they follow each other is restored afterwards."""
+        Contents.extend(self, *columns, **({} if self._lanes is None else {"lanes": lanes}))
 
 
 def _native_attributes(buffer: Pickled[Any]) -> set[str]:

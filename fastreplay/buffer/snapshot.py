@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-__all__ = ["ReceivedTransitions", "Transitions", "checked_ticket"]
+__all__ = ["ReceivedTransitions", "Transitions", "checked_ticket", "receive"]
 
 # Tickets beyond it are no counts of anything: a billion inserts a second take 146 years to get there.
 _MOST_TICKETS = 2**62
@@ -101,7 +101,7 @@ class Transitions(Sequence[Any]):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         form = format_of(protocol)
-        return _receive, (self.buffer, form), None, self._pieces(form)
+        return receive, (self.buffer, form), None, self._pieces(form)
 
     def _pieces(self, form: Format) -> Iterator[int]:
         for ticket, columns in self._runs():
@@ -147,7 +147,8 @@ class ReceivedTransitions(Receiver, Transitions):
             self.is_complete = True
 
 
-def _receive(buffer: Pickled[Any], form: Format) -> ReceivedTransitions:
+def receive(buffer: Pickled[Any], form: Format) -> ReceivedTransitions:
+    """Return what takes the transitions of a buffer that is being loaded."""
     return buffer._receive(form)
 
 

@@ -202,6 +202,7 @@ bool Lanes::restore(Ticket first, std::span<const std::uint32_t> lanes, std::spa
     links_.begin(ticket, is_known ? lanes[ticket - first] : 0, restored_before(bits), restored_after(bits));
   }
   relink(known, known_end);
+  if (frames_ != nullptr) frames_->count();
   if (known_end < window.end) std::ranges::for_each(lanes_, [this](Lane& lane) { lose_track(lane); });
   return true;
 }

@@ -276,6 +276,22 @@ void BasicRing<Atomics>::start_at(Ticket ticket) noexcept {
   Atomics::store(header_.base, ticket, std::memory_order_relaxed);
 }
 
+template <class Atomics>
+void BasicRing<Atomics>::restore(std::size_t num_rows) noexcept {
+  // relaxed, all: the ring is not shared.
+  const Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);
+  set_words(head, head + num_rows, 0);
+  Atomics::store(header_.head, head + num_rows, std::memory_order_relaxed);
+  Atomics::store(header_.commit, head + num_rows, std::memory_order_relaxed);
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::begin_here() noexcept {
+  // relaxed, both: the ring is not shared.
+  header_.start = Atomics::load(header_.head, std::memory_order_relaxed);
+  Atomics::store(header_.base, header_.start, std::memory_order_relaxed);
+}
+
 // Marks the slots of [first, end) as published in the tickets' own lap, or some laps before it.
 template <class Atomics>
 void BasicRing<Atomics>::set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept {

@@ -115,6 +115,10 @@ class BasicRing {
 
   // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
   void start_at(Ticket ticket) noexcept;
+  // Publishes the next tickets of an unshared ring, at most as many as it has slots, whose records lie there already;
+  // and lets one begin with what comes next, what lies in it being kept to be looked up.
+  void restore(std::size_t num_rows) noexcept;
+  void begin_here() noexcept;
 
   [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
   [[nodiscard]] Ticket num_reserved() const noexcept;            // the next ticket
