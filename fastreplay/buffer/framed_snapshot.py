@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastreplay.schema import Schema
     from fastreplay.support.saving import Format, Parser
 
-    Array = NDArray[np.generic]
+    Array = NDArray[Any]
 
 __all__ = ["FramedTransitions", "ReceivedFramed"]
 
@@ -58,8 +58,8 @@ class Stored:
         for positions, newest, column, first_beside, num_beside in self._records.groups:
             field = tuple(schema.values())[positions[0]]
             num_frames, shape = (1, field.shape) if field.stack is None else (field.stack, field.shape[1:])
-            places = [(column + i, num_frames) for i in range(len(positions))]
-            self.groups.append(Group(newest, places, shape, field.dtype, first_beside, num_beside))
+            of_fields = [(column + i, num_frames) for i in range(len(positions))]
+            self.groups.append(Group(newest, of_fields, shape, field.dtype, first_beside, num_beside))
             framed.update(positions)
         fields = [(i, f.shape, f.dtype) for i, f in enumerate(schema.values()) if i not in framed]
         frames = [(group.newest, group.shape, group.dtype) for group in self.groups]
@@ -93,7 +93,8 @@ class Stored:
     def num_beside(self, group: Group, codes: list[Array]) -> Array:
         """Return how many frames lie beside each record, (n,), of its codes."""
         highest = np.max([each.max(axis=1, initial=0, where=each <= group.num_beside) for each in codes], axis=0)
-        return highest.astype(np.int64)
+        counts: Array = highest.astype(np.int64)
+        return counts
 
     def write(self, columns: list[Array], beside: list[Array]) -> None:
         """Put records into the ring behind its last, nobody else using it.
@@ -129,7 +130,8 @@ class Stored:
         slots = np.arange(first, first + len(places)) % self.ring.capacity
         ages = (slots[:, None] - owners) % self.ring.capacity
         codes = (ages.astype(_PLACE) * (group.num_beside + 1) + numbers).astype(_PLACE)
-        return np.where(ages <= self.ring.num_spare, codes, 0)  # of slots that never held anything
+        known: Array = np.where(ages <= self.ring.num_spare, codes, 0)  # 0 for slots that never held anything
+        return known
 
     def _place_of(self, group: Group, codes: Any, slots: Array) -> Array:
         ages, numbers = np.divmod(codes, np.uint64(group.num_beside + 1))
@@ -140,13 +142,15 @@ class Stored:
         extra_bytes = self._records.beside().shape[1]
         beside = self._records.first_beside + owners * extra_bytes + group.first_beside
         at = beside + (numbers.astype(np.int64) - 1) * group.frame_bytes
-        return np.where(numbers == 0, in_record, at).astype(_PLACE)
+        places: Array = np.where(numbers == 0, in_record, at).astype(_PLACE)
+        return places
 
     def _beside_of(self, group: Group) -> Array:
         """Return a view of a group's frames beside all records, (capacity, frames, *shape)."""
         num_bytes = group.num_beside * group.frame_bytes
         own = self._records.beside()[:, group.first_beside : group.first_beside + num_bytes]
-        return own.view(group.dtype).reshape(len(own), group.num_beside, *group.shape)
+        frames: Array = own.view(group.dtype)
+        return frames.reshape(len(own), group.num_beside, *group.shape)
 
 
 def _numbered(counts: Any) -> tuple[Any, Any]:

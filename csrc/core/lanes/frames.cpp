@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "lanes/frames.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -37,20 +38,16 @@ std::span<const Rows> Frames::stored_as_given(std::span<const Rows> fields, std:
 void Frames::begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<const Rows> fields,
                    std::size_t row) noexcept {
   const std::size_t slot = ring_.slot(ticket);
-  const bool had_beside = has_beside(slot);
+  const std::size_t bytes_before = bytes_beside(slot);
   const bool goes_on = is_readable(previous, ticket, first_own);
-  bool has_any = false;
   for (const RecordLayout::Frames& each : ring_.records().layout().frames()) {
-    has_any |= begin_group(each, continued(each, goes_on ? previous : kNone, ticket), ticket, fields, row);
+    begin_group(each, continued(each, goes_on ? previous : kNone, ticket), ticket, fields, row);
   }
-  if (has_any == had_beside) return;
-  // relaxed, both: a statistic.
-  if (has_any) {
-    num_beside_.fetch_add(1, std::memory_order_relaxed);
-  } else {
-    num_beside_.fetch_sub(1, std::memory_order_relaxed);
-    ring_.records().drop_beside(slot);
-  }
+  const std::size_t num_bytes = bytes_beside(slot);
+  if (num_bytes == bytes_before) return;
+  // relaxed: a statistic, of which the sum is never below 0.
+  bytes_beside_.fetch_add(num_bytes - bytes_before, std::memory_order_relaxed);
+  if (num_bytes < bytes_before) ring_.records().drop_beside(slot, num_bytes, bytes_before);
 }
 
 // Whether the record is one whose frames a record of this ticket may have, and nobody writes it now. Should it be
@@ -80,15 +77,14 @@ Frames::Stack Frames::continued(const RecordLayout::Frames& frames, Ticket previ
   return frames.group.fields.size() == 1 ? stack.next(num_frames) : stack;
 }
 
-// Returns whether it has frames beside it. From the newest frame on, so that one that is repeated is stored once.
-bool Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket,
+// From the newest frame on, so that one that is repeated is stored once.
+void Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket,
                          std::span<const Rows> fields, std::size_t row) noexcept {
   Records& records = ring_.records();
   const std::size_t slot = ring_.slot(ticket);
   const std::size_t num_frames = frames.group.num_frames;
   const std::size_t frame_bytes = frames.frame_bytes;
   std::byte* beside = records.beside(slot) + frames.extra_offset;
-  bool has_any = false;
   for (std::size_t f = 0; f < frames.group.fields.size(); ++f) {
     const std::size_t field = frames.group.fields[f];
     const std::byte* stack = fields[field].data + row * fields[field].stride_bytes;
@@ -106,7 +102,6 @@ bool Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Tic
         store_row(beside, frame, frame_bytes);
         stored.places[i] = records.place(beside);
         beside += frame_bytes;
-        has_any = true;
       }
       // relaxed: the release of the ring's word orders it; partner: load_field(), after an acquire of that word.
       StdAtomics::store(places[i], stored.places[i], std::memory_order_relaxed);
@@ -114,12 +109,11 @@ bool Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Tic
     at_stop_point(StopPoint::kFieldWritten);
     expected = stored.next(num_frames);
   }
-  return has_any;
 }
 
 std::size_t Frames::num_bytes() const noexcept {
   // relaxed: a statistic.
-  return num_beside_.load(std::memory_order_relaxed) * ring_.records().layout().extra_bytes();
+  return bytes_beside_.load(std::memory_order_relaxed);
 }
 
 template <class At>
@@ -128,21 +122,23 @@ void Frames::at_each_place(std::size_t slot, At at) noexcept {
   for (const RecordLayout::Frames& each : records.layout().frames()) {
     for (const std::size_t field : each.group.fields) {
       auto* places = reinterpret_cast<FramePlace*>(records.at(slot) + records.layout().columns()[field].offset);
-      for (std::size_t i = 0; i < each.group.num_frames; ++i) at(places[i]);
+      for (std::size_t i = 0; i < each.group.num_frames; ++i) at(places[i], each.frame_bytes);
     }
   }
 }
 
-// Of a slot that is ours.
-bool Frames::has_beside(std::size_t slot) noexcept {
-  const Records& records = ring_.records();
-  bool has_any = false;
-  at_each_place(slot, [&](FramePlace& place) {
-    // relaxed: of the slot's owner before us, who published it before we could take it.
+// Of a slot that is ours: up to where its frames beside it reach, in whole pages where they are given back so.
+std::size_t Frames::bytes_beside(std::size_t slot) noexcept {
+  Records& records = ring_.records();
+  const FramePlace begin = records.place(records.beside(slot));
+  const std::size_t room = records.layout().extra_bytes();
+  std::size_t num_bytes = 0;
+  at_each_place(slot, [&](FramePlace& place, std::size_t frame_bytes) {
+    // relaxed: ours, or of the slot's owner before us, who published it before we could take it.
     const FramePlace stored = StdAtomics::load(place, std::memory_order_relaxed);
-    has_any = has_any || (records.is_beside(stored) && records.owner(stored) == slot);
+    if (stored - begin < room) num_bytes = std::max(num_bytes, stored - begin + frame_bytes);
   });
-  return has_any;
+  return round_up(num_bytes, records.drops_pages() ? Region::kPageBytes : 1);
 }
 
 // Frames move with the record that they belong to, which comes before all others that have their places.
@@ -150,9 +146,9 @@ void Frames::move(Ticket from, Ticket to) {
   Records& records = ring_.records();
   const std::size_t old_slot = ring_.slot(from);
   const std::size_t slot = ring_.slot(to);
-  if (has_beside(old_slot)) std::memcpy(records.beside(slot), records.beside(old_slot), records.layout().extra_bytes());
+  std::memcpy(records.beside(slot), records.beside(old_slot), bytes_beside(old_slot));
   moved_[old_slot] = slot;
-  at_each_place(slot, [&](FramePlace& place) {
+  at_each_place(slot, [&](FramePlace& place, std::size_t) {
     const auto moved = moved_.find(records.owner(place));
     if (moved == moved_.end()) return;
     const bool is_beside = records.is_beside(place);
@@ -162,12 +158,12 @@ void Frames::move(Ticket from, Ticket to) {
 }
 
 void Frames::count() noexcept {
-  std::size_t num_beside = 0;
+  std::size_t num_bytes = 0;
   const Window window = ring_.window();
   const Ticket first = window.end - std::min<Ticket>(window.end, ring_.capacity());
-  for (Ticket ticket = first; ticket < window.end; ++ticket) num_beside += has_beside(ring_.slot(ticket)) ? 1 : 0;
+  for (Ticket ticket = first; ticket < window.end; ++ticket) num_bytes += bytes_beside(ring_.slot(ticket));
   // relaxed: a statistic.
-  num_beside_.store(num_beside, std::memory_order_relaxed);
+  bytes_beside_.store(num_bytes, std::memory_order_relaxed);
 }
 
 }  // namespace fastreplay

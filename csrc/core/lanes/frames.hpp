@@ -43,7 +43,10 @@ class Frames {
 
   // In the child after a fork, as of Lanes.
   void move(Ticket from, Ticket to);
-  void begin_in_child() noexcept { moved_.clear(); }
+  void begin_in_child() noexcept {
+    moved_.clear();
+    count();
+  }
 
   // Counts the frames beside records anew, nobody else using the ring.
   void count() noexcept;
@@ -55,15 +58,15 @@ class Frames {
 
   [[nodiscard]] bool is_readable(Ticket previous, Ticket ticket, Ticket first_own) const noexcept;
   [[nodiscard]] Stack continued(const RecordLayout::Frames& frames, Ticket previous, Ticket ticket) const noexcept;
-  [[nodiscard]] bool begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket,
-                                 std::span<const Rows> fields, std::size_t row) noexcept;
+  void begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket, std::span<const Rows> fields,
+                   std::size_t row) noexcept;
   template <class At>
   void at_each_place(std::size_t slot, At at) noexcept;
-  [[nodiscard]] bool has_beside(std::size_t slot) noexcept;
+  [[nodiscard]] std::size_t bytes_beside(std::size_t slot) noexcept;
 
   Ring& ring_;
-  // Records with frames beside them. A statistic, to which writers add; orders nothing.
-  std::atomic<std::size_t> num_beside_{0};
+  // Of frames beside records. A statistic, to which writers add; orders nothing.
+  std::atomic<std::size_t> bytes_beside_{0};
   std::unordered_map<std::size_t, std::size_t> moved_;  // slots, in a child
 };
 

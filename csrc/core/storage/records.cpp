@@ -23,8 +23,4 @@ Records::Records(RecordLayout layout, std::size_t capacity)
       capacity_{capacity},
       region_{checked_bytes(capacity, layout_.stride()), checked_bytes(capacity, layout_.extra_bytes())} {}
 
-void Records::drop_beside(std::size_t slot) noexcept {
-  if (layout_.extra_bytes() % Region::kPageBytes == 0) region_.drop(beside(slot), layout_.extra_bytes());
-}
-
 }  // namespace fastreplay

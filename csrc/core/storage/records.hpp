@@ -42,8 +42,13 @@ class Records {
     return place < begin ? place / layout_.stride() : (place - begin) / layout_.extra_bytes();
   }
   [[nodiscard]] bool is_beside(FramePlace place) const noexcept { return frame(place) >= region_.sparse(); }
-  // Lets the frames beside a record go.
-  void drop_beside(std::size_t slot) noexcept;
+  // Whether the room beside a record is pages of its own; then these bytes of it, in whole pages, are given back.
+  [[nodiscard]] bool drops_pages() const noexcept {
+    return layout_.extra_bytes() > 0 && layout_.extra_bytes() % Region::kPageBytes == 0;
+  }
+  void drop_beside(std::size_t slot, std::size_t begin, std::size_t end) noexcept {
+    if (drops_pages()) region_.drop(beside(slot) + begin, end - begin);
+  }
 
  private:
   RecordLayout layout_;
