@@ -268,6 +268,11 @@ FIELD: dict[str, Any] = {
     "too many dimensions": (ValueError, lambda s: Call(Native.Field, (1,) * 31)),
     "text": (TypeError, lambda s: Call(Native.Field, (), "U3")),
     "no dtype": (TypeError, lambda s: Call(Native.Field, (), "nonsense")),
+    "stack: none": (ValueError, lambda s: Call(Native.Field, (3,), stack=0)),
+    "stack: too many": (ValueError, lambda s: Call(Native.Field, (3,), stack=65)),
+    "stack: a bool": (TypeError, lambda s: Call(Native.Field, (3,), stack=True)),
+    "stack: half a frame": (TypeError, lambda s: Call(Native.Field, (3,), stack=2.5)),
+    "stack: one dimension too many": (ValueError, lambda s: Call(Native.Field, (1,) * 30, stack=2)),
     "another byte order": (ValueError, lambda s: Call(Native.Field, (), ">f4" if np.little_endian else "<f4")),
 }
 SCHEMA: dict[str, Any] = {
@@ -286,6 +291,8 @@ SPACES: dict[str, Any] = {
     "no space": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, 3)),
     "an empty Dict": (TypeError, lambda s: Call(Native.Schema.from_spaces, spaces.Dict({}), s.box)),
     "a field twice": (ValueError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, extra={"reward": ()})),
+    "stack: another length": (ValueError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, stack=2)),
+    "stack: no integer": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, stack="4")),
     "a malformed field": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, extra={"more": "x"})),
 }
 ITEMS: dict[str, Any] = {

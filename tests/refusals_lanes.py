@@ -148,6 +148,12 @@ FOLLOW: dict[str, dict[str, Any]] = {
     },
 }
 
+def shared(fields: dict[str, Any], **options: Any) -> Any:
+    """Make a buffer whose next fields are shared."""
+    options = {"lanes": 1, "ends": (), "share_next": True, **options}
+    return lambda s: Call(Native.ReplayBuffer, 400, fields, **options)
+
+
 MADE: dict[str, dict[str, Any]] = {
     "fr.ReplayBuffer.__init__": {
         "lanes: none": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=0)),
@@ -162,6 +168,21 @@ MADE: dict[str, dict[str, Any]] = {
         "ends: one string": (TypeError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends="terminated")),
         "ends: no names": (TypeError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends=1)),
         "ends: no such field": (ValueError, lambda s: Call(Native.ReplayBuffer, 4, FIELDS, lanes=1, ends=["done"])),
+        "share_next: without lanes": (ValueError, shared({"x": (), "next_x": ()}, lanes=None)),
+        "share_next: no pair": (ValueError, shared({"x": ()})),
+        "share_next: another shape": (ValueError, shared({"x": (2,), "next_x": (3,)})),
+        "share_next: another dtype": (ValueError, shared({"x": (2,), "next_x": ((2,), "int32")})),
+        "share_next: another stack": (ValueError, shared({"x": Native.Field((), stack=2), "next_x": (2,)})),
+        "share_next: other leaves": (ValueError, shared({"x/a": (), "next_x/b": ()})),
+        "share_next: no such fields": (ValueError, shared({"x": (), "y": ()}, share_next={"y": "z"})),
+        "share_next: a field twice": (ValueError, shared({"x": (), "y": (), "z": ()}, share_next={"y": "x", "z": "x"})),
+        "share_next: no names": (TypeError, shared({"x": (), "y": ()}, share_next={"y": 1})),
+        "share_next: a string": (TypeError, shared({"x": (), "next_x": ()}, share_next="x")),
+        "stack: without lanes": (
+            ValueError,
+            lambda s: Call(Native.ReplayBuffer, 4, {"x": Native.Field((2,), stack=4)}),
+        ),
+        "share_next: beyond memory": (MemoryError, shared({"x": (2**30,), "next_x": (2**30,)})),
         "ends: complex numbers": (
             ValueError,
             lambda s: Call(Native.ReplayBuffer, 4, {"z": ((), "complex64")}, lanes=1, ends=["z"]),
