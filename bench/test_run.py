@@ -18,7 +18,7 @@ import run
 import torch
 
 FOLDER = Path(__file__).parent
-ON_CPU = ("buffers", "end-to-end", "loader", "n-steps", "priorities", "sb3", "sequences", "target", "threads")
+ON_CPU = ("buffers", "end-to-end", "frames", "loader", "n-steps", "priorities", "sb3", "sequences", "target", "threads")
 
 
 def run_here(command: Sequence[str | Path], *, check: bool) -> subprocess.CompletedProcess[str]:
