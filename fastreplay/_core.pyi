@@ -207,6 +207,8 @@ class Sampler:
         newest: int = 0,
     ) -> None: ...
     @overload
+    def __init__(self, key: tuple[int, int], calls: int, lanes: Lanes) -> None: ...
+    @overload
     def __init__(
         self,
         key: tuple[int, int],

@@ -136,6 +136,7 @@ FOLLOW: dict[str, dict[str, Any]] = {
     },
     "fr.ReplayBuffer.sampler": {
         "follow: no rule": (TypeError, lambda s: Call(s.b.sampler, follow="n")),
+        "draw: no lanes": (ValueError, lambda s: Call(s.alone.sampler, draw=fr.Uniform(over="trajectories"))),
         "follow: no lanes": (ValueError, lambda s: Call(s.alone.sampler, follow=fr.NStep(2, 0.9))),
     },
     "fr.ReplayBuffer.loader": {
@@ -147,6 +148,7 @@ FOLLOW: dict[str, dict[str, Any]] = {
         "follow: no lanes": (ValueError, lambda s: Call(s.alone.loader, 4, follow=fr.NStep(2, 0.9))),
     },
 }
+
 
 def shared(fields: dict[str, Any], **options: Any) -> Any:
     """Make a buffer whose next fields are shared."""

@@ -56,6 +56,12 @@ def go_on(scene: Scene) -> Iterator[Any]:
 RULES: dict[str, Any] = {
     "fr.Uniform.__init__": {
         "of none": (ValueError, lambda s: Call(Native.Uniform, newest_of=0)),
+        "over: nothing": (ValueError, lambda s: Call(Native.Uniform, over="episodes")),
+        "over: trajectories of the newest": (ValueError, lambda s: Call(Native.Uniform, 5, over="trajectories")),
+        "over: trajectories and the newest": (
+            ValueError,
+            lambda s: Call(Native.Uniform, newest=1, over="trajectories"),
+        ),
         "of half a one": (TypeError, lambda s: Call(Native.Uniform, newest_of=0.5)),
         "of a bool": (TypeError, lambda s: Call(Native.Uniform, newest_of=True)),
         "fewer than none": (ValueError, lambda s: Call(Native.Uniform, newest=-1)),

@@ -293,6 +293,18 @@ def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[
     prefetcher.stop()
 
 
+def test_trajectories_of_another_ring_are_refused() -> None:
+    ours, theirs = native(SMALL), native(SMALL)
+    sampler = _core.Sampler((1, 2), 0, _core.Lanes(theirs, 1, []))
+    target = _core.Block(ours, 4)
+    with pytest.raises(ValueError, match="another ring's"):
+        sampler.sample(ours, target)
+    prefetcher = _core.Prefetcher(ours, sampler, 1, None, _core.Waits())
+    with pytest.raises(ValueError, match="another ring's"):
+        prefetcher.start([("minibatch", target, 0, 0.0)])
+    prefetcher.stop()
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape"),
     [("O", [1]), ("f8", [1]), ("f4", [-1]), ("f4", [0]), ("f4", [1 << 62, 4]), ("V4", [1]), ("U1", [1])],

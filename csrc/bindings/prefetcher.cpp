@@ -260,10 +260,12 @@ class MinibatchQueue {
   Ahead checked(const py::object& minibatch, const py::object& block, std::uintptr_t context, double beta) const {
     if (!native_) return {.minibatch = minibatch};
     const auto& native = block.cast<const Block&>();
-    check_has_weights(native, sampler_.cast<const Sampler&>());
+    const auto& sampler = sampler_.cast<const Sampler&>();
     if (const FollowRule* follow = follow_in(source_); follow != nullptr) {
-      follow->check(native, sampler_.cast<const Sampler&>());
+      check_draws(native, sampler, follow->ring());
+      follow->check(native, sampler);
     } else {
+      check_draws(native, sampler, source_.cast<const Ring&>());
       check_fits(native, source_.cast<const Ring&>());
       check_makes_no_parts(native);
     }

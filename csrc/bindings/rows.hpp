@@ -52,8 +52,9 @@ inline void check_fits(const Block& block, const Ring& ring) {
   }
 }
 
-// A sampler by priority writes weights, too.
-inline void check_has_weights(const Block& block, const Sampler& sampler) {
+// A sampler by priority writes weights, too; one over trajectories knows those of one ring.
+inline void check_draws(const Block& block, const Sampler& sampler, const Ring& ring) {
+  if (!sampler.draws_from(ring)) throw pybind11::value_error{"the sampler's trajectories are another ring's"};
   const BatchLayout& layout = block.layout();
   if (sampler.draws_by_priority() && (layout.offset_of(Source::kWeight) == BatchLayout::kNone ||
                                       layout.offset_of(Source::kProbability) == BatchLayout::kNone)) {

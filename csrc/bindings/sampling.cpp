@@ -28,14 +28,14 @@ namespace {
 
 std::size_t sample_into(Sampler& sampler, Ring& ring, const Block& block) {
   check_fits(block, ring);
-  check_has_weights(block, sampler);
+  check_draws(block, sampler, ring);
   check_makes_no_parts(block);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
 }
 
 std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
   check_fits(block, ring);
-  check_has_weights(block, sampler);
+  check_draws(block, sampler, ring);
   check_makes_no_parts(block);
   return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block, beta); });
 }
@@ -43,7 +43,7 @@ std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, cons
 // With what surrounds each row.
 std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, double beta, const Block& block) {
   follow.check(block, sampler);
-  check_has_weights(block, sampler);
+  check_draws(block, sampler, follow.ring());
   const WindowRule& rule = follow.following().rule;
   const std::size_t num_steps = std::min(std::size_t{rule.most_before} + rule.most_after + 1, follow.ring().capacity());
   std::optional<Block> unseen;
@@ -115,6 +115,10 @@ class UniformIntegers {
   Counter calls_;
 };
 
+std::unique_ptr<Sampler> sampler_over_trajectories(Philox::Key key, std::uint64_t calls, const Lanes& lanes) {
+  return std::make_unique<Sampler>(key, lanes, calls);
+}
+
 void bind_sampler(py::module_& m) {
   py::class_<Sampler>(m, "Sampler")
       .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t newest_of, std::uint64_t newest) {
@@ -122,6 +126,8 @@ void bind_sampler(py::module_& m) {
              return std::make_unique<Sampler>(key, calls, recency);
            }),
            py::arg("key"), py::arg("calls") = 0, py::arg("newest_of") = 0, py::arg("newest") = 0)
+      .def(py::init(&sampler_over_trajectories), py::arg("key"), py::arg("calls"), py::arg("lanes"),
+           py::keep_alive<1, 4>())
       .def(py::init(
                [](Philox::Key key, std::uint64_t calls, bool is_shuffled, bool drops_last, const EpochNumbers& state) {
                  const EpochOptions options{.is_shuffled = is_shuffled, .drops_last = drops_last};

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from fastreplay.batch.epoch_sampler import EpochSampler
 from fastreplay.batch.form import transition_form, weighted_form
 from fastreplay.batch.priority_sampler import PrioritySampler
 from fastreplay.batch.ring_sampler import RingSampler
-from fastreplay.support.checks import checked_count, checked_flag, checked_index
+from fastreplay.support.checks import check_choice, checked_count, checked_flag, checked_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ class Source:
         new_delivery: Makes a delivery of what the host gathers.
         new_mirror_delivery: Makes one of what the device draws; None where the ring is not there.
         priorities: The rule to draw by, and the masses; None where there are no priorities.
+        lanes: The ring's; None where it has none.
     """
 
     ring: _core.Ring
@@ -47,6 +48,7 @@ class Source:
     new_delivery: Callable[[Form], Delivery]
     new_mirror_delivery: Callable[[Form], Delivery] | None
     priorities: tuple[Priorities, _core.Priorities] | None
+    lanes: _core.Lanes | None
 
 
 class Draw(ABC):
@@ -71,19 +73,26 @@ class Uniform(Draw):
 
     The newest k are those of `buffer[-k:]`: an unfinished insert hides what came after it.
 
+    Over trajectories, each of which something is there is as likely as every other, however long it is, and then each of
+    its transitions that are there: what left the buffer, or was cut off by what did, does not count. A row takes as many
+    looks, and steps along a trajectory, as these are long, on average.
+
     Args:
         newest_of: Draws from so many of the newest transitions only; None for all.
         newest: So many of the newest transitions are the first rows of every minibatch, the oldest of them first
             (combined experience replay with 1; Zhang & Sutton 2017, "A Deeper Look at Experience Replay"). Where one is
             drawn again, by a rule about its trajectory, it is from all of them.
+        over: What is equally likely: "transitions", or "trajectories" of a buffer with lanes, of which there is then
+            nothing of the newest.
 
     Raises:
         TypeError: An argument is no integer.
-        ValueError: newest_of is below 1, or newest below 0.
+        ValueError: newest_of is below 1, newest below 0, or `over` none of these, or with the newest.
     """
 
     newest_of: int | None = None
     newest: int = 0
+    over: Literal["transitions", "trajectories"] = "transitions"
 
     def __post_init__(self) -> None:
         if self.newest_of is not None:
@@ -91,14 +100,21 @@ class Uniform(Draw):
         object.__setattr__(self, "newest", checked_index("newest", self.newest))
         if self.newest < 0:
             raise ValueError(f"newest: expected a non-negative integer, got {self.newest}")
+        check_choice("over", self.over, ("transitions", "trajectories"))
+        if self.over == "trajectories" and (self.newest_of is not None or self.newest):
+            raise ValueError("over: expected 'transitions' with newest_of or newest, which are counted in them")
 
     def _check(self, source: Source) -> None:
+        if self.over == "trajectories" and source.lanes is None:
+            raise ValueError("over: expected 'transitions' of a buffer without lanes, which knows no trajectories")
         if source.new_mirror_delivery is not None and self != Uniform():
             raise ValueError("draw: expected Uniform() with storage='cuda', which draws from all it holds")
 
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
-        recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
         form = transition_form(source.schema)
+        if self.over == "trajectories":
+            return RingSampler(source.ring, source.new_delivery(form), key, source.waits, (source.lanes,))
+        recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
         if source.new_mirror_delivery is not None:
             return RingSampler(source.ring, source.new_mirror_delivery(form), key, source.waits)
         return RingSampler(source.ring, source.new_delivery(form), key, source.waits, recency)

@@ -148,4 +148,5 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
             new_delivery,
             None if self._mirror is None else self._new_mirror_delivery,
             None if self._priorities is None or self._masses is None else (self._priorities, self._masses),
+            None if self._lanes is None else self._lanes.core,
         )

@@ -37,6 +37,7 @@ SOURCES = (
     "batch/priority_draw.cpp",
     "batch/read.cpp",
     "batch/sample.cpp",
+    "batch/trajectory_draw.cpp",
     "batch/windows.cpp",
     "lanes/lanes.cpp",
     "priority/mass.cpp",

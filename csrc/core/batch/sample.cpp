@@ -160,6 +160,9 @@ bool Sampler::fill(Ring& ring, const Block& block, const Call& call, const Windo
   if (epochs_) {
     EpochDraw draw{ring, *epochs_, key_, call.number, block.tickets()};
     is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
+  } else if (trajectories_ != nullptr) {
+    TrajectoryDraw draw{ring, *trajectories_, key_, call.number, window, block.tickets()};
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
   } else if (priorities_ == nullptr) {
     UniformDraw draw{ring, key_, call.number, recency_, window, block.tickets()};
     is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);

@@ -13,6 +13,7 @@
 #include "batch/epochs.hpp"
 #include "batch/priority_draw.hpp"
 #include "batch/random.hpp"
+#include "batch/trajectory_draw.hpp"
 #include "batch/windows.hpp"
 #include "ring/ring.hpp"
 
@@ -38,6 +39,11 @@ class Sampler {
 
   explicit Sampler(Philox::Key key, std::uint64_t calls = 0, const Recency& recency = {}) noexcept
       : key_{key}, recency_{recency}, calls_{calls} {}
+
+  // Draws from each trajectory of the ring's lanes as often as from every other. They outlive this.
+  Sampler(Philox::Key key, const Lanes& lanes, std::uint64_t calls = 0) noexcept : Sampler{key, calls} {
+    trajectories_ = &lanes;
+  }
 
   // Draws in proportion to the priorities of the ring's transitions, into blocks of weighted_parts(). They outlive
   // this.
@@ -73,6 +79,10 @@ class Sampler {
     if (epochs_) epochs_->begin_in_child();
   }
 
+  // Whether it can draw from the ring.
+  [[nodiscard]] bool draws_from(const Ring& ring) const noexcept {
+    return trajectories_ == nullptr || &trajectories_->ring() == &ring;
+  }
   // Whether its minibatches have weights.
   [[nodiscard]] bool draws_by_priority() const noexcept { return priorities_ != nullptr; }
   // Null where it draws with replacement.
@@ -90,6 +100,7 @@ class Sampler {
 
   Philox::Key key_;
   Recency recency_;
+  const Lanes* trajectories_ = nullptr;
   Priorities* priorities_ = nullptr;
   PriorityOptions options_;
   std::unique_ptr<Epochs> epochs_;
