@@ -55,21 +55,25 @@ void check_against(Ring& ring, const std::deque<Ticket>& expected, Ticket next, 
   CHECK(!ring.is_published(next + ring.capacity(), window));
   if (next > ring.capacity()) CHECK(!ring.is_published(next - ring.capacity() - 1, blind(window)));  // overwritten
   CHECK(holds(ring, window.first, next));
-  CHECK_EQ(ring.oldest_whole(), next > ring.capacity() ? next - ring.capacity() : 0);
+  CHECK_EQ(ring.oldest_whole(), next > ring.window_capacity() ? next - ring.window_capacity() : 0);
+  // What is older lies there, too, as long as its slot is not taken.
+  CHECK(holds(ring, next - std::min<Ticket>(next, ring.capacity()), next));
   CHECK_EQ(ring.num_inserted(), next);
   CHECK_EQ(ring.num_overwritten(), overwritten);
 }
 
-// Random operations beside a deque of the tickets that must be readable.
-void follows_a_deque(std::size_t capacity) {
-  Ring ring{layout(), capacity};
+// Random operations beside a deque of the tickets that must be readable: `capacity` of them at most.
+void follows_a_deque(std::size_t capacity, std::size_t num_spare = 0) {
+  Ring ring{layout(), capacity + num_spare, num_spare};
   check::Random random{capacity};
   std::deque<Ticket> expected;
   std::uint64_t next = 0;
   std::uint64_t overwritten = 0;
-  CHECK_EQ(ring.capacity(), capacity);
+  CHECK_EQ(ring.capacity(), capacity + num_spare);
+  CHECK_EQ(ring.window_capacity(), capacity);
+  CHECK_EQ(ring.num_spare(), num_spare);
   CHECK_EQ(ring.max_rows_per_insert(), std::max<std::size_t>(1, capacity / 8));
-  CHECK_EQ(ring.num_bytes(), capacity * (ring.records().layout().stride() + 4));
+  CHECK_EQ(ring.num_bytes(), (capacity + num_spare) * (ring.records().layout().stride() + 4));
   check_against(ring, expected, next, overwritten);
   for (int turn = 0; turn < (capacity < 500 ? 300 : 40); ++turn) {
     if (random.below(20) == 0) {
@@ -196,6 +200,9 @@ void restored_slots_are_not_published() {
 
 void refused() {
   CHECK(check::throws<std::invalid_argument>([] { Ring(layout(), 0); }));
+  for (const std::size_t num_spare : {std::size_t{5}, std::size_t{6}, ~std::size_t{0}}) {
+    CHECK(check::throws<std::invalid_argument>([&] { Ring(layout(), 5, num_spare); }));
+  }
   CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), ~std::size_t{0}); }));
   CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), std::size_t{1} << 62); }));
   CHECK(check::throws<std::bad_alloc>([] { Ring(layout(), std::size_t{1} << 50); }));
@@ -287,6 +294,39 @@ void torn_copies_are_known(std::size_t capacity) {
   });
 }
 
+// A record whose slot is not taken yet is not given to readers where it is one of the spare ones.
+void spare_records_are_not_readers(std::size_t capacity, std::size_t num_spare) {
+  const Ticket t = 2 * (capacity + num_spare);
+  Ring ring{rows::page_layout(), capacity + num_spare, num_spare};
+  rows::insert(ring, 0, t);
+  CHECK_EQ(ring.oldest_whole(), t - capacity);
+  rows::insert_half(ring, t, 1, [&] {
+    CHECK(!rows::is_record_of(ring, ring.record(t), t - capacity - num_spare));
+    CHECK(holds(ring, t - capacity - num_spare + 1, t));
+    CHECK_EQ(ring.oldest_whole(), t - capacity + 1);
+    CHECK_EQ(ring.window().first, t - capacity + 1);
+    CHECK_EQ(ring.num_overwritten(), t - capacity + 1);
+  });
+}
+
+// In a child of which more rows are unfinished than a window holds, none is left, and it goes on.
+void more_is_discarded_than_a_window_holds() {
+  for (const std::size_t num_before : {3, 20}) {
+    Ring ring{layout(), 12, 8};
+    rows::insert(ring, 0, num_before);
+    Ticket ticket = 0;
+    for (int i = 0; i < 7; ++i) CHECK(ring.reserve(1, {}, ticket));
+    CHECK_EQ(ring.window().first, num_before + 3);
+    ring.discard_unfinished([](Ticket /*from*/, Ticket /*to*/) {});
+    CHECK_EQ(ring.window().end, num_before);
+    CHECK_EQ(ring.window().reserved(), 0U);
+    CHECK_EQ(ring.num_overwritten(), num_before);
+    rows::insert(ring, num_before, 30);
+    CHECK_EQ(ring.window().reserved(), 4U);
+    CHECK(holds(ring, num_before + 26, num_before + 30));
+  }
+}
+
 // A writer that the gate holds back goes on as soon as it opens.
 void waiting_writers_go_on() {
   Ring ring{rows::page_layout(), 2};
@@ -337,6 +377,9 @@ void clearing_takes_unfinished_tickets() {
 
 int main() {
   for (const std::size_t capacity : {1, 2, 3, 7, 8, 9, 64, 100, 1000}) follows_a_deque(capacity);
+  for (const std::size_t capacity : {1, 2, 8, 100}) {
+    for (const std::size_t num_spare : {1, 3, 50}) follows_a_deque(capacity, num_spare);
+  }
   tickets_have_slots();
   batches();
   strided_sources();
@@ -349,7 +392,9 @@ int main() {
   for (const std::size_t capacity : {1, 2, 3, 7, 64}) {
     the_lap_gate(capacity);
     torn_copies_are_known(capacity);
+    for (const std::size_t num_spare : {1, 5}) spare_records_are_not_readers(capacity, num_spare);
   }
+  more_is_discarded_than_a_window_holds();
   the_lap_gate_weighs_batches();
   batches_show_at_once();
   waiting_writers_go_on();

@@ -39,6 +39,7 @@ SOURCES = (
     "batch/sample.cpp",
     "batch/trajectory_draw.cpp",
     "batch/windows.cpp",
+    "lanes/frames.cpp",
     "lanes/lanes.cpp",
     "priority/mass.cpp",
     "priority/power.cpp",
@@ -68,11 +69,13 @@ STANDARD = ROOT / "tests" / "cpp" / "standard.hpp"
 # three seconds is stuck; the core as it is has the test's own patience.
 STRESS_ROWS = "2000000"
 LANE_WINDOWS = "500000"
-IMPATIENT = {"stress": ("1000", "3"), "history": (), "lanes": (), "priorities": (), "uniform": ()}
+FRAME_ROWS = "200000"
+IMPATIENT = {"stress": ("1000", "3"), "history": (), "frames": (), "lanes": (), "priorities": (), "uniform": ()}
 # What a test program prints when it notices.
 NOTICED = {
     "stress": re.compile(r"^(capacity .*): wrong rows: (.*)$", re.MULTILINE),
     "history": re.compile(r"^(capacity .*): (.*)$", re.MULTILINE),
+    "frames": re.compile(r"(test_frames\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "lanes": re.compile(r"(test_lanes\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "uniform": re.compile(r"^(.*) has p (.*)$", re.MULTILINE),
@@ -144,7 +147,12 @@ def run(program: Path, test: str, *arguments: str) -> Outcome:
 
 def run_once(program: Path, test: str, *arguments: str) -> Outcome:
     begin = time.monotonic()
-    environment = {**os.environ, "FASTREPLAY_STRESS_ROWS": STRESS_ROWS, "FASTREPLAY_LANE_WINDOWS": LANE_WINDOWS}
+    environment = {
+        **os.environ,
+        "FASTREPLAY_STRESS_ROWS": STRESS_ROWS,
+        "FASTREPLAY_LANE_WINDOWS": LANE_WINDOWS,
+        "FASTREPLAY_FRAME_ROWS": FRAME_ROWS,
+    }
     try:
         done = subprocess.run(
             [str(program), *arguments],

@@ -35,14 +35,15 @@ std::span<const Rows> Frames::stored_as_given(std::span<const Rows> fields, std:
   return columns.first(fields.size() + layout.frames().size());
 }
 
-void Frames::begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<const Rows> fields,
-                   std::size_t row) noexcept {
+void Frames::begin(Ticket ticket, Ticket previous, std::span<const Rows> fields, std::size_t row) noexcept {
   const std::size_t slot = ring_.slot(ticket);
   const std::size_t bytes_before = bytes_beside(slot);
-  const bool goes_on = is_readable(previous, ticket, first_own);
   for (const RecordLayout::Frames& each : ring_.records().layout().frames()) {
-    begin_group(each, continued(each, goes_on ? previous : kNone, ticket), ticket, fields, row);
+    begin_group(each, continued(each, previous, ticket), ticket, fields, row);
   }
+  // acquire: if a place or frame that we looked at was of a later lap, whoever is given our record sees the reservation
+  // of that lap, and drops it; pairs with fence R1 in Ring::write().
+  StdAtomics::fence(std::memory_order_acquire);
   const std::size_t num_bytes = bytes_beside(slot);
   if (num_bytes == bytes_before) return;
   // relaxed: a statistic, of which the sum is never below 0.
@@ -50,14 +51,8 @@ void Frames::begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<c
   if (num_bytes < bytes_before) ring_.records().drop_beside(slot, num_bytes, bytes_before);
 }
 
-// Whether the record is one whose frames a record of this ticket may have, and nobody writes it now. Should it be
-// overwritten while we look at it, so is what we write, before anybody is given it.
-bool Frames::is_readable(Ticket previous, Ticket ticket, Ticket first_own) const noexcept {
-  if (previous >= ticket || ticket - previous > ring_.num_spare()) return false;
-  return previous >= first_own || ring_.is_published(previous, Window{.first = 0, .end = 0, .committed = 0});
-}
-
-// What the first field of a record is expected to be that comes after another, if that is one.
+// What the first field of a record is expected to be that comes after another, if that is one: of this the frames that
+// are not too old.
 Frames::Stack Frames::continued(const RecordLayout::Frames& frames, Ticket previous, Ticket ticket) const noexcept {
   const std::size_t num_frames = frames.group.num_frames;
   Stack stack;
@@ -68,7 +63,8 @@ Frames::Stack Frames::continued(const RecordLayout::Frames& frames, Ticket previ
   const Column& column = records.layout().columns()[frames.group.fields.back()];
   const auto* places = reinterpret_cast<const FramePlace*>(records.at(slot) + column.offset);
   for (std::size_t i = 0; i < num_frames; ++i) {
-    // relaxed: whoever stored it published it before we knew of it, or was us.
+    // relaxed: whoever stored it published it before we knew of it, or was us. Or has taken the slot anew meanwhile;
+    // what is stored for us is overwritten then, too.
     const FramePlace place = StdAtomics::load(places[i], std::memory_order_relaxed);
     const std::size_t owner = records.owner(place);
     const std::size_t age = owner <= slot ? slot - owner : slot + ring_.capacity() - owner;
@@ -157,11 +153,15 @@ void Frames::move(Ticket from, Ticket to) {
   });
 }
 
+void Frames::begin_in_child() noexcept {
+  moved_.clear();
+  count();
+}
+
+// Of all slots, since those of discarded tickets have frames, too.
 void Frames::count() noexcept {
   std::size_t num_bytes = 0;
-  const Window window = ring_.window();
-  const Ticket first = window.end - std::min<Ticket>(window.end, ring_.capacity());
-  for (Ticket ticket = first; ticket < window.end; ++ticket) num_bytes += bytes_beside(ring_.slot(ticket));
+  for (std::size_t slot = 0; slot < ring_.capacity(); ++slot) num_bytes += bytes_beside(slot);
   // relaxed: a statistic.
   bytes_beside_.store(num_bytes, std::memory_order_relaxed);
 }

@@ -8,7 +8,9 @@
 // as readers are never given: a record that may be read is at most ring.window_capacity() behind head, and its frames'
 // records at most capacity() then. The one check after a copy, of the record's own ticket, is the frames', too.
 //
-// That a place names the right frame does not hang on who inserted what before: the bytes there were compared.
+// That a place names the right frame does not hang on who inserted what before: the bytes there were compared. They may
+// have been of a later lap, where the record before was overwritten at that moment: then so is the frame's, and with it
+// what is stored, as above.
 #pragma once
 
 #include <atomic>
@@ -34,19 +36,16 @@ class Frames {
                                                       std::span<Rows> columns) const noexcept;
 
   // Stores the places that a record has, and the frames beside it, by the owner of its ticket, which is not published:
-  // of one row of the fields, that goes on where record `previous` ended, if it is found to. Tickets from first_own on
-  // are the caller's.
-  void begin(Ticket ticket, Ticket previous, Ticket first_own, std::span<const Rows> fields, std::size_t row) noexcept;
+  // of one row of the fields, that goes on where record `previous` ended, if it is found to. That one was published
+  // before the call's lane was the caller's, or is the caller's own.
+  void begin(Ticket ticket, Ticket previous, std::span<const Rows> fields, std::size_t row) noexcept;
 
   // Memory beside records.
   [[nodiscard]] std::size_t num_bytes() const noexcept;
 
-  // In the child after a fork, as of Lanes.
+  // In the child after a fork, as of Lanes, where tickets were discarded.
   void move(Ticket from, Ticket to);
-  void begin_in_child() noexcept {
-    moved_.clear();
-    count();
-  }
+  void begin_in_child() noexcept;
 
   // Counts the frames beside records anew, nobody else using the ring.
   void count() noexcept;
@@ -56,7 +55,6 @@ class Frames {
   static constexpr FramePlace kNowhere = ~FramePlace{0};
   struct Stack;
 
-  [[nodiscard]] bool is_readable(Ticket previous, Ticket ticket, Ticket first_own) const noexcept;
   [[nodiscard]] Stack continued(const RecordLayout::Frames& frames, Ticket previous, Ticket ticket) const noexcept;
   void begin_group(const RecordLayout::Frames& frames, Stack expected, Ticket ticket, std::span<const Rows> fields,
                    std::size_t row) noexcept;

@@ -124,7 +124,7 @@ void Lanes::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_
     const auto number = static_cast<std::size_t>(lanes_[first_row + i]);
     Lane& lane = all_.lanes_[number];
     const Ticket ticket = first + i;
-    if (all_.frames_ != nullptr) all_.frames_->begin(ticket, lane.last, first, fields_, first_row + i);
+    if (all_.frames_ != nullptr) all_.frames_->begin(ticket, lane.last, fields_, first_row + i);
     Gap before = Before::kFirst;
     if (lane.state == State::kMidway && ticket - lane.last < all_.ring_.capacity()) {
       before = static_cast<Gap>(ticket - lane.last);
@@ -248,10 +248,11 @@ void Lanes::begin_in_child() noexcept {
   for (Lane& lane : lanes_) lane.before_fork = lane.state;
   const Window window = ring_.window();
   relink(window.first, window.end);
-  if (frames_ != nullptr) frames_->begin_in_child();
+  bool has_unfinished = false;
   for (Lane& lane : lanes_) {
     // relaxed, both: nobody else is there.
     const bool is_unfinished = lane.owner.load(std::memory_order_relaxed) != 0;
+    has_unfinished |= is_unfinished;
     lane.owner.store(0, std::memory_order_relaxed);
     if (lane.last < window.first || lane.last >= window.end) lane.last = Frames::kNone;  // of which tickets moved
     if (is_unfinished || (lane.before_fork == State::kMidway && lane.state != State::kMidway)) {
@@ -260,6 +261,7 @@ void Lanes::begin_in_child() noexcept {
       lane.state = lane.before_fork;
     }
   }
+  if (frames_ != nullptr && has_unfinished) frames_->begin_in_child();
 }
 
 // Of what comes next in a lane nobody knows what came before it, wherever it is saved and restored meanwhile.

@@ -254,8 +254,10 @@ void BasicRing<Atomics>::discard_unfinished(const std::function<void(Ticket, Tic
   }
   set_words(finished, next, 0);
   set_words(next, end, 1);
-  // The slots of [next, end) held the oldest transitions of the window, and hold none any more.
-  const std::uint64_t overwritten = end - base > window_capacity_ ? end - base - window_capacity_ : 0;
+  // The slots of [next, end) held the oldest transitions of the window, and hold none any more; nor is there one of the
+  // window, where more was unfinished than it holds.
+  const std::uint64_t overwritten =
+      std::min(end - base > window_capacity_ ? end - base - window_capacity_ : 0, next - base);
   // relaxed: as above.
   Atomics::fetch_add(header_.overwritten_before_clear, overwritten, std::memory_order_relaxed);
   Atomics::store(header_.base, base + overwritten, std::memory_order_relaxed);

@@ -9,6 +9,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fastreplay {
@@ -52,7 +53,13 @@ std::byte* Region::sparse() const noexcept { return data_ + whole_pages(num_byte
 
 void Region::drop(std::byte* begin, std::size_t num_bytes) const noexcept {
 #if defined(MADV_DONTNEED)
-  if (mapping_ != nullptr) (void)madvise(begin, num_bytes, MADV_DONTNEED);
+  if (mapping_ == nullptr) return;
+  // The machine's pages may be larger than ours, and what is advised is rounded up to them.
+  static const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto address = reinterpret_cast<std::uintptr_t>(begin);
+  const std::uintptr_t first = (address + page - 1) / page * page;
+  const std::uintptr_t end = (address + num_bytes) / page * page;
+  if (first < end) (void)madvise(begin + (first - address), end - first, MADV_DONTNEED);
 #endif
 }
 

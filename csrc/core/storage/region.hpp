@@ -28,7 +28,7 @@ class Region {
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }  // without the sparse part
   [[nodiscard]] std::byte* sparse() const noexcept;
 
-  // Gives whole pages of the sparse part back, whose bytes are then as they were or zero.
+  // Gives back what are whole pages among bytes of the sparse part, all of which are then as they were or zero.
   void drop(std::byte* begin, std::size_t num_bytes) const noexcept;
 
   static constexpr std::size_t kPageBytes = 4096;
