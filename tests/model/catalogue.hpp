@@ -36,6 +36,28 @@ inline const std::vector<Config> kLarge{
     {"capacity 1, 3 writers twice, 1 reader", 1, 3, 2, 1, 1, 1},
 };
 
+// Records that have frames of others in common with them.
+inline const std::vector<Config> kQuickFrames{
+    {.name = "1 slot and 1 spare: writer thrice, reader",
+     .capacity = 2,
+     .num_writers = 1,
+     .inserts = 3,
+     .num_readers = 1,
+     .looks_back = 1},
+    {.name = "1 slot and 2 spare: writer 4 times, reader",
+     .capacity = 3,
+     .num_writers = 1,
+     .inserts = 4,
+     .num_readers = 1,
+     .looks_back = 2},
+    {.name = "2 slots and 1 spare: 2 writers of 2 rows, reader",
+     .capacity = 3,
+     .num_writers = 2,
+     .rows = 2,
+     .num_readers = 1,
+     .looks_back = 1},
+};
+
 // Leaves in place of records, each with what is behind their rules: laps, updates, marks, a moving window.
 inline const std::vector<Config> kQuickLeaves{
     {.name = "1 slot: writer, updater, sampler", .capacity = 1, .num_writers = 1, .num_updaters = 1, .num_samplers = 1},
@@ -257,6 +279,15 @@ inline const std::vector<Mutant> kMutants{
     {"advance-word-relaxed", weaker(kAdvanceWord, kRelaxed)},
     {"advance-commit-relaxed", weaker(kAdvanceCommit, kRelaxed)},
     {"advance-failure-relaxed", weaker(kAdvanceUpdate, {}, kRelaxed)},
+};
+
+inline const std::vector<Mutant> kFrameMutants{
+    {"frames-no-spare-slots", {.has_spare = false}},
+    {"frames-no-validation", {.validation = Validation::kNever}},
+    {"frames-validation-before-copy", {.validation = Validation::kBeforeCopy}},
+    {"frames-validation-off-by-one", lying(kValidation, -1)},
+    {"frames-no-fence-r1", without(kFenceR1)},
+    {"frames-no-fence-r2", without(kFenceR2)},
 };
 
 inline const std::vector<Mutant> kLeafMutants{

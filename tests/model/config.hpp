@@ -83,8 +83,14 @@ struct Config {
   unsigned ends_at = 0;            // the how manieth transition of each lane ends its trajectory; 0 for none
   unsigned cuts_after = 0;         // or after which it is cut
   bool is_lazy = false;            // nobody moves commit but who must
+  // A record has a frame of the record so many tickets before it, which its reader looks up; so many slots are spare.
+  std::size_t looks_back = 0;
 
   [[nodiscard]] bool has_records() const { return !has_leaves() && !has_links; }
+  // Of several writers each looks back in its insert alone, the first ticket of which is known.
+  [[nodiscard]] bool has_frame(std::uint64_t ticket) const {
+    return looks_back > 0 && (num_writers == 1 ? ticket : ticket % rows) >= looks_back;
+  }
   [[nodiscard]] bool has_leaves() const { return num_updaters + num_samplers > 0; }
   [[nodiscard]] std::size_t num_threads() const {
     return num_writers + num_readers + num_clearers + num_updaters + num_samplers;
@@ -143,6 +149,7 @@ enum class Violation : std::uint8_t {
   kUninitialised,
   kTorn,
   kOtherTicket,
+  kOtherFrame,
   kLostRow,
   kStuckCommit,
   kOldLeaf,
@@ -169,6 +176,7 @@ constexpr const char* describe(Violation violation) {
                               "a row accepted that was never written",
                               "a torn row accepted",
                               "a row of another ticket accepted",
+                              "a frame of another ticket accepted",
                               "at rest a slot does not hold its last ticket",
                               "at rest commit cannot reach head",
                               "a leaf of an older lap follows a newer one",

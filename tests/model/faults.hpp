@@ -64,6 +64,7 @@ struct Faults {
   // Of a reader.
   bool checks_word = true;
   Validation validation = Validation::kAfterCopy;
+  bool has_spare = true;  // slots that readers are not given
   // Of leaves and marks.
   Insertion insertion = Insertion::kInOrder;
   bool marks_before_update = false;

@@ -23,7 +23,7 @@ class Operations {
         faults_{faults},
         run_{run},
         ring_{fastreplay::RecordLayout{{{.row_bytes = 8, .alignment = 8}, {.row_bytes = 8, .alignment = 8}}},
-              config.capacity},
+              config.capacity, faults.has_spare ? config.looks_back : 0},
         leaves_{config.capacity},
         links_{config.capacity} {
     for (std::size_t f = 0; f < kWordsPerRecord; ++f) {
@@ -90,8 +90,15 @@ class Operations {
     for (std::size_t w = 0; w < kWordsPerRecord; ++w) {
       copy[w] = Atomics::load_row(ring_.record(ticket) + ring_.records().layout().columns()[w].offset);
     }
+    // The frame that it has of another, last of all.
+    const bool has_frame = config_.has_frame(ticket);
+    const fastreplay::Ticket owner = ticket - config_.looks_back;
+    const std::size_t in_frame = ring_.records().layout().columns()[kWordsPerRecord - 1].offset;
+    const std::uint64_t frame = has_frame ? Atomics::load_row(ring_.record(owner) + in_frame) : content(owner);
     if (faults_.validation == Validation::kAfterCopy) oldest_whole = ring_.oldest_whole();
-    if (ticket >= oldest_whole) accept(ticket, copy);
+    if (ticket < oldest_whole) return;
+    accept(ticket, copy);
+    if (frame != content(owner)) run_.effects.violation = Violation::kOtherFrame;
   }
 
   void accept(fastreplay::Ticket ticket, const std::array<std::uint64_t, kWordsPerRecord>& copy) {

@@ -126,6 +126,7 @@ int main(int argc, char** argv) {
   const std::string_view traced = arguments.size() == 2 && arguments[0] == "--trace" ? arguments[1] : "";
   const auto is_traced = [&](const Mutant& mutant) { return mutant.name == traced; };
   const bool known = std::any_of(kMutants.begin(), kMutants.end(), is_traced) ||
+                     std::any_of(kFrameMutants.begin(), kFrameMutants.end(), is_traced) ||
                      std::any_of(kLeafMutants.begin(), kLeafMutants.end(), is_traced) ||
                      std::any_of(kLinkMutants.begin(), kLinkMutants.end(), is_traced);
   if (!arguments.empty() && !large && !known) {
@@ -134,6 +135,7 @@ int main(int argc, char** argv) {
   }
   check_litmus();
   check_protocol("protocol", Faults{}, kQuick);
+  check_protocol("protocol", Faults{}, kQuickFrames);
   check_protocol("protocol", Faults{}, kQuickLeaves);
   check_protocol("protocol", Faults{}, kQuickLinks);
   if (large) check_protocol("protocol", Faults{}, kLarge);
@@ -142,6 +144,7 @@ int main(int argc, char** argv) {
   check_spares(kSpares, kQuick);
   check_spares(kLeafSpares, kQuickLeaves);
   for (const Mutant& mutant : kMutants) check_mutant(mutant, kQuick, mutant.name == traced);
+  for (const Mutant& mutant : kFrameMutants) check_mutant(mutant, kQuickFrames, mutant.name == traced);
   for (const Mutant& mutant : kLeafMutants) check_mutant(mutant, kQuickLeaves, mutant.name == traced);
   for (const Mutant& mutant : kLinkMutants) check_mutant(mutant, kQuickLinks, mutant.name == traced);
   std::puts(all_as_expected ? "all as expected" : "NOT ALL AS EXPECTED");
