@@ -54,12 +54,13 @@ def _contestants(work: _Work, capacity: int) -> Contestants:
 
 def _episodes() -> Iterator[tuple[Any, float, Any, bool]]:
     """Yield (stack, number, next stack, whether it ends), of the same episodes again and again."""
-    frames = np.random.default_rng(0).integers(0, 256, (_ROWS + _STACK, *_SHAPE), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (2 * _ROWS, *_SHAPE), dtype=np.uint8)
     rows = []
     for number in range(_ROWS):
-        begin = number - number % _EPISODE
-        ages = [max(begin, number - age) for age in range(_STACK - 1, -1, -1)]
-        later = [*ages[1:], number + 1]
+        newest = number + number // _EPISODE  # an episode of so many steps has a frame more
+        begin = newest - number % _EPISODE
+        ages = [max(begin, newest - age) for age in range(_STACK - 1, -1, -1)]
+        later = [*ages[1:], newest + 1]
         rows.append((frames[ages], float(number), frames[later], number % _EPISODE == _EPISODE - 1))
     return cycle(rows)
 
