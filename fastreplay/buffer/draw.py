@@ -73,9 +73,9 @@ class Uniform(Draw):
 
     The newest k are those of `buffer[-k:]`: an unfinished insert hides what came after it.
 
-    Over trajectories, each of which something is there is as likely as every other, however long it is, and then each of
-    its transitions that are there: what left the buffer, or was cut off by what did, does not count. A row takes as many
-    looks, and steps along a trajectory, as these are long, on average.
+    Over trajectories, each of which something is there is as likely as every other, however long it is, and then each
+    of its transitions that are there: what left the buffer, or was cut off by what did, does not count. A row takes as
+    many looks, and steps along a trajectory, as these are long, on average.
 
     Args:
         newest_of: Draws from so many of the newest transitions only; None for all.
