@@ -30,6 +30,7 @@ from fastreplay.adapters.base import Adapter
 from fastreplay.adapters.columns import Columns
 from fastreplay.adapters.prioritized_slots import PrioritizedSlots
 from fastreplay.adapters.sb3.accelerate import Acceleration
+from fastreplay.adapters.step_columns import StepColumn, StepColumns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -39,7 +40,7 @@ Call = partial  # a call, with the arguments that it touches
 
 # The public face: modules, and the classes of what public functions return.
 MODULES: dict[str, ModuleType] = {"fr": fr, "sb3": fastreplay.sb3, "cleanrl": fastreplay.cleanrl}
-RETURNED: dict[str, type] = {"sb3.Acceleration": Acceleration, "sb3.Columns": Columns}
+RETURNED: dict[str, type] = {"sb3.Acceleration": Acceleration, "sb3.Columns": Columns, "sb3.StepColumn": StepColumn}
 
 # Whose methods a class has that are looked at.
 _PACKAGES = ("fastreplay", "stable_baselines3")
@@ -181,7 +182,7 @@ def snapshot(thing: Any, *, with_places: bool = True, _above: tuple[int, ...] = 
     for kind, describe in _DESCRIBED:
         if isinstance(thing, kind):
             return type(thing).__name__, id(thing) if with_places else 0, describe(thing, of)
-    if type(thing) in (dict, list, tuple, SimpleNamespace, Columns):
+    if type(thing) in (dict, list, tuple, SimpleNamespace, Columns, StepColumns):
         return _of_container(thing, of)
     return _of_other(thing, with_places)
 
@@ -255,6 +256,7 @@ def _of_rainbow(buffer: Any, of: Callable[[Any], Any]) -> Any:
 # In this order: the first that fits.
 _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (np.ndarray, _of_array),
+    (StepColumn, lambda column, of: (repr(column), of(np.array(column))[2])),
     (torch.Tensor, _of_tensor),
     (nn.Module, _of_module),
     (fr.ReplayBuffer, _of_buffer),

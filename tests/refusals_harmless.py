@@ -67,6 +67,9 @@ HARMLESS: dict[str, str] = {
     "sb3.Acceleration.__exit__": "it undoes",
     "sb3.Acceleration.__repr__": "it describes",
     "sb3.Columns.__reduce__": "it hands out what there is",
+    "sb3.StepColumn.__init__": "the buffer calls it",
+    "sb3.StepColumn.__len__": "it counts",
+    "sb3.StepColumn.__repr__": "it describes",
 }
 
 _OF_ADAPTERS = {

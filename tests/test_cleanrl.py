@@ -282,7 +282,7 @@ def assert_all_are_transitions(data: ReplayBufferSamples) -> None:
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"optimize_memory_usage": True}, {"rng": "native"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"optimize_memory_usage": True}, {"rng": "native"}, {"dedupe": True}], ids=str)
 @pytest.mark.parametrize("num_steps", [30, 450])
 def test_next_step_resets_are_no_transitions(n_envs: int, options: dict[str, Any], num_steps: int) -> None:
     np.random.seed(0)

@@ -242,7 +242,7 @@ def functions_of(path: Path) -> dict[str, int]:
         other = "namespace|class|struct|enum|extern|union|if|for|while|switch|try"
         opens = rf"^( {{0,2}})(?=[^\s#}}/])(?!{other}).*(\)|const|noexcept|override)[^;]*\{{$"
     else:
-        opens = r"^( *)(?:def|cdef|cpdef) .*\)[^()]*:$"
+        opens = r"^( *)(?:def|cdef|cpdef) (?!class ).*\)[^()]*:$"
     sizes = {}
     for i, line in enumerate(lines):
         start = re.match(opens, line)

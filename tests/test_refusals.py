@@ -17,6 +17,7 @@ from refusals_adapters import ADAPTERS
 from refusals_adapters_prioritized import PRIORITIZED
 from refusals_adapters_single import SINGLE
 from refusals_buffer import BUFFERS
+from refusals_dedupe import DEDUPED
 from refusals_harmless import HARMLESS
 from refusals_lanes import LANES
 from refusals_priorities import PRIORITIES
@@ -28,7 +29,18 @@ from refusals_target import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CATALOGUE: list[Case] = [*BUFFERS, *READING, *PRIORITIES, *LANES, *SAMPLERS, *TARGETS, *ADAPTERS, *SINGLE, *PRIORITIZED]
+CATALOGUE: list[Case] = [
+    *BUFFERS,
+    *READING,
+    *PRIORITIES,
+    *LANES,
+    *SAMPLERS,
+    *TARGETS,
+    *ADAPTERS,
+    *SINGLE,
+    *PRIORITIZED,
+    *DEDUPED,
+]
 NAMES = public_names()
 _REPEATS = 100
 _TRIALS = 50

@@ -9,9 +9,13 @@
 #include "bounds.hpp"
 #include "capsule.hpp"
 #include "gil.hpp"
+#include "lanes/frame_steps.hpp"
 #include "steps/step_table.hpp"
 
 namespace fastreplay {
+
+// Whether observations are put together from frames.
+inline bool has_frames(const Records& records) noexcept { return !records.layout().frames().empty(); }
 
 // Whether a block is what the table gathers into.
 inline bool fits(const StepTable& table, const Block& block) noexcept {
@@ -20,10 +24,10 @@ inline bool fits(const StepTable& table, const Block& block) noexcept {
 
 inline std::size_t num_bytes(const Block& block) noexcept { return block.layout().num_bytes(); }
 
-// Chooses the rows of the block. False where one is out of range.
-inline bool locate(const StepTable& table, const std::int64_t* rows, const std::int64_t* envs,
-                   const Block& block) noexcept {
-  return table.locate({rows, block.batch_size()}, envs, block.tickets().data());
+// Chooses the rows of the block. False where one is out of range, or has no step.
+template <class Steps>
+bool locate(const Steps& steps, const std::int64_t* rows, const std::int64_t* envs, const Block& block) noexcept {
+  return steps.locate({rows, block.batch_size()}, envs, block.tickets().data());
 }
 
 inline bool discounted_sums(const float* rewards, const float* discounts, const std::uint8_t* is_counted, float* sums,
@@ -31,8 +35,9 @@ inline bool discounted_sums(const float* rewards, const float* discounts, const 
   return discounted_sums({rewards, count * num_steps}, {discounts, num_steps}, is_counted, sums);
 }
 
-inline void store(StepTable& table, std::size_t row, const Rows* fields, std::size_t num_fields) noexcept {
-  table.store(row, {fields, num_fields});
+template <class Steps>
+void store(Steps& steps, std::size_t row, const Rows* fields, std::size_t num_fields) noexcept {
+  steps.store(row, {fields, num_fields});
 }
 
 }  // namespace fastreplay

@@ -9,28 +9,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fastreplay.adapters.columns import Columns, flat_columns, overwrite
+from fastreplay.adapters.frame_table import Dedupe, FrameTable, frames_of, row_of
 from fastreplay.adapters.random_integers import Integers, integers_of, numpy_integers
-from fastreplay.adapters.step_table import COLUMNS, StepField, StepTable
+from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, StepTable
 from fastreplay.schema.spaces import is_discrete
 from fastreplay.support.saving import SavedState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import gymnasium as gym
 
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.random_integers import Rng
     from fastreplay.batch.block import HostBlock
 
-__all__ = ["Adapter", "field_of_space", "refuse_sharing_with_timeouts"]
+__all__ = ["Adapter", "field_of_space", "refuse_dedupe_twice", "refuse_sharing_with_timeouts"]
 
 # What a saved state must have, to tell its arrays' shapes and where it goes on.
 _KINDS = {"buffer_size": int, "n_envs": int, "pos": int, "full": bool, "optimize_memory_usage": bool}
-_UNCOUNTED = "timeouts"  # in the memory that the other libraries warn of
 
 
 class _Column:
-    """An attribute that is a live view of the storage, and into which an assigned array is copied."""
+    """An attribute that is a column of the storage, and into which an assigned array is copied."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -47,17 +48,15 @@ class _Column:
         return view
 
     def __set__(self, buffer: Adapter, value: Any) -> None:
-        view = self.__get__(buffer, type(buffer))
-        if isinstance(view, Columns):
-            view.update(value)
-        else:
-            overwrite(view, value, self._name)
+        self.__get__(buffer, type(buffer))
+        buffer._table.assign(self._name, value)
 
 
 class Adapter:
     """Base of buffers with the attributes of Stable-Baselines3's: rows of `n_envs` transitions, `pos` and `full`.
 
-    The plain attributes are the truth: whatever sets `pos` or `full` moves the cursor. The arrays are live views.
+    The plain attributes are the truth: whatever sets `pos` or `full` moves the cursor. The arrays are live views; with
+    `dedupe` they are put together where they are read.
     """
 
     buffer_size: int
@@ -66,12 +65,13 @@ class Adapter:
     full: bool
     optimize_memory_usage: bool
     handle_timeout_termination: bool
+    dedupe: Dedupe = False
     observation_space: Any  # a Gymnasium space
     action_space: Any
     obs_shape: Any
     action_dim: int
     device: Any
-    _table: StepTable
+    _table: Steps
     _integers: Integers = staticmethod(numpy_integers)
 
     if TYPE_CHECKING:  # arrays, of Dict spaces dicts of them
@@ -96,24 +96,22 @@ class Adapter:
             self._warn_of_memory(available)
         self._integers = integers_of(rng)  # last: it may seed itself from NumPy's, which a refusal leaves alone
 
-    def _new_table(self) -> StepTable:
+    def _new_table(self) -> Steps:
         # Actions of float64 are kept as float32, which is what networks give and take.
         dtype = np.dtype(self.action_space.dtype)
-        action = np.dtype(np.float32) if dtype == np.float64 else dtype
-        return StepTable(
-            self.buffer_size,
-            self.n_envs,
-            self._observation_fields(),
-            StepField((self.action_dim,), action, is_reshaped=True),
-            shares_observations=self.optimize_memory_usage,
-        )
+        action = StepField((self.action_dim,), np.dtype(np.float32) if dtype == np.float64 else dtype, is_reshaped=True)
+        observation = self._observation_fields()
+        if self.dedupe is False:
+            shares = self.optimize_memory_usage
+            return StepTable(self.buffer_size, self.n_envs, observation, action, shares_observations=shares)
+        frames = frames_of(self.dedupe, observation)
+        return FrameTable(self.buffer_size, self.n_envs, observation, action, frames)
 
     def _observation_fields(self) -> dict[str, StepField] | StepField:
         return field_of_space(self.observation_space, self.obs_shape)
 
     def _warn_of_memory(self, available: int) -> None:
-        counted = {name: view for name, view in self._table.columns().items() if name != _UNCOUNTED}
-        num_bytes = sum(array.nbytes for array in flat_columns(counted))
+        num_bytes = self._table.num_bytes
         if num_bytes > available:
             warnings.warn(
                 f"This system does not seem to have enough memory for the whole replay buffer: it takes "
@@ -133,6 +131,27 @@ class Adapter:
             return False
         self._advance()
         return True
+
+    def _store_by(self, store: Callable[..., object], *step: Any) -> None:
+        """Store a step in the general way, by a method that writes it into a row of a buffer's arrays.
+
+        Where they are put together as they are read, into those of a buffer of one row first.
+        """
+        if self.dedupe is False:
+            store(self, *step)
+            return
+        one = object.__new__(type(self))
+        one.__dict__.update(self.__dict__, buffer_size=1, pos=0, full=False, dedupe=False)
+        one._table = one._new_table()
+        store(one, *step)
+        columns = one._table.columns()
+        if not self.handle_timeout_termination:
+            del columns["timeouts"]
+        obs, next_obs, *numbers = (row_of(column, 0) for column in columns.values())
+        timeouts = numbers[3:] or [None]
+        if not self._table.write(self.pos, obs, next_obs, *numbers[:3], *timeouts):
+            raise IndexError(f"pos: expected a row in [0, {self._table.num_rows}), got {self.pos}")
+        self._advance()
 
     def _advance(self) -> None:
         self.pos += 1
@@ -209,8 +228,21 @@ class Adapter:
         return buffer.__dict__
 
 
-def _are_columns_of(table: StepTable, state: dict[str, Any]) -> bool:
+def _are_columns_of(table: Steps, state: dict[str, Any]) -> bool:
     return all(state.get(name) is column for name, column in table.columns().items())
+
+
+def refuse_dedupe_twice(dedupe: Dedupe, optimize_memory_usage: bool) -> None:
+    """Refuse to store observations once in two ways.
+
+    Raises:
+        ValueError: Both are asked for.
+    """
+    if dedupe is not False and optimize_memory_usage:
+        raise ValueError(
+            "dedupe: cannot be had together with optimize_memory_usage, which stores next observations once, too, "
+            "but loses those of ends"
+        )
 
 
 def refuse_sharing_with_timeouts(optimize_memory_usage: bool, handle_timeout_termination: bool) -> None:

@@ -17,7 +17,7 @@ from fastreplay.adapters.autoreset import (
     resetting_envs,
     vector_timeouts,
 )
-from fastreplay.adapters.base import Adapter, refuse_sharing_with_timeouts
+from fastreplay.adapters.base import Adapter, refuse_dedupe_twice, refuse_sharing_with_timeouts
 from fastreplay.schema.spaces import action_length, is_discrete, observation_shape
 
 if TYPE_CHECKING:
@@ -69,17 +69,25 @@ class ReplayBuffer(Adapter):
             (few discrete states), say which it is.
         rng: "numpy" draws from `np.random` as CleanRL does. "native" draws from a generator of the buffer's own,
             which is seeded from `np.random` now.
+        dedupe: True stores a next observation and the observation of the step after once. A number of frames does
+            the same with every frame, where observations are stacks of so many along their first axis, as
+            FrameStackObservation's are: 4 for CleanRL's Atari wrappers. What steps give is compared, so that
+            minibatches are the same without: what does not go on where the step before ended is stored in full.
 
     Attributes:
         observations, next_observations: Live, writable views (rows, n_envs, *shape) of the observation's dtype;
-            there are no `next_observations` with `optimize_memory_usage`.
+            there are no `next_observations` with `optimize_memory_usage`. With `dedupe` this and the following are
+            no arrays, but put together where they are indexed, by rows and environments: what that gives is a copy,
+            `np.array` makes one of all, and to assign is refused with a ValueError.
         actions: The same, (rows, n_envs, action_dim); float64 is stored as float32.
         rewards, dones, timeouts: The same, (rows, n_envs) float32.
-        pos, full: The cursor. They may be set.
+        pos, full: The cursor. They may be set; with `dedupe`, to the beginning, as `reset` does.
 
     Raises:
-        ValueError: `optimize_memory_usage` together with `handle_timeout_termination`, an unknown `autoreset` or
-            `rng`, or a space with a side of length 0.
+        ValueError: `optimize_memory_usage` together with `handle_timeout_termination` or `dedupe`, an unknown
+            `autoreset` or `rng`, a space with a side of length 0, or observations that are no stacks of so many
+            frames.
+        TypeError: `dedupe` is no bool or integer.
         NotImplementedError: A space of another kind.
 
     Thread safety:
@@ -110,8 +118,10 @@ class ReplayBuffer(Adapter):
         *,
         autoreset: Autoreset | None = None,
         rng: Rng = "numpy",
+        dedupe: bool | int = False,
     ) -> None:
         refuse_sharing_with_timeouts(optimize_memory_usage, handle_timeout_termination)
+        refuse_dedupe_twice(dedupe, optimize_memory_usage)
         if autoreset not in (None, "next_step", "same_step", "disabled"):
             raise ValueError(f"autoreset: expected 'next_step', 'same_step', 'disabled' or None, got {autoreset!r}")
         self.observation_space = observation_space
@@ -125,6 +135,8 @@ class ReplayBuffer(Adapter):
         self.device = _device(device)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
+        if dedupe is not False:  # a state without has the names of theirs
+            self.dedupe = dedupe
         self.autoreset = autoreset or default_autoreset()
         self._begin(_available_memory(), rng)
         # Which environments ended in the last step, each with its last observation.
@@ -169,7 +181,8 @@ class ReplayBuffer(Adapter):
 
         Raises:
             ValueError: With `autoreset="next_step"`, an environment that ended does not go on from its last
-                observation, or the infos tell of a reset: it does not reset in the next step. Nothing was stored.
+                observation, or the infos tell of a reset: it does not reset in the next step. With `dedupe`, `pos` was
+                set to another row than the next or the first. Nothing was stored.
             Exception: What NumPy says of a value that does not fit.
 
         Thread safety:
@@ -189,8 +202,13 @@ class ReplayBuffer(Adapter):
         row = self.pos
         self._store_step(obs, next_obs, action, reward, done, timeouts)
         self._mark(row, resets)
-        last = self.observations[self.pos] if self.optimize_memory_usage else self.next_observations[row]
-        self._ended = {env: last[env].copy() for env in ends}
+        self._ended = {env: self._last_observation(row, env) for env in ends}
+
+    def _last_observation(self, row: int, env: int) -> Array:
+        """Return a copy of the next observation of the row that was stored last."""
+        if self.optimize_memory_usage:
+            return np.array(self.observations[self.pos, env])
+        return np.array(self.next_observations[row, env])
 
     def _resets(self, obs: Array) -> list[int]:
         """Return the environments that reset in this step."""
@@ -210,7 +228,7 @@ class ReplayBuffer(Adapter):
 
     def _store_step(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
         if not self._store(obs, next_obs, action, reward, done, infos):
-            self._store_by_numpy(obs, next_obs, action, reward, done, infos)
+            self._store_by(type(self)._store_by_numpy, obs, next_obs, action, reward, done, infos)
 
     def _store_by_numpy(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
         """Store what the native code does not take, as NumPy casts and broadcasts it; all of it or nothing."""

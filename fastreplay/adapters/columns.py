@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = "NDArray[Any]"
 Observation: TypeAlias = "Array | dict[str, Array]"
 
-__all__ = ["Array", "Columns", "Observation", "flat_columns", "overwrite", "overwrite_all"]
+__all__ = ["Array", "Columns", "Observation", "flat_columns", "overwrite_all"]
 
 
 class Columns(dict[str, Array]):
@@ -44,15 +44,6 @@ class Columns(dict[str, Array]):
 def flat_columns(columns: Mapping[str, Observation]) -> list[Array]:
     """Return views by name, those of an observation's parts among them, as one list."""
     return [part for view in columns.values() for part in (view.values() if isinstance(view, dict) else [view])]
-
-
-def overwrite(column: Array, value: object, name: str) -> None:
-    """Copy an array over a column.
-
-    Raises:
-        ValueError: It has another shape or dtype.
-    """
-    overwrite_all([(column, value, name)])
 
 
 def overwrite_all(assignments: Iterable[tuple[Array, object, str]]) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
-from fastreplay._core import Block, Records
+from fastreplay._core import Block, Records, Ring
 from fastreplay.adapters.step_table import StepField
 
 @disjoint_base
@@ -42,5 +42,20 @@ class NativeStepTable:
         is_counted: NDArray[np.bool_],
         counts: NDArray[np.float32],
     ) -> bool: ...
+
+@disjoint_base
+class NativeFrameTable(NativeStepTable):
+    def __init__(
+        self,
+        ring: Ring,
+        fields: Sequence[StepField],
+        num_envs: int,
+        num_observations: int,
+        keys: tuple[str, ...] | None,
+    ) -> None: ...
+    @property
+    def next_row(self) -> int: ...
+    @property
+    def num_stored(self) -> int: ...
 
 def discounted_sums(rewards: object, discounts: object, is_counted: object, sums: NDArray[np.float32]) -> bool: ...

@@ -13,51 +13,23 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
+from fastreplay.adapters.step_calls cimport (
+    CoreBlock, CoreTable, FrameSteps, Ring, fits, has_frames, kBlockCapsule, kRecordsCapsule, kReleaseReadBytes,
+    kRingCapsule, locate, num_bytes, store, sum_discounted)
 from fastreplay.adapters.step_staging cimport StepField, get_item, read_timeouts, stage
 from fastreplay.buffer.rows cimport (
     OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows, own_memory)
 
-from fastreplay._core import Block as NativeBlock, Records as NativeRecords
+from fastreplay._core import Block as NativeBlock, Records as NativeRecords, Ring as NativeRing
 
 cnp.import_array()
 
 
 cdef extern from "numpy/arrayobject.h":
     bint PyArray_ISCARRAY(cnp.PyArrayObject *array)
-
-
-cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
-    cppclass CoreBlock "fastreplay::Block":
-        size_t batch_size()
-    enum class Source:
-        pass
-    struct CorePart "fastreplay::Part":
-        Source source
-        size_t row_bytes
-        size_t field
-    cppclass CoreTable "fastreplay::StepTable":
-        CoreTable(Records &records, size_t num_envs, size_t num_observations) except +
-        size_t num_rows()
-        size_t num_fields()
-        size_t row_bytes(size_t field)
-        const vector[CorePart] &parts()
-        void gather(const CoreBlock &block, uint64_t *ends)
-        void gather_n_steps(const CoreBlock &block, uint64_t *ends, size_t num_steps, size_t newest_row, float *rewards,
-                            uint8_t *is_counted, float *counts)
-    const char *kBlockCapsule
-    const char *kRecordsCapsule
-    const size_t kReleaseReadBytes
-    bint fits(const CoreTable &table, const CoreBlock &block)
-    size_t num_bytes(const CoreBlock &block)
-    bint locate(const CoreTable &table, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
-    bint sum_discounted "fastreplay::discounted_sums"(const float *rewards, const float *discounts,
-                                                      const uint8_t *is_counted, float *sums, size_t count,
-                                                      size_t num_steps)
-    void store(CoreTable &table, size_t row, const Rows *fields, size_t num_fields)
 
 
 cdef enum:
@@ -124,6 +96,8 @@ cdef class NativeStepTable:
             raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
         # What is made here is the table's own only when all is checked, since the arguments may run Python code.
         cdef Records *native = <Records *>PyCapsule_GetPointer(NativeRecords.capsule(records), kRecordsCapsule)
+        if has_frames(native[0]) and not isinstance(self, NativeFrameTable):
+            raise ValueError("the records have frames in common, which NativeFrameTable keeps")
         cdef CoreTable *core = new CoreTable(native[0], num_envs, num_observations)
         cdef StepField *described = NULL
         cdef char *scratch = NULL
@@ -195,7 +169,11 @@ cdef class NativeStepTable:
                 and self.stage(<PyObject *>reward, first_scalar + 1, rows)
                 and self.stage(<PyObject *>done, first_scalar + 2, rows)):
             return False
-        store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
+        return self.keep(<size_t>row, rows)
+
+    # False, with nothing changed, for a row out of range.
+    cdef bint keep(self, size_t row, const Rows *rows) noexcept:
+        store(self.core[0], row, rows, <size_t>self.num_fields)
         return True
 
     # The parts of a Dict observation, in order; None where it has not all of them.
@@ -317,10 +295,63 @@ cdef class NativeStepTable:
             return NULL
         if not fits(self.core[0], into[0]) or <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0] != into.batch_size():
             raise ValueError("the block is of another layout or batch size")
-        if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
-                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into[0]):
+        if not self.find(<const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
+                         <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into):
             return NULL
         return into
+
+    cdef bint find(self, const int64_t *rows, const int64_t *envs, const CoreBlock *into) noexcept:
+        return locate(self.core[0], rows, envs, into[0])
+
+
+cdef class NativeFrameTable(NativeStepTable):
+    """Base of FrameTable: the same, of steps that have frames in common and come one after the other."""
+
+    cdef FrameSteps *steps
+
+    def __cinit__(self):
+        self.steps = NULL
+
+    def __dealloc__(self):
+        del self.steps
+
+    def __init__(self, ring, fields, size_t num_envs, size_t num_observations, tuple keys):
+        """Take an unused ring of the core's, which has some steps more than rows, and the fields of a step."""
+        self._refuse_second_init()
+        cdef Ring *native = <Ring *>PyCapsule_GetPointer(NativeRing.capsule(ring), kRingCapsule)
+        cdef FrameSteps *steps = new FrameSteps(native[0], num_envs)
+        try:
+            NativeStepTable.__init__(self, NativeRing.records.__get__(ring), fields, num_envs, num_observations, keys)
+        except BaseException:
+            del steps
+            raise
+        self.steps = steps
+
+    cdef int check_initialized(self) except -1:
+        if self.steps == NULL:
+            raise RuntimeError(f"{type(self).__name__}: __init__ was not called")
+        return NativeStepTable.check_initialized(self)
+
+    cdef bint keep(self, size_t row, const Rows *rows) noexcept:
+        if row >= self.steps.num_rows():
+            return False
+        store(self.steps[0], row, rows, <size_t>self.num_fields)
+        return True
+
+    cdef bint find(self, const int64_t *rows, const int64_t *envs, const CoreBlock *into) noexcept:
+        return locate(self.steps[0], rows, envs, into[0])
+
+    @property
+    def next_row(self):
+        """Where the next step goes; another row begins anew, all others forgotten."""
+        self.check_initialized()
+        return self.steps.next_row()
+
+    @property
+    def num_stored(self):
+        """How many rows have a step: those before `next_row`."""
+        self.check_initialized()
+        return self.steps.num_stored()
 
 
 cdef inline bint is_indices(PyObject *value) noexcept:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastreplay.adapters.columns import Array, Observation
     from fastreplay.batch.block import HostBlock
 
-__all__ = ["COLUMNS", "NSteps", "StepField", "StepTable"]
+__all__ = ["COLUMNS", "NSteps", "StepField", "StepTable", "Steps", "fields_of_step", "schemas"]
 
 # The arrays of Stable-Baselines3's buffers.
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -56,38 +56,41 @@ class NSteps(NamedTuple):
 _NUMBER = StepField((), np.dtype(np.float32))
 
 
-class StepTable(NativeStepTable):
-    """Rows of `num_envs` transitions, one row a step, in packed records.
-
-    Where the next row goes and which rows are filled is the caller's to know. For one thread.
-
-    Args:
-        num_rows: Steps.
-        num_envs: Transitions of a step.
-        observation: The parts of a Dict observation by name, or the one part.
-        action: The action.
-        shares_observations: Whether the next observation is the observation of the row after, and stored once.
+class Steps(NativeStepTable):
+    """Base of the tables: rows of `num_envs` transitions, one row a step, and minibatches of them.
 
     Attributes:
-        observations, next_observations: Live views (num_rows, num_envs, *shape), of a Dict observation a dict of
-            them; `next_observations` is None where they are shared.
-        actions, rewards, dones, timeouts: Live views (num_rows, num_envs, ...).
+        num_rows: Steps.
+        num_envs: Transitions of a step.
+        observations, next_observations, actions, rewards, dones, timeouts: What the table holds, by column
+            (num_rows, num_envs, ...), of a Dict observation a dict of such; None where there is none.
+        num_bytes: What the columns take, for a warning beforehand.
         is_sampled_natively: Whether every observation has an axis, over which SB3 and CleanRL index, and torch
             has every dtype.
         pool: Recycled memory of minibatches.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        num_envs: int,
-        observation: dict[str, StepField] | StepField,
-        action: StepField,
-        *,
-        shares_observations: bool = False,
-    ) -> None:
+    num_rows: int
+    num_envs: int
+    keys: tuple[str, ...] | None  # of a Dict observation's parts
+    num_observations: int
+    schema: Schema  # of a minibatch
+    observations: Any
+    next_observations: Any
+    actions: Any
+    rewards: Any
+    dones: Any
+    timeouts: Any
+    num_bytes: int
+    is_sampled_natively: bool
+    pool: Pool
+    _arguments: tuple[Any, ...]
+
+    def _begin(
+        self, num_rows: int, num_envs: int, observation: dict[str, StepField] | StepField
+    ) -> tuple[int, int, list[StepField]]:
+        """Check what the table is to be; return it with the observation's parts."""
         self._refuse_second_init()
-        self._arguments = (num_rows, num_envs, observation, action, shares_observations)
         self.num_rows = num_rows = checked_count("buffer_size", num_rows)
         self.num_envs = num_envs = checked_count("n_envs", num_envs)
         self.keys = tuple(observation) if isinstance(observation, dict) else None
@@ -95,25 +98,16 @@ class StepTable(NativeStepTable):
         if not parts:
             raise ValueError("observation_space: expected at least one part, got none")
         self.num_observations = len(parts)
-        stored, self.schema = _schemas(parts, action, shares_observations)
-        self._records = new_records(stored.sizes, num_rows * num_envs, "buffer_size")
-        step = [*parts, action, _NUMBER, _NUMBER, _NUMBER, *parts]
-        super().__init__(self._records, step, num_envs, len(parts), self.keys)
+        return num_rows, num_envs, parts
+
+    def _sample(self, parts: list[StepField]) -> None:
+        """Make what minibatches need, once the native table is there."""
         self.is_sampled_natively = all(part.shape for part in parts) and all(
             field.dtype.name in TORCH_DTYPES for field in self.schema.values()
         )
         self.pool = Pool(Form(self.schema, self.parts, {}))
-        views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
-        self.observations = self._named(views)
-        self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
-        self.next_observations = None if shares_observations else self._named(views)
 
-    def _view(self, index: int, field: Field) -> Array:
-        column = self._records.column(index, field.dtype, field.shape)
-        # Splitting the leading axis of evenly spaced records needs no copy.
-        return column.reshape(self.num_rows, self.num_envs, *field.shape)
-
-    def _named(self, views: Iterator[Array]) -> Observation:
+    def _named(self, views: Iterator[Any]) -> Any:
         taken = [next(views) for _ in range(self.num_observations)]
         return taken[0] if self.keys is None else Columns(zip(self.keys, taken, strict=True))
 
@@ -193,23 +187,32 @@ class StepTable(NativeStepTable):
         """Return the live views by name."""
         return {name: view for name in COLUMNS if (view := getattr(self, name)) is not None}
 
-    def overwrite(self, columns: Mapping[str, Any]) -> None:
+    def arrays(self) -> list[Array]:
+        """Return the columns, those of the observation's parts among them, that lie in the table."""
+        raise NotImplementedError
+
+    def assign(self, name: str, value: Any) -> None:
+        """Copy an array over a column, or a dict of such over an observation's parts.
+
+        Raises:
+            ValueError: It has another shape or dtype, or the columns are put together where they are read.
+        """
+        raise NotImplementedError
+
+    def overwrite(self, state: Mapping[str, Any]) -> None:
         """Copy whole columns in, by the names of `columns()`.
+
+        Args:
+            state: The columns among the attributes of a buffer.
 
         Raises:
             ValueError: A column is missing, or has another shape or dtype.
         """
-        assignments: list[tuple[Array, object, str]] = []
-        for name, view in self.columns().items():
-            if name not in columns:
-                raise ValueError(f"{name}: missing")
-            if not isinstance(view, dict):
-                assignments.append((view, columns[name], name))
-                continue
-            if not isinstance(columns[name], dict) or not view.keys() <= columns[name].keys():
-                raise ValueError(f"{name}: expected a dict of {', '.join(view)}, got {columns[name]!r:.200}")
-            assignments += [(part, columns[name][key], f"{name}[{key!r}]") for key, part in view.items()]
-        overwrite_all(assignments)
+        raise NotImplementedError
+
+    def save(self) -> Any:
+        """Return what is pickled in place of a table, in little memory."""
+        raise NotImplementedError
 
     def apart(self, value: Any) -> Any:
         """Return a copy of an array that lies in the table; of a dict, one with such copies; else what was given."""
@@ -218,9 +221,83 @@ class StepTable(NativeStepTable):
         is_own = isinstance(value, np.ndarray) and any(np.may_share_memory(value, column) for column in self.arrays())
         return value.copy() if is_own else value
 
-    def is_like(self, other: StepTable) -> bool:
+    def is_like(self, other: Steps) -> bool:
         """Tell whether another table has rows of the same form, and as many."""
         return self._arguments == other._arguments
+
+
+class StepTable(Steps):
+    """Rows of `num_envs` transitions, one row a step, in packed records.
+
+    Where the next row goes and which rows are filled is the caller's to know. For one thread.
+
+    Args:
+        num_rows: Steps.
+        num_envs: Transitions of a step.
+        observation: The parts of a Dict observation by name, or the one part.
+        action: The action.
+        shares_observations: Whether the next observation is the observation of the row after, and stored once.
+
+    Attributes:
+        observations, next_observations: Live views (num_rows, num_envs, *shape), of a Dict observation a dict of
+            them; `next_observations` is None where they are shared.
+        actions, rewards, dones, timeouts: Live views (num_rows, num_envs, ...).
+    """
+
+    observations: Observation
+    next_observations: Observation | None
+    actions: Array
+    rewards: Array
+    dones: Array
+    timeouts: Array
+
+    def __init__(
+        self,
+        num_rows: int,
+        num_envs: int,
+        observation: dict[str, StepField] | StepField,
+        action: StepField,
+        *,
+        shares_observations: bool = False,
+    ) -> None:
+        num_rows, num_envs, parts = self._begin(num_rows, num_envs, observation)
+        self._arguments = (num_rows, num_envs, observation, action, shares_observations)
+        stored, self.schema = schemas(parts, action, shares_observations=shares_observations)
+        self._records = new_records(stored.sizes, num_rows * num_envs, "buffer_size")
+        super().__init__(self._records, fields_of_step(parts, action), num_envs, len(parts), self.keys)
+        self._sample(parts)
+        views = iter([self._view(i, field) for i, field in enumerate(stored.values())])
+        self.observations = self._named(views)
+        self.actions, self.rewards, self.dones, self.timeouts = (next(views) for _ in range(4))
+        self.next_observations = None if shares_observations else self._named(views)
+        self.num_bytes = sum(array.nbytes for array in self.arrays()) - self.timeouts.nbytes  # which nobody counts
+
+    def _view(self, index: int, field: Field) -> Array:
+        column = self._records.column(index, field.dtype, field.shape)
+        # Splitting the leading axis of evenly spaced records needs no copy.
+        return column.reshape(self.num_rows, self.num_envs, *field.shape)
+
+    def assign(self, name: str, value: Any) -> None:
+        """Copy an array over a column, or a dict of such over an observation's parts."""
+        view = getattr(self, name)
+        if isinstance(view, Columns):
+            view.update(value)
+        else:
+            overwrite_all([(view, value, name)])
+
+    def overwrite(self, state: Mapping[str, Any]) -> None:
+        """Copy whole columns in, by the names of `columns()`."""
+        assignments: list[tuple[Array, object, str]] = []
+        for name, view in self.columns().items():
+            if name not in state:
+                raise ValueError(f"{name}: missing")
+            if not isinstance(view, dict):
+                assignments.append((view, state[name], name))
+                continue
+            if not isinstance(state[name], dict) or not view.keys() <= state[name].keys():
+                raise ValueError(f"{name}: expected a dict of {', '.join(view)}, got {state[name]!r:.200}")
+            assignments += [(part, state[name][key], f"{name}[{key!r}]") for key, part in view.items()]
+        overwrite_all(assignments)
 
     def arrays(self) -> list[Array]:
         """Return the live views, those of the observation's parts among them."""
@@ -231,7 +308,12 @@ class StepTable(NativeStepTable):
         return Saved(_table_to_fill, self._arguments, self.arrays())
 
 
-def _schemas(parts: list[StepField], action: StepField, shares_observations: bool) -> tuple[Schema, Schema]:
+def fields_of_step(parts: list[StepField], action: StepField) -> list[StepField]:
+    """Return what is given of a step, in the order in which the native table takes it."""
+    return [*parts, action, _NUMBER, _NUMBER, _NUMBER, *parts]
+
+
+def schemas(parts: list[StepField], action: StepField, *, shares_observations: bool = False) -> tuple[Schema, Schema]:
     """Return what is stored of a step of one environment, and what a minibatch is made of."""
     observation = {f"observation/{i}": Field(part.shape, part.dtype) for i, part in enumerate(parts)}
     here = {**observation, "action": Field(action.shape, action.dtype)}

@@ -24,14 +24,15 @@ StepTable::StepTable(Records& records, std::size_t num_envs, std::size_t num_obs
       num_envs_{num_envs},
       num_rows_{num_envs == 0 ? 0 : records.capacity() / num_envs},
       num_observations_{num_observations},
-      shares_{records.layout().columns().size() == num_observations + kScalars} {
-  const std::vector<Column>& columns = records.layout().columns();
+      shares_{records.layout().num_fields() == num_observations + kScalars} {
+  const std::span columns{records.layout().columns().data(), records.layout().num_fields()};
   if (num_rows_ == 0 || num_rows_ * num_envs != records.capacity() || num_observations == 0 ||
       (!shares_ && columns.size() != 2 * num_observations + kScalars)) {
     throw std::invalid_argument{"the records do not consist of steps"};
   }
-  columns_ = columns;
-  if (shares_) columns_.insert(columns_.end(), columns.begin(), columns.begin() + num_observations);
+  columns_.assign(columns.begin(), columns.end());
+  if (shares_)
+    columns_.insert(columns_.end(), columns.begin(), columns.begin() + static_cast<std::ptrdiff_t>(num_observations));
   const auto* scalar = columns_.data() + num_observations;
   reward_ = scalar[1];
   done_ = scalar[2];

@@ -13,8 +13,9 @@ from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from fastreplay.adapters.base import Adapter, field_of_space, refuse_sharing_with_timeouts
+from fastreplay.adapters.base import Adapter, field_of_space, refuse_dedupe_twice, refuse_sharing_with_timeouts
 from fastreplay.adapters.random_integers import numpy_integers
+from fastreplay.adapters.step_columns import StepColumn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.frame_table import Dedupe
     from fastreplay.adapters.random_integers import Rng
     from fastreplay.adapters.step_table import StepField
     from fastreplay.batch.block import HostBlock
@@ -32,6 +34,7 @@ __all__ = ["DictReplayBuffer", "ReplayBuffer"]
 _to_torch, _normalize_obs = sb3.BaseBuffer.to_torch, sb3.BaseBuffer._normalize_obs
 _normalize_reward = sb3.BaseBuffer._normalize_reward
 
+_OWN = {"_integers", "dedupe"}  # attributes that SB3's buffers do not have
 _NORMALIZERS = {"normalize_obs", "normalize_reward"}
 
 
@@ -52,19 +55,26 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         handle_timeout_termination: Reads `TimeLimit.truncated` of the infos; such an end is none to the learner.
         rng: "numpy" draws from `np.random` as SB3 does. "native" draws from a generator of the buffer's own,
             which is seeded from `np.random` now.
+        dedupe: True stores a next observation and the observation of the step after once. A number of frames does
+            the same with every frame, where observations are stacks of so many along their first axis, as
+            VecFrameStack's are after VecTransposeImage: 4 for (4, 84, 84) of gray frames, and for (12, 84, 84) of
+            four frames of three channels. What steps give is compared, so that minibatches are the same without:
+            what does not go on where the step before ended is stored in full.
 
     Attributes:
         observations, next_observations: Live, writable views (rows, n_envs, *shape) of the observation's dtype;
             there are no `next_observations` with `optimize_memory_usage`. An array that is assigned is copied in;
-            one of another shape or dtype is refused with a ValueError.
+            one of another shape or dtype is refused with a ValueError. With `dedupe` this and the following are no
+            arrays, but put together where they are indexed, by rows and environments: what that gives is a copy,
+            `np.array` makes one of all, and to assign is refused with a ValueError.
         actions: The same, (rows, n_envs, action_dim); float64 is stored as float32.
         rewards, dones, timeouts: The same, (rows, n_envs) float32.
-        pos, full: The cursor. They may be set.
+        pos, full: The cursor. They may be set; with `dedupe`, to the beginning, as `reset` does.
 
     Raises:
-        ValueError: `optimize_memory_usage` together with `handle_timeout_termination`, an unknown `rng`, or a
-            space with a side of length 0.
-        TypeError: A Dict space (use `DictReplayBuffer`), or a dtype that is no number.
+        ValueError: `optimize_memory_usage` together with `handle_timeout_termination` or `dedupe`, an unknown `rng`,
+            a space with a side of length 0, or observations that are no stacks of so many frames.
+        TypeError: A Dict space (use `DictReplayBuffer`), a dtype that is no number, or `dedupe` of another type.
 
     Thread safety:
         None, as SB3's: one thread at a time.
@@ -83,10 +93,13 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         handle_timeout_termination: bool = True,
         *,
         rng: Rng = "numpy",
+        dedupe: Dedupe = False,
     ) -> None:
         # Not SB3's own class's, which would allocate the arrays.
         sb3.BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
+        if dedupe is not False:  # a state without has the names of theirs
+            self.dedupe = dedupe
         self._check(optimize_memory_usage, handle_timeout_termination)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
@@ -96,6 +109,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
 
     def _check(self, optimize_memory_usage: bool, handle_timeout_termination: bool) -> None:
         refuse_sharing_with_timeouts(optimize_memory_usage, handle_timeout_termination)
+        refuse_dedupe_twice(self.dedupe, optimize_memory_usage)
         if isinstance(self.observation_space, spaces.Dict):
             raise TypeError(f"observation_space: a Dict space needs DictReplayBuffer, got {self.observation_space}")
 
@@ -119,6 +133,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             infos: A dict an environment.
 
         Raises:
+            ValueError: With `dedupe`, `pos` was set to another row than the next or the first; nothing was stored.
             Exception: What SB3's class raises; here nothing was stored then.
 
         Thread safety:
@@ -132,7 +147,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         obs, next_obs, action, reward, done = map(self._table.apart, (obs, next_obs, action, reward, done))
         # With shared observations it writes two rows.
         with self._kept_on_error(self.pos, (self.pos + 1) % self.buffer_size):
-            self._add_by_sb3(obs, next_obs, action, reward, done, infos)
+            self._store_by(type(self)._add_by_sb3, obs, next_obs, action, reward, done, infos)
 
     def _add_by_sb3(self, *step: Any) -> None:
         super().add(*step)
@@ -247,7 +262,8 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         if not isinstance(buffer, expected):
             raise TypeError(f"buffer: expected a {expected.__name__} of SB3, got {type(buffer).__name__}")
         made = cls.__new__(cls)
-        made.__setstate__(buffer.__getstate__() if isinstance(buffer, ReplayBuffer) else dict(vars(buffer)))
+        state = buffer.__getstate__() if isinstance(buffer, ReplayBuffer) else dict(vars(buffer))
+        made.__setstate__({name: value for name, value in state.items() if name != "dedupe"})
         return made
 
     def to_sb3(self) -> sb3.ReplayBuffer:
@@ -257,9 +273,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             None.
         """
         made = self._sb3_class().__new__(self._sb3_class())
-        made.__dict__.update(
-            {name: _copied(value) for name, value in self.__getstate__().items() if name != "_integers"}
-        )
+        made.__dict__.update({name: _copied(value) for name, value in self.__getstate__().items() if name not in _OWN})
         return made
 
     @classmethod
@@ -280,6 +294,7 @@ class DictReplayBuffer(ReplayBuffer, sb3.DictReplayBuffer):
         optimize_memory_usage: Must be False.
         handle_timeout_termination: As in `ReplayBuffer`.
         rng: As in `ReplayBuffer`.
+        dedupe: As in `ReplayBuffer`: of all parts; or numbers of frames by the names of those parts that are stacks.
 
     Attributes:
         observations, next_observations: Dicts of live, writable views (rows, n_envs, *shape). Assigning a part
@@ -312,4 +327,4 @@ def _copied(value: Any) -> Any:
     """Return arrays, and dicts of them, as NumPy's own."""
     if isinstance(value, dict):
         return {key: _copied(part) for key, part in value.items()}
-    return np.array(value) if isinstance(value, np.ndarray) else value
+    return np.array(value) if isinstance(value, (np.ndarray, StepColumn)) else value
