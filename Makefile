@@ -89,7 +89,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=200000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=200000 FASTREPLAY_FRAME_ROWS=40000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests
@@ -101,6 +101,7 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_STRESS_ROWS=200000000 build/cpp/tests/cpp/test_stress_yields
 	FASTREPLAY_HISTORY_EVENTS=20000000 build/cpp/tests/cpp/test_history
 	FASTREPLAY_LANE_WINDOWS=100000000 build/cpp/tests/cpp/test_lanes
+	FASTREPLAY_FRAME_ROWS=100000000 build/cpp/tests/cpp/test_frames
 	FASTREPLAY_PRIORITY_DRAWS=100000000 FASTREPLAY_PRIORITY_INSERTS=20000000 build/cpp/tests/cpp/test_priorities
 	build/cpp/tests/model/test_model --large
 	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py

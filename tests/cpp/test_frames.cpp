@@ -245,9 +245,9 @@ void test_forks() {
 // ---- beside writers ----
 
 #if defined(FASTREPLAY_STOP_POINTS)
-constexpr std::uint64_t kDefaultRows = 300'000;
+constexpr std::uint64_t kDefaultRows = 100'000;
 #else
-constexpr std::uint64_t kDefaultRows = 1'000'000;
+constexpr std::uint64_t kDefaultRows = 200'000;
 #endif
 
 // A step of a lane: frames are numbered on, `first` being that of its trajectory's beginning, which is repeated.
