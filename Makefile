@@ -89,7 +89,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=200000 FASTREPLAY_FRAME_ROWS=40000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=200000 FASTREPLAY_FRAME_ROWS=20000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests

@@ -178,6 +178,7 @@ MADE: dict[str, dict[str, Any]] = {
         "share_next: other leaves": (ValueError, shared({"x/a": (), "next_x/b": ()})),
         "share_next: no such fields": (ValueError, shared({"x": (), "y": ()}, share_next={"y": "z"})),
         "share_next: a field twice": (ValueError, shared({"x": (), "y": (), "z": ()}, share_next={"y": "x", "z": "x"})),
+        "share_next: an empty mapping": (ValueError, shared({"x": (), "y": ()}, share_next={})),
         "share_next: no names": (TypeError, shared({"x": (), "y": ()}, share_next={"y": 1})),
         "share_next: a string": (TypeError, shared({"x": (), "next_x": ()}, share_next="x")),
         "stack: without lanes": (

@@ -206,6 +206,20 @@ def test_leaves_of_dicts_are_shared_one_by_one() -> None:
     assert shared.nbytes < full.nbytes
 
 
+def test_a_slot_without_a_transition_is_told_of_all_slots() -> None:
+    buffer = NativeBuffer(9, fields(), lanes=1, share_next=True, output="numpy")
+    made = steps([*range(30)])
+    buffer.extend(**made)
+    num_slots = len(buffer.view("action"))
+    held = buffer[:].ticket % num_slots
+    np.testing.assert_array_equal(buffer.gather(held).action, made["action"][-9:])
+    (empty, *_) = sorted({*range(num_slots)} - {*held.tolist()})
+    with pytest.raises(
+        IndexError, match=f"^slot {empty} holds no transition: .* 9 of at most 9, in {num_slots} slots$"
+    ):
+        buffer.gather([empty])
+
+
 def test_names_may_be_given() -> None:
     described = {"s": (2,), "a": (), "after": (2,), "more": (2,), "done": ((), "bool")}
     buffer = NativeBuffer(9, described, lanes=1, ends=["done"], share_next={"after": "s"}, output="numpy")

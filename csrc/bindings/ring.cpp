@@ -32,9 +32,11 @@ void throw_unless_whole(const ReadResult& result, const Ring& ring, bool by_slot
     case ReadResult::Status::kWhole:
       return;
     case ReadResult::Status::kOutOfRange:
-      throw py::index_error{(by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
-                            " holds no transition: the buffer has " + std::to_string(result.published) +
-                            " of at most " + std::to_string(ring.window_capacity())};
+      throw py::index_error{
+          (by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
+          " holds no transition: the buffer has " + std::to_string(result.published) + " of at most " +
+          std::to_string(ring.window_capacity()) +
+          (by_slot && ring.num_spare() > 0 ? ", in " + std::to_string(ring.capacity()) + " slots" : "")};
     case ReadResult::Status::kOverwritten:
       throw std::runtime_error{"the transitions were overwritten at each try to read them together"};
   }

@@ -147,9 +147,10 @@ class RingSampler:
                 f"sample: no window of {self._from.num_steps} steps is complete among what can be drawn; of {count:,} "
                 f"transitions the longest trajectory has {longest:,}"
             )
+        reserved = self._ring.num_reserved  # first, so that none counts that came after the window
         first, end = self._ring.window()
-        unfinished = self._ring.num_reserved - max(first, end)
-        if unfinished == 0:
+        unfinished = reserved - max(first, end)
+        if unfinished <= 0:
             return "sample: the buffer is empty"
         return f"sample: nothing can be drawn yet: the inserts of the {unfinished} transitions there are are unfinished"
 

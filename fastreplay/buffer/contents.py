@@ -86,10 +86,13 @@ class Contents(insert.Inserter, Generic[ArrayT]):
     def gather(
         self, slots: Sequence[int] | NDArray[np.integer], *, out: Minibatch[ArrayT] | None = None
     ) -> Minibatch[ArrayT]:
-        """Read transitions by ring slot (`ticket % capacity`; `view` tells more).
+        """Read transitions by ring slot (`ticket % capacity`).
+
+        Where transitions have frames in common, there are some slots more than `capacity`: as many as any `view` has
+        rows, and it is `ticket % len(view)`.
 
         Args:
-            slots: (B,) integers in [0, capacity).
+            slots: (B,) integers in [0, capacity), or below that number of slots.
             out: A minibatch of batch size B to write into; it is changed as a whole, once all was read, or not at all.
 
         Returns:

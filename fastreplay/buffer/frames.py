@@ -72,6 +72,8 @@ def _pairs(schema: Schema, share_next: object) -> dict[str, str]:
             )
     elif isinstance(share_next, Mapping) and all(isinstance(name, str) for pair in share_next.items() for name in pair):
         given = dict(share_next)
+        if not given:
+            raise ValueError("share_next: expected at least one pair of names, or False, got none")
     else:
         raise TypeError(f"share_next: expected a bool, or a mapping of names to names, got {share_next!r}")
     pairs: dict[str, str] = {}
