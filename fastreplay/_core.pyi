@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 _ResultT = TypeVar("_ResultT")
 
 MAX_FIELDS: Final[int]
+MAX_FRAMES: Final[int]
 PART_OF_END: Final[int]
 PART_MADE: Final[int]
 

@@ -4,10 +4,12 @@
 #include "module.hpp"
 
 #include "bounds.hpp"
+#include "lanes/frames.hpp"
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.doc() = "Native core of fastreplay: the ring, the sampler, minibatch blocks.";
   m.attr("MAX_FIELDS") = fastreplay::kMaxFields;
+  m.attr("MAX_FRAMES") = fastreplay::Frames::kMostFrames;
   fastreplay::bind_records(m);
   fastreplay::bind_blocks(m);
   fastreplay::bind_ring(m);

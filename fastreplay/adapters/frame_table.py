@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from fastreplay import _core
 from fastreplay.adapters.frame_saving import SavedSteps
 from fastreplay.adapters.native_step_table import NativeFrameTable
 from fastreplay.adapters.step_columns import StepColumn, StepColumns, refuse_assignment
@@ -31,7 +32,6 @@ __all__ = ["Dedupe", "FrameTable", "frames_of", "row_of"]
 
 Dedupe = bool | int | Mapping[str, int]
 
-_MOST_FRAMES = 64
 _READ_BYTES = 1 << 22  # through which whole columns are read
 
 
@@ -59,8 +59,8 @@ def frames_of(dedupe: Dedupe, observation: dict[str, StepField] | StepField) -> 
         given = dict.fromkeys(parts, dedupe)
     frames = tuple(checked_count("dedupe", count) for count in given.values())
     for (name, part), count in zip(parts.items(), frames, strict=True):
-        if count > _MOST_FRAMES:
-            raise ValueError(f"dedupe: expected at most {_MOST_FRAMES} frames, got {count}")
+        if count > _core.MAX_FRAMES:
+            raise ValueError(f"dedupe: expected at most {_core.MAX_FRAMES} frames, got {count}")
         if count > 1 and (not part.shape or part.shape[0] % count != 0):
             raise ValueError(f"dedupe: expected a first axis of {count} frames, and {name} is {part.shape}")
     return frames

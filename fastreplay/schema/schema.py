@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Field", "FieldLike", "Schema"]
 
 _MAX_DIMENSIONS = 30
-_MOST_FRAMES = 64
 _FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
 
 
@@ -81,8 +80,8 @@ def _checked_shape(shape: object) -> tuple[int, ...]:
 
 def _checked_stack(stack: object) -> int:
     checked = checked_count("stack", stack)
-    if checked > _MOST_FRAMES:
-        raise ValueError(f"stack: expected at most {_MOST_FRAMES} frames, got {checked}")
+    if checked > _core.MAX_FRAMES:
+        raise ValueError(f"stack: expected at most {_core.MAX_FRAMES} frames, got {checked}")
     return checked
 
 

@@ -28,6 +28,11 @@ Window window_of_published(Ring& ring) noexcept {
   return {.first = window.end, .end = window.end, .committed = window.end};
 }
 
+Window uncleared(const Ring& ring, Window window, Ticket oldest) noexcept {
+  window.first = std::max(oldest, window.end - std::min<Ticket>(window.end, ring.window_capacity()));
+  return window;
+}
+
 UniformDraw::UniformDraw(Ring& ring, Philox::Key key, std::uint64_t call, const Recency& recency, const Window& window,
                          std::span<Ticket> tickets) noexcept
     : ring_{ring},
@@ -75,7 +80,8 @@ bool UniformDraw::again(std::size_t row, std::uint64_t& attempt, const Suitable&
 void UniformDraw::refresh() noexcept {
   const bool is_plain = recency_.newest_of == 0 && recency_.newest == 0;
   const Window window = is_plain ? ring_.window_to_draw_from() : ring_.window();
-  take(window.reserved() > 0 ? window : uncleared(window));
+  // What was there at the beginning was not empty, and nor is this.
+  take(window.reserved() > 0 ? window : uncleared(ring_, window, oldest_));
 }
 
 void UniformDraw::take(const Window& window) noexcept {
@@ -86,12 +92,6 @@ void UniformDraw::take(const Window& window) noexcept {
   }
   at_stop_point(StopPoint::kWindowTaken);
   first_slot_ = ring_.slot(window_.first);
-}
-
-// The window as it would be, had nothing been cleared since the beginning. It is never empty, as that was not.
-Window UniformDraw::uncleared(Window window) const noexcept {
-  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.window_capacity()));
-  return window;
 }
 
 inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept {
@@ -112,7 +112,7 @@ inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept
       if (draw(word_of_attempt(key_, call_, row, attempt), ticket)) return true;
       continue;
     }
-    for (const Window& window : {window_, uncleared(window_)}) {
+    for (const Window& window : {window_, uncleared(ring_, window_, oldest_)}) {
       take(window);
       ticket = draw_counted(ring_, window_, key_, {row + 1, call_, attempt, 1},
                             [&](Ticket each) { return suitable.has(each, window_) ? 1.0 : 0.0; });

@@ -16,6 +16,10 @@ namespace fastreplay {
 // The window to draw from. It is empty where no row is published, even after writers got time to finish one.
 [[nodiscard]] Window window_of_published(Ring& ring) noexcept;
 
+// The window as it would be, had nothing been cleared since `oldest` was the first that could be drawn: what a draw
+// that was begun goes on with where all was cleared meanwhile.
+[[nodiscard]] Window uncleared(const Ring& ring, Window window, Ticket oldest) noexcept;
+
 // Which published transitions may be drawn: all, or those that suit what is to surround them.
 class Suitable {
  public:
@@ -98,7 +102,6 @@ class UniformDraw {
   // and went since.
   void refresh() noexcept;
   void take(const Window& window) noexcept;
-  [[nodiscard]] Window uncleared(Window window) const noexcept;
   [[nodiscard]] bool draw(std::uint64_t word, Ticket& ticket) const noexcept;
   [[nodiscard]] bool another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
 

@@ -82,8 +82,7 @@ void Epochs::set_order() noexcept {
 // Where everything was cleared meanwhile, a row of what was: a draw that was begun has no other way but to its end.
 bool EpochDraw::again(std::size_t row, std::uint64_t& attempt, const Suitable& /*suitable*/) noexcept {
   while (!epochs_.replace(ring_, tickets_[row])) {
-    Window window = ring_.window();
-    window.first = window.end - std::min<Ticket>(window.end, ring_.window_capacity());
+    const Window window = uncleared(ring_, ring_.window(), 0);
     tickets_[row] = draw_counted(ring_, window, key_, {row + 1, call_, ++attempt, 1}, [](Ticket) { return 1.0; });
     if (tickets_[row] != window.end) break;
     std::this_thread::yield();

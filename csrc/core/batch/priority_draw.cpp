@@ -123,7 +123,7 @@ bool PriorityDraw::draw(Priorities::Turn& turn, std::size_t row, std::uint64_t a
 // From what can be drawn now, if that is anything.
 bool PriorityDraw::draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass,
                                 const Suitable& suitable) noexcept {
-  for (const Window& window : {turn.window(), uncleared(turn.window())}) {
+  for (const Window& window : {turn.window(), uncleared(ring_, turn.window(), oldest_)}) {
     const auto mass = [&](Ticket ticket) {
       if (!suitable.has(ticket, window)) return 0.0;
       return is_by_mass ? static_cast<double>(turn.mass(ticket)) : 1.0;
@@ -146,12 +146,6 @@ bool PriorityDraw::draw_uniformly(const Priorities::Turn& turn, std::size_t row,
   if (!ring_.is_published(ticket, window)) return false;
   set(row, ticket, turn.mass(ticket));
   return true;
-}
-
-// A draw that was begun has no other way but to its end: where clear() took out everything since, from what it took.
-Window PriorityDraw::uncleared(Window window) const noexcept {
-  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.window_capacity()));
-  return window;
 }
 
 void PriorityDraw::take(const Priorities::Turn& turn) noexcept {

@@ -74,7 +74,6 @@ class PriorityDraw {
   [[nodiscard]] bool draw_counted(const Priorities::Turn& turn, std::size_t row, std::uint64_t attempt, bool is_by_mass,
                                   const Suitable& suitable) noexcept;
   [[nodiscard]] bool draw_uniformly(const Priorities::Turn& turn, std::size_t row, std::uint64_t word) noexcept;
-  [[nodiscard]] Window uncleared(Window window) const noexcept;
   void take(const Priorities::Turn& turn) noexcept;
   void set(std::size_t row, Ticket ticket, float mass) noexcept;
   // N * P.

@@ -98,7 +98,7 @@ bool TrajectoryDraw::draw_counted(std::size_t row, std::uint64_t attempt, const 
       if (draw(row, attempt, word_of_attempt(key_, call_, row, attempt), suitable)) return true;
       continue;
     }
-    for (const Window& window : {window_, uncleared(window_)}) {
+    for (const Window& window : {window_, uncleared(ring_, window_, oldest_)}) {
       window_ = window;
       if (draw_counted(row, attempt, suitable)) return true;
       if (!suitable.are_all()) return false;
@@ -110,13 +110,7 @@ bool TrajectoryDraw::draw_counted(std::size_t row, std::uint64_t attempt, const 
 
 void TrajectoryDraw::refresh() noexcept {
   window_ = ring_.window_to_draw_from();
-  if (window_.reserved() == 0) window_ = uncleared(window_);
-}
-
-// As UniformDraw's.
-Window TrajectoryDraw::uncleared(Window window) const noexcept {
-  window.first = std::max(oldest_, window.end - std::min<Ticket>(window.end, ring_.window_capacity()));
-  return window;
+  if (window_.reserved() == 0) window_ = uncleared(ring_, window_, oldest_);
 }
 
 }  // namespace fastreplay

@@ -40,7 +40,6 @@ class TrajectoryDraw {
   [[nodiscard]] bool draw_counted(std::size_t row, std::uint64_t attempt, const Suitable& suitable) noexcept;
   [[nodiscard]] bool another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
   void refresh() noexcept;
-  [[nodiscard]] Window uncleared(Window window) const noexcept;
 
   Ring& ring_;
   const Lanes::Links& links_;
