@@ -189,6 +189,7 @@ class Follow:
         most_before: int,
         most_after: int,
         is_redrawn: bool,
+        is_time_major: bool,
         ways_part: int,
         taken: Sequence[tuple[tuple[int, int, int], bool, bool, Sequence[int], Sequence[int]]],
         said: Sequence[tuple[tuple[int, int, int], int, int]],

@@ -215,6 +215,7 @@ MADE: dict[str, dict[str, Any]] = {
         "padding by a number": (TypeError, lambda s: Call(Native.Sequence, 4, pad=0)),
         "another padding": (ValueError, lambda s: Call(Native.Sequence, 4, pad="zeros")),
         "fields by position": (TypeError, lambda s: Call(Native.Sequence, 4, first_only=[1])),
+        "steps first by a number": (TypeError, lambda s: Call(Native.Sequence, 4, time_major=1)),
     },
     "fr.Window.__init__": {
         "no mapping": (TypeError, lambda s: Call(Native.Window, range(3))),
@@ -228,6 +229,7 @@ MADE: dict[str, dict[str, Any]] = {
         "a step twice": (ValueError, lambda s: Call(Native.Window, {"observation": [1, 1]})),
         "steps beyond all": (ValueError, lambda s: Call(Native.Window, {"observation": [2**40]})),
         "another padding": (ValueError, lambda s: Call(Native.Window, {"observation": [0]}, pad="mean")),
+        "steps first by text": (TypeError, lambda s: Call(Native.Window, {"observation": [0]}, time_major="yes")),
     },
     "fr.Sequence.__setattr__": {
         "a change": (FrozenInstanceError, lambda s: Call(setattr, fr.Sequence(2), "length", 3))

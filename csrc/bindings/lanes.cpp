@@ -146,12 +146,14 @@ SumRule sums_in(const Ring& ring, const Sums& numbers) {
 }
 
 std::unique_ptr<FollowRule> new_follow(const Lanes& lanes, std::uint32_t most_before, std::uint32_t most_after,
-                                       bool is_redrawn, std::size_t ways_part, const std::vector<TakenParts>& taken,
-                                       const std::vector<SaidPart>& said, const std::optional<Sums>& sums) {
+                                       bool is_redrawn, bool is_time_major, std::size_t ways_part,
+                                       const std::vector<TakenParts>& taken, const std::vector<SaidPart>& said,
+                                       const std::optional<Sums>& sums) {
   WindowRule rule;
   rule.most_before = most_before;
   rule.most_after = most_after;
   rule.is_redrawn = is_redrawn;
+  rule.is_time_major = is_time_major;
   rule.ways_part = ways_part;
   for (const TakenParts& each : taken) add(rule, lanes.ring(), each);
   for (const SaidPart& each : said) add(rule, each);
@@ -190,8 +192,8 @@ void bind_lanes(py::module_& m) {
   m.def("bytes_of_way", &Ways::row_bytes, py::arg("num_slots"));
   py::class_<FollowRule>(m, "Follow")
       .def(py::init(&new_follow), py::arg("lanes"), py::arg("most_before"), py::arg("most_after"),
-           py::arg("is_redrawn"), py::arg("ways_part"), py::arg("taken"), py::arg("said"), py::arg("sums").none(true),
-           py::keep_alive<1, 2>())
+           py::arg("is_redrawn"), py::arg("is_time_major"), py::arg("ways_part"), py::arg("taken"), py::arg("said"),
+           py::arg("sums").none(true), py::keep_alive<1, 2>())
       .def_property_readonly("num_steps", &FollowRule::num_steps)
       .def("longest", [](const FollowRule& follow) { return follow.following().lanes.longest(); })
       .def("staged", &FollowRule::staged, py::keep_alive<0, 1>());

@@ -124,6 +124,7 @@ class Delivery(ABC):
         num_fields = len(self.schema)
         beside = Beside.__new__(Beside)  # one by one, which takes a third of the time
         beside.origins = [self._origin] if self._origin else ()
+        beside.time_major = self.form.time_major
         for i, name in enumerate(self._beside, num_fields):
             beside[name] = values[i]
         return Minibatch(self.schema, values[:num_fields], block, batch_size, None, beside)

@@ -30,17 +30,21 @@ class Form:
         parts: Where the fields, what is beside them, and the tickets come from: (source, bytes of a row, field of the
             record) each; then what nobody is given.
         beside: What the rows have beside fields, by name.
+        time_major: Names of those of both whose steps come first, and then the rows: (L, B, *shape).
     """
 
     schema: Schema
     parts: Parts
     beside: dict[str, Field]
+    time_major: frozenset[str] = frozenset()
 
-    @property
-    def rows(self) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
-        """The dtype and shape of a row of each part that is given out, the tickets last."""
-        fields = [*self.schema.values(), *self.beside.values(), Field((), np.int64)]
-        return [(field.dtype, field.shape) for field in fields]
+    def arrays(self, batch_size: int) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Return the dtype and shape of each part that is given out, the tickets last."""
+        fields = [*self.schema.items(), *self.beside.items(), ("ticket", Field((), np.int64))]
+        return [(field.dtype, self._shape(name, field.shape, batch_size)) for name, field in fields]
+
+    def _shape(self, name: str, row: tuple[int, ...], batch_size: int) -> tuple[int, ...]:
+        return (row[0], batch_size, *row[1:]) if name in self.time_major else (batch_size, *row)
 
     def check(self, other: Form) -> None:
         """Refuse an `out` of another form.
@@ -55,6 +59,8 @@ class Form:
         if other.beside != self.beside:
             made = f"with {', '.join(self.beside)}" if self.beside else "of fields alone"
             raise ValueError(f"out: expected a minibatch {made}: of the same method of a buffer of the same kind")
+        if other.time_major != self.time_major:
+            raise ValueError("out: expected a minibatch whose follow has the same time_major")
         if other.parts != self.parts:
             raise ValueError("out: expected a minibatch whose follow reaches as far and makes the same fields")
 

@@ -38,8 +38,8 @@ class Layout:
         self.offsets = tuple(offsets)
         self.num_bytes = num_bytes
         self._parts = [
-            (offset, dtype, (batch_size, *shape))
-            for offset, (dtype, shape) in zip(self.offsets, form.rows, strict=False)  # without what nobody is given
+            (offset, dtype, shape)
+            for offset, (dtype, shape) in zip(self.offsets, form.arrays(batch_size), strict=False)  # of what is given
         ]
         self._native = _core.Fields(self._parts)
 

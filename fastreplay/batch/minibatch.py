@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
@@ -32,13 +33,20 @@ class Beside(dict[str, Any]):
         values: By name.
         origins: The ring's number, alone in a list that all have whose rows lie in the same memory; none where it is
             not known.
+        time_major: Names of those, and of fields, whose steps come first, and then the rows.
     """
 
-    __slots__ = ("origins",)
+    __slots__ = ("origins", "time_major")
 
-    def __init__(self, values: Iterable[tuple[str, Any]] = (), origins: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        values: Iterable[tuple[str, Any]] = (),
+        origins: Sequence[int] = (),
+        time_major: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(values)
         self.origins = origins
+        self.time_major = time_major
 
     @property
     def origin(self) -> int:
@@ -47,11 +55,11 @@ class Beside(dict[str, Any]):
 
     def of(self, values: Iterable[Any]) -> Beside:
         """Return other values of the same names and rows, in the same memory."""
-        return Beside(zip(self, values, strict=True), self.origins)
+        return Beside(zip(self, values, strict=True), self.origins, self.time_major)
 
     def copied(self, values: Iterable[Any]) -> Beside:
         """Return other values of the same names and rows, in memory of their own."""
-        return Beside(zip(self, values, strict=True), [*self.origins])
+        return Beside(zip(self, values, strict=True), [*self.origins], self.time_major)
 
 
 _NOTHING = Beside()
@@ -198,7 +206,7 @@ class Minibatch(Generic[ArrayT]):
         """Note which ring the rows in this memory are of now; 0 for one of which nobody asks."""
         origins: Any = self._beside.origins
         if not origins and origin:
-            self._beside = Beside(self._beside.items(), [origin])
+            self._beside = Beside(self._beside.items(), [origin], self._beside.time_major)
         elif origins and origins[0] != origin:
             origins[0] = origin or _ANOTHERS
 
@@ -206,11 +214,16 @@ class Minibatch(Generic[ArrayT]):
         """Return the first `count` transitions, in the same memory; the minibatch itself where these are all."""
         if count == self._batch_size:
             return self
-        rows: Any = slice(count)
-        beside = self._beside.of(value[rows] for value in self._beside.values())
-        values: Any = tuple([value[rows] for value in self._values])  # type: ignore[index]
-        ticket: Any = self.ticket
-        return Minibatch(self._schema, values, None, count, ticket[rows], beside)
+
+        def first(name: str, value: Any) -> Any:
+            if name not in self._beside.time_major:
+                return value[:count]
+            num_steps, _, *rest = value.shape  # of these alone, one step after the other
+            return value.reshape(-1)[: math.prod((num_steps, count, *rest))].reshape(num_steps, count, *rest)
+
+        beside = self._beside.of(first(name, value) for name, value in self._beside.items())
+        values: Any = tuple([first(name, value) for name, value in self.items()])
+        return Minibatch(self._schema, values, None, count, first("ticket", self.ticket), beside)
 
     def numpy(self) -> Minibatch[NDArray[np.generic]]:
         """Return the same minibatch as NumPy arrays; on the CPU they share the memory, from elsewhere all come at once.
@@ -306,7 +319,8 @@ class Minibatch(Generic[ArrayT]):
         values = tuple([pack(name, value, protocol) for name, value in self.items()])
         in_numpy = isinstance(self._values[0], np.ndarray)
         beside = {name: pack(name, value, protocol) for name, value in self._beside.items()}
-        return _restore, (self._schema, values, ticket, self._batch_size, in_numpy, beside, self._beside.origin)
+        kept = (self._schema, values, ticket, self._batch_size, in_numpy, beside, self._beside.origin)
+        return _restore, (*kept, tuple(sorted(self._beside.time_major)))
 
 
 def _restore(  # noqa: PLR0917 - as pickles have them
@@ -317,13 +331,15 @@ def _restore(  # noqa: PLR0917 - as pickles have them
     in_numpy: bool,
     beside: dict[str, Any] = _NOTHING,
     origin: int = 0,
+    time_major: tuple[str, ...] = (),
 ) -> Minibatch[Any]:
     make = unpack if in_numpy else _unpack_tensor
     if len(values) != len(schema):
         raise ValueError(f"values: expected {len(schema)} ({', '.join(schema)}), got {len(values)}")
     tickets = None if ticket is None else make(ticket)
-    made = Beside([(name, make(value)) for name, value in beside.items()], [origin] if origin else ())
-    return Minibatch(schema, tuple(map(make, values)), None, batch_size, tickets, made)
+    made = [(name, make(value)) for name, value in beside.items()]
+    rows = Beside(made, [origin] if origin else (), frozenset(time_major))
+    return Minibatch(schema, tuple(map(make, values)), None, batch_size, tickets, rows)
 
 
 def _unpack_tensor(value: Any) -> Any:

@@ -70,9 +70,12 @@ def _batch_size(leaves: tuple[Any, ...], context: _Context) -> int | None:
     fields = [field.shape for field in context.schema.values()]
     if shapes == fields:
         return None
+    axes = [int(name in context.beside.time_major) for name in context.schema]
     lengths = {
-        shape[0] if isinstance(shape, tuple) and shape and shape[1:] == field else None
-        for shape, field in zip(shapes, fields, strict=True)
+        shape[axis]
+        if isinstance(shape, tuple) and len(shape) > axis and (*shape[:axis], *shape[axis + 1 :]) == field
+        else None
+        for shape, field, axis in zip(shapes, fields, axes, strict=True)
     }
     length = lengths.pop()
     return context.batch_size if lengths or length is None else int(length)

@@ -66,9 +66,10 @@ class Making:
         schema: The fields of a transition.
         lanes: Of the ring.
         form: What a minibatch is made of without the rule.
+        time_major: Whether steps come before rows, in what is given of steps.
     """
 
-    def __init__(self, schema: Schema, lanes: Lanes, form: Form) -> None:
+    def __init__(self, schema: Schema, lanes: Lanes, form: Form, *, time_major: bool = False) -> None:
         self._lanes = lanes
         self._schema = schema
         self._fields = dict(schema)
@@ -77,6 +78,8 @@ class Making:
         self._taken: dict[tuple[Steps, bool, bool], list[str]] = {}
         self._said: list[tuple[Steps, int, int]] = []
         self._reach = [0, 0]
+        self._is_time_major = time_major
+        self._time_major: set[str] = set()
 
     def name_beside(self, name: str) -> str:
         """Return the name of what is to be made beside the fields.
@@ -94,6 +97,7 @@ class Making:
         field = self._schema[name]
         if not is_first_only:
             self._fields[name] = Field((steps.length, *field.shape), field.dtype)
+            self._note_steps(name)
         self._parts[position] = (_core.PART_MADE, self._fields[name].row_bytes, 0)
         self._taken.setdefault((steps, zeros, is_first_only), []).append(name)
         self._reach_to(steps)
@@ -119,6 +123,7 @@ class Making:
     def say(self, name: str, steps: Steps, what: int) -> None:
         """Say something of some steps, (length,) bool."""
         self._said.append((steps, what, self.make_beside(name, Field((steps.length,), _BOOL))))
+        self._note_steps(name)
         self._reach_to(steps)
 
     def made(
@@ -136,8 +141,16 @@ class Making:
         for (steps, zeros, is_first_only), names in self._taken.items():
             positions = [self._schema.position(name) for name in names]
             taken.append((steps, zeros, is_first_only, positions, positions))
-        native = _core.Follow(self._lanes.core, before, after, redraws, len(self._parts) - 1, taken, self._said, sums)
-        return Followed(Form(self._schema._with_fields(self._fields), self._parts, self._beside), native)
+        ways = len(self._parts) - 1
+        native = _core.Follow(
+            self._lanes.core, before, after, redraws, self._is_time_major, ways, taken, self._said, sums
+        )
+        schema = self._schema._with_fields(self._fields)
+        return Followed(Form(schema, self._parts, self._beside, frozenset(self._time_major)), native)
+
+    def _note_steps(self, name: str) -> None:
+        if self._is_time_major:
+            self._time_major.add(name)
 
     def _reach_to(self, steps: Steps) -> None:
         self._reach = [min(self._reach[0], steps.first), max(self._reach[1], steps.last)]

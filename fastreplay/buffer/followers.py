@@ -67,7 +67,7 @@ class Followers:
         if rule._redraws and self._sampler.first_epoch is not None:
             raise ValueError("incomplete: expected no 'redraw' in epochs, in which every transition has its turn once")
         form, native = rule._followed(self._schema, self._lanes, self._sampler.form)
-        key = (form.schema, *form.parts, *form.beside.items())
+        key = (form.schema, form.time_major, *form.parts, *form.beside.items())
         delivery = self._deliveries.get(key)
         if delivery is None:
             delivery = new_delivery(form)

@@ -169,7 +169,7 @@ def check_finite(name: str, values: NDArray[np.float64]) -> None:
 
 
 def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float64]:
-    """Return what the errors (B, L) of sequences say of their rows, (B,).
+    """Return what the errors of sequences, of the shape of `trained`, say of their rows, (B,).
 
     Raises:
         TypeError: They are no numbers.
@@ -183,7 +183,8 @@ def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float6
         raise ValueError(f"priorities: expected {expected}, got {array.shape}")
     there = np.asarray(trained.cpu() if hasattr(trained, "cpu") else trained)
     array = np.where(there, array, 0)
-    reduced: NDArray[np.float64] = eta * array.max(axis=1) + (1 - eta) * array.sum(axis=1) / there.sum(axis=1)
+    axis = 0 if "trained" in batch._beside.time_major else 1
+    reduced: NDArray[np.float64] = eta * array.max(axis) + (1 - eta) * array.sum(axis) / there.sum(axis)
     return reduced
 
 

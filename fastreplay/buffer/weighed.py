@@ -49,8 +49,9 @@ class Weighed(Contents[ArrayT]):
             batch: A minibatch of this buffer, or tickets (B,) of its transitions. Any number of minibatches may be
                 on their way; their transitions may have been overwritten.
             priorities: (B,) numbers: an array, a tensor of any device or graph, a list. The sign plays no part. Of
-                equal tickets the last wins. Of a minibatch of sequences also (B, L): each row gets eta times the
-                largest of its trained steps, and (1 - eta) times their mean (Kapturowski et al. 2019).
+                equal tickets the last wins. Of a minibatch of sequences also (B, L), or (L, B) where steps come first:
+                each row gets eta times the largest of its trained steps, and (1 - eta) times their mean (Kapturowski et
+                al. 2019).
             eta: That share, in [0, 1].
 
         Returns:

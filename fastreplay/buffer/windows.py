@@ -12,7 +12,7 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making, Steps
-from fastreplay.support.checks import check_choice, checked_count, checked_index
+from fastreplay.support.checks import check_choice, checked_count, checked_flag, checked_index
 
 if TYPE_CHECKING:
     from fastreplay.batch.form import Form
@@ -34,7 +34,11 @@ class Sequence(Follow):
     - `batch.trained`, (B, L) bool: whether it is there and comes after the burn-in.
     - `batch.is_first`, (B, L) bool: whether it is the first of its trajectory.
 
-    `update_priorities(batch, errors)` takes (B, L) errors, and gives each row what it says of them.
+    `update_priorities(batch, errors)` takes (B, L) errors, and gives each row what they say of it.
+
+    With `time_major=True` steps come first: fields are (L, B, *shape), and all that is (B, L) here is (L, B), errors
+    too, as `torch.nn.LSTM` takes them unless it is made with `batch_first=True`. Nothing is transposed: rows are
+    gathered to where they belong, and every array is contiguous.
 
     Args:
         length: Trained steps, at most.
@@ -46,6 +50,7 @@ class Sequence(Follow):
             between two steps of a stride ("edge"); or zeros ("zero").
         first_only: Names of fields, or dicts of fields, of which only the first step that is there is given, (B,
             *shape): a recurrent network's state, say.
+        time_major: Whether steps come before rows.
 
     Raises:
         TypeError, ValueError: An argument is none of these; the message names it.
@@ -57,6 +62,7 @@ class Sequence(Follow):
     incomplete: Literal["pad", "redraw"] = "pad"
     pad: Literal["edge", "zero"] = "edge"
     first_only: str | SequenceOf[str] = ()
+    time_major: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", checked_count("length", self.length))
@@ -73,6 +79,7 @@ class Sequence(Follow):
         if not isinstance(names, SequenceOf) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"first_only: expected names of fields, got {self.first_only!r}")
         object.__setattr__(self, "first_only", tuple(names))
+        object.__setattr__(self, "time_major", checked_flag("time_major", self.time_major))
 
     @property
     def _redraws(self) -> bool:
@@ -85,7 +92,7 @@ class Sequence(Follow):
                 raise ValueError(
                     f"first_only: expected names of fields, got {name!r}; the fields are {', '.join(schema)}"
                 )
-        making = Making(schema, lanes, form)
+        making = Making(schema, lanes, form, time_major=self.time_major)
         steps = Steps(-self.burn_in * self.stride, self.burn_in + self.length, self.stride)
         for name in schema:
             is_first_only = any(name == part or name.startswith(f"{part}/") for part in self.first_only)
@@ -110,6 +117,7 @@ class Window(Follow):
             apart: `range(-3, 1)`.
         incomplete: As in `Sequence`.
         pad: As in `Sequence`.
+        time_major: Whether steps come before rows in what has steps: (number of steps, B, *shape).
 
     Raises:
         TypeError, ValueError: An argument is none of these; the message names it.
@@ -126,6 +134,7 @@ class Window(Follow):
     steps: Mapping[str, SequenceOf[int]] | tuple[tuple[str, SequenceOf[int]], ...]
     incomplete: Literal["pad", "redraw"] = "pad"
     pad: Literal["edge", "zero"] = "edge"
+    time_major: bool = False
 
     def __post_init__(self) -> None:
         steps: Any = dict(self.steps) if isinstance(self.steps, tuple) else self.steps
@@ -136,6 +145,7 @@ class Window(Follow):
         object.__setattr__(self, "steps", tuple([(name, _steps_of(name, each)) for name, each in steps.items()]))
         check_choice("incomplete", self.incomplete, ("pad", "redraw"))
         check_choice("pad", self.pad, ("edge", "zero"))
+        object.__setattr__(self, "time_major", checked_flag("time_major", self.time_major))
 
     @property
     def _redraws(self) -> bool:
@@ -143,7 +153,7 @@ class Window(Follow):
         return self.incomplete == "redraw"
 
     def _followed(self, schema: Schema, lanes: Lanes, form: Form) -> Followed:
-        making = Making(schema, lanes, form)
+        making = Making(schema, lanes, form, time_major=self.time_major)
         taken: dict[str, str] = {}
         zeros = self.pad == "zero"
         for part, each in dict(self.steps).items():

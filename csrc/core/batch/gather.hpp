@@ -59,19 +59,35 @@ struct Reach {
   std::size_t group_rows;  // a power of two
 };
 
-// Copies a field of these records to rows, one after another. Its frames lie at places from `first_record` on.
+// Copies a field that is frames, which lie at places from `first_record` on, of these records to rows so far apart.
+inline void load_frames(std::byte* rows, std::size_t rows_stride, std::span<const std::byte* const> records,
+                        const Column& column, const std::byte* first_record) noexcept {
+  const std::size_t frame_bytes = column.row_bytes / column.num_frames;
+  for (const std::byte* record : records) {
+    const auto* places = reinterpret_cast<const FramePlace*>(record + column.offset);
+    for (std::size_t frame = 0; frame < column.num_frames; ++frame) {
+      // relaxed: as the bytes of a record (storage/copy.hpp). Whichever was stored there names a frame of this ring.
+      load_row(rows + frame * frame_bytes, first_record + StdAtomics::load(places[frame], std::memory_order_relaxed),
+               frame_bytes);
+    }
+    rows += rows_stride;
+  }
+}
+
+// Copies a field of these records to rows, one after another.
 inline void load_field(std::byte* rows, std::span<const std::byte* const> records, const Column& column,
                        const std::byte* first_record) noexcept {
   if (column.num_frames == 0) [[likely]]
     return load_rows(rows, records, column.offset, column.row_bytes);
-  const std::size_t frame_bytes = column.row_bytes / column.num_frames;
-  for (const std::byte* record : records) {
-    const auto* places = reinterpret_cast<const FramePlace*>(record + column.offset);
-    for (std::size_t frame = 0; frame < column.num_frames; ++frame, rows += frame_bytes) {
-      // relaxed: as the bytes of a record (storage/copy.hpp). Whichever was stored there names a frame of this ring.
-      load_row(rows, first_record + StdAtomics::load(places[frame], std::memory_order_relaxed), frame_bytes);
-    }
-  }
+  load_frames(rows, column.row_bytes, records, column, first_record);
+}
+
+// The same to rows that have `num_apart` rows from one to the next.
+inline void load_field_apart(std::byte* rows, std::size_t num_apart, std::span<const std::byte* const> records,
+                             const Column& column, const std::byte* first_record) noexcept {
+  const std::size_t rows_stride = num_apart * column.row_bytes;
+  if (column.num_frames > 0) return load_frames(rows, rows_stride, records, column, first_record);
+  load_rows_apart(rows, rows_stride, records, column.offset, column.row_bytes);
 }
 
 // Whether records are in the second cache level already, or are to be asked for.

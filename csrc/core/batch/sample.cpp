@@ -118,7 +118,7 @@ template <class Draw>
 bool sample(Ring& ring, Draw& draw, const Following* following, const Block& block, std::size_t batch_size,
             std::size_t& num_redraws) noexcept {
   if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size, num_redraws);
-  const Windows windows{ring, following->lanes, following->rule, block};
+  const Windows windows{ring, following->lanes, following->rule, block, batch_size};
   return sample(ring, draw, windows, block, batch_size, num_redraws);
 }
 

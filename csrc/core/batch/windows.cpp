@@ -2,7 +2,6 @@
 #include "batch/windows.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "batch/gather.hpp"
@@ -81,12 +80,61 @@ struct Windows::Ahead {
   }
 };
 
-Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block) noexcept
+// Records on their way to places of a block that are equally far apart: some at a time, field by field.
+class Windows::Line {
+ public:
+  Line(const Windows& windows, const WindowRule::Taken& taken, std::size_t num_apart) noexcept
+      : windows_{windows}, taken_{taken}, num_apart_{num_apart} {}
+  ~Line() { copy(); }
+  Line(const Line&) = delete;
+  Line& operator=(const Line&) = delete;
+
+  // What is added from here on goes to this place, counted in rows of its field, and on.
+  void begin(std::size_t place) noexcept {
+    copy();
+    place_ = place;
+  }
+  void add(std::size_t slot) noexcept {
+    records_[num_added_] = windows_.ring_.records().at(slot);
+    if (windows_.rows_together_ == 1) windows_.on_way_.prefetch(records_[num_added_]);
+    if (++num_added_ == kTogether) copy();
+  }
+
+ private:
+  static constexpr std::size_t kTogether = 64;
+
+  void copy() noexcept {
+    const std::span<const std::byte* const> records{records_.data(), num_added_};
+    for (std::size_t i = 0; i < taken_.fields.size() && num_added_ > 0; ++i) {
+      const Column& column = windows_.ring_.records().layout().columns()[taken_.fields[i]];
+      std::byte* first = windows_.block_.part(taken_.parts[i]) + place_ * column.row_bytes;
+      if (num_apart_ == 1) {
+        load_field(first, records, column, windows_.ring_.records().at(0));
+      } else {
+        load_field_apart(first, num_apart_, records, column, windows_.ring_.records().at(0));
+      }
+      at_stop_point(StopPoint::kFieldCopied);
+    }
+    place_ += num_added_ * num_apart_;
+    num_added_ = 0;
+  }
+
+  const Windows& windows_;
+  const WindowRule::Taken& taken_;
+  const std::size_t num_apart_;
+  std::size_t place_ = 0;
+  std::size_t num_added_ = 0;
+  std::array<const std::byte*, kTogether> records_;
+};
+
+Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block,
+                 std::size_t num_rows) noexcept
     : ring_{ring},
       lanes_{lanes},
       rule_{rule},
       block_{block},
       ways_{block.part(rule.ways_part), block.layout().parts()[rule.ways_part].row_bytes, rule.most_before},
+      num_rows_{num_rows},
       rows_together_{Walks<Ahead>::kRowsTogether} {
   const std::span<const Column> columns{ring.records().layout().columns()};
   for (const Copied& each : block.layout().copied_at_start()) at_start_.add(columns[each.field]);
@@ -154,47 +202,46 @@ void Windows::copy_together(const Walking& walks, std::size_t first_row, std::sp
 }
 
 void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept {
-  constexpr std::size_t kTogether = 64;
-  std::array<const std::byte*, kTogether> records;
   const std::size_t count = taken.num_given();
-  std::size_t num_told = 0;
-  std::size_t first = first_row * count;  // of the steps of all rows, the first that is not copied
-  const auto copy = [&] {
-    for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-      const Column& column = ring_.records().layout().columns()[taken.fields[i]];
-      load_field(block_.part(taken.parts[i]) + first * column.row_bytes, std::span{records}.first(num_told), column,
-                 ring_.records().at(0));
-      at_stop_point(StopPoint::kFieldCopied);
-    }
-    first += num_told;
-    num_told = 0;
+  std::array<std::pair<std::size_t, std::size_t>, Walks<Ahead>::kRowsTogether> ranges;
+  std::array<std::size_t, Walks<Ahead>::kRowsTogether> first_steps{};
+  for (std::size_t i = 0; i < num_rows; ++i) {
+    auto& [begin, end] = ranges[i] = there(taken.steps, ways_[first_row + i]);
+    if (taken.is_first_only && begin < end) first_steps[i] = std::exchange(begin, 0);
+  }
+  const auto slot = [&](std::size_t i, std::size_t k) -> std::size_t {
+    const auto [begin, end] = ranges[i];
+    return k < begin ? ways_[first_row + i].first_slot
+           : k < end ? ways_.slots(first_row + i)[taken.steps.at(first_steps[i] + k)]
+                     : ways_[first_row + i].last_slot;
   };
   compiler_barrier();
-  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
-    auto [begin, end] = there(taken.steps, ways_[row]);
-    std::size_t first_step = 0;
-    if (taken.is_first_only && begin < end) first_step = std::exchange(begin, 0);
+  // The longer lines of the two, where steps follow each other.
+  if (rule_.is_time_major && num_rows >= count) {
+    Line line{*this, taken, 1};
     for (std::size_t k = 0; k < count; ++k) {
-      const std::size_t slot = k < begin ? ways_[row].first_slot
-                               : k < end ? ways_.slots(row)[taken.steps.at(first_step + k)]
-                                         : ways_[row].last_slot;
-      records[num_told] = ring_.records().at(slot);
-      if (rows_together_ == 1) on_way_.prefetch(records[num_told]);
-      if (++num_told == kTogether) copy();
+      line.begin(k * num_rows_ + first_row);
+      for (std::size_t i = 0; i < num_rows; ++i) line.add(slot(i, k));
+    }
+  } else {
+    Line line{*this, taken, rule_.is_time_major ? num_rows_ : 1};
+    line.begin(first_row * count);
+    for (std::size_t i = 0; i < num_rows; ++i) {
+      if (rule_.is_time_major) line.begin(first_row + i);
+      for (std::size_t k = 0; k < count; ++k) line.add(slot(i, k));
     }
   }
-  copy();
   if (!taken.pads_with_zeros) return;
   for (std::size_t i = 0; i < num_rows; ++i) put_zeros(taken, first_row + i);
 }
 
 void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept {
   const auto [begin, end] = there(taken.steps, ways_[row]);
+  const std::size_t count = taken.steps.count;
   for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-    const std::size_t num_bytes = ring_.records().layout().columns()[taken.fields[i]].row_bytes;
-    std::byte* steps = block_.part(taken.parts[i]) + row * taken.steps.count * num_bytes;
-    std::memset(steps, 0, begin * num_bytes);
-    std::memset(steps + end * num_bytes, 0, (taken.steps.count - end) * num_bytes);
+    const std::size_t step_bytes = ring_.records().layout().columns()[taken.fields[i]].row_bytes;
+    fill(block_.part(taken.parts[i]), step_bytes, row, count, 0, begin, std::byte{0});
+    fill(block_.part(taken.parts[i]), step_bytes, row, count, end, count, std::byte{0});
   }
 }
 
@@ -206,9 +253,18 @@ void Windows::say(const WindowRule::Said& said, std::size_t row) const noexcept 
     const bool is_there = way.begins && begin < end && said.steps.at(begin) == -std::int64_t{way.num_before};
     end = is_there ? begin + 1 : begin;
   }
-  std::byte* steps = block_.part(said.part) + row * said.steps.count;
-  std::memset(steps, 0, said.steps.count);
-  std::memset(steps + begin, 1, end - begin);
+  fill(block_.part(said.part), 1, row, said.steps.count, 0, said.steps.count, std::byte{0});
+  fill(block_.part(said.part), 1, row, said.steps.count, begin, end, std::byte{1});
+}
+
+void Windows::fill(std::byte* part, std::size_t step_bytes, std::size_t row, std::size_t count, std::size_t begin,
+                   std::size_t end, std::byte value) const noexcept {
+  if (!rule_.is_time_major) {
+    std::fill_n(part + (row * count + begin) * step_bytes, (end - begin) * step_bytes, value);
+    return;
+  }
+  std::byte* step = part + (begin * num_rows_ + row) * step_bytes;
+  for (std::size_t k = begin; k < end; ++k, step += num_rows_ * step_bytes) std::fill_n(step, step_bytes, value);
 }
 
 bool Windows::suits(Ticket ticket, const Window& window) const noexcept {

@@ -55,6 +55,8 @@ struct WindowRule {
   std::uint32_t most_before = 0;  // steps that are looked for
   std::uint32_t most_after = 0;
   bool is_redrawn = false;  // whether rows are drawn again that have fewer, though their trajectories have more
+  // Whether steps follow each other, each of all rows; else rows, each of all steps.
+  bool is_time_major = false;
   std::size_t ways_part = 0;
   std::vector<Taken> taken;
   std::vector<Said> said;
@@ -70,7 +72,8 @@ class Windows {
  public:
   static constexpr std::size_t kMostRows = 256;  // that are copied at once
 
-  Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block) noexcept;
+  // `num_rows` of the block's rows are filled.
+  Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block, std::size_t num_rows) noexcept;
 
   // Copies rows [first_row, first_row + num_rows), at most kMostRows, whose tickets are in the block. Returns the least
   // of their rank()s. Any thread may copy other rows meanwhile.
@@ -89,6 +92,7 @@ class Windows {
 
  private:
   struct Ahead;
+  class Line;
   using Place = Lanes::Links::Place;
 
   template <class Walking>
@@ -96,12 +100,16 @@ class Windows {
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
   void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
   void say(const WindowRule::Said& said, std::size_t row) const noexcept;
+  // Sets steps [begin, end) of a row, of `count` that each has, to a byte.
+  void fill(std::byte* part, std::size_t step_bytes, std::size_t row, std::size_t count, std::size_t begin,
+            std::size_t end, std::byte value) const noexcept;
 
   Ring& ring_;
   const Lanes& lanes_;
   const WindowRule& rule_;
   const Block& block_;
   const Ways ways_;
+  std::size_t num_rows_;
   Extent at_start_;  // of what is copied of the drawn record
   Extent at_end_;    // of the last step
   Extent on_way_;    // of any step

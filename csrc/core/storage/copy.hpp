@@ -228,6 +228,14 @@ inline void load_rows(std::byte* rows, std::span<const std::byte* const> records
       [=](std::size_t i) { return records[i] + offset; });
 }
 
+// The same to rows + i * rows_stride.
+inline void load_rows_apart(std::byte* rows, std::size_t rows_stride, std::span<const std::byte* const> records,
+                            std::size_t offset, std::size_t row_bytes) noexcept {
+  detail::load_each(
+      records.size(), row_bytes, [=](std::size_t i) { return rows + i * rows_stride; },
+      [=](std::size_t i) { return records[i] + offset; });
+}
+
 // Copies row i of a field from rows + i * rows_stride to records + i * record_stride.
 inline void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows, std::size_t rows_stride,
                        std::size_t row_bytes, std::size_t num_rows) noexcept {
