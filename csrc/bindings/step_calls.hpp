@@ -14,9 +14,6 @@
 
 namespace fastreplay {
 
-// Whether observations are put together from frames.
-inline bool has_frames(const Records& records) noexcept { return !records.layout().frames().empty(); }
-
 // Whether a block is what the table gathers into.
 inline bool fits(const StepTable& table, const Block& block) noexcept {
   return block.layout().parts() == table.parts();
@@ -25,9 +22,9 @@ inline bool fits(const StepTable& table, const Block& block) noexcept {
 inline std::size_t num_bytes(const Block& block) noexcept { return block.layout().num_bytes(); }
 
 // Chooses the rows of the block. False where one is out of range, or has no step.
-template <class Steps>
-bool locate(const Steps& steps, const std::int64_t* rows, const std::int64_t* envs, const Block& block) noexcept {
-  return steps.locate({rows, block.batch_size()}, envs, block.tickets().data());
+inline bool locate(const StepTable& table, const std::int64_t* rows, const std::int64_t* envs,
+                   const Block& block) noexcept {
+  return table.locate({rows, block.batch_size()}, envs, block.tickets().data());
 }
 
 inline bool discounted_sums(const float* rewards, const float* discounts, const std::uint8_t* is_counted, float* sums,
@@ -35,9 +32,8 @@ inline bool discounted_sums(const float* rewards, const float* discounts, const 
   return discounted_sums({rewards, count * num_steps}, {discounts, num_steps}, is_counted, sums);
 }
 
-template <class Steps>
-void store(Steps& steps, std::size_t row, const Rows* fields, std::size_t num_fields) noexcept {
-  steps.store(row, {fields, num_fields});
+inline void store(StepTable& table, std::size_t row, const Rows* fields, std::size_t num_fields) noexcept {
+  table.store(row, {fields, num_fields});
 }
 
 }  // namespace fastreplay

@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 cimport numpy as cnp
 
 from fastreplay.adapters.step_calls cimport (
-    CoreBlock, CoreTable, FrameSteps, Ring, fits, has_frames, kBlockCapsule, kRecordsCapsule, kReleaseReadBytes,
+    CoreBlock, CoreTable, FrameSteps, Ring, fits, kBlockCapsule, kRecordsCapsule, kReleaseReadBytes,
     kRingCapsule, locate, num_bytes, store, sum_discounted)
 from fastreplay.adapters.step_staging cimport StepField, get_item, read_timeouts, stage
 from fastreplay.buffer.rows cimport (
@@ -67,7 +67,7 @@ cdef class NativeStepTable:
     """Base of StepTable: the way of whole steps into packed records, and of minibatches out of them."""
 
     cdef CoreTable *core
-    cdef object records       # kept alive
+    cdef object owner         # of the records, kept alive
     cdef OwnMemory own
     cdef StepField *fields    # in the order of the core: observation, action, reward, done, timeout, next observation
     cdef Py_ssize_t num_fields
@@ -88,21 +88,24 @@ cdef class NativeStepTable:
 
     def __init__(self, records, fields, size_t num_envs, size_t num_observations, tuple keys):
         """Take records of the core's and the fields of their steps, the shared ones twice."""
-        cdef tuple given = tuple(fields)
         self._refuse_second_init()
-        if len(given) > kMaxFields:
-            raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
-        if keys is not None and <size_t>len(keys) != num_observations:
-            raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
-        # What is made here is the table's own only when all is checked, since the arguments may run Python code.
         cdef Records *native = <Records *>PyCapsule_GetPointer(NativeRecords.capsule(records), kRecordsCapsule)
-        if has_frames(native[0]) and not isinstance(self, NativeFrameTable):
-            raise ValueError("the records have frames in common, which NativeFrameTable keeps")
-        cdef CoreTable *core = new CoreTable(native[0], num_envs, num_observations)
+        self.take(new CoreTable(native[0], num_envs, num_observations), records, fields, num_envs, num_observations,
+                  keys)
+
+    # Makes a core the table's own once all is checked, since the arguments may run Python code; else frees it.
+    cdef int take(self, CoreTable *core, owner, fields, size_t num_envs, size_t num_observations,
+                  tuple keys) except -1:
+        cdef tuple given
         cdef StepField *described = NULL
         cdef char *scratch = NULL
         cdef size_t scratch_bytes = 0
         try:
+            given = tuple(fields)
+            if len(given) > kMaxFields:
+                raise ValueError(f"observation_space: expected at most {kMaxFields // 2 - kNumScalars} parts")
+            if keys is not None and <size_t>len(keys) != num_observations:
+                raise ValueError(f"expected the names of {num_observations} parts, got {keys}")
             described = describe_steps(core, given, num_envs, &scratch_bytes)
             scratch = <char *>PyMem_Malloc(scratch_bytes)
             if scratch == NULL:
@@ -119,9 +122,10 @@ cdef class NativeStepTable:
         self.num_observations = <Py_ssize_t>num_observations
         self.num_envs = num_envs
         self.keys = keys
-        self.records = records
-        self.own = own_memory(native[0])
+        self.owner = owner
+        self.own = own_memory(core.records())
         self.core = core
+        return 0
 
     def _refuse_second_init(self):
         """Refuse to make a table of one that is in use."""
@@ -169,11 +173,7 @@ cdef class NativeStepTable:
                 and self.stage(<PyObject *>reward, first_scalar + 1, rows)
                 and self.stage(<PyObject *>done, first_scalar + 2, rows)):
             return False
-        return self.keep(<size_t>row, rows)
-
-    # False, with nothing changed, for a row out of range.
-    cdef bint keep(self, size_t row, const Rows *rows) noexcept:
-        store(self.core[0], row, rows, <size_t>self.num_fields)
+        store(self.core[0], <size_t>row, rows, <size_t>self.num_fields)
         return True
 
     # The parts of a Dict observation, in order; None where it has not all of them.
@@ -295,62 +295,44 @@ cdef class NativeStepTable:
             return NULL
         if not fits(self.core[0], into[0]) or <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0] != into.batch_size():
             raise ValueError("the block is of another layout or batch size")
-        if not self.find(<const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
-                         <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into):
+        if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
+                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into[0]):
             return NULL
         return into
-
-    cdef bint find(self, const int64_t *rows, const int64_t *envs, const CoreBlock *into) noexcept:
-        return locate(self.core[0], rows, envs, into[0])
 
 
 cdef class NativeFrameTable(NativeStepTable):
     """Base of FrameTable: the same, of steps that have frames in common and come one after the other."""
 
-    cdef FrameSteps *steps
+    cdef FrameSteps *steps  # the core, where this made it
 
     def __cinit__(self):
         self.steps = NULL
-
-    def __dealloc__(self):
-        del self.steps
 
     def __init__(self, ring, fields, size_t num_envs, size_t num_observations, tuple keys):
         """Take an unused ring of the core's, which has some steps more than rows, and the fields of a step."""
         self._refuse_second_init()
         cdef Ring *native = <Ring *>PyCapsule_GetPointer(NativeRing.capsule(ring), kRingCapsule)
-        cdef FrameSteps *steps = new FrameSteps(native[0], num_envs)
-        try:
-            NativeStepTable.__init__(self, NativeRing.records.__get__(ring), fields, num_envs, num_observations, keys)
-        except BaseException:
-            del steps
-            raise
+        cdef FrameSteps *steps = new FrameSteps(native[0], num_envs, num_observations)
+        self.take(steps, ring, fields, num_envs, num_observations, keys)
         self.steps = steps
 
-    cdef int check_initialized(self) except -1:
+    cdef int check_steps(self) except -1:
+        self.check_initialized()
         if self.steps == NULL:
-            raise RuntimeError(f"{type(self).__name__}: __init__ was not called")
-        return NativeStepTable.check_initialized(self)
-
-    cdef bint keep(self, size_t row, const Rows *rows) noexcept:
-        if row >= self.steps.num_rows():
-            return False
-        store(self.steps[0], row, rows, <size_t>self.num_fields)
-        return True
-
-    cdef bint find(self, const int64_t *rows, const int64_t *envs, const CoreBlock *into) noexcept:
-        return locate(self.steps[0], rows, envs, into[0])
+            raise RuntimeError(f"{type(self).__name__}: its own __init__ was not called")
+        return 0
 
     @property
     def next_row(self):
         """Where the next step goes; another row begins anew, all others forgotten."""
-        self.check_initialized()
+        self.check_steps()
         return self.steps.next_row()
 
     @property
     def num_stored(self):
         """How many rows have a step: those before `next_row`."""
-        self.check_initialized()
+        self.check_steps()
         return self.steps.num_stored()
 
 

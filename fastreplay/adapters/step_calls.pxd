@@ -19,6 +19,7 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
         size_t field
     cppclass CoreTable "fastreplay::StepTable":
         CoreTable(Records &records, size_t num_envs, size_t num_observations) except +
+        Records &records()
         size_t num_rows()
         size_t num_fields()
         size_t row_bytes(size_t field)
@@ -28,22 +29,18 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
                             uint8_t *is_counted, float *counts)
     cppclass Ring:
         pass
-    cppclass FrameSteps:
-        FrameSteps(Ring &ring, size_t num_envs) except +
-        size_t num_rows()
+    cppclass FrameSteps(CoreTable):
+        FrameSteps(Ring &ring, size_t num_envs, size_t num_observations) except +
         size_t next_row()
         size_t num_stored()
     const char *kBlockCapsule
     const char *kRingCapsule
     const char *kRecordsCapsule
     const size_t kReleaseReadBytes
-    bint has_frames(const Records &records)
     bint fits(const CoreTable &table, const CoreBlock &block)
     size_t num_bytes(const CoreBlock &block)
     bint locate(const CoreTable &table, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
-    bint locate(const FrameSteps &steps, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
     bint sum_discounted "fastreplay::discounted_sums"(const float *rewards, const float *discounts,
                                                       const uint8_t *is_counted, float *sums, size_t count,
                                                       size_t num_steps)
     void store(CoreTable &table, size_t row, const Rows *fields, size_t num_fields)
-    void store(FrameSteps &steps, size_t row, const Rows *fields, size_t num_fields)

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
-// Steps with frames in common, located by rows and gathered, against arrays of their own: laps, ends, new beginnings.
+// Steps with frames in common, located by rows and gathered, n of them too, against arrays of their own: laps, ends,
+// new beginnings.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
 #include "check.hpp"
 #include "lanes/frame_steps.hpp"
-#include "steps/step_table.hpp"
 
 using fastreplay::Block;
 using fastreplay::FrameSteps;
@@ -84,16 +85,21 @@ void store(FrameSteps& steps, std::size_t row, const Step& step, std::size_t row
   steps.store(row, fields);
 }
 
-void check_row(const FrameSteps& steps, const StepTable& table, std::int64_t row, const Step& step,
-               std::size_t row_bytes) {
-  const std::size_t num_envs = step.action.size();
-  const Block block{table.parts(), num_envs};
-  const std::vector<std::int64_t> rows(num_envs, row);
-  std::vector<std::int64_t> envs(num_envs);
-  for (std::size_t env = 0; env < num_envs; ++env) envs[env] = static_cast<std::int64_t>(env);
+// A block for a row of all environments.
+Block located(const FrameSteps& steps, std::int64_t row) {
+  Block block{steps.parts(), steps.num_envs()};
+  const std::vector<std::int64_t> rows(steps.num_envs(), row);
+  std::vector<std::int64_t> envs(steps.num_envs());
+  std::iota(envs.begin(), envs.end(), std::int64_t{0});
   CHECK(steps.locate(rows, envs.data(), block.tickets().data()));
+  return block;
+}
+
+void check_row(const FrameSteps& steps, std::int64_t row, const Step& step, std::size_t row_bytes) {
+  const std::size_t num_envs = step.action.size();
+  const Block block = located(steps, row);
   std::vector<std::uint64_t> ends(num_envs);
-  table.gather(block, ends.data());
+  steps.gather(block, ends.data());
   CHECK(std::memcmp(block.part(0), step.observation.data(), num_envs * row_bytes) == 0);
   CHECK(std::memcmp(block.part(1), step.action.data(), num_envs * 8) == 0);
   CHECK(std::memcmp(block.part(2), step.next.data(), num_envs * row_bytes) == 0);
@@ -105,11 +111,45 @@ void check_row(const FrameSteps& steps, const StepTable& table, std::int64_t row
   }
 }
 
+// From a row on, up to num_steps, against the model's rows: none beyond newest_row, nor into a row without a step.
+void check_n_steps(const FrameSteps& steps, const std::vector<Step>& model, std::size_t row, std::size_t num_steps,
+                   std::size_t newest_row, std::size_t row_bytes) {
+  const std::size_t num_envs = steps.num_envs();
+  const Block block = located(steps, static_cast<std::int64_t>(row));
+  std::vector<std::uint64_t> ends(num_envs);
+  std::vector<float> rewards(num_envs * num_steps, -1), counts(num_envs);
+  std::vector<std::uint8_t> is_counted(rewards.size(), 7);
+  steps.gather_n_steps(block, ends.data(), num_steps, newest_row, rewards.data(), is_counted.data(), counts.data());
+  for (std::size_t env = 0; env < num_envs; ++env) {
+    std::size_t at = row, count = 0;
+    bool is_over = false, is_there = true, is_cut = false;
+    const Step* last = nullptr;
+    for (std::size_t k = 0; k < num_steps; ++k, at = (at + 1) % model.size()) {
+      CHECK_EQ(rewards[env * num_steps + k], is_there ? model[at].reward[env] : 0.0F);
+      CHECK_EQ(is_counted[env * num_steps + k], is_over ? 0 : 1);
+      const bool has_none_after = steps.num_stored() < steps.num_rows() && (at + 1) % model.size() == steps.next_row();
+      if (!is_over) {
+        last = &model[at];
+        ++count;
+        is_cut = last->timeout[env] != 0 || (at == newest_row && last->done[env] == 0);
+        is_over = last->done[env] != 0 || is_cut || has_none_after;
+      }
+      is_there &= !has_none_after;
+    }
+    float done;
+    std::memcpy(&done, block.part(4) + env * 4, 4);
+    CHECK_EQ(counts[env], static_cast<float>(count));
+    CHECK_EQ(done, is_cut ? 0.0F : last->done[env]);
+    CHECK(std::memcmp(block.part(0) + env * row_bytes, model[row].observation.data() + env * row_bytes, row_bytes) ==
+          0);
+    CHECK(std::memcmp(block.part(2) + env * row_bytes, last->next.data() + env * row_bytes, row_bytes) == 0);
+  }
+}
+
 void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t num_frames) {
   check::Random random{num_rows * 100 + num_envs * 10 + num_frames};
   Ring ring{layout_of(num_frames), (num_rows + num_frames) * num_envs, num_frames * num_envs};
-  FrameSteps steps{ring, num_envs};
-  const StepTable table{ring.records(), num_envs, 1};
+  FrameSteps steps{ring, num_envs, 1};
   CHECK_EQ(steps.num_rows(), num_rows);
   const std::size_t row_bytes = num_frames * kFrameBytes;
   Envs envs{num_envs, num_frames, random};
@@ -127,7 +167,8 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t num_fram
         const std::size_t at = (row + num_rows - back) % num_rows;
         const auto index = static_cast<std::int64_t>(at) - (back % 2 == 0 ? 0 : static_cast<std::int64_t>(num_rows));
         if (back < num_stored) {
-          check_row(steps, table, index, model[at], row_bytes);
+          check_row(steps, index, model[at], row_bytes);
+          check_n_steps(steps, model, at, 1 + k % 4, back % 3 == 2 ? at : row, row_bytes);
         } else {
           std::uint64_t slot = 0;
           const std::int64_t env = 0;
@@ -140,7 +181,7 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t num_fram
 
 void test_what_is_out_of_range() {
   Ring ring{layout_of(2), 14, 4};
-  FrameSteps steps{ring, 2};
+  FrameSteps steps{ring, 2, 1};
   check::Random random{1};
   Envs envs{2, 2, random};
   for (std::size_t k = 0; k < 5; ++k) store(steps, k, envs.step(), 2 * kFrameBytes);
@@ -154,13 +195,15 @@ void test_what_is_out_of_range() {
 
 void test_refusals() {
   const auto refused = [](Ring& ring, std::size_t num_envs) {
-    return check::throws<std::invalid_argument>([&] { const FrameSteps steps{ring, num_envs}; });
+    return check::throws<std::invalid_argument>([&] { const FrameSteps steps{ring, num_envs, 1}; });
   };
   Ring ring{layout_of(2), 14, 4};
   CHECK(refused(ring, 0));
   CHECK(refused(ring, 3));
   CHECK(refused(ring, 10));  // none spare
   CHECK(!refused(ring, 2));
+  CHECK(check::throws<std::invalid_argument>([&] { const FrameSteps steps{ring, 2, 2}; }));
+  CHECK(check::throws<std::invalid_argument>([&] { const StepTable table{ring.records(), 2, 1}; }));
   Ring without{RecordLayout{{{8, 8}}}, 14, 4};
   CHECK(refused(without, 2));
   ring.start_at(3);

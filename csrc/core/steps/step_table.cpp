@@ -20,14 +20,22 @@ constexpr std::size_t kScalars = 4;  // action, reward, done, timeout
 }  // namespace
 
 StepTable::StepTable(Records& records, std::size_t num_envs, std::size_t num_observations)
+    : StepTable{records, num_envs, num_observations, num_envs == 0 ? 0 : records.capacity() / num_envs} {
+  if (num_rows_ * num_envs != records.capacity()) throw std::invalid_argument{"the records do not consist of steps"};
+  if (!records.layout().frames().empty()) throw std::invalid_argument{"the records have frames in common"};
+}
+
+StepTable::StepTable(Records& records, std::size_t num_envs, std::size_t num_observations, std::size_t num_rows)
     : records_{records},
       num_envs_{num_envs},
-      num_rows_{num_envs == 0 ? 0 : records.capacity() / num_envs},
+      num_slots_{records.capacity()},
+      num_rows_{num_rows},
+      jump_from_{num_slots_},
+      stop_{num_slots_},
       num_observations_{num_observations},
       shares_{records.layout().num_fields() == num_observations + kScalars} {
   const std::span columns{records.layout().columns().data(), records.layout().num_fields()};
-  if (num_rows_ == 0 || num_rows_ * num_envs != records.capacity() || num_observations == 0 ||
-      (!shares_ && columns.size() != 2 * num_observations + kScalars)) {
+  if (num_rows_ == 0 || num_observations == 0 || (!shares_ && columns.size() != 2 * num_observations + kScalars)) {
     throw std::invalid_argument{"the records do not consist of steps"};
   }
   columns_.assign(columns.begin(), columns.end());
@@ -103,15 +111,16 @@ void StepTable::gather(const Block& block, std::uint64_t* ends) const noexcept {
 void StepTable::gather_n_steps(const Block& block, std::uint64_t* ends, std::size_t num_steps, std::size_t newest_row,
                                float* rewards, std::uint8_t* is_counted, float* counts) const noexcept {
   const Slots slots = block.tickets();
+  const std::uint64_t newest = first_slot(newest_row);
   const std::size_t chunk_rows = std::max<std::size_t>(1, kChunkBytes / (num_steps * records_.layout().stride()));
   for (std::size_t row = 0; row < slots.size(); row += chunk_rows) {
     const Slots starts = slots.subspan(row, std::min(chunk_rows, slots.size() - row));
-    follow(starts, ends + row, num_steps, newest_row, rewards + row * num_steps, is_counted + row * num_steps,
+    follow(starts, ends + row, num_steps, newest, rewards + row * num_steps, is_counted + row * num_steps,
            counts + row);
     copy<Distance::kNear>(block.layout().copied_at_start(), block, row, starts);
     copy<Distance::kNear>(block.layout().copied_at_end(), block, row, {ends + row, starts.size()});
     for (std::size_t i = row; i < row + starts.size(); ++i) {
-      dones(block)[i] = load(done_, ends[i]) * (1.0F - timeout_at(ends[i], newest_row));
+      dones(block)[i] = load(done_, ends[i]) * (1.0F - timeout_at(ends[i], newest));
     }
   }
 }
@@ -132,15 +141,23 @@ bool discounted_sums(std::span<const float> rewards, std::span<const float> disc
   return is_finite;
 }
 
+// num_slots_ for a row without a step, as one that was chosen from outside.
+std::uint64_t StepTable::first_slot(std::size_t row) const noexcept {
+  const auto number = static_cast<std::int64_t>(row);
+  const std::int64_t env = 0;
+  std::uint64_t slot = 0;
+  return locate({&number, 1}, &env, &slot) ? slot : num_slots_;
+}
+
 float StepTable::load(const Column& column, std::uint64_t slot) const noexcept {
   float value;
   std::memcpy(&value, records_.at(slot) + column.offset, sizeof value);
   return value;
 }
 
-float StepTable::timeout_at(std::uint64_t slot, std::size_t newest_row) const noexcept {
+float StepTable::timeout_at(std::uint64_t slot, std::uint64_t newest) const noexcept {
   const float timeout = load(timeout_, slot);
-  if (slot / num_envs_ != newest_row) return timeout;
+  if (!is_in_row(slot, newest)) return timeout;
   return timeout != 0 || load(done_, slot) == 0 ? 1.0F : 0.0F;
 }
 
@@ -157,22 +174,28 @@ void StepTable::copy(std::span<const Copied> fields, const Block& block, std::si
 
 // Returns how many steps belong. Inlined by force: a call a row costs a tenth of a gather.
 [[gnu::always_inline]] inline std::size_t StepTable::follow_one(std::uint64_t slot, std::uint64_t& end,
-                                                                std::size_t num_steps, std::size_t newest_row,
+                                                                std::size_t num_steps, std::uint64_t newest,
                                                                 float* rewards,
                                                                 std::uint8_t* is_counted) const noexcept {
   std::size_t count = 0;  // of the steps, once the last is known
-  for (std::size_t k = 0; k < num_steps; ++k, slot = after(slot)) {
+  for (std::size_t k = 0;; slot = after(slot)) {
     rewards[k] = load(reward_, slot);
     is_counted[k] = count == 0;
-    if (count != 0) continue;
-    end = slot;
-    if (load(done_, slot) != 0 || timeout_at(slot, newest_row) != 0) count = k + 1;
+    ++k;
+    if (count == 0) {
+      end = slot;
+      if (load(done_, slot) != 0 || timeout_at(slot, newest) != 0) count = k;
+    }
+    if (k == num_steps) return count != 0 ? count : num_steps;
+    if (!is_in_row(slot, stop_)) continue;
+    std::fill(rewards + k, rewards + num_steps, 0.0F);  // as where nothing was stored
+    std::fill(is_counted + k, is_counted + num_steps, std::uint8_t{0});
+    return count != 0 ? count : k;
   }
-  return count != 0 ? count : num_steps;
 }
 
 // All records of a row are asked for well before its steps are followed.
-void StepTable::follow(Slots starts, std::uint64_t* ends, std::size_t num_steps, std::size_t newest_row, float* rewards,
+void StepTable::follow(Slots starts, std::uint64_t* ends, std::size_t num_steps, std::uint64_t newest, float* rewards,
                        std::uint8_t* is_counted, float* counts) const noexcept {
   Extent outcome;
   for (const Column& column : {reward_, done_, timeout_}) outcome.add(column);
@@ -194,7 +217,7 @@ void StepTable::follow(Slots starts, std::uint64_t* ends, std::size_t num_steps,
       }
     }
     counts[i] = static_cast<float>(
-        follow_one(starts[i], ends[i], num_steps, newest_row, rewards + i * num_steps, is_counted + i * num_steps));
+        follow_one(starts[i], ends[i], num_steps, newest, rewards + i * num_steps, is_counted + i * num_steps));
   }
 }
 
