@@ -45,6 +45,7 @@ class Stream:
         seed: int = 0,
     ) -> None:
         self.space, self.action, self.n_envs, self.frames, self.resets = observation, action, n_envs, frames, resets
+        self.chance = 0.15  # of an end
         self.rng = np.random.default_rng(seed)
         action.seed(seed)
         self.ended = np.zeros(n_envs, np.bool_)
@@ -87,7 +88,7 @@ class Stream:
         firsts = self._each(lambda space, _: self._first(space, self.n_envs), None)
         if self.resets == "next_step":
             next_obs = _where(self.ended, firsts, next_obs)
-        ends = self.rng.random(self.n_envs) < 0.15
+        ends = self.rng.random(self.n_envs) < self.chance
         if self.resets == "next_step":
             ends &= ~self.ended
             self.ended = ends

@@ -15,7 +15,7 @@ from refusals_adapters import CLASSES, COLUMNS, NUM_ENVS, NUM_ROWS, SPACES, addi
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NAMES = ("sb3.ReplayBuffer", "sb3.DictReplayBuffer", "cleanrl.ReplayBuffer")
+NAMES = tuple(CLASSES)
 COLUMN = "sb3.StepColumn"
 
 
@@ -42,10 +42,12 @@ def constructing(name: str) -> dict[str, Any]:
     }
     if isinstance(SPACES[name], spaces.Dict):
         kinds["dedupe: an unknown part"] = (ValueError, make(dedupe={"depth": 2}))
-        kinds["dedupe: frames in words"] = (TypeError, make(dedupe={"image": "2"}))
+        part = next(iter(SPACES[name].spaces))
+        kinds["dedupe: frames in words"] = (TypeError, make(dedupe={part: "2"}))
     else:
         shared = {"optimize_memory_usage": True, "handle_timeout_termination": False}
-        kinds["dedupe: shared observations"] = (ValueError, make(**shared, dedupe=True))
+        refusal = NotImplementedError if name == "sb3.PrioritizedReplayBuffer" else ValueError
+        kinds["dedupe: shared observations"] = (refusal, make(**shared, dedupe=True))
         kinds["dedupe: names of no parts"] = (ValueError, make(dedupe={"image": 2}))
     return kinds
 
@@ -116,7 +118,12 @@ COLUMN_CASES: dict[str, Any] = {
         "new axes": (IndexError, lambda s: Call(operator.getitem, s.column, None)),
         "numbers of later axes": (IndexError, lambda s: Call(operator.getitem, s.observations, (0, 0, 1))),
     },
-    "__setitem__": {"any": (ValueError, lambda s: Call(operator.setitem, s.column, 0, 1.0))},
+    "__setitem__": {
+        "observations": (ValueError, lambda s: Call(operator.setitem, s.observations, 0, 1.0)),
+        "a row without a step": (IndexError, lambda s: Call(operator.setitem, s.column, slice(2, 6), 1.0)),
+        "a row out of range": (IndexError, lambda s: Call(operator.setitem, s.column, NUM_ROWS, 1.0)),
+        "another shape": (ValueError, lambda s: Call(operator.setitem, s.column, slice(2), np.zeros(3))),
+    },
     "__array__": {"without a copy": (ValueError, lambda s: Call(s.column.__array__, copy=False))},
 }
 

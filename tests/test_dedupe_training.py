@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -54,6 +56,27 @@ RUNS: dict[str, tuple[Any, Callable[[], Any], str, Any, dict[str, Any]]] = {
         True,
         {"buffer": fr.DictReplayBuffer, "learn": 90},
     ),
+    "dqn, n steps": (
+        DQN,
+        lambda: vector("box", 2, is_discrete=True, is_stacked=True),
+        "MlpPolicy",
+        True,
+        {"buffer": fr.NStepReplayBuffer, "buffer_options": {"n_steps": 3, "gamma": 0.9}, "learn": 110},
+    ),
+    "dqn, priorities of n steps": (
+        fr.DQN,
+        lambda: vector("image", 2, is_discrete=True, is_stacked=True),
+        "MlpPolicy",
+        4,
+        {"buffer": fr.PrioritizedReplayBuffer, "n_steps": 3, "learn": 110},
+    ),
+    "sac, hindsight": (
+        SAC,
+        lambda: vector("goal", 1),
+        "MultiInputPolicy",
+        True,
+        {"buffer": fr.HerReplayBuffer, "buffer_options": {"copy_info_dict": True}, "learn": 100},
+    ),
 }
 
 
@@ -71,6 +94,7 @@ def test_stable_baselines3(name: str) -> None:
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": [24, 24]}, "train_freq": 1, **more}
     num_steps = options.pop("learn", 250)
     buffer = options.pop("buffer", fr.ReplayBuffer)
+    buffer_options = options.pop("buffer_options", {})
     models = []
     for choice in ({}, {"dedupe": dedupe}):
         model = cls(
@@ -82,7 +106,7 @@ def test_stable_baselines3(name: str) -> None:
             seed=3,
             device="cpu",
             replay_buffer_class=buffer,
-            replay_buffer_kwargs=choice,
+            replay_buffer_kwargs={**buffer_options, **choice},
             **options,
         )
         models.append(model.learn(num_steps))
@@ -91,30 +115,40 @@ def test_stable_baselines3(name: str) -> None:
     assert_same_models(*models)
 
 
-def test_saved_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("buffer", "options", "dedupe"),
+    [(fr.ReplayBuffer, {}, 3), (fr.NStepReplayBuffer, {"n_steps": 3}, 3), (fr.HerReplayBuffer, {}, True)],
+    ids=["plain", "n steps", "hindsight"],
+)
+def test_saved_in_the_middle(buffer: Any, options: dict[str, Any], dedupe: Any, tmp_path: Path) -> None:
     models = []
-    for choice in ({}, {"dedupe": 3}):
+    is_of_goals = buffer is fr.HerReplayBuffer
+    envs: Callable[[], Any] = partial(vector, "goal", 1) if is_of_goals else partial(stacked, 1)
+    policy = "MultiInputPolicy" if is_of_goals else "MlpPolicy"
+    for choice in ({}, {"dedupe": dedupe}):
         model = TD3(
-            "MlpPolicy",
-            stacked(1),
+            policy,
+            envs(),
             buffer_size=70,
             learning_starts=30,
             batch_size=16,
             policy_kwargs={"net_arch": [24]},
             seed=3,
             device="cpu",
-            replay_buffer_class=fr.ReplayBuffer,
-            replay_buffer_kwargs=choice,
+            replay_buffer_class=buffer,
+            replay_buffer_kwargs={**options, **choice},
         )
         model.learn(90)
         model.save(tmp_path / "model")
         model.save_replay_buffer(tmp_path / "buffer")
-        again = TD3.load(tmp_path / "model", env=stacked(1), device="cpu")
-        again.load_replay_buffer(tmp_path / "buffer")
+        again = TD3.load(tmp_path / "model", env=envs(), device="cpu")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The last trajectory in the replay buffer")
+            again.load_replay_buffer(tmp_path / "buffer")
         assert again.replay_buffer is not None
         again.set_random_seed(5)
         models.append(again.learn(80, reset_num_timesteps=False))
-    assert models[1].replay_buffer.dedupe == 3  # type: ignore[union-attr]
+    assert models[1].replay_buffer.dedupe == dedupe  # type: ignore[union-attr]
     assert_same_models(*models)
 
 

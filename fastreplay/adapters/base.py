@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import gymnasium as gym
+    from typing_extensions import Self
 
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.random_integers import Rng
@@ -140,9 +141,7 @@ class Adapter:
         if self.dedupe is False:
             store(self, *step)
             return
-        one = object.__new__(type(self))
-        one.__dict__.update(self.__dict__, buffer_size=1, pos=0, full=False, dedupe=False)
-        one._table = one._new_table()
+        one = self._with_one_row()
         store(one, *step)
         columns = one._table.columns()
         if not self.handle_timeout_termination:
@@ -152,6 +151,13 @@ class Adapter:
         if not self._table.write(self.pos, obs, next_obs, *numbers[:3], *timeouts):
             raise IndexError(f"pos: expected a row in [0, {self._table.num_rows}), got {self.pos}")
         self._advance()
+
+    def _with_one_row(self) -> Self:
+        """Return a buffer like this one for a single step, which lies in arrays."""
+        one = object.__new__(type(self))
+        one.__dict__.update(self.__dict__, buffer_size=1, pos=0, full=False, dedupe=False)
+        one._table = one._new_table()
+        return one
 
     def _advance(self) -> None:
         self.pos += 1

@@ -78,7 +78,8 @@ class ReplayBuffer(Adapter):
         observations, next_observations: Live, writable views (rows, n_envs, *shape) of the observation's dtype;
             there are no `next_observations` with `optimize_memory_usage`. With `dedupe` this and the following are
             no arrays, but put together where they are indexed, by rows and environments: what that gives is a copy,
-            `np.array` makes one of all, and to assign is refused with a ValueError.
+            `np.array` makes one of all, and to assign is refused with a ValueError; but rows of the following that
+            hold a step may be, by index.
         actions: The same, (rows, n_envs, action_dim); float64 is stored as float32.
         rewards, dones, timeouts: The same, (rows, n_envs) float32.
         pos, full: The cursor. They may be set; with `dedupe`, to the beginning, as `reset` does.

@@ -14,7 +14,7 @@ from fastreplay import _core
 from fastreplay.adapters.frame_saving import SavedSteps
 from fastreplay.adapters.native_step_table import NativeFrameTable
 from fastreplay.adapters.step_columns import StepColumn, StepColumns, refuse_assignment
-from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, fields_of_step, schemas
+from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, fields_of_step, overwrite_rows, schemas
 from fastreplay.batch.form import Form
 from fastreplay.batch.pool import Pool
 from fastreplay.support.checks import checked_count, checked_index
@@ -81,8 +81,8 @@ class FrameTable(Steps, NativeFrameTable):
         frames: Of how many frames each part consists.
 
     Attributes:
-        observations, next_observations, actions, rewards, dones, timeouts: As of `StepTable`, but read-only: rows are
-            copied where they are asked for, those without a step as zeros.
+        observations, next_observations, actions, rewards, dones, timeouts: As of `StepTable`, but rows are copied
+            where they are asked for, those without a step as zeros. Of the last four, rows with one can be assigned.
     """
 
     def __init__(
@@ -122,29 +122,48 @@ class FrameTable(Steps, NativeFrameTable):
         if not name.endswith("observations"):
             position = num_parts + COLUMNS[2:].index(name)
             field = tuple(self._stored.values())[position]
-            records = self._ring.records.column(position, field.dtype, list(field.shape))
-            return self._column(name, field, partial(self._read_records, records))
-        # In minibatches the next observations come after the action.
-        first_stored, first = (0, 0) if name == "observations" else (num_fields - num_parts, num_parts + 1)
-        fields = tuple(self._stored.values())[first_stored : first_stored + num_parts]
-        columns: list[Any] = [
-            self._column(name, field, partial(self._read_frames, first + i)) for i, field in enumerate(fields)
-        ]
+            records = self._records(position, field)
+            write = partial(self._write_records, records)
+            return self._column(name, field, partial(self._read_records, records), write)
+        is_next = name == "next_observations"
+        fields = tuple(self._stored.values())[num_fields - num_parts if is_next else 0 :][:num_parts]
+        columns: list[Any] = []
+        for i, field in enumerate(fields):
+            if is_next and self.frames[i] == 1:  # of which each step has its own, after all fields
+                read: Any = partial(self._read_records, self._records(num_fields + i, field))
+            else:  # in minibatches the next observations come after the action
+                read = partial(self._read_frames, i + (num_parts + 1 if is_next else 0))
+            columns.append(self._column(name, field, read))
         return columns[0] if self.keys is None else StepColumns(zip(self.keys, columns, strict=True))
 
-    def _column(self, name: str, field: Field, read: Callable[[Any, Any], Array]) -> StepColumn:
-        return StepColumn(name, (self.num_rows, self.num_envs, *field.shape), field.dtype, read)
+    def _records(self, position: int, field: Field) -> Array:
+        return self._ring.records.column(position, field.dtype, list(field.shape))
+
+    def _column(
+        self,
+        name: str,
+        field: Field,
+        read: Callable[[Any, Any], Array],
+        write: Callable[[Any, Any, Any], None] | None = None,
+    ) -> StepColumn:
+        return StepColumn(name, (self.num_rows, self.num_envs, *field.shape), field.dtype, read, write)
 
     def _steps_before(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many steps before the next one rows were stored."""
         return (self.next_row - 1 - rows) % self.num_rows + 1
 
     def _read_records(self, column: Array, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
-        before = self._steps_before(rows)
-        steps = self._ring.num_reserved // self.num_envs - before
-        values: Array = column[steps * self.num_envs % self._ring.capacity + envs]
-        values[before > self.num_stored] = 0
+        values: Array = column[self._slots(rows, envs)]
+        values[self._steps_before(rows) > self.num_stored] = 0
         return values
+
+    def _write_records(self, column: Array, rows: NDArray[np.int64], envs: NDArray[np.int64], values: Array) -> None:
+        self._refuse_without_step(rows, envs)
+        column[self._slots(rows, envs)] = values
+
+    def _slots(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> NDArray[np.int64]:
+        steps = self._ring.num_reserved // self.num_envs - self._steps_before(rows)
+        return steps * self.num_envs % self._ring.capacity + envs
 
     def _read_frames(self, position: int, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
         field = tuple(self.schema.values())[position]
@@ -174,12 +193,26 @@ class FrameTable(Steps, NativeFrameTable):
         return super().write(row, obs, next_obs, action, reward, done, infos)
 
     def _refuse(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> None:
+        self._refuse_without_step(rows, envs)
+        super()._refuse(rows, envs)
+
+    def _refuse_without_step(self, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> None:
         is_stored = self._steps_before(np.arange(self.num_rows)) <= self.num_stored
         stored = np.broadcast_to(is_stored[:, None], (self.num_rows, self.num_envs))
         without = np.flatnonzero(~stored[rows, envs])  # or NumPy's own error
         if len(without):
             raise IndexError(f"row {rows[without[0]]}: holds no step, of {self.num_stored} in {self.num_rows} rows")
-        super()._refuse(rows, envs)
+
+    def taken(self, column: Any, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
+        """Return what a column has at rows and environments."""
+        values: Array = column[rows, envs]
+        return values
+
+    def kept(self, rows: Array) -> Callable[[], None]:
+        """Return what puts rows back as they are now, of those with a step what can be assigned."""
+        stored = rows[self._steps_before(rows % self.num_rows) <= self.num_stored]
+        numbers = [getattr(self, name) for name in COLUMNS[2:]]
+        return partial(overwrite_rows, [(column, stored, column[stored]) for column in numbers])
 
     def arrays(self) -> list[Array]:
         """Return nothing: what is read is a copy."""

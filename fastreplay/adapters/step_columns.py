@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
     from fastreplay.adapters.columns import Array
 
+    Index = NDArray[np.int64]
+
 __all__ = ["StepColumn", "StepColumns"]
 
 
 class StepColumn:
-    """One column (num_rows, num_envs, *shape) of a table of steps, as an array that only can be read.
+    """One column (num_rows, num_envs, *shape) of a table of steps, to be indexed as an array.
 
     Args:
         name: What it is called.
         shape: Of the column.
         dtype: Of its rows.
         read: Returns the rows (n, *shape) at (n,) int64 rows and environments, those that hold nothing as zeros.
+        write: Overwrites rows there by (n, *shape); None where that cannot be.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class StepColumn:
         name: str,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        read: Callable[[NDArray[np.int64], NDArray[np.int64]], Array],
+        read: Callable[[Index, Index], Array],
+        write: Callable[[Index, Index, Array], None] | None = None,
     ) -> None:
         self.name = name
         self.shape = shape
         self.dtype = dtype
         self._read = read
+        self._write = write
 
     @property
     def ndim(self) -> int:
@@ -58,16 +63,39 @@ class StepColumn:
         Raises:
             IndexError: Out of range, or another index.
         """
+        rows, envs, rest, is_view = self._placed(index)
+        values = self._rows_at(rows, envs)
+        values.flags.writeable = not is_view and rows.ndim > 0
+        return values[rest]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Overwrite rows that hold a step, all or none.
+
+        Args:
+            index: As in `__getitem__`.
+            value: What NumPy casts and broadcasts to what lies there.
+
+        Raises:
+            ValueError: The column is put together from frames, or the value has another shape.
+            IndexError: A row holds no step, or as `__getitem__`.
+        """
+        if self._write is None:
+            refuse_assignment(self.name)
+        rows, envs, rest, _ = self._placed(index)
+        values = self._rows_at(rows, envs)
+        values[rest] = value
+        self._write(rows.reshape(-1), envs.reshape(-1), values.reshape(-1, *self.shape[2:]))
+
+    def _placed(self, index: Any) -> tuple[Index, Index, tuple[Any, ...], bool]:
+        """Return the rows and environments of an index, that of what lies there, and whether a view is asked for."""
         lead, rest = _split(index if isinstance(index, tuple) else (index,))
         all_rows = np.broadcast_to(np.arange(self.shape[0])[:, None], self.shape[:2])
         all_envs = np.broadcast_to(np.arange(self.shape[1]), self.shape[:2])
         rows, envs = np.asarray(all_rows[lead]), np.asarray(all_envs[lead])
-        values = self._read(rows.reshape(-1), envs.reshape(-1)).reshape(*rows.shape, *self.shape[2:])
-        values.flags.writeable = not np.may_share_memory(rows, all_rows) and rows.ndim > 0
-        return values[(slice(None),) * rows.ndim + rest]
+        return rows, envs, (slice(None),) * rows.ndim + rest, np.may_share_memory(rows, all_rows)
 
-    def __setitem__(self, index: Any, value: Any) -> None:
-        refuse_assignment(self.name)
+    def _rows_at(self, rows: Index, envs: Index) -> Array:
+        return self._read(rows.reshape(-1), envs.reshape(-1)).reshape((*rows.shape, *self.shape[2:]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -87,7 +115,7 @@ class StepColumns(Columns):
         refuse_assignment("the observation's parts")
 
 
-def refuse_assignment(name: str) -> None:
+def refuse_assignment(name: str) -> NoReturn:
     """Refuse to assign to a column.
 
     Raises:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay import _core
 from fastreplay.adapters.columns import Columns, flat_columns, overwrite_all
 from fastreplay.adapters.native_step_table import NativeStepTable
 from fastreplay.batch.form import Form
@@ -17,7 +19,7 @@ from fastreplay.support.memory_limit import new_records
 from fastreplay.support.saving import Saved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import torch
     from numpy.typing import NDArray
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from fastreplay.adapters.columns import Array, Observation
     from fastreplay.batch.block import HostBlock
 
-__all__ = ["COLUMNS", "NSteps", "StepField", "StepTable", "Steps", "fields_of_step", "schemas"]
+__all__ = ["COLUMNS", "NSteps", "StepField", "StepTable", "Steps", "fields_of_step", "overwrite_rows", "schemas"]
 
 # The arrays of Stable-Baselines3's buffers.
 COLUMNS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -214,6 +216,14 @@ class Steps(NativeStepTable):
         """Return what is pickled in place of a table, in little memory."""
         raise NotImplementedError
 
+    def taken(self, column: Any, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
+        """Return what one of the columns has, (B, ...), at (B,) rows and environments that hold a step."""
+        raise NotImplementedError
+
+    def kept(self, rows: Array) -> Callable[[], None]:
+        """Return what puts rows back as they are now, but for what cannot be assigned."""
+        raise NotImplementedError
+
     def apart(self, value: Any) -> Any:
         """Return a copy of an array that lies in the table; of a dict, one with such copies; else what was given."""
         if isinstance(value, dict):
@@ -303,9 +313,23 @@ class StepTable(Steps):
         """Return the live views, those of the observation's parts among them."""
         return flat_columns(self.columns())
 
+    def taken(self, column: Array, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
+        """Return what a column has at rows and environments."""
+        return _core.take_rows(column.reshape(-1, *column.shape[2:]), rows * self.num_envs + envs)
+
+    def kept(self, rows: Array) -> Callable[[], None]:
+        """Return what puts rows back as they are now."""
+        return partial(overwrite_rows, [(view, rows, view[rows]) for view in self.arrays()])
+
     def save(self) -> Saved:
         """Return what is pickled in place of a table, in little memory."""
         return Saved(_table_to_fill, self._arguments, self.arrays())
+
+
+def overwrite_rows(assignments: Iterable[tuple[Any, Array, Array]]) -> None:
+    """Copy values into rows of columns, (column, rows, values) each."""
+    for column, rows, values in assignments:
+        column[rows] = values
 
 
 def fields_of_step(parts: list[StepField], action: StepField) -> list[StepField]:

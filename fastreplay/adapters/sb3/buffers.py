@@ -66,7 +66,8 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
             there are no `next_observations` with `optimize_memory_usage`. An array that is assigned is copied in;
             one of another shape or dtype is refused with a ValueError. With `dedupe` this and the following are no
             arrays, but put together where they are indexed, by rows and environments: what that gives is a copy,
-            `np.array` makes one of all, and to assign is refused with a ValueError.
+            `np.array` makes one of all, and to assign is refused with a ValueError; but rows of the following that
+            hold a step may be, by index.
         actions: The same, (rows, n_envs, action_dim); float64 is stored as float32.
         rewards, dones, timeouts: The same, (rows, n_envs) float32.
         pos, full: The cursor. They may be set; with `dedupe`, to the beginning, as `reset` does.
@@ -155,14 +156,11 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     @contextmanager
     def _kept_on_error(self, *rows: int) -> Iterator[None]:
         """Put rows back that SB3 had written when something was refused: it stores field after field."""
-        views = self._table.arrays()
-        places = np.array(rows) % self._table.num_rows
-        kept = [view[places] for view in views]
+        put_back = self._table.kept(np.array(rows) % self._table.num_rows)
         try:
             yield
         except BaseException:
-            for view, values in zip(views, kept, strict=True):
-                view[places] = values
+            put_back()
             raise
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
     from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.frame_table import Dedupe
     from fastreplay.adapters.random_integers import Rng
 
 __all__ = ["HerReplayBuffer"]
@@ -55,6 +56,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         goal_selection_strategy: "future", "final" or "episode".
         copy_info_dict: Whether infos are stored, and passed to `compute_reward`.
         rng: As in `ReplayBuffer`.
+        dedupe: As in `DictReplayBuffer`.
 
     Attributes:
         ep_start: (rows, n_envs) int64, the first row of each transition's episode.
@@ -87,6 +89,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         copy_info_dict: bool = False,
         *,
         rng: Rng = "numpy",
+        dedupe: Dedupe = False,
     ) -> None:
         if isinstance(goal_selection_strategy, str):
             goal_selection_strategy = KEY_TO_GOAL_STRATEGY[goal_selection_strategy.lower()]
@@ -104,6 +107,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             optimize_memory_usage,
             handle_timeout_termination,
             rng=rng,
+            dedupe=dedupe,
         )
         self.env = env
         self.copy_info_dict = copy_info_dict
@@ -151,6 +155,13 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         for first, end in edges.reshape(-1, 2):
             self._valid.fill(int(first), int(end - first), 1, True)
 
+    def reset(self) -> None:
+        """Forget everything; SB3's own class keeps its episodes, which without `dedupe` are those of the rows still."""
+        super().reset()
+        if self.dedupe is not False:
+            self._current_ep_start[...] = 0
+            self._new_episodes((self.buffer_size, self.n_envs))
+
     def add(  # type: ignore[override]
         self,
         obs: dict[str, Array],
@@ -185,11 +196,8 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
             ends = [env for env in range(self.n_envs) if done[env]]
         except Exception:
             # SB3 looks at it when the step is stored: what it refuses in that comes first.
-            cursor = pos, self.full
-            with self._kept_on_error(pos):
-                DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
-                self.pos, self.full = cursor
-                raise
+            DictReplayBuffer.add(self._with_one_row(), obs, next_obs, action, reward, done, infos)
+            raise
         DictReplayBuffer.add(self, obs, next_obs, action, reward, done, infos)
         # Nothing is refused from here on.
         lengths = self._lengths[pos].tolist()
@@ -297,8 +305,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         else:
             raise ValueError(f"goal_selection_strategy: not supported: {self.goal_selection_strategy!r}")
         achieved = self.next_observations["achieved_goal"]
-        at = (steps + starts) % self.buffer_size * self.n_envs + env_indices
-        return _core.take_rows(achieved.reshape(-1, *achieved.shape[2:]), at)
+        return self._table.taken(achieved, (steps + starts) % self.buffer_size, env_indices)
 
     def _draw_between(self, low: Array | int, high: Array) -> Array:
         """Draw one integer from each [low, high), (B,) int64."""

@@ -34,7 +34,7 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         **kwargs: As in `ReplayBuffer`.
 
     Raises:
-        NotImplementedError: `optimize_memory_usage` or `dedupe`.
+        NotImplementedError: `optimize_memory_usage`.
         ValueError, TypeError: As `ReplayBuffer`.
 
     Thread safety:
@@ -50,8 +50,6 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         super()._check(optimize_memory_usage, handle_timeout_termination)
         if optimize_memory_usage:
             raise NotImplementedError("optimize_memory_usage: NStepReplayBuffer has none")
-        if self.dedupe is not False:
-            raise NotImplementedError("dedupe: NStepReplayBuffer has none")
 
     def _get_samples(self, batch_inds: Array, env: VecNormalize | None = None) -> ReplayBufferSamples:
         rows = self._native_rows(batch_inds)

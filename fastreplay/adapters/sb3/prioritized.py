@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
     from fastreplay.adapters.columns import Array
+    from fastreplay.adapters.frame_table import Dedupe
     from fastreplay.buffer.priorities import PriorityUpdate
 
 __all__ = ["PrioritizedReplayBuffer", "PrioritizedReplayBufferSamples"]
@@ -65,11 +66,12 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
         beta: Exponent of the weights: a number, or a function of the share of training that remains. By default it
             goes from 0.4 to 1.
         eps: Added to every priority.
+        dedupe: As in `ReplayBuffer`.
 
     Raises:
         NotImplementedError: `optimize_memory_usage`.
         TypeError: A Dict space, a dtype that torch lacks, or an argument of the wrong type.
-        ValueError: A space with a side of length 0, or an argument out of its range.
+        ValueError: A space with a side of length 0, an argument out of its range, or observations that are no stacks.
 
     Thread safety:
         None, as SB3's: one thread at a time. Where `pos` or `full` are set from outside, priorities start anew.
@@ -90,6 +92,7 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
         alpha: float = 0.6,
         beta: float | Schedule = _TO_ONE,
         eps: float = 1e-6,
+        dedupe: Dedupe = False,
     ) -> None:
         rule = Priorities(alpha=alpha, beta=beta if not callable(beta) else 0.4, eps=eps)
         checked_count("n_steps", n_steps)
@@ -98,6 +101,7 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
             *(optimize_memory_usage, handle_timeout_termination),
             n_steps=n_steps,
             gamma=gamma,
+            dedupe=dedupe,
         )
         self.beta = beta
         self._slots = self._new_slots(rule)
@@ -118,16 +122,17 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
         seed = int(np.random.randint(2**63 - 1))  # noqa: NPY002 - follows np.random.seed
         return PrioritizedSlots(self.buffer_size * self.n_envs, rule, seed)
 
-    def _follow(self) -> None:
-        num_rows = self.buffer_size if self.full else self.pos
-        self._slots.follow(self.pos * self.n_envs, num_rows * self.n_envs)
+    def _follow(self, pos: int, full: bool) -> None:
+        num_rows = self.buffer_size if full else pos
+        self._slots.follow(pos * self.n_envs, num_rows * self.n_envs)
 
     def add(
         self, obs: Any, next_obs: Any, action: Array, reward: Array, done: Array, infos: list[dict[str, Any]]
     ) -> None:
         """Store one step of all environments, with the largest priority so far; else as `ReplayBuffer.add`."""
-        self._follow()
+        cursor = self.pos, self.full
         super().add(obs, next_obs, action, reward, done, infos)
+        self._follow(*cursor)  # of what is refused no priorities are lost
         self._slots.fill(self.n_envs)
 
     def beta_at(self, progress_remaining: float) -> float:
@@ -158,7 +163,7 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
         Thread safety:
             None.
         """
-        self._follow()
+        self._follow(self.pos, self.full)
         draw = self._slots.sample(batch_size, self.beta_at(1.0) if beta is None else beta)
         try:
             rows, envs = np.divmod(draw.slots, self.n_envs)
