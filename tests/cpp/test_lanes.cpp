@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -301,6 +302,81 @@ void test_saved_links_come_back(const RoundTrip& trip, std::uint64_t seed) {
     const std::size_t num_rows = 1 + random.below(2);
     after.insert(random_lanes(random, kLanes, num_rows), random_ends(random, num_rows, 8));
   }
+}
+
+struct States {
+  explicit States(Lanes& lanes) : states(lanes.num_lanes()), ends(lanes.num_lanes()) {
+    lanes.save_states(states, ends);
+  }
+
+  [[nodiscard]] bool operator==(const States&) const = default;
+
+  std::vector<std::uint8_t> states;
+  std::vector<Ticket> ends;
+};
+
+// Lanes go on as they stood, whatever of them is in the ring: before a trajectory, in one, after an end, and where
+// nobody knows what came last; one that somebody was in begins anew.
+void test_saved_states_come_back() {
+  using fastreplay::SavedLink;
+  constexpr std::uint8_t kBeginning = 0, kMidway = 1, kEnd = 2, kBroken = 3;
+  Streams before{plain_shape(), 6, 6};
+  const auto insert = [](Streams& streams, std::int64_t lane, bool is_end) {
+    streams.insert(std::vector<std::int64_t>{lane}, {is_end});
+  };
+  for (const std::int64_t lane : {5, 4, 3}) insert(before, lane, lane == 4);  // that leave the ring
+  insert(before, 0, false);
+  before.cut(0);
+  insert(before, 1, false);
+  insert(before, 2, true);
+  for (int i = 0; i < 3; ++i) insert(before, 1, false);
+  before.cut(5);
+  States saved{before.lanes};
+  CHECK((saved.states == std::vector<std::uint8_t>{kBeginning, kMidway, kEnd, kMidway, kEnd, kBeginning}));
+  CHECK((saved.ends == std::vector<Ticket>{4, 9, 6, 3, 2, 1}));
+  {
+    const std::vector<std::int64_t> held{2};
+    const Entered entered{before.lanes, held};
+    CHECK_EQ(States{before.lanes}.states[2], Lanes::kNobodyKnows);
+  }
+
+  const fastreplay::Window window = before.ring.window();
+  const Saved links = save(before, window.first, window.end);
+  const auto restored = [&](const States& states) {
+    auto after = std::make_unique<Streams>(plain_shape(), 6, 6);
+    put_back(before, *after, window.first, window.end);
+    CHECK(after->lanes.restore(links.first, links.lanes, links.links));
+    const States anew{after->lanes};
+    for (const auto& [few_states, few_ends] : {std::pair{std::span{states.states}.first(5), std::span{states.ends}},
+                                               std::pair{std::span{states.states}, std::span{states.ends}.first(5)}}) {
+      CHECK(!after->lanes.restore_states(few_states, few_ends));
+    }
+    std::vector<std::uint8_t> none = states.states;
+    none.back() = Lanes::kNobodyKnows + 1;
+    CHECK(!after->lanes.restore_states(none, states.ends));
+    CHECK(States{after->lanes} == anew);  // what was refused has changed nothing
+    CHECK(after->lanes.restore_states(states.states, states.ends));
+    return after;
+  };
+  const std::unique_ptr<Streams> after = restored(saved);
+  CHECK((States{after->lanes}.states ==
+         std::vector<std::uint8_t>{kBeginning, kMidway, kEnd, kBroken, kEnd, kBeginning}));  // lane 3's newest is lost
+  for (std::int64_t lane = 0; lane < 6; ++lane) insert(*after, lane, false);
+  const Saved next = save(*after, 9, 15);
+  const auto is = [&](std::size_t lane, SavedLink::Bits bits) {
+    CHECK_EQ(next.links[lane] & SavedLink::kBefore, bits);
+  };
+  for (const std::size_t lane : {0, 2, 4, 5}) is(lane, SavedLink::kBegins);
+  is(1, SavedLink::kContinues);
+  is(3, SavedLink::kUnknown);
+
+  // Of what nobody knew, or of after the links were saved, a lane keeps what its links say; one without is broken.
+  saved.states[2] = Lanes::kNobodyKnows;
+  saved.states[5] = Lanes::kNobodyKnows;
+  saved.ends[4] = 10;
+  const std::unique_ptr<Streams> unknown = restored(saved);
+  CHECK((States{unknown->lanes}.states ==
+         std::vector<std::uint8_t>{kBeginning, kMidway, kEnd, kBroken, kBroken, kBroken}));
 }
 
 // A transition whose predecessor had left the ring begins nothing, and is not said to.
@@ -763,6 +839,7 @@ int main() {
   test_lanes_have_one_owner();
   test_owners_follow_each_other();
   test_ends_are_noted();
+  test_saved_states_come_back();
   test_what_was_lost_is_no_beginning();
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     for (const std::size_t capacity : {24, 9, 50}) {

@@ -184,6 +184,35 @@ void lap_words_wrap() {
   }
 }
 
+// As of a pickle: the bytes lie there before anybody is told, over the seam and from any lap on.
+void records_that_lie_there_are_published() {
+  for (const Ticket start : {Ticket{0}, Ticket{5}, Ticket{29}, Ticket{1} << 40}) {
+    Ring from{layout(), 8};
+    from.start_at(start);
+    rows::insert(from, start, 8);
+    Ring ring{layout(), 8};
+    ring.start_at(start);
+    std::memcpy(ring.records().at(0), from.records().at(0), 8 * ring.records().layout().stride());
+    ring.restore(5);
+    const auto are_there = [&](Ticket first, Ticket end) {
+      const Window window = ring.window();
+      CHECK(window.first == first && window.end == end && window.committed == end);
+      CHECK(are_published(ring, blind(window), first, end) && !ring.is_published(end, window));
+      CHECK(holds(ring, first, end));
+      CHECK_EQ(ring.num_inserted(), end - first);
+      CHECK_EQ(ring.num_overwritten(), 0U);
+    };
+    are_there(start, start + 5);
+    ring.begin_here();  // with what comes next: what is there is none of it, and stays
+    are_there(start + 5, start + 5);
+    CHECK(holds(ring, start, start + 5));
+    ring.restore(3);
+    are_there(start + 5, start + 8);
+    rows::insert(ring, start + 8, 4);
+    are_there(start + 5, start + 12);
+  }
+}
+
 // A slot that no ticket has used yet must not pass for published, whatever the lap.
 void restored_slots_are_not_published() {
   for (const Ticket lap : {Ticket{1}, Ticket{7}, (Ticket{1} << 31) - 1, Ticket{1} << 31}) {
@@ -387,6 +416,7 @@ int main() {
   windows_count();
   restored_rings_go_on();
   lap_words_wrap();
+  records_that_lie_there_are_published();
   restored_slots_are_not_published();
   refused();
   for (const std::size_t capacity : {1, 2, 3, 7, 64}) {
