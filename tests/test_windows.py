@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -112,6 +116,56 @@ def test_nothing_complete_says_what_is_missing_and_changes_nothing() -> None:
         next(loader)
     with pytest.raises(ValueError, match="incomplete: expected no 'redraw' in epochs"):
         in_order(buffer, fr.Sequence(4, incomplete="redraw"))
+
+
+SEARCHED = fr.NStep(300_000, 1.0, reward=(), incomplete="redraw")  # of as many transitions: one row is complete
+
+
+@pytest.fixture
+def searched() -> Any:
+    fields = {"number": ((), "int64"), "done": ((), "bool")}
+    buffer = NativeBuffer(300_000, fields, lanes=1, ends=["done"], output="numpy", seed=0)
+    buffer.extend(np.arange(300_000), np.zeros(300_000, bool))
+    return buffer
+
+
+class SignalError(Exception):
+    pass
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Any:
+    def interrupt(*_: Any) -> None:
+        raise SignalError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    began = time.monotonic()
+    try:
+        with pytest.raises(SignalError):
+            yield
+        assert time.monotonic() - began < seconds + 2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_one_row_of_very_many_is_found_in_one_pass(searched: Any) -> None:
+    began = time.monotonic()
+    assert searched.sample(1, follow=SEARCHED).number.tolist() == [0]
+    assert time.monotonic() - began < 5  # a walk from each of them would take minutes
+
+
+@pytest.mark.parametrize("batch_size", [10_000, 100_000])  # with the GIL, and without
+def test_a_long_search_is_given_up_at_a_signal(searched: Any, batch_size: int) -> None:
+    with interrupted_after(0.2):
+        searched.sample(batch_size, follow=SEARCHED)
+    out = searched.sample(4, follow=SEARCHED)
+    before = out.number.copy()
+    with interrupted_after(0.2), searched.loader(batch_size, follow=SEARCHED) as loader:
+        next(loader)
+    np.testing.assert_array_equal(out.number, before)
+    assert searched.sample(1, follow=SEARCHED).number.tolist() == [0]
 
 
 def test_n_steps_are_drawn_again_where_they_would_be_fewer() -> None:

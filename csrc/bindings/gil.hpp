@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: MIT
-// When work is long enough to be done without the GIL, and how.
+// When work is long enough to be done without the GIL, and how; and how a long search hears of signals.
 #pragma once
 
 #include <Python.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#else
+#include <pthread.h>
+#endif
 
+#include <chrono>
 #include <cstddef>
 
 namespace fastreplay {
@@ -26,5 +33,50 @@ auto without_gil(std::size_t num_bytes, Call call) {
   PyEval_RestoreThread(state);
   return result;
 }
+
+// Whether signals come to this thread. No other gets handlers to run; and one that asked for the GIL while the
+// interpreter exits would be unwound in the midst of its call.
+inline bool is_main_thread() noexcept {
+#if defined(__linux__)
+  return syscall(SYS_gettid) == getpid();
+#else
+  return pthread_main_np() != 0;
+#endif
+}
+
+// Runs a call that asks has_raised() now and then, where it holds no lock, and is given up if it is so.
+class HearingSignals {
+ public:
+  // As without_gil(). Afterwards, where has_raised(), an exception is set.
+  template <class Call>
+  auto run(std::size_t num_bytes, Call call) {
+    if (num_bytes < kReleaseReadBytes) return call();
+    state_ = PyEval_SaveThread();
+    auto result = call();
+    PyEval_RestoreThread(state_);
+    return result;
+  }
+
+  [[nodiscard]] bool has_raised() const noexcept { return has_raised_; }
+
+  // Lets handlers run, if it is time. Returns whether one raised an exception.
+  [[nodiscard]] bool hear() noexcept {
+    const auto now = Clock::now();
+    if (has_raised_ || now < next_ || !is_main_thread()) return has_raised_;
+    if (state_ != nullptr) PyEval_RestoreThread(state_);
+    has_raised_ = PyErr_CheckSignals() != 0;
+    if (state_ != nullptr) state_ = PyEval_SaveThread();
+    next_ = Clock::now() + kPeriod;
+    return has_raised_;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kPeriod{50};
+
+  PyThreadState* state_ = nullptr;
+  Clock::time_point next_ = Clock::now() + kPeriod;
+  bool has_raised_ = false;
+};
 
 }  // namespace fastreplay

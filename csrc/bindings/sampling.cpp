@@ -49,11 +49,16 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
   std::optional<Block> unseen;
   if (follow.is_staged()) unseen.emplace(block.layout().parts(), block.batch_size());
   const Block& filled = unseen ? *unseen : block;
-  return without_gil(block.layout().num_bytes() + block.batch_size() * num_steps, [&] {
-    const std::size_t num_rows = sampler.sample(follow.ring(), filled, beta, &follow.following());
-    if (unseen && num_rows > 0) std::memcpy(block.data(), filled.data(), block.layout().num_bytes());
-    return num_rows;
+  HearingSignals signals;
+  GivingUp giving_up{[](void* heard) noexcept { return static_cast<HearingSignals*>(heard)->hear(); }, &signals};
+  const Following following{follow.following().lanes, rule, &giving_up};
+  const std::size_t num_rows = signals.run(block.layout().num_bytes() + block.batch_size() * num_steps, [&] {
+    const std::size_t num_filled = sampler.sample(follow.ring(), filled, beta, &following);
+    if (unseen && num_filled > 0) std::memcpy(block.data(), filled.data(), block.layout().num_bytes());
+    return num_filled;
   });
+  if (signals.has_raised()) throw py::error_already_set{};
+  return num_rows;
 }
 
 std::size_t sample_uniformly_following_into(Sampler& sampler, const FollowRule& follow, const Block& block) {

@@ -24,23 +24,25 @@ namespace fastreplay {
 class Suitable {
  public:
   Suitable() = default;  // all
-  // `follow` has bool suits_all(), and bool suits(ticket, window) as to what can be drawn from. It outlives this.
+  // `follow` has bool suits_all(), bool suits(ticket, window) as to what can be drawn from, and num_steps() of a row.
+  // It outlives this.
   template <class Follow>
   explicit Suitable(const Follow& follow) noexcept
       : follow_{follow.suits_all() ? nullptr : &follow},
         suits_{[](const void* asked, Ticket ticket, const Window& window) {
           return static_cast<const Follow*>(asked)->suits(ticket, window);
-        }} {}
+        }},
+        num_steps_{follow.num_steps()} {}
 
   [[nodiscard]] bool are_all() const noexcept { return follow_ == nullptr; }
   [[nodiscard]] bool has(Ticket ticket, const Window& window) const noexcept {
     return are_all() || suits_(follow_, ticket, window);
   }
 
-  // After so many attempts they are counted: where some do not suit, after as many as there are transitions, which take
-  // as long as counting them does.
+  // After so many attempts they are counted: where some do not suit, after as many as have as many steps as there are
+  // transitions, which take as long as counting them does.
   [[nodiscard]] std::uint64_t max_attempts(const Window& window) const noexcept {
-    return are_all() ? kMaxAttempts : std::max(kMaxAttempts, window.reserved());
+    return are_all() ? kMaxAttempts : std::max(kMaxAttempts, window.reserved() / num_steps_);
   }
 
  private:
@@ -48,6 +50,7 @@ class Suitable {
 
   const void* follow_ = nullptr;
   bool (*suits_)(const void*, Ticket, const Window&) = nullptr;
+  std::size_t num_steps_ = 1;
 };
 
 // One of the window's published tickets in proportion to mass(ticket), to 53 bits; its end where none has a mass. In

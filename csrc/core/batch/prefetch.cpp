@@ -37,7 +37,9 @@ Prefetcher::Oldest Prefetcher::await(std::chrono::nanoseconds patience) {
   auto lock = locked();
   if (!is_decided() && patience > std::chrono::nanoseconds{0}) {
     Job* job = oldest();
-    if (job != nullptr && job->state == State::kPushed) {
+    // A search for complete rows may take long, and is the thread's: consumers come back to hear of signals.
+    const bool may_search = following_ != nullptr && following_->rule.is_redrawn;
+    if (job != nullptr && job->state == State::kPushed && !may_search) {
       lock = fill(*job, std::move(lock));
       done_.notify_all();
     } else {
@@ -92,6 +94,11 @@ void Prefetcher::stop() noexcept {
   });
 }
 
+bool Prefetcher::is_stopped() const noexcept {
+  const auto lock = locked();
+  return is_stopped_;
+}
+
 int Prefetcher::error() const {
   const auto lock = locked();
   return error_;
@@ -137,7 +144,10 @@ std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mu
   }
   job.state = State::kBeingFilled;
   lock.unlock();
-  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call, following_);
+  GivingUp giving_up{[](void* self) noexcept { return static_cast<Prefetcher*>(self)->is_stopped(); }, this};
+  std::optional<Following> following;
+  if (following_ != nullptr) following.emplace(Following{following_->lanes, following_->rule, &giving_up});
+  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call, following ? &*following : nullptr);
   const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;
   lock = locked();
   job.state = is_drawn && error == 0 ? State::kFilled : State::kPushed;

@@ -64,8 +64,8 @@ class Prefetcher {
     std::size_t num_rows = 0;  // that were filled
   };
 
-  // Waits until the oldest block is filled, or says why it cannot be. Fills it if the thread has not begun to, else
-  // waits for `patience` at most; without patience it does neither.
+  // Waits until the oldest block is filled, or says why it cannot be. Fills it if the thread has not begun to, and no
+  // row has to be complete, else waits for `patience` at most; without patience it does neither.
   [[nodiscard]] Oldest await(std::chrono::nanoseconds patience);
 
   // The call of the oldest block, if there is one and it had something to draw from.
@@ -78,8 +78,8 @@ class Prefetcher {
   // Lets the block for which the ring was empty be filled again, with the same call number.
   void retry();
 
-  // Ends the thread: after the blocks that it and consumers are filling, and before the next. Nothing is written to
-  // any block from then on.
+  // Ends the thread: after the blocks that it and consumers are filling, but a long search for rows that are complete
+  // is given up; and before the next. Nothing is written to any block from then on.
   void stop() noexcept;
 
   // What send() returned, after kFailed.
@@ -99,6 +99,7 @@ class Prefetcher {
   [[nodiscard]] Job* next_to_fill() noexcept;
   [[nodiscard]] std::unique_lock<std::mutex> fill(Job& job, std::unique_lock<std::mutex> lock) noexcept;
   [[nodiscard]] Job* oldest() noexcept;
+  [[nodiscard]] bool is_stopped() const noexcept;
   [[nodiscard]] std::unique_lock<std::mutex> locked() const;
   [[nodiscard]] std::unique_lock<std::mutex> wait_for_news(std::unique_lock<std::mutex> lock) const;
   void tell_news() noexcept;

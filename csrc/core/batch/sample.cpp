@@ -52,6 +52,7 @@ struct Alone {
   [[nodiscard]] Ticket rank(std::size_t row) const noexcept { return block.tickets()[row] + 1; }
   [[nodiscard]] static bool suits(Ticket /*ticket*/, const Window& /*window*/) noexcept { return true; }
   [[nodiscard]] static bool suits_all() noexcept { return true; }
+  [[nodiscard]] static std::size_t num_steps() noexcept { return 1; }
 };
 
 // The same by as many threads as it is worth. Each has a fence of its own between its copies and its word to this one
@@ -72,17 +73,20 @@ Ticket copy_chunk(const Follow& follow, std::size_t first_row, std::size_t num_r
 }
 
 // Replaces the rows of the chunk that were overwritten while they were copied, or that do not suit, by fresh draws from
-// everything (taking a neighbour instead would bias). Counts them. Returns false where nothing suits.
+// everything (taking a neighbour instead would bias). Counts them. Returns false where nothing suits, or it is given
+// up.
 template <class Draw, class Follow>
 bool redraw(const Ring& ring, Draw& draw, const Follow& follow, std::size_t first_row, std::size_t num_rows,
-            Ticket oldest_whole, std::size_t& num_redrawn) noexcept {
+            Ticket oldest_whole, std::size_t& num_redrawn, GivingUp* giving_up) noexcept {
   const Suitable suitable{follow};
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
     if (follow.rank(row) > oldest_whole) continue;
     ++num_redrawn;
     std::uint64_t attempt = kRedraws;
     do {
+      const std::uint64_t before = attempt;
       if (!draw.again(row, attempt, suitable)) return false;
+      if (giving_up != nullptr && giving_up->is_due((attempt - before) * follow.num_steps())) return false;
     } while (follow.copy(row, 1) <= ring.oldest_whole());
   }
   return true;
@@ -93,7 +97,7 @@ bool redraw(const Ring& ring, Draw& draw, const Follow& follow, std::size_t firs
 // writer only where every row of the ring is being written. But it returns false where nothing suits.
 template <class Draw, class Follow>
 bool sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& block, std::size_t batch_size,
-            std::size_t& num_redraws) noexcept {
+            std::size_t& num_redraws, GivingUp* giving_up = nullptr) noexcept {
   const Shares shares{block};
   std::size_t chunk_rows = shares.chunk_rows();
   for (std::size_t row = 0; row < batch_size;) {
@@ -103,7 +107,7 @@ bool sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& blo
     const Ticket oldest_whole = ring.oldest_whole();
     if (least <= oldest_whole) {
       std::size_t redrawn = 0;
-      if (!redraw(ring, draw, follow, row, num_rows, oldest_whole, redrawn)) return false;
+      if (!redraw(ring, draw, follow, row, num_rows, oldest_whole, redrawn, giving_up)) return false;
       num_redraws += redrawn;
       // Writers lap us within a chunk: check more often.
       if (2 * redrawn > num_rows) chunk_rows = std::max<std::size_t>(1, chunk_rows / 2);
@@ -119,7 +123,7 @@ bool sample(Ring& ring, Draw& draw, const Following* following, const Block& blo
             std::size_t& num_redraws) noexcept {
   if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size, num_redraws);
   const Windows windows{ring, following->lanes, following->rule, block, batch_size};
-  return sample(ring, draw, windows, block, batch_size, num_redraws);
+  return sample(ring, draw, windows, block, batch_size, num_redraws, following->giving_up);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ namespace fastreplay {
 struct Following {
   const Lanes& lanes;  // of the ring
   const WindowRule& rule;
+  GivingUp* giving_up = nullptr;  // asked where rows are drawn again that are not complete
 };
 
 // A generator for draws, and counts of them. Several threads may share one sampler: a call number is all they take
@@ -64,7 +65,7 @@ class Sampler {
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
   // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where
-  // rows are drawn again that are not complete, and none is. Such rows are not drawn in epochs.
+  // rows are drawn again that are not complete, and none is, or it is given up. Such rows are not drawn in epochs.
   [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0,
                                    const Following* following = nullptr) noexcept;
 

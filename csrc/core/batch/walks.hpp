@@ -50,6 +50,17 @@ class Ways {
   std::size_t most_before_;
 };
 
+// What is known of the surroundings of one transition in one window, from which those of the next in its lane follow by
+// a step: who asks for one transition after the other looks at each link once or twice, however far windows reach.
+struct Trail {
+  Ticket ticket = 0;
+  std::uint64_t num_before = 0;  // steps that are there, or as many as were looked for
+  Ticket ahead = 0;              // the last of the steps after it, as far as was looked for
+  std::uint32_t num_ahead = 0;
+  bool begins = false;  // whether all steps before it, which are less than were looked for, are those of its trajectory
+  bool is_known = false;  // else nothing is
+};
+
 // Goes from rows to what surrounds them, many rows at once, so that none waits for memory: what a step needs is asked
 // for when the one before is taken; where there are many steps, some before, as if transitions of a lane were equally
 // far apart. `Ahead` asks for what is to be copied: on_way(slot) of a record that a step may come to, at_last(slot) of
@@ -103,12 +114,29 @@ class Walks {
     }
   }
 
-  // Whether the way of a published ticket is.
-  [[nodiscard]] bool is_complete(Ticket ticket) const noexcept {
-    const Steps later = go_alone<Later>(ticket);
-    if (later.num_steps < most_after_ && !is_end(links_.after(later.at))) return false;
-    const Steps earlier = go_alone<Earlier>(ticket);
-    return earlier.num_steps == most_before_ || links_.before(earlier.at.slot) == Before::kFirst;
+  // Whether the way of a published ticket is. The trail is of its lane and this window, or not known; and then of the
+  // ticket, unless what it would be made of is overwritten, where the answer is no.
+  [[nodiscard]] bool is_complete(Ticket ticket, Trail& trail) const noexcept {
+    const Place at = begin(ticket);
+    const Gap gap = links_.before(at.slot);
+    Ticket oldest = ticket;
+    Steps later{.at = at, .ticket = ticket};
+    if (trail.is_known && is_gap(gap) && trail.ticket + gap == ticket) {
+      ++trail.num_before;
+      if (trail.num_ahead > 0)
+        later = {.at = begin(trail.ahead), .ticket = trail.ahead, .num_steps = trail.num_ahead - 1};
+    } else {
+      const Steps earlier = go_on<Earlier>({.at = at, .ticket = ticket});
+      oldest = earlier.ticket;
+      trail = {.num_before = earlier.num_steps, .begins = links_.before(earlier.at.slot) == Before::kFirst};
+    }
+    later = go_on<Later>(later);
+    const bool is_end_there = later.num_steps == most_after_ || is_end(links_.after(later.at));
+    trail.ticket = ticket;
+    trail.ahead = later.ticket;
+    trail.num_ahead = later.num_steps;
+    trail.is_known = oldest >= ring_.oldest_whole();
+    return trail.is_known && is_end_there && (trail.num_before >= most_before_ || trail.begins);
   }
 
  private:
@@ -194,8 +222,7 @@ class Walks {
   }
 
   template <class Direction>
-  [[nodiscard]] Steps go_alone(Ticket ticket) const noexcept {
-    Steps steps{.at = begin(ticket), .ticket = ticket};
+  [[nodiscard]] Steps go_on(Steps steps) const noexcept {
     for (look_ahead<Direction>(steps); steps.gap != 0; look_ahead<Direction>(steps)) {
       const Place next = Direction::place(*this, steps);
       if (!Direction::holds(*this, steps, next)) break;

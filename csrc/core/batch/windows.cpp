@@ -2,6 +2,7 @@
 #include "batch/windows.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "batch/gather.hpp"
@@ -269,7 +270,23 @@ void Windows::fill(std::byte* part, std::size_t step_bytes, std::size_t row, std
 
 bool Windows::suits(Ticket ticket, const Window& window) const noexcept {
   const Ahead ahead{*this};
-  return suits_all() || Walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead}.is_complete(ticket);
+  return suits_all() || Walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead}.is_complete(
+                            ticket, trail(ticket, window));
+}
+
+// That of the ticket's lane, in this window.
+Trail& Windows::trail(Ticket ticket, const Window& window) const noexcept {
+  const std::size_t num_lanes = lanes_.num_lanes();
+  const bool is_same = trails_.window.first == window.first && trails_.window.end == window.end;
+  if (!trails_.of_lanes) {
+    trails_.of_lanes.reset(new (std::nothrow) Trail[num_lanes]);
+  } else if (!is_same) {
+    std::fill_n(trails_.of_lanes.get(), num_lanes, Trail{});
+  }
+  trails_.window = window;
+  trails_.none = {};
+  const std::uint32_t lane = lanes_.links().lane(ring_.slot(ticket));
+  return trails_.of_lanes && lane < num_lanes ? trails_.of_lanes[lane] : trails_.none;
 }
 
 }  // namespace fastreplay

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -66,6 +67,31 @@ struct WindowRule {
 // Whether a block of such records has the parts that the rule makes, and no others to be made.
 [[nodiscard]] bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout& layout) noexcept;
 
+// Whether a search that may take long is to be given up: asked now and then, by the thread that searches, which holds
+// no lock then. From then on it is.
+class GivingUp {
+ public:
+  using Ask = bool (*)(void* context) noexcept;
+
+  GivingUp(Ask ask, void* context) noexcept : ask_{ask}, context_{context} {}
+
+  // After so many steps of the search.
+  [[nodiscard]] bool is_due(std::size_t num_steps) noexcept {
+    num_steps_ += num_steps;
+    if (num_steps_ < kSteps) return is_given_up_;
+    num_steps_ = 0;
+    return is_given_up_ = is_given_up_ || ask_(context_);
+  }
+
+ private:
+  static constexpr std::size_t kSteps = 65536;  // a millisecond's
+
+  Ask ask_;
+  void* context_;
+  std::size_t num_steps_ = 0;
+  bool is_given_up_ = false;
+};
+
 // The rows of one minibatch that surround drawn tickets. Fewer steps than the rule says are there where the trajectory
 // begins or ends, or is cut; or where its next transition has not come yet, or one before has left the ring.
 class Windows {
@@ -88,13 +114,23 @@ class Windows {
 
   // Whether a row of this published ticket would not be drawn again, if the window is what can be drawn from.
   [[nodiscard]] bool suits(Ticket ticket, const Window& window) const noexcept;
+  // By the caller's thread alone, to which it is cheap to ask for one ticket after the other.
   [[nodiscard]] bool suits_all() const noexcept { return !rule_.is_redrawn; }
+  // Of a row.
+  [[nodiscard]] std::size_t num_steps() const noexcept { return std::size_t{rule_.most_before} + rule_.most_after + 1; }
 
  private:
   struct Ahead;
   class Line;
+  // What suits() knows of each lane; nothing where there is no memory.
+  struct Trails {
+    std::unique_ptr<Trail[]> of_lanes;
+    Trail none;
+    Window window{};
+  };
   using Place = Lanes::Links::Place;
 
+  [[nodiscard]] Trail& trail(Ticket ticket, const Window& window) const noexcept;
   template <class Walking>
   void copy_together(const Walking& walks, std::size_t first_row, std::span<const Place> begins) const noexcept;
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
@@ -114,6 +150,7 @@ class Windows {
   Extent at_end_;    // of the last step
   Extent on_way_;    // of any step
   std::size_t rows_together_;
+  mutable Trails trails_;
 };
 
 }  // namespace fastreplay
