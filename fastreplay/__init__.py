@@ -22,7 +22,7 @@ from fastreplay.buffer.n_step import NStep
 from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
-from fastreplay.buffer.state import SamplerStats, Stats
+from fastreplay.buffer.state import SamplerStats, Stats, TrajectoryStats
 from fastreplay.buffer.windows import Sequence, Window
 from fastreplay.buffer.workers import worker_init_fn
 from fastreplay.info import BackendInfo, backend_info
@@ -51,6 +51,7 @@ __all__ = [
     "Sequence",
     "SoftUpdate",
     "Stats",
+    "TrajectoryStats",
     "Uniform",
     "Window",
     "backend_info",

@@ -112,6 +112,12 @@ INSIDE: dict[str, dict[str, Any]] = {
 }
 
 FOLLOW: dict[str, dict[str, Any]] = {
+    "fr.ReplayBuffer.trajectory_stats": {
+        "follow: no rule": (TypeError, lambda s: Call(s.b.trajectory_stats, 3)),
+        "follow: no such field": (ValueError, lambda s: Call(s.b.trajectory_stats, fr.Window({"state": range(2)}))),
+        "no lanes": (ValueError, lambda s: Call(s.alone.trajectory_stats)),
+        "follow: no lanes": (ValueError, lambda s: Call(s.alone.trajectory_stats, fr.Sequence(2))),
+    },
     "fr.ReplayBuffer.sample": {
         "follow: no rule": (TypeError, sampled(3)),
         "follow: no such field": (ValueError, sampled(fr.NStep(2, 0.9, reward="return"))),

@@ -235,6 +235,13 @@ def stats(actor: Actor) -> None:
     assert 0 <= before["overwritten"] <= before["inserted"]
 
 
+def trajectory_stats(actor: Actor) -> None:
+    told = actor.world.streams.trajectory_stats(fr.NStep(4, 1.0, reward=("number", "ones")))
+    assert told["transitions"] >= told["complete"]
+    assert told["transitions"] >= told["trajectories"] >= told["without_beginning"]
+    assert told["longest"] <= told["transitions"]
+
+
 def update_priorities(actor: Actor) -> None:
     weighed = actor.world.weighed
     ids = actor.rng.integers(1, WRITER, size=int(actor.rng.integers(1, 9)))
@@ -349,6 +356,7 @@ BUFFER: dict[str, Action] = {
     "rng_state": rng_state,
     "view": view,
     "stats": stats,
+    "trajectory_stats": trajectory_stats,
     "clear": clear,
     "cut": cut,
     "lanes": lambda actor: _equal((actor.world.streams.lanes, actor.buffer.lanes), (2 * THREADS, None)),

@@ -111,6 +111,19 @@ class Oracle:
         has_begun = min(steps) == -before or steps[min(steps)] in self.first_of
         return steps, has_begun and (max(steps) == after or steps[max(steps)] in self.closed)
 
+    def trajectory_stats(self, before: int, after: int) -> dict[str, int]:
+        """Count one by one what there is."""
+        tickets = range(self.first, len(self.rows))
+        followed = {later for each, later in self.successor.items() if each >= self.first}
+        begins = [t for t in tickets if t not in followed]
+        return {
+            "transitions": len(tickets),
+            "trajectories": len(begins),
+            "longest": max([len(self.around(t, 0, len(self.rows))[0]) for t in begins], default=0),
+            "without_beginning": sum(t not in self.first_of for t in begins),
+            "complete": sum(self.around(t, before, after)[1] for t in tickets),
+        }
+
     @property
     def first(self) -> int:
         return max(self.base, len(self.rows) - self.capacity)
@@ -337,7 +350,9 @@ class Streams(RuleBasedStateMachine):
     def sample_sequences(self, follow: fr.Sequence, *, ahead: bool) -> None:
         tickets = range(self.oracle.first, len(self.oracle.rows))
         reach = follow.burn_in * follow.stride, (follow.length - 1) * follow.stride
-        if follow.incomplete == "redraw" and not any(self.oracle.around(t, *reach)[1] for t in tickets):
+        expected = self.oracle.trajectory_stats(*reach)
+        assert self.buffer.trajectory_stats(follow) == expected
+        if follow.incomplete == "redraw" and not expected["complete"]:
             with pytest.raises(ValueError, match="no window of"):
                 next(iter(self.drawn(follow, ahead=False)))
             return

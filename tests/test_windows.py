@@ -118,6 +118,60 @@ def test_nothing_complete_says_what_is_missing_and_changes_nothing() -> None:
         in_order(buffer, fr.Sequence(4, incomplete="redraw"))
 
 
+def test_what_is_complete_is_told_beforehand() -> None:
+    buffer = filled([31, 20, 7], capacity=50)
+    stats = buffer.trajectory_stats()
+    assert stats == {"transitions": 50, "trajectories": 3, "longest": 23, "without_beginning": 1, "complete": 50}
+    assert buffer.trajectory_stats(fr.Sequence(80))["complete"] == 23 + 20  # these have no more
+    assert buffer.trajectory_stats(fr.Sequence(3, burn_in=4))["complete"] == 19 + 20 + 5
+    assert buffer.trajectory_stats(fr.NStep(4, 0.9))["complete"] == 23 + 20 + 4
+    assert buffer.trajectory_stats(fr.Window({"step": [-25, 0]}))["complete"] == 20 + 7
+    buffer.cut()
+    assert buffer.trajectory_stats(fr.Sequence(80))["complete"] == 50
+    buffer.clear()
+    nothing = dict.fromkeys(stats, 0)
+    assert buffer.trajectory_stats() == buffer.trajectory_stats(fr.Sequence(2)) == nothing
+    with pytest.raises(ValueError, match="trajectory_stats: the buffer was made without lanes"):
+        NativeBuffer(10, FIELDS).trajectory_stats()
+    with pytest.raises(TypeError, match="follow: expected NStep, Sequence, Window or None, got 3"):
+        buffer.trajectory_stats(3)
+    for pages in (255, 256, 257, 1000):  # links are looked at some hundred at a time
+        large = filled([pages], capacity=2000)
+        assert large.trajectory_stats(fr.NStep(2, 1.0))["complete"] == pages - 1
+
+
+def test_what_is_complete_is_told_beside_writers() -> None:
+    """Of episodes of five steps: never more than is there, nor steps of several episodes for one."""
+    buffer = filled([], capacity=600, timeout=30)
+    lanes = NativeBuffer(600, FIELDS, lanes=3, output="numpy", timeout=30)
+    stop = threading.Event()
+
+    def write(lane: int) -> None:
+        step = np.arange(35)
+        while not stop.is_set():
+            lanes.extend(step=step, reward=step, terminated=step % 5 == 4, state=np.zeros((35, 2)), lanes=lane)
+
+    writers = [threading.Thread(target=write, args=(lane,)) for lane in range(3)]
+    for writer in writers:
+        writer.start()
+    try:
+        while len(lanes) < 600:
+            pass
+        for _ in range(300):
+            for follow, most_open in ((fr.NStep(5, 1.0), 0), (fr.Sequence(1, burn_in=4), 3)):
+                told = lanes.trajectory_stats(follow)
+                assert told["transitions"] <= 600
+                assert told["longest"] <= 5
+                assert told["without_beginning"] <= 3
+                assert told["trajectories"] * 5 >= told["transitions"]
+                assert told["transitions"] - 4 * 3 - 4 * most_open <= told["complete"] <= told["transitions"]
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert len(buffer) == 0
+
+
 SEARCHED = fr.NStep(300_000, 1.0, reward=(), incomplete="redraw")  # of as many transitions: one row is complete
 
 

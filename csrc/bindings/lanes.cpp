@@ -7,8 +7,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -16,6 +18,8 @@
 
 #include "capsule.hpp"
 #include "follow.hpp"
+#include "gil.hpp"
+#include "lanes/trajectories.hpp"
 #include "module.hpp"
 #include "priority/priorities.hpp"
 #include "rows.hpp"
@@ -89,6 +93,26 @@ std::pair<LaneStates, LaneTickets> save_states(Lanes& lanes) {
 bool restore_states(Lanes& lanes, const LaneStates& states, const LaneTickets& ends) {
   return lanes.restore_states({states.data(), static_cast<std::size_t>(states.size())},
                               {ends.data(), static_cast<std::size_t>(ends.size())});
+}
+
+using Counts = std::array<std::uint64_t, 5>;  // transitions, trajectories, the longest, the lost, what is complete
+
+Counts counts_of(const Lanes& lanes, const WindowReach& reach) {
+  const auto counted = without_gil(lanes.links().num_bytes(), [&]() noexcept -> std::optional<TrajectoryCounts> {
+    try {
+      return count_trajectories(lanes.ring(), lanes, reach);
+    } catch (const std::bad_alloc&) {
+      return std::nullopt;
+    }
+  });
+  if (!counted) throw std::bad_alloc{};
+  return {counted->num_transitions, counted->num_trajectories, counted->longest, counted->num_lost,
+          counted->num_complete};
+}
+
+Counts counts_around(const FollowRule& follow) {
+  const auto& [lanes, rule, giving_up] = follow.following();
+  return counts_of(lanes, {.before = rule.most_before, .after = rule.most_after});
 }
 
 using FieldOfNumbers = std::pair<std::size_t, bool>;  // (field, is it double)
@@ -180,6 +204,7 @@ void bind_lanes(py::module_& m) {
       .def_property_readonly("num_bytes", &Lanes::num_bytes)
       .def_property("skips_resets", &Lanes::skips_resets, &Lanes::skip_resets)
       .def("cut", &cut_lanes, py::arg("lane"))
+      .def("count", [](const Lanes& lanes) { return counts_of(lanes, {}); })
       .def("save", &save_links, py::arg("first"), py::arg("count"))
       .def("save_states", &save_states)
       .def("restore_states", &restore_states, py::arg("states").noconvert(), py::arg("ends").noconvert())
@@ -195,7 +220,7 @@ void bind_lanes(py::module_& m) {
            py::arg("is_redrawn"), py::arg("is_time_major"), py::arg("ways_part"), py::arg("taken"), py::arg("said"),
            py::arg("sums").none(true), py::keep_alive<1, 2>())
       .def_property_readonly("num_steps", &FollowRule::num_steps)
-      .def("longest", [](const FollowRule& follow) { return follow.following().lanes.longest(); })
+      .def("count", &counts_around)
       .def("staged", &FollowRule::staged, py::keep_alive<0, 1>());
 
   m.def("begin_in_child", &begin_in_child, py::arg("ring"), py::arg("priorities").none(true),

@@ -84,6 +84,11 @@ class RingSampler:
             raise
         return delivery.give(block)
 
+    def count(self) -> list[int]:
+        """Return what there is of trajectories, and windows that are complete, where something surrounds rows."""
+        assert isinstance(self._from, _core.Follow)
+        return self._from.count()
+
     @property
     def form(self) -> Form:
         """What its minibatches are made of."""
@@ -142,10 +147,10 @@ class RingSampler:
     def describe_nothing(self, batch_size: int) -> str:  # noqa: ARG002 - for draws of a whole batch
         """Say why there is nothing to draw from."""
         if isinstance(self._from, _core.Follow) and len(self._ring):
-            count, longest = self._from.longest()
+            count, _, longest, *_ = self._from.count()
             return (
                 f"sample: no window of {self._from.num_steps} steps is complete among what can be drawn; of {count:,} "
-                f"transitions the longest trajectory has {longest:,}"
+                f"transitions the longest trajectory has {longest:,} (trajectory_stats() tells it beforehand)"
             )
         reserved = self._ring.num_reserved  # first, so that none counts that came after the window
         first, end = self._ring.window()

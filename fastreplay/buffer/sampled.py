@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.waits import Waits
     from fastreplay.buffer.follow import Follow
     from fastreplay.buffer.replay_buffer import ReplayBuffer
+    from fastreplay.buffer.state import TrajectoryStats
     from fastreplay.gpu.device import Device
     from fastreplay.support.checks import Seed
     from fastreplay.support.living import Living
@@ -110,6 +111,41 @@ class Sampled(Sampling[ArrayT], Pickled[ArrayT]):
             return super().loader(batch_size, depth=depth, steps=steps, follow=follow)
         sampler = self.sampler(draw=Epochs(shuffle=shuffle, drop_last=drop_last), follow=follow)
         return sampler.loader(batch_size, depth=depth, steps=steps)
+
+    def trajectory_stats(self, follow: Follow | None = None) -> TrajectoryStats:
+        """Count what there is of trajectories, and what a rule with `incomplete="redraw"` could draw of them.
+
+        It looks at what lies beside each transition, 16 bytes, once: some milliseconds for a million.
+
+        Args:
+            follow: The rule whose windows are counted (`NStep`, `Sequence`, `Window`), whatever its `incomplete`; None
+                for single transitions, all of which are complete.
+
+        Returns:
+            The counts; `complete` is 0 where `sample` would raise a ValueError, as no window is complete.
+
+        Raises:
+            TypeError: `follow` is no such rule.
+            ValueError: The buffer has no lanes, or not the fields.
+
+        Thread safety:
+            May be called from any thread, while others insert, and waits for none. It counts what was there when it was
+            called and is still there when it returns: never more than can be drawn then.
+        """
+        if follow is not None:
+            counts = self._following(follow).count()
+        elif self._lanes is not None:
+            counts = self._lanes.core.count()
+        else:
+            raise ValueError("trajectory_stats: the buffer was made without lanes, and knows no trajectories")
+        transitions, trajectories, longest, without_beginning, complete = counts
+        return {
+            "transitions": transitions,
+            "trajectories": trajectories,
+            "longest": longest,
+            "without_beginning": without_beginning,
+            "complete": complete,
+        }
 
     def _new_delivery(self, form: Form) -> Delivery:
         """Make a delivery of what the host gathers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-__all__ = ["SamplerStats", "Stats"]
+__all__ = ["SamplerStats", "Stats", "TrajectoryStats"]
 
 
 class SamplerStats(TypedDict):
@@ -15,6 +15,16 @@ class SamplerStats(TypedDict):
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
     without_mass: int  # minibatches drawn uniformly because no transition had a priority above zero
     left_out: int  # rows whose turn in an epoch came when they were overwritten or cleared
+
+
+class TrajectoryStats(TypedDict):
+    """What there is of trajectories in a buffer with lanes, at one moment."""
+
+    transitions: int  # that can be drawn
+    trajectories: int  # of which something is there
+    longest: int  # transitions of one of them
+    without_beginning: int  # trajectories whose first transition is not there: it left the buffer, or is not known
+    complete: int  # transitions of which all that a rule gives is there, or their trajectory has no more
 
 
 class Stats(TypedDict):

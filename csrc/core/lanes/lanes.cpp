@@ -164,23 +164,6 @@ void Lanes::leave_out(std::size_t lane, std::span<const Rows> fields, std::size_
   }
 }
 
-std::pair<std::size_t, std::size_t> Lanes::longest() const {
-  std::vector<std::size_t> lengths(lanes_.size());  // of the latest trajectory of each lane
-  std::size_t count = 0;
-  std::size_t longest = 0;
-  const Window window = ring_.window();
-  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
-    const std::size_t slot = ring_.slot(ticket);
-    if (!ring_.is_published(ticket, window) || links_.lane(slot) >= lengths.size()) continue;
-    std::size_t& length = lengths[links_.lane(slot)];
-    const Gap before = links_.before(slot);
-    length = is_gap(before) && before <= ticket - window.first ? length + 1 : 1;
-    longest = std::max(longest, length);
-    ++count;
-  }
-  return {count, longest};
-}
-
 Ticket Lanes::save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::uint8_t> links) const noexcept {
   for (std::size_t i = 0; i < lanes.size(); ++i) {
     const Ticket ticket = first + i;

@@ -85,9 +85,6 @@ class Lanes {
     std::span<const Rows> fields_;
   };
 
-  // How many transitions there are, and how many the longest trajectory has of them. Throws std::bad_alloc.
-  [[nodiscard]] std::pair<std::size_t, std::size_t> longest() const;
-
   // Reads how tickets first, first + 1, ... are linked, all published, while others insert. Returns the oldest of which
   // that is known.
   [[nodiscard]] Ticket save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::uint8_t> links) const noexcept;
