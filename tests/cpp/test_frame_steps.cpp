@@ -10,6 +10,9 @@
 
 #include "check.hpp"
 #include "lanes/frame_steps.hpp"
+#if defined(FASTREPLAY_STOP_POINTS)
+#include "yields.hpp"
+#endif
 
 using fastreplay::Block;
 using fastreplay::FrameSteps;

@@ -14,6 +14,7 @@ RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
 FRAMES, LINKS, LANES = "lanes/frames.cpp", "lanes/links.hpp", "lanes/lanes.cpp"
+FRAME_STEPS, STEPS = "lanes/frame_steps.cpp", "steps/step_table.cpp"
 WALKS, WINDOWS, DISCOUNTED = "batch/walks.hpp", "batch/windows.cpp", "batch/discounted_sums.cpp"
 PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
 
@@ -519,5 +520,27 @@ MUTANTS = (
         "  if (num_bytes < bytes_before) ring_.records().drop_beside(slot, num_bytes, bytes_before);\n",
         "",
         test="frames",
+    ),
+    # Steps that have frames in common, whose rows move through the slots.
+    Mutant(
+        "a row without a step can be read",
+        FRAME_STEPS,
+        "    is_stored &= before <= num_stored_;\n",
+        "",
+        test="frame_steps",
+    ),
+    Mutant(
+        "after the newest step comes what its slot is followed by",
+        FRAME_STEPS,
+        "follow_newest_by(claim.slot(), slot_before(num_rows()));",
+        "follow_newest_by(claim.slot(), next_slot_);",
+        test="frame_steps",
+    ),
+    Mutant(
+        "steps go on into rows that have none",
+        STEPS,
+        "    if (!is_in_row(slot, stop_)) continue;\n",
+        "    if (k < num_steps) continue;\n",
+        test="frame_steps",
     ),
 )

@@ -39,6 +39,7 @@ SOURCES = (
     "batch/sample.cpp",
     "batch/trajectory_draw.cpp",
     "batch/windows.cpp",
+    "lanes/frame_steps.cpp",
     "lanes/frames.cpp",
     "lanes/lanes.cpp",
     "priority/mass.cpp",
@@ -46,6 +47,7 @@ SOURCES = (
     "priority/priorities.cpp",
     "priority/sums.cpp",
     "ring/ring.cpp",
+    "steps/step_table.cpp",
     "storage/record_layout.cpp",
     "storage/records.cpp",
     "storage/region.cpp",
@@ -70,11 +72,20 @@ STANDARD = ROOT / "tests" / "cpp" / "standard.hpp"
 STRESS_ROWS = "2000000"
 LANE_WINDOWS = "500000"
 FRAME_ROWS = "200000"
-IMPATIENT = {"stress": ("1000", "3"), "history": (), "frames": (), "lanes": (), "priorities": (), "uniform": ()}
+IMPATIENT = {
+    "stress": ("1000", "3"),
+    "history": (),
+    "frames": (),
+    "frame_steps": (),
+    "lanes": (),
+    "priorities": (),
+    "uniform": (),
+}
 # What a test program prints when it notices.
 NOTICED = {
     "stress": re.compile(r"^(capacity .*): wrong rows: (.*)$", re.MULTILINE),
     "history": re.compile(r"^(capacity .*): (.*)$", re.MULTILINE),
+    "frame_steps": re.compile(r"(test_frame_steps\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "frames": re.compile(r"(test_frames\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "lanes": re.compile(r"(test_lanes\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
