@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from dedupe_support import IMAGES as STACKS
+from dedupe_support import Stream as Frames
+from gymnasium import spaces
+from sb3_support import assert_same
 
 from fastreplay.cleanrl import PrioritizedBatch, PrioritizedReplayBuffer
 
@@ -210,3 +215,66 @@ def test_the_draws_follow_numpys_seed() -> None:
         np.random.seed(seed)  # noqa: NPY002 - what the draws follow
         drawn.append(made(count=100).sample(16).indices)
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def with_stacks(num_steps: int, frames: int, seed: int = 0) -> list[tuple[Any, ...]]:
+    """Draw steps of which observations are stacks of four frames, or of two of two channels."""
+    steps = Frames(STACKS, spaces.Discrete(4), 1, frames, seed=seed)
+    steps.chance = 0.1
+    drawn = [steps.draw() for _ in range(num_steps)]
+    return [(obs, action, reward, next_obs, done) for obs, next_obs, action, reward, done, _ in drawn]
+
+
+@pytest.mark.parametrize("n_step", [1, 2, 3, 7])
+@pytest.mark.parametrize("dedupe", [True, 4, 2])
+def test_with_dedupe_minibatches_are_the_same(n_step: int, dedupe: Any) -> None:
+    pair = []
+    for options in ({}, {"dedupe": dedupe}):
+        np.random.seed(3)  # noqa: NPY002 - what the draws follow
+        pair.append(PrioritizedReplayBuffer(30, STACKS.shape, "cpu", n_step, GAMMA, **options))
+    for number, step in enumerate(with_stacks(120, 2 if dedupe == 2 else 4, seed=n_step)):
+        for buffer in pair:
+            buffer.add(*step)
+        if not pair[0].size:
+            continue
+        assert_same(*(tuple(buffer.sample(8)) for buffer in pair))
+        rows, errors = np.arange(pair[0].size)[::3], np.random.default_rng(number).random(10)
+        for buffer in pair:
+            buffer.update_priorities(rows, errors[: len(rows)])
+        if number == 60:
+            pair = [pair[0], pickle.loads(pickle.dumps(pair[1]))]
+    plain, deduped = pair
+    assert (plain.pos, plain.size, plain.max_priority) == (deduped.pos, deduped.size, deduped.max_priority)
+    for name in ("buffer_actions", "buffer_rewards", "buffer_dones"):
+        assert_same(getattr(plain, name), getattr(deduped, name))
+    for name in ("buffer_obs", "buffer_next_obs"):
+        with pytest.raises(ValueError, match=f"{name}: with dedupe observations are put together"):
+            getattr(deduped, name)
+
+
+@pytest.mark.parametrize(("n_step", "dedupe", "num_frames"), [(1, 4, 1), (3, 4, 2), (3, True, 4), (1, True, 4)])
+def test_with_dedupe_frames_are_stored_once(n_step: int, dedupe: Any, num_frames: int) -> None:
+    """Of a trajectory without end: by the bytes of the ring, and of what lies beside it."""
+    buffer = PrioritizedReplayBuffer(1000, STACKS.shape, "cpu", n_step, GAMMA, dedupe=dedupe)
+    steps = Frames(STACKS, spaces.Discrete(4), 1)
+    steps.chance = 0
+    for _ in range(1200):
+        obs, next_obs, action, reward, done, _ = steps.draw()
+        buffer.add(obs, action, reward, next_obs, done)
+    frame_bytes, places = 30, 8 * 8
+    assert buffer._shared is not None
+    taken = buffer._shared._pairs.stats()["bytes"] / 1000
+    assert taken < num_frames * frame_bytes + places + 60  # what links, padding and spare slots take
+
+
+def test_what_dedupe_refuses() -> None:
+    made: Any = partial(PrioritizedReplayBuffer, 30, STACKS.shape, "cpu", 3, GAMMA)
+    np.random.seed(3)  # noqa: NPY002 - which a refusal leaves alone
+    before = np.random.get_state()[2]  # type: ignore[index]  # noqa: NPY002
+    with pytest.raises(ValueError, match=r"dedupe: expected a first axis of 3 frames, and obs_shape is \(4, 6, 5\)"):
+        made(dedupe=3)
+    with pytest.raises(ValueError, match="dedupe: expected at least 1, got 0"):
+        made(dedupe=0)
+    with pytest.raises(TypeError, match="dedupe: expected an integer, got str 'next'"):
+        made(dedupe="next")
+    assert np.random.get_state()[2] == before  # type: ignore[index]  # noqa: NPY002

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay.adapters.shared_frames import SharedFrames
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.support.checks import checked_addresses, checked_count, checked_number
@@ -62,6 +63,10 @@ class PrioritizedReplayBuffer:
         alpha: Exponent of the priorities.
         beta: Exponent of the weights; may be set at any time.
         eps: Added to every priority.
+        dedupe: True stores observations once: that after a transition is the one from which the transition n_step
+            later starts, and costs nothing there. A number of frames instead stores each frame once, where
+            observations are stacks of so many along their first axis: for `n_step=1` altogether, for more both among
+            the observations and among the next ones. Minibatches are the same; observations have no views.
 
     Attributes:
         beta, gamma: As given; may be set.
@@ -69,7 +74,7 @@ class PrioritizedReplayBuffer:
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range, or observations are no stacks of so many frames.
         MemoryError: The buffer would not fit into this machine's memory.
 
     Thread safety:
@@ -98,6 +103,8 @@ class PrioritizedReplayBuffer:
         alpha: float = 0.6,
         beta: float = 0.4,
         eps: float = 1e-6,
+        *,
+        dedupe: bool | int = False,
     ) -> None:
         self.device = device
         self._n_step = checked_count("n_step", n_step)
@@ -108,6 +115,10 @@ class PrioritizedReplayBuffer:
         # Numbers in arrays of one, as the script's minibatches have them: to reshape a tensor takes as long as a draw.
         fields: dict[str, Any] = {"obs": observation, "action": ((1,), "int64"), "reward": (1,)}
         fields |= {"next_obs": observation, "done": ((1,), "bool")}
+        self._shared: SharedFrames | None = None
+        if dedupe is not False:  # apart from what is drawn, whose draws are those without
+            self._shared = SharedFrames(capacity, tuple(obs_shape), device, self._n_step, dedupe)
+            del fields["obs"], fields["next_obs"]
         self._buffer = ReplayBuffer(capacity, fields, seed=0, device=device, priorities=self._rule)
         # Seeded last: a refusal leaves NumPy's generator alone.
         seed = int(np.random.randint(2**63 - 1))  # noqa: NPY002 - follows np.random.seed
@@ -163,13 +174,26 @@ class PrioritizedReplayBuffer:
 
     @property
     def buffer_obs(self) -> Array:
-        """Live view (capacity, *obs_shape) uint8."""
-        return self._buffer.view("obs")
+        """Live view (capacity, *obs_shape) uint8.
+
+        Raises:
+            ValueError: With `dedupe`.
+        """
+        return self._view_of("obs")
 
     @property
     def buffer_next_obs(self) -> Array:
-        """Live view (capacity, *obs_shape) uint8."""
-        return self._buffer.view("next_obs")
+        """Live view (capacity, *obs_shape) uint8.
+
+        Raises:
+            ValueError: With `dedupe`.
+        """
+        return self._view_of("next_obs")
+
+    def _view_of(self, name: str) -> Array:
+        if self._shared is not None:
+            raise ValueError(f"buffer_{name}: with dedupe observations are put together where they are sampled")
+        return self._buffer.view(name)
 
     @property
     def buffer_actions(self) -> Array:
@@ -220,7 +244,11 @@ class PrioritizedReplayBuffer:
         first, is_done = steps[0], last_obs is not None
         self._action[0], self._reward[0], self._done[0] = first.action, total, is_done
         next_obs = after if last_obs is None else last_obs
-        self._buffer.add(first.obs, self._action, self._reward, next_obs, self._done)
+        if self._shared is None:
+            self._buffer.add(first.obs, self._action, self._reward, next_obs, self._done)
+        else:
+            self._shared.add(first.obs, next_obs)
+            self._buffer.add(self._action, self._reward, self._done)
         self._num_added += 1
         self._steps = [] if is_done else steps
 
@@ -258,8 +286,12 @@ class PrioritizedReplayBuffer:
             None.
         """
         batch = self._buffer.sample(batch_size, beta=self.beta)
-        obs, action, reward, next_obs, done = batch
         slots, weights = self._buffer._slots_of(batch), batch.weight.view(-1, 1)
+        if self._shared is None:
+            obs, action, reward, next_obs, done = batch
+        else:
+            action, reward, done = batch
+            obs, next_obs = self._shared.at(slots)
         return PrioritizedBatch(obs, action, reward, next_obs, done, slots, weights)
 
     def update_priorities(self, indices: ArrayLike, priorities: ArrayLike) -> None:
