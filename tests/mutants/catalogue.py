@@ -414,8 +414,8 @@ MUTANTS = (
     Mutant(
         "what is missing at the end is what came first",
         WINDOWS,
-        ": ways_[row].last_slot;",
-        ": ways_[row].first_slot;",
+        ": ways_[first_row + i].last_slot;",
+        ": ways_[first_row + i].first_slot;",
         test="lanes",
     ),
     Mutant("a lane has two owners", LANES, "        found == owner) {", "        found != 0) {", test="lanes"),
