@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 JOBS ?= 2
+SHARE ?= 1
 
 # What is compiled; the Python files are used where they lie.
 NATIVE := $(shell find csrc fastreplay bench/native -name '*.[ch]pp' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.cu' -o -name '*.h' \
@@ -46,7 +47,7 @@ why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 10 m
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)
-	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants  # what waits for the network beside what compiles
+	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants SHARE=4  # what waits for the network beside what compiles
 	$(MAKE) --jobs=2 benchtest typecheck lint pytest
 
 # One after another: they install into one environment.
@@ -64,8 +65,8 @@ pytest: $(VENV)/.built $(VENV)/.test
 benchtest: $(VENV)/.built $(VENV)/.test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest bench/test_*.py
 
-mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice
-	$(VENV)/bin/python tests/mutants/run.py
+mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice (SHARE=4: every fourth)
+	$(VENV)/bin/python tests/mutants/run.py --share $(SHARE)
 
 lint: $(VENV)/.lint ## Check style: ruff, clang-format
 	$(VENV)/bin/ruff check .
@@ -89,7 +90,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=200000 FASTREPLAY_FRAME_ROWS=20000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=50000 FASTREPLAY_FRAME_ROWS=4000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests

@@ -327,7 +327,7 @@ def test_large_windows_by_several_threads() -> None:
         for threads in (1, 4):
             fr.set_num_threads(threads)
             sampler = buffer.sampler(seed=3, follow=fr.Sequence(65, burn_in=10))
-            drawn[threads] = sampler.sample(300)
+            drawn[threads] = sampler.sample(50)
         for batch in drawn.values():
             np.testing.assert_array_equal(batch.x[..., 5, 7], batch.number % 251)
             there = batch.ticket[:, None] + 2 * (np.arange(75) - 10)

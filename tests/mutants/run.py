@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Shows that the concurrency tests can fail: builds each mutant of the core and demands that its test notices.
 
-    python tests/mutants/run.py [--build FOLDER] [--compiler CXX] [NAME ...]
+    python tests/mutants/run.py [--build FOLDER] [--compiler CXX] [--share N] [NAME ...]
 
-NAME picks the mutants whose name contains it. A mutant counts as caught only when the test program itself
+NAME picks the mutants whose name contains it; --share takes every N-th of them, beginning elsewhere with each
+commit, so that N commits have them all. A mutant counts as caught only when the test program itself
 says what is wrong; a crash, a hang or an error of the compiler does not count. The core as it is must pass
 in the same setting.
 """
@@ -144,6 +145,15 @@ def patched(mutant: Mutant) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
+def num_commits() -> int:
+    """How many commits there are up to this one; 0 where that is not known."""
+    count = ("git", "-C", str(ROOT), "rev-list", "--count", "HEAD")
+    try:
+        return int(subprocess.run(count, capture_output=True, text=True, check=True).stdout)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+
+
 def identifier(name: str) -> str:
     return re.sub(r"\W+", "_", name)
 
@@ -198,11 +208,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name contains it")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "mutants", help="folder for what is built")
     parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
+    parser.add_argument("--share", type=int, default=1, metavar="N", help="only every N-th, others with each commit")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if not arguments.names or any(n in mutant.name for n in arguments.names)]
+    texts = [patched(mutant) for mutant in chosen]  # all of the list first: it costs nothing
+    taken = slice(num_commits() % arguments.share, None, arguments.share)
+    chosen, texts = chosen[taken], texts[taken]
     if not chosen:
         parser.error(f"no mutant has one of {arguments.names} in its name")
-    texts = [patched(mutant) for mutant in chosen]  # all of the list first: it costs nothing
     builder = Builder(arguments.compiler, arguments.build)
     tests = sorted({mutant.test for mutant in chosen})
 
