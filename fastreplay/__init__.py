@@ -23,8 +23,11 @@ from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
 from fastreplay.buffer.state import SamplerStats, Stats, TrajectoryStats
+from fastreplay.buffer.verify import Checkpoint, describe, verify
 from fastreplay.buffer.windows import Sequence, Window
 from fastreplay.buffer.workers import worker_init_fn
+from fastreplay.checkpoint.save import Saved
+from fastreplay.checkpoint.save_handle import SaveHandle
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.threads import get_num_threads, set_num_threads
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendInfo",
+    "Checkpoint",
     "Epochs",
     "Field",
     "Loader",
@@ -47,6 +51,8 @@ __all__ = [
     "RngState",
     "Sampler",
     "SamplerStats",
+    "SaveHandle",
+    "Saved",
     "Schema",
     "Sequence",
     "SoftUpdate",
@@ -55,10 +61,12 @@ __all__ = [
     "Uniform",
     "Window",
     "backend_info",
+    "describe",
     "get_num_threads",
     "hard_update_",
     "set_num_threads",
     "soft_update_",
+    "verify",
     "worker_init_fn",
 ]
 __version__ = "0.1.0"

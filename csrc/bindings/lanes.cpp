@@ -211,6 +211,7 @@ void bind_lanes(py::module_& m) {
       .def("restore", &restore_links, py::arg("first"), py::arg("lanes").noconvert(), py::arg("links").noconvert())
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
+  m.attr("LINK_UNKNOWN") = static_cast<int>(SavedLink::kUnknown | SavedLink::kAnother);
   m.attr("STEPS_THERE") = static_cast<int>(Saying::kReal);
   m.attr("STEPS_TRAINED") = static_cast<int>(Saying::kTrained);
   m.attr("STEPS_FIRST") = static_cast<int>(Saying::kFirst);

@@ -112,6 +112,7 @@ void bind_ring(py::module_& m) {
       .def("start_at", &Ring::start_at, py::arg("ticket"))
       .def("restore", &restore_rows, py::arg("num_rows"))
       .def("begin_here", &Ring::begin_here)
+      .def("count", &Ring::count, py::arg("num_inserted"), py::arg("num_overwritten"))
       .def("slots", &slots_for_python, py::arg("block"))
       .def("read", &read_into, py::arg("by_slot"), py::arg("addresses"), py::arg("block"))
       .def("replace", &replace_in, py::arg("pool"), py::arg("slots"), py::arg("block"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,14 @@ class RingSampler:
         """Return the state before the next minibatch that a prefetcher hands out."""
         call = prefetcher.oldest_call
         return self.state if call is None else self._state_before(*call)
+
+    def state_not_handed_out(self) -> RngState:
+        """Return the state before the first minibatch that nobody has got: loaders have some ahead."""
+        states = [self.state]
+        for loader in self._loaders:
+            with suppress(RuntimeError):  # of the parent of this process, which goes on there
+                states.append(loader.rng_state)
+        return min((state for state in states if state["key"] == states[0]["key"]), key=lambda state: state["calls"])
 
     def _state_before(self, calls: int, _epoch: Sequence[int]) -> RngState:
         return {"key": list(self.key), "calls": calls}

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from fastreplay.schema import Schema
     from fastreplay.support.saving import Format
 
-__all__ = ["Pickled"]
+__all__ = ["Pickled", "rebuilt"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+BufferT = TypeVar("BufferT", bound="Pickled[Any]")
 
 
 class Pickled(Weighed[ArrayT]):
@@ -61,7 +62,7 @@ class Pickled(Weighed[ArrayT]):
             state["masses"] = {"first": first, "values": masses, "largest": kept.largest}
         if self._lanes is not None:
             state["links"] = Links(self._ring, self._lanes)  # read after the transitions: none is too new for it
-        return _rebuild, (type(self), self.capacity, self._schema, options), state
+        return rebuilt, (type(self), self.capacity, self._schema, options), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a pickle holds; no other thread may use the buffer meanwhile.
@@ -89,7 +90,7 @@ class Pickled(Weighed[ArrayT]):
         """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
         target = self
         if self._ring.num_inserted or self._ring.window() != (0, 0):
-            target = _rebuild(type(self), self.capacity, self._schema, {"output": "numpy", **self._streams()})
+            target = rebuilt(type(self), self.capacity, self._schema, {"output": "numpy", **self._streams()})
         received = ReceivedFramed if self._frames.groups else ReceivedTransitions
         return received(target, target._extend_anywhere, form)
 
@@ -112,7 +113,8 @@ def _native_attributes(buffer: Pickled[Any]) -> set[str]:
     return {name for base in own for name in get_annotations(base)}
 
 
-def _rebuild(cls: type[Pickled[ArrayT]], capacity: int, schema: Schema, options: dict[str, Any]) -> Pickled[ArrayT]:
+def rebuilt(cls: type[BufferT], capacity: int, schema: Schema, options: dict[str, Any]) -> BufferT:
+    """Return a buffer, whatever constructor its class has."""
     buffer = cls.__new__(cls)
     buffer._initialize(capacity, schema, options)
     return buffer

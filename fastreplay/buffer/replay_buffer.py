@@ -20,6 +20,7 @@ from fastreplay.buffer.lanes import lanes_of_env, new_lanes
 from fastreplay.buffer.options import check_output, check_storage, checked_timeout
 from fastreplay.buffer.priorities import Priorities, new_masses
 from fastreplay.buffer.sampled import Sampled
+from fastreplay.checkpoint.lineage import Lineage
 from fastreplay.schema import Schema
 from fastreplay.support.checks import checked_count, checked_device, checked_index, key_of
 from fastreplay.support.keys import keyed
@@ -159,6 +160,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._frames = frames_in(self._schema, share_next, lanes)
         self._ring = new_ring(self._schema.sizes, capacity, "capacity", self._frames.groups, self._frames.num_spare)
         self._priorities = priorities
+        self._lineage = Lineage()
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
         self._lanes = new_lanes(lanes, ends, self._ring, self._schema, storage)
         self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
@@ -338,6 +340,7 @@ class ReplayBuffer(Sampled[ArrayT]):
     def _begin_in_child(self) -> None:
         """In the child after a fork: no other thread is left to finish its insert."""
         _core.begin_in_child(self._ring, self._masses, None if self._lanes is None else self._lanes.core)
+        self._lineage.begin_in_child(self._ring.window()[1])
         if self._mirror is not None:
             self._mirror.begin_in_child()
 

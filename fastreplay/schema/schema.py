@@ -269,6 +269,20 @@ class Schema(Mapping[str, Field]):
         schema._set(fields, nodes)
         return schema
 
+    @classmethod
+    def _restored(cls, fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:
+        """Make a schema whose fields nest in another way than their names say.
+
+        Raises:
+            ValueError: Some node is of no field, or some field of no node.
+        """
+        leaves = [(node.name, node.position) for node in walk(nodes.values()) if node.is_field]
+        if leaves != [(name, position) for position, name in enumerate(fields)]:
+            raise ValueError(
+                f"nodes: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
+            )
+        return cls._of({name: _as_field(name, field) for name, field in fields.items()}, nodes)
+
     def _with_fields(self, fields: dict[str, Field]) -> Schema:
         """Return a schema of other fields with the same names, which nest in the same way."""
         return self if fields == self._fields else Schema._of(fields, self._nodes)
@@ -308,18 +322,8 @@ class Schema(Mapping[str, Field]):
             return False
 
 
-def _restore(fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:
-    """Make a schema whose fields nest in another way than their names say.
-
-    Raises:
-        ValueError: Some node is of no field, or some field of no node.
-    """
-    leaves = [(node.name, node.position) for node in walk(nodes.values()) if node.is_field]
-    if leaves != [(name, position) for position, name in enumerate(fields)]:
-        raise ValueError(
-            f"nodes: expected those of the fields {', '.join(fields)}, got {', '.join(n for n, _ in leaves)}"
-        )
-    return Schema._of({name: _as_field(name, field) for name, field in fields.items()}, nodes)
+def _restore(fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:  # as pickles name it
+    return Schema._restored(fields, nodes)
 
 
 def _stacked(name: str, field: Field, stack: int) -> Field:

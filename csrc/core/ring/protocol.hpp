@@ -294,6 +294,13 @@ void BasicRing<Atomics>::begin_here() noexcept {
   Atomics::store(header_.base, header_.start, std::memory_order_relaxed);
 }
 
+template <class Atomics>
+void BasicRing<Atomics>::count(std::uint64_t num_inserted, std::uint64_t num_overwritten) noexcept {
+  // relaxed, both: the ring is not shared.
+  header_.start = Atomics::load(header_.head, std::memory_order_relaxed) - num_inserted;
+  Atomics::store(header_.overwritten_before_clear, num_overwritten, std::memory_order_relaxed);
+}
+
 // Marks the slots of [first, end) as published in the tickets' own lap, or some laps before it.
 template <class Atomics>
 void BasicRing<Atomics>::set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept {

@@ -119,6 +119,8 @@ class BasicRing {
   // and lets one begin with what comes next, what lies in it being kept to be looked up.
   void restore(std::size_t num_rows) noexcept;
   void begin_here() noexcept;
+  // Lets the counters of such a ring say what they said of another.
+  void count(std::uint64_t num_inserted, std::uint64_t num_overwritten) noexcept;
 
   [[nodiscard]] std::uint64_t num_inserted() const noexcept;     // transitions reserved so far
   [[nodiscard]] Ticket num_reserved() const noexcept;            // the next ticket

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""A buffer's way into a folder and back."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from fastreplay import _core
+from fastreplay.buffer.described import Described, rule_of
+from fastreplay.buffer.links import SavedLinks
+from fastreplay.buffer.pickled import Pickled, rebuilt
+from fastreplay.checkpoint.load import load, read_records, read_state
+from fastreplay.checkpoint.manifest import MANIFEST
+from fastreplay.checkpoint.save import Saved, Source, save
+from fastreplay.checkpoint.save_handle import SaveHandle
+from fastreplay.checkpoint.stored import Column, Stored
+from fastreplay.support.checks import checked_count, checked_flag
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from fastreplay.buffer.options import Storage
+    from fastreplay.buffer.priorities import Priorities
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.lineage import Lineage
+    from fastreplay.checkpoint.manifest import Manifest
+
+__all__ = ["Kept", "checked_path", "state_columns"]
+
+ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
+
+_MASS = Column("mass", (), np.dtype(np.float32))
+_LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(np.uint8))]
+
+
+class Kept(Pickled[ArrayT]):
+    """Base of the replay buffer: its checkpoints."""
+
+    _lineage: Lineage
+
+    def save(self, path: str | os.PathLike[str], *, full: bool = False) -> Saved:
+        """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
+
+        What is there of this buffer from an earlier save is not written again. At every moment, the folder holds the
+        checkpoint before or the new one, whole: also after a kill or a loss of power.
+
+        Args:
+            path: The folder; it is made where there is none. It may hold a checkpoint, of any buffer, which is
+                replaced; else it is empty.
+            full: Writes all anew: also what was changed in place (`view`) since it was saved.
+
+        Returns:
+            Saved(first, end, lost): the checkpoint has tickets [first, end), and not the `lost` oldest of those there
+            were at the call, which writers overwrote before they were read.
+
+        Raises:
+            OSError: It cannot be written; what was saved before stands.
+            ValueError: Something else lies in the folder.
+            TypeError: `path` is no path, or `full` no bool.
+
+        Thread safety:
+            May be called from any thread; saves into one folder, of any process, take turns.
+        """
+        return save(checked_path(path), self._kept_source(), full=checked_flag("full", full))
+
+    def save_async(self, path: str | os.PathLike[str], *, full: bool = False) -> SaveHandle:
+        """Do as `save`, in a thread of its own.
+
+        Returns:
+            A handle: `wait()` for what `save` returns or raises, `done`.
+
+        Raises:
+            TypeError: `path` is no path, or `full` no bool.
+
+        Thread safety:
+            May be called from any thread. The interpreter does not exit before the save is done.
+        """
+        checked, is_full = checked_path(path), checked_flag("full", full)
+        return SaveHandle(lambda: save(checked, self._kept_source(), full=is_full))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        capacity: int | None = None,
+        device: torch.device | str | int | None = None,
+        storage: Storage | None = None,
+        output: Literal["torch", "numpy"] | None = None,
+        priorities: Priorities | None = None,
+    ) -> Self:
+        """Make a buffer of what was saved: its transitions, tickets, generator, priorities, lanes.
+
+        Its next minibatches are those that would have come. Nothing in the folder is run, and every byte of it is
+        checked before there is a buffer; checksums find damage, not malice.
+
+        Args:
+            path: The folder.
+            capacity: Of the buffer, in place of that saved; where it is smaller, the newest transitions are loaded.
+            device: As in the constructor, in place of that saved.
+            storage: The same.
+            output: The same.
+            priorities: The rule that the buffer was saved with; needed where its `beta` is a function.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            OSError: It cannot be read.
+            ValueError: It is damaged (the message names the file and the place), or an option does not fit.
+            TypeError, RuntimeError, MemoryError: As the constructor.
+        """
+        wanted = {"device": device, "storage": storage, "output": output}
+        options = {name: value for name, value in wanted.items() if value is not None}
+        most = None if capacity is None else checked_count("capacity", capacity)
+        return load(checked_path(path), lambda folder, kept: cls._loaded(folder, kept, most, options, priorities))
+
+    @classmethod
+    def _loaded(
+        cls,
+        folder: Folder,
+        manifest: Manifest,
+        capacity: int | None,
+        options: dict[str, Any],
+        priorities: Priorities | None,
+    ) -> Self:
+        said = Described.of(manifest.buffer, folder.file(MANIFEST))
+        options = options | {"priorities": rule_of(said.options["priorities"], priorities)}
+        capacity = said.capacity if capacity is None else capacity
+        if manifest.end - manifest.first > said.capacity:
+            raise ValueError(
+                f"{folder.file(MANIFEST)}: expected at most {said.capacity} transitions, "
+                f"got {manifest.end - manifest.first}"
+            )
+        buffer: Self = rebuilt(cls, capacity, said.schema, said.options | options)
+        first = max(manifest.first, manifest.end - capacity)
+        read_records(folder, manifest, Stored(buffer._ring, said.schema), first)
+        buffer._restore_state(folder, manifest, said, first)
+        buffer._ring.count(said.inserted, said.overwritten + first - manifest.first)
+        buffer._lineage.ancestors = manifest.ancestors | {manifest.origin: manifest.end}
+        buffer._num_spawned = _core.Counter(said.num_spawned)
+        buffer._sampler.restart(tuple(said.rng_state["key"]), said.rng_state["calls"], None)
+        return buffer
+
+    def _restore_state(self, folder: Folder, manifest: Manifest, said: Described, first: int) -> None:
+        """Take over what was kept beside transitions."""
+        lanes: list[NDArray[Any]] = []
+        links: list[NDArray[Any]] = []
+        for ticket, columns in read_state(folder, manifest, self._state_columns(), first):
+            if self._masses is not None:
+                masses = columns.pop(0)
+                if not (np.isfinite(masses) & (masses >= 0)).all():
+                    raise ValueError(f"{folder.path}: masses: expected finite numbers of at least 0")
+                self._masses.restore(ticket, masses)
+            if self._lanes is not None:
+                lanes.append(columns[0].copy())
+                links.append(columns[1].copy())
+        if said.largest is not None:
+            self._kept("load").largest = said.largest
+        if self._lanes is not None:
+            of_lanes = np.concatenate([np.empty(0, np.uint32), *lanes])
+            of_links = np.concatenate([np.empty(0, np.uint8), *links])
+            states, ends = np.array(said.lanes[0], np.uint8), np.array(said.lanes[1], np.uint64)
+            saved = SavedLinks(first, of_lanes, of_links, said.skips_resets, states, ends)
+            try:
+                saved.check(self._lanes)
+            except ValueError as error:
+                raise ValueError(f"{folder.path}: {error}") from error
+            saved.restore(self._lanes)
+
+    def _kept_source(self) -> Source:
+        columns, stored = self._state_columns(), Stored(self._ring, self._schema)
+        return Source(stored, self._lineage, lambda: self._described().json(), columns, self._read_state)
+
+    def _state_columns(self) -> list[Column]:
+        return state_columns(has_masses=self._masses is not None, has_lanes=self._lanes is not None)
+
+    def _read_state(self, first: int, count: int) -> list[NDArray[Any]]:
+        """Return what is kept beside so many transitions, which may be overwritten meanwhile."""
+        arrays: list[NDArray[Any]] = []
+        if self._masses is not None:
+            arrays.append(self._kept("save").read(first, count))
+        if self._lanes is not None:
+            lanes, links, oldest = self._lanes.core.save(first, count)
+            num_lost = min(max(oldest - first, 0), count)
+            lanes[:num_lost] = 0
+            links[:num_lost] = _core.LINK_UNKNOWN
+            arrays += [lanes, links]
+        return arrays
+
+    def _described(self) -> Described:
+        """Return what the buffer says of itself, now."""
+        states, ends = ((), ()) if self._lanes is None else self._lanes.core.save_states()
+        own = self._sampler.state_not_handed_out()
+        return Described(
+            capacity=self.capacity,
+            schema=self._schema,
+            options={
+                "device": str(self._device),
+                "storage": self._storage,
+                "output": self._output,
+                "timeout": None if math.isinf(self._timeout) else self._timeout,
+                "priorities": self._priorities,
+                **self._streams(),
+            },
+            rng_state={"key": [*own["key"]], "calls": own["calls"]},
+            num_spawned=self._num_spawned.value,
+            inserted=self._ring.num_inserted,
+            overwritten=self._ring.num_overwritten,
+            largest=None if self._masses is None else self._kept("save").largest,
+            skips_resets=self._lanes is not None and self._lanes.core.skips_resets,
+            lanes=([int(each) for each in states], [int(each) for each in ends]),
+        )
+
+
+def state_columns(*, has_masses: bool, has_lanes: bool) -> list[Column]:
+    """Return what is kept beside a buffer's transitions."""
+    return [*([_MASS] if has_masses else []), *(_LINKS if has_lanes else [])]
+
+
+def checked_path(path: object) -> str:
+    """Return a path as the system takes it.
+
+    Raises:
+        TypeError: It is none.
+    """
+    try:
+        return os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
+    except TypeError:
+        raise TypeError(f"path: expected the path of a folder, got {path!r}") from None

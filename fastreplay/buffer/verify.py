@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Checks a checkpoint without making a buffer of it, and says what it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastreplay.buffer.described import Described
+from fastreplay.buffer.frames import frames_in
+from fastreplay.buffer.kept import checked_path, state_columns
+from fastreplay.checkpoint.load import check, load
+from fastreplay.checkpoint.manifest import MANIFEST
+from fastreplay.checkpoint.segment import Form
+from fastreplay.checkpoint.stored import Stored
+from fastreplay.support.checks import readable_bytes
+from fastreplay.support.memory_limit import new_ring
+
+if TYPE_CHECKING:
+    import os
+
+    from fastreplay.buffer.priorities import Priorities
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.schema import Schema
+
+__all__ = ["Checkpoint", "describe", "verify"]
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        first: The ticket of the oldest transition.
+        end: One past that of the newest.
+        capacity: Of the buffer.
+        schema: What a transition is made of.
+        lanes: How many streams; None for transitions by themselves.
+        priorities: The rule to draw by; None for uniform draws.
+        num_files: Segments.
+        num_bytes: Of these.
+    """
+
+    first: int
+    end: int
+    capacity: int
+    schema: Schema
+    lanes: int | None
+    priorities: Priorities | None
+    num_files: int
+    num_bytes: int
+
+    def __str__(self) -> str:
+        count, size = f"{self.end - self.first:,} of {self.capacity:,}", readable_bytes(self.num_bytes)
+        lines = [
+            f"{count} transitions, tickets [{self.first}, {self.end}), {size} in {self.num_files} segments",
+            f"lanes {self.lanes}, priorities {self.priorities}",
+            *(f"  {name}: {field}" for name, field in self.schema.items()),
+        ]
+        return "\n".join(lines)
+
+
+def describe(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return what the manifest of a checkpoint says; the segments are not read.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        OSError, ValueError: It cannot be read, or is damaged.
+    """
+    return load(checked_path(path), _described)
+
+
+def verify(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read all of a checkpoint, and compare it with its checksums.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FileNotFoundError: There is no checkpoint.
+        OSError: It cannot be read.
+        ValueError: It is damaged; the message names the file and the place.
+
+    Thread safety:
+        May be called from any thread and process, also while the folder is saved into.
+    """
+    return load(checked_path(path), _verified)
+
+
+def _verified(folder: Folder, manifest: Manifest) -> Checkpoint:
+    said = Described.of(manifest.buffer, folder.file(MANIFEST))
+    check(folder, manifest, *_forms(said))
+    return _described(folder, manifest)
+
+
+def _described(folder: Folder, manifest: Manifest) -> Checkpoint:
+    said = Described.of(manifest.buffer, folder.file(MANIFEST))
+    records, state = _forms(said)
+    return Checkpoint(
+        manifest.first,
+        manifest.end,
+        said.capacity,
+        said.schema,
+        said.options["lanes"],
+        said.options["priorities"],
+        len(manifest.records) + len(manifest.state),
+        sum(map(records.num_bytes, manifest.records)) + sum(map(state.num_bytes, manifest.state)),
+    )
+
+
+def _forms(said: Described) -> tuple[Form, Form]:
+    """Return the forms of the segments of records and of what is kept beside."""
+    lanes, schema = said.options["lanes"], said.schema
+    frames = frames_in(schema, said.options["share_next"], lanes)
+    # Where columns lie does not depend on how many records there are.
+    num_spare = 1 if frames.groups else 0
+    stored = Stored(new_ring(schema.sizes, 1, "capacity", frames.groups, num_spare), schema)
+    columns = state_columns(has_masses=said.options["priorities"] is not None, has_lanes=lanes is not None)
+    return Form(stored.columns, stored.beside), Form(columns)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""A folder whose files are whole or not there: what a crash or a loss of power leaves of it is old or new.
+
+A file is written under a name that nobody else knows, and waited for until the disk has it; so is the folder, before
+anything refers to the file. What is replaced is replaced by one rename. After a failed fsync nothing is tried again:
+the system may have dropped what it could not write, and taken it for written (Rebello et al. 2020, "Can Applications
+Recover from fsync Failures?").
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from typing_extensions import Buffer, Self
+
+__all__ = ["Folder"]
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
+_LOCK = "lock"
+_MODE = 0o666  # less the umask, as of every file
+
+
+class Folder:
+    """A folder, held open: what it is called may change meanwhile.
+
+    Args:
+        path: Where it is.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @classmethod
+    def made(cls, path: str) -> Self:
+        """Open a folder that is made where there is none, and stays after a loss of power.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        absolute = Path(path).absolute()
+        missing = [each for each in (absolute, *absolute.parents) if not each.is_dir()]
+        for each in reversed(missing):
+            with suppress(FileExistsError):
+                each.mkdir()
+            with cls(str(each.parent)) as parent:
+                parent.sync()
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def file(self, name: str) -> str:
+        """Return what a message calls a file."""
+        return str(Path(self.path) / name)
+
+    def names(self) -> list[str]:
+        """Return the names of all that lies in it."""
+        return sorted(os.listdir(self._fd))  # noqa: PTH208 - of what is open, whatever it is called now
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until nobody else writes here, whichever process, and keep others waiting."""
+        import fcntl
+
+        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE, dir_fd=self._fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            with suppress(OSError):  # said, not left to close(): a child that was forked meanwhile has it open, too
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> int:
+        """Write a new file, and return it open: the disk has it after `finish`.
+
+        Raises:
+            OSError: It cannot be written; then it is not there.
+        """
+        fd = os.open(name, _NEW, _MODE, dir_fd=self._fd)
+        try:
+            for part in parts:
+                left = memoryview(part).cast("B")
+                while left:
+                    left = left[os.write(fd, left) :]
+        except BaseException:
+            os.close(fd)
+            self.remove(name)
+            raise
+        return fd
+
+    def finish(self, fd: int) -> None:
+        """Wait until the disk has a file that was written, and close it.
+
+        Raises:
+            OSError: The disk has it not.
+        """
+        try:
+            os.fsync(fd)
+        except BaseException:
+            with suppress(OSError):
+                os.close(fd)
+            raise
+        os.close(fd)
+
+    def sync(self) -> None:
+        """Wait until the disk has the names of all files."""
+        os.fsync(self._fd)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put a file in the place of another: the old one is there or the new one, at every moment.
+
+        Raises:
+            OSError: It cannot be; the old one stands, unless it was the last wait for the disk that failed.
+        """
+        new = f"{name}.{secrets.token_hex(8)}.tmp"
+        try:
+            self.finish(self.write(new, [data]))
+            os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
+            self.remove(new)
+            raise
+        self.sync()
+
+    def open(self, name: str) -> int:
+        """Open a file that is to be read.
+
+        Raises:
+            OSError: There is none.
+        """
+        try:
+            return os.open(name, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            error.filename = self.file(name)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there and can be."""
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._fd)

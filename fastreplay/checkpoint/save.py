@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""Saves a buffer beside who inserts and samples: nobody waits, and what was saved before is not written again."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastreplay.checkpoint.folder import Folder
+from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
+from fastreplay.checkpoint.segment import Entry, Form, write_segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from fastreplay.checkpoint.lineage import Lineage
+    from fastreplay.checkpoint.stored import Column, Stored
+
+    Array = NDArray[Any]
+
+__all__ = ["Saved", "Source", "save"]
+
+# Of a segment: what of it is in memory at once, and what is written again where few rows came since the last save.
+_SEGMENT_BYTES = 16 << 20
+# Files that may wait for the disk while the next is made.
+_MOST_UNFINISHED = 8
+
+
+class Saved(NamedTuple):
+    """Which transitions a checkpoint has: tickets [first, end)."""
+
+    first: int
+    end: int
+    lost: int  # of those there were at the call, overwritten before they were read
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is saved of a buffer.
+
+    Attributes:
+        stored: Its records.
+        lineage: Which buffer it is.
+        describe: Returns what it says of itself, now.
+        state_columns: What is kept beside its transitions.
+        read_state: Returns that of so many tickets from one on.
+    """
+
+    stored: Stored
+    lineage: Lineage
+    describe: Callable[[], dict[str, Any]]
+    state_columns: list[Column]
+    read_state: Callable[[int, int], list[Array]]
+
+
+def save(path: str, source: Source, *, full: bool) -> Saved:
+    """Save a buffer into a folder, in the place of what was saved there before.
+
+    Raises:
+        OSError: It cannot be written; what was saved before stands.
+        ValueError: Something else lies in the folder, or a checkpoint of a later fastreplay.
+    """
+    with Folder.made(path) as folder, folder.turn():
+        before = _before(folder)
+        _remove_all_but(folder, before)
+        saving = _Saving(folder, source, [] if before is None or full else before.records)
+        try:
+            manifest, saved = saving.run()
+            folder.sync()
+            write_manifest(folder, manifest)
+        except BaseException:
+            stands = _before(folder)  # the new one, where it was the last wait for the disk that failed
+            _remove_all_but(folder, before if stands is None else stands)
+            raise
+        _remove_all_but(folder, manifest)
+        return saved
+
+
+def _before(folder: Folder) -> Manifest | None:
+    names = folder.names()
+    if MANIFEST in names:
+        return read_manifest(folder)
+    for name in names:
+        if name != "lock" and not is_segment(name):
+            raise ValueError(f"{folder.path}: expected a new or empty folder, or a checkpoint, and there is {name!r}")
+    return None
+
+
+def _remove_all_but(folder: Folder, manifest: Manifest | None) -> None:
+    kept = set() if manifest is None else manifest.files()
+    for name in folder.names():
+        if is_segment(name) and name not in kept:
+            folder.remove(name)
+
+
+class _Saving:
+    """One save.
+
+    Args:
+        folder: Where to.
+        source: What.
+        before: Segments of records that are there.
+    """
+
+    def __init__(self, folder: Folder, source: Source, before: list[Entry]) -> None:
+        self._folder = folder
+        self._source = source
+        self._stored = source.stored
+        self._ring = source.stored.ring
+        self._form = Form(source.stored.columns, source.stored.beside)
+        self._state_form = Form(source.state_columns)
+        self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
+        self._there = [entry for entry in before if self._is_of_this(entry)]
+        self._unfinished: deque[Future[None]] = deque()
+
+    def _is_of_this(self, entry: Entry) -> bool:
+        return entry.origin == self._origin or entry.end <= self._ancestors.get(entry.origin, 0)
+
+    def run(self) -> tuple[Manifest, Saved]:
+        """Write segments; return what the manifest is to say, and which transitions there are.
+
+        Where writers come past, it goes on with the newest transitions, half as many each time.
+        """
+        oldest, newest = first, end = self._ring.window()
+        num_kept = end - first
+        with ThreadPoolExecutor(1, "fastreplay-save") as self._disk:
+            while True:
+                described = self._source.describe()
+                state = self._write(first, end, self._state_form, self._read_state, "state")
+                records = self._records(first, end)
+                if records is not None:
+                    break
+                num_kept //= 2
+                still, end = self._ring.window()
+                first = max(still, end - num_kept)
+            while self._unfinished:
+                self._unfinished.popleft().result()
+        looks_back = min(first, self._ring.num_spare)
+        manifest = Manifest(self._origin, self._ancestors, described, first, end, looks_back, records, state or [])
+        return manifest, Saved(first, end, min(first, newest) - oldest)
+
+    def _records(self, first: int, end: int) -> list[Entry] | None:
+        """Return the segments of some tickets and those that they look up: what is there, and what is written now.
+
+        None where writers came past; what was written is there.
+        """
+        at = max(0, first - self._ring.num_spare)
+        entries: list[Entry] = []
+        self._there = self._worth_keeping(at, end)
+        for entry in [*self._there, None]:
+            stop = end if entry is None else entry.first
+            for begin, limit in ((at, min(stop, first)), (max(at, first), stop)):
+                spare = self._ring.num_spare if limit <= first else 0
+                written = self._write(begin, limit, self._form, partial(self._read_records, spare), "records")
+                if written is None:
+                    return None
+                entries += written
+            if entry is not None:
+                entries.append(entry)
+                at = entry.end
+        return entries
+
+    def _worth_keeping(self, start: int, end: int) -> list[Entry]:
+        """Return the segments there of any of the tickets, without small ones at the end: they are written anew."""
+        kept = [entry for entry in sorted(self._there, key=lambda each: each.first) if start < entry.end <= end]
+        if kept and kept[-1].end == end:
+            return kept
+        most_rows = _rows_of(self._form)
+        while kept and start <= kept[-1].first and end - kept[-1].first <= most_rows:
+            kept.pop()
+        return kept
+
+    def _write(
+        self, first: int, end: int, form: Form, read: Callable[[int, int], _Rows | None], kind: str
+    ) -> list[Entry] | None:
+        """Write tickets in segments; None where one is read too late."""
+        entries: list[Entry] = []
+        rows = _rows_of(form)
+        for start in range(first, end, rows) if form.columns else ():
+            stop = min(end, start + rows)
+            got = read(start, stop)
+            if got is None:
+                return None
+            name = segment_name(kind, start, stop, secrets.token_hex(8))
+            entry = Entry(name, start, stop, tuple(len(each) for each in got.beside), "", self._origin)
+            fd, checksums = write_segment(self._folder, form, entry, [*got.columns, *got.beside])
+            self._finish_beside(fd)
+            entry = replace(entry, checksums=checksums)
+            entries.append(entry)
+            if kind == "records":
+                self._there.append(entry)
+        return entries
+
+    def _finish_beside(self, fd: int) -> None:
+        """Let the disk take a file while the next is made."""
+        if len(self._unfinished) == _MOST_UNFINISHED:
+            self._unfinished.popleft().result()
+        try:
+            self._unfinished.append(self._disk.submit(self._folder.finish, fd))
+        except RuntimeError:  # the interpreter is about to exit, and starts no thread
+            self._folder.finish(fd)
+
+    def _read_records(self, spare: int, start: int, stop: int) -> _Rows | None:
+        """Read records, of which what is only looked up may lie in slots that readers are not given."""
+        oldest, columns, beside = self._stored.read(start, stop - start)
+        return _Rows(columns, beside) if oldest <= start + spare else None
+
+    def _read_state(self, start: int, stop: int) -> _Rows:
+        return _Rows(self._source.read_state(start, stop - start), [])
+
+
+class _Rows(NamedTuple):
+    columns: list[Array]
+    beside: list[Array]
+
+
+def _rows_of(form: Form) -> int:
+    """Return how many rows a segment has at most."""
+    return max(1, _SEGMENT_BYTES // max(1, form.row_bytes))

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""A save that goes on in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastreplay.checkpoint.save import Saved
+
+__all__ = ["SaveHandle"]
+
+
+class SaveHandle:
+    """A save that goes on in a thread of its own, until it is done.
+
+    Thread safety:
+        Any thread may ask and wait.
+    """
+
+    def __init__(self, save: Callable[[], Saved]) -> None:
+        self._save = save
+        self._saved: Saved | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="fastreplay-save")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._saved = self._save()
+        except BaseException as error:  # noqa: BLE001 - it is for whoever waits
+            self._error = error
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended: `wait` then returns at once."""
+        return not self._thread.is_alive()
+
+    def wait(self, timeout: float | None = None) -> Saved:
+        """Wait for the end of the save.
+
+        Args:
+            timeout: Seconds to wait at most; None for as long as it takes.
+
+        Returns:
+            What `save` returns.
+
+        Raises:
+            TimeoutError: It goes on still.
+            OSError, ValueError: What `save` raises.
+        """
+        self._thread.join(timeout)
+        if not self.done:
+            raise TimeoutError(f"wait: the save goes on after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._saved is not None
+        return self._saved

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""A segment of a checkpoint: one safetensors file, written once, of which every byte is known before it is read.
+
+The header follows from the columns and the number of rows, so that a reader compares it instead of parsing it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.stored import Column
+
+    Array = NDArray[Any]
+
+__all__ = ["Entry", "Form", "Scratch", "read_segment", "write_segment"]
+
+# Bytes that one checksum is of: so near to its place a damage is told.
+_CHUNK_BYTES = 1 << 20
+_ALIGNMENT = 64
+# By NumPy's names; what else there is (longdouble, complex128) is stored as bytes.
+_DTYPES = {
+    "bool": "BOOL", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64", "uint8": "U8", "uint16": "U16",
+    "uint32": "U32", "uint64": "U64", "float16": "F16", "float32": "F32", "float64": "F64", "complex64": "C64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a manifest says of a segment.
+
+    Attributes:
+        file: Its name.
+        first: The ticket of its first row.
+        end: One past that of its last.
+        beside: How many frames lie beside its records, a group.
+        checksums: CRC-32 of each chunk of the file, in hexadecimal, one after another.
+        origin: Which buffer wrote it.
+    """
+
+    file: str
+    first: int
+    end: int
+    beside: tuple[int, ...]
+    checksums: str
+    origin: str
+
+
+class Form:
+    """The form of a segment: the order, places and names of what is in it.
+
+    Args:
+        columns: With a row a ticket.
+        beside: With as many rows as the segment says.
+    """
+
+    def __init__(self, columns: Sequence[Column], beside: Sequence[Column] = ()) -> None:
+        self.columns = [*columns, *beside]
+        self._num_beside = len(beside)
+        self.row_bytes = sum(column.row_bytes for column in columns)  # but for what lies beside
+        # Larger elements first: then all are aligned.
+        self.order = sorted(range(len(self.columns)), key=lambda i: -self.columns[i].dtype.alignment)
+
+    def shapes(self, entry: Entry) -> list[tuple[int, ...]]:
+        """Return the shape of each column of a segment."""
+        counts = [entry.end - entry.first] * (len(self.columns) - self._num_beside) + [*entry.beside]
+        return [(count, *column.shape) for count, column in zip(counts, self.columns, strict=True)]
+
+    def header(self, entry: Entry) -> bytes:
+        """Return what a segment begins with."""
+        kept_as_bytes = {c.name: c.dtype.str for c in self.columns if c.dtype.name not in _DTYPES}
+        metadata = {"first_ticket": str(entry.first)}
+        metadata |= {f"dtype of {name}": dtype for name, dtype in kept_as_bytes.items()}
+        header: dict[str, Any] = {"__metadata__": metadata}
+        shapes, at = self.shapes(entry), 0
+        for i in self.order:
+            column, shape = self.columns[i], shapes[i]
+            end = at + math.prod(shape) * column.dtype.itemsize
+            if column.dtype.name not in _DTYPES:
+                shape = (*shape, column.dtype.itemsize)
+            dtype = _DTYPES.get(column.dtype.name, "U8")
+            header[column.name] = {"dtype": dtype, "shape": [*shape], "data_offsets": [at, end]}
+            at = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+        return len(text).to_bytes(8, "little") + text
+
+    def num_bytes(self, entry: Entry) -> int:
+        """Return the bytes of a segment."""
+        sizes = [math.prod(s) * c.dtype.itemsize for s, c in zip(self.shapes(entry), self.columns, strict=True)]
+        return len(self.header(entry)) + sum(sizes)
+
+
+class _Checksums:
+    """Takes the bytes of a file as they come; has the checksum of each chunk."""
+
+    def __init__(self) -> None:
+        self._of_whole: list[str] = []
+        self._crc = 0
+        self._num_bytes = 0
+
+    def add(self, data: memoryview) -> None:
+        while data:
+            part = data[: _CHUNK_BYTES - self._num_bytes]
+            self._crc = zlib.crc32(part, self._crc)
+            self._num_bytes += len(part)
+            data = data[len(part) :]
+            if self._num_bytes == _CHUNK_BYTES:
+                self._close()
+
+    def _close(self) -> None:
+        self._of_whole.append(f"{self._crc:08x}")
+        self._crc = self._num_bytes = 0
+
+    def text(self) -> str:
+        if self._num_bytes:
+            self._close()
+        return "".join(self._of_whole)
+
+
+def write_segment(folder: Folder, form: Form, entry: Entry, arrays: Sequence[Array]) -> tuple[int, str]:
+    """Write a segment; return the file, to be finished, and its checksums.
+
+    Raises:
+        OSError: It cannot be written; then it is not there.
+    """
+    checksums = _Checksums()
+
+    def parts() -> Iterator[memoryview]:
+        yield memoryview(form.header(entry))
+        for i in form.order:
+            yield _bytes_of(np.ascontiguousarray(arrays[i]))
+
+    def counted() -> Iterator[memoryview]:
+        for part in parts():
+            checksums.add(part)
+            yield part
+
+    fd = folder.write(entry.file, counted())
+    return fd, checksums.text()
+
+
+class Scratch:
+    """Memory that segments are read into, one after another."""
+
+    def __init__(self) -> None:
+        self._memory: Array = np.empty(0, np.uint8)
+
+    def of(self, num_bytes: int) -> Array:
+        """Return so many bytes, which the next call takes again."""
+        if len(self._memory) < num_bytes:
+            self._memory = np.empty(num_bytes, np.uint8)
+        return self._memory[:num_bytes]
+
+
+def read_segment(folder: Folder, form: Form, entry: Entry, scratch: Scratch) -> list[Array]:
+    """Read a segment: its columns, valid until the next is read into the same memory.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not what was written; the message names the file and the place.
+    """
+    num_bytes, at = form.num_bytes(entry), folder.file(entry.file)
+    fd = folder.open(entry.file)
+    try:
+        there = os.fstat(fd).st_size  # before there is memory for it
+        if there != num_bytes:
+            raise ValueError(f"{at}: expected {num_bytes:,} bytes, got {there:,}")
+        if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
+            raise ValueError(f"{at}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
+        data = scratch.of(num_bytes)
+        _fill(fd, _bytes_of(data), entry, at)
+    finally:
+        os.close(fd)
+    header = form.header(entry)
+    if data[: len(header)].tobytes() != header:
+        raise ValueError(f"{at}: at byte 0: expected the header of tickets [{entry.first}, {entry.end})")
+    shapes, arrays, offset = form.shapes(entry), {}, len(header)
+    for i in form.order:
+        end = offset + math.prod(shapes[i]) * form.columns[i].dtype.itemsize
+        arrays[i] = data[offset:end].view(form.columns[i].dtype).reshape(shapes[i])
+        offset = end
+    return [arrays[i] for i in range(len(shapes))]
+
+
+def _fill(fd: int, memory: memoryview, entry: Entry, path: str) -> None:
+    """Fill memory from a file, chunk by chunk, each of which is compared with its checksum."""
+    for number, start in enumerate(range(0, len(memory), _CHUNK_BYTES)):
+        chunk = memory[start : start + _CHUNK_BYTES]
+        filled = 0
+        while filled < len(chunk):
+            got = os.readv(fd, [chunk[filled:]])
+            if not got:
+                raise ValueError(f"{path}: at byte {start + filled}: expected {len(memory):,} bytes, got an end")
+            filled += got
+        if f"{zlib.crc32(chunk):08x}" != entry.checksums[8 * number : 8 * number + 8]:
+            raise ValueError(f"{path}: at byte {start}: the checksum of the next {len(chunk):,} bytes is another")
+
+
+def _bytes_of(array: Array) -> memoryview:
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)

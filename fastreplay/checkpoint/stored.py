@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The records of a ring as they are stored: columns of fields, and each frame that some have in common once."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastreplay import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fastreplay.schema import Schema
+
+    Array = NDArray[Any]
+
+__all__ = ["Column", "Stored"]
+
+_PLACE = np.dtype(np.uint64)
+_FROM_START = 0  # the source of a part: the record
+
+
+class Column(NamedTuple):
+    """One of the columns that records are stored as."""
+
+    name: str
+    shape: tuple[int, ...]  # of a row
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Group(NamedTuple):
+    """Fields that have frames in common, and where a record has them."""
+
+    newest: int  # the column of its newest frame
+    places: list[tuple[int, int]]  # the column of each field's places, and how many a row has
+    shape: tuple[int, ...]  # of a frame
+    dtype: np.dtype[Any]
+    first_beside: int  # bytes from where what lies beside a record begins
+    num_beside: int  # frames that may lie there
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+class Stored:
+    """The records of a ring as columns: fields, newest frames, and codes in place of places.
+
+    A code says whose a frame is, and which of its own: age * (frames that a record may have) + number, the age in
+    tickets, 0 the number of the newest frame.
+
+    Attributes:
+        columns: Those of a row a record.
+        beside: Those of the frames beside records, of which each has as many as its codes say.
+        row_bytes: Bytes of a record's rows.
+    """
+
+    def __init__(self, ring: _core.Ring, schema: Schema) -> None:
+        self.ring = ring
+        self._records = ring.records
+        self.groups: list[Group] = []
+        names, fields = schema.names, tuple(schema.values())
+        framed: set[int] = set()
+        frames, places, self.beside = [], [], []
+        for positions, newest, column, first_beside, num_beside in self._records.groups:
+            field, name = fields[positions[0]], names[positions[0]]
+            num_frames, shape = (1, field.shape) if field.stack is None else (field.stack, field.shape[1:])
+            of_fields = [(column + i, num_frames) for i in range(len(positions))]
+            self.groups.append(Group(newest, of_fields, shape, field.dtype, first_beside, num_beside))
+            frames.append((newest, Column(f"{name}/frames", shape, field.dtype)))
+            self.beside.append(Column(f"{name}/beside", shape, field.dtype))
+            places += [
+                (column + i, Column(f"{names[at]}/codes", (num_frames,), _PLACE)) for i, at in enumerate(positions)
+            ]
+            framed.update(positions)
+        alone = [(i, Column(names[i], f.shape, f.dtype)) for i, f in enumerate(fields) if i not in framed]
+        self._first_of_places = len(alone) + len(frames)
+        self._numbers = [number for number, _ in [*alone, *frames, *places]]
+        self.columns = [column for _, column in [*alone, *frames, *places]]
+        self.row_bytes = sum(column.row_bytes for column in self.columns)
+        tickets = _core.transition_parts(schema.sizes)[-1]
+        parts = [
+            (_FROM_START, column.row_bytes, number) for number, column in zip(self._numbers, self.columns, strict=True)
+        ]
+        self._parts = [*parts, tickets]
+
+    def empty(self, count: int) -> list[Array]:
+        """Return memory of so many records: fields, newest frames, codes."""
+        return [np.empty((count, *column.shape), column.dtype) for column in self.columns]
+
+    def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
+        """Copy records: the oldest ticket whose copy is whole; their columns, then each group's frames beside them."""
+        block = _core.Block(self._parts, count)
+        self.ring.read_run(first, block)
+        arrays: list[Array] = []
+        for column, offset in zip(self.columns, block.offsets, strict=False):
+            column_bytes = block.flat[offset : offset + count * column.row_bytes]
+            arrays.append(column_bytes.view(column.dtype).reshape(count, *column.shape))
+        beside: list[Array] = []
+        for group, codes in [*self.codes(arrays)]:
+            for each in codes:
+                each[...] = self._code_of(group, each, first)
+            rows, numbers = _numbered(self.num_beside(group, codes))
+            beside.append(self._beside_of(group)[(first + rows) % self.ring.capacity, numbers])
+        return self.ring.read_records(first, np.empty(0, np.uint8)), arrays, beside
+
+    def put(self, columns: list[Array], beside: list[Array]) -> None:
+        """Lay records behind the last of the ring, which nobody else uses: at most as many as it has slots.
+
+        Raises:
+            ValueError: A code names no frame.
+        """
+        first, count, capacity = self.ring.num_reserved, len(columns[0]), self.ring.capacity
+        slots = np.arange(first, first + count) % capacity
+        for (group, codes), frames in zip(self.codes(columns), beside, strict=True):
+            rows, numbers = _numbered(self.num_beside(group, codes))
+            self._beside_of(group)[slots[rows], numbers] = frames
+            for each in codes:
+                each[...] = self._place_of(group, each, slots)
+        at = first % capacity
+        before_wrap = min(count, capacity - at)
+        for number, column, values in zip(self._numbers, self.columns, columns, strict=True):
+            rows_of = self._records.column(number, column.dtype, list(column.shape))
+            rows_of[at : at + before_wrap] = values[:before_wrap]
+            rows_of[: count - before_wrap] = values[before_wrap:]
+
+    def num_beside(self, group: Group, codes: list[Array]) -> Array:
+        """Return how many frames lie beside each record, (n,), of its codes."""
+        highest = np.max([each.max(axis=1, initial=0, where=each <= group.num_beside) for each in codes], axis=0)
+        counts: Array = highest.astype(np.int64)
+        return counts
+
+    def codes(self, columns: list[Array]) -> Iterator[tuple[Group, list[Any]]]:
+        """Yield each group, and those of the columns that are its fields' codes."""
+        at = self._first_of_places
+        for group in self.groups:
+            yield group, columns[at : at + len(group.places)]
+            at += len(group.places)
+
+    def _code_of(self, group: Group, places: Any, first: int) -> Array:
+        start, stride = self._records.first_beside, self._records.record_bytes
+        extra_bytes = max(1, self._records.beside().shape[1])
+        is_beside = places >= start
+        below = np.where(is_beside, places - np.uint64(start), 0)
+        owners = np.where(is_beside, below // extra_bytes, places // stride).astype(np.int64)
+        numbers = np.where(is_beside, 1 + (below % extra_bytes - group.first_beside) // group.frame_bytes, 0)
+        slots = np.arange(first, first + len(places)) % self.ring.capacity
+        ages = (slots[:, None] - owners) % self.ring.capacity
+        codes = (ages.astype(_PLACE) * (group.num_beside + 1) + numbers).astype(_PLACE)
+        known: Array = np.where(ages <= self.ring.num_spare, codes, 0)  # 0 for slots that never held anything
+        return known
+
+    def _place_of(self, group: Group, codes: Any, slots: Array) -> Array:
+        ages, numbers = np.divmod(codes, np.uint64(group.num_beside + 1))
+        if codes.size and int(ages.max()) > self.ring.num_spare:
+            raise ValueError(f"columns: expected frames of at most {self.ring.num_spare} transitions ago")
+        owners = (slots[:, None] - ages.astype(np.int64)) % self.ring.capacity
+        in_record = owners * self._records.record_bytes + self._records.offsets[group.newest]
+        extra_bytes = self._records.beside().shape[1]
+        beside = self._records.first_beside + owners * extra_bytes + group.first_beside
+        at = beside + (numbers.astype(np.int64) - 1) * group.frame_bytes
+        places: Array = np.where(numbers == 0, in_record, at).astype(_PLACE)
+        return places
+
+    def _beside_of(self, group: Group) -> Array:
+        """Return a view of a group's frames beside all records, (capacity, frames, *shape)."""
+        num_bytes = group.num_beside * group.frame_bytes
+        own = self._records.beside()[:, group.first_beside : group.first_beside + num_bytes]
+        frames: Array = own.view(group.dtype)
+        return frames.reshape(len(own), group.num_beside, *group.shape)
+
+
+def _numbered(counts: Any) -> tuple[Any, Any]:
+    """Return the rows and numbers of frames of which each row has so many."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
