@@ -18,7 +18,19 @@ import run
 import torch
 
 FOLDER = Path(__file__).parent
-ON_CPU = ("buffers", "end-to-end", "frames", "loader", "n-steps", "priorities", "sb3", "sequences", "target", "threads")
+ON_CPU = (
+    "buffers",
+    "checkpoints",
+    "end-to-end",
+    "frames",
+    "loader",
+    "n-steps",
+    "priorities",
+    "sb3",
+    "sequences",
+    "target",
+    "threads",
+)
 
 
 def run_here(command: Sequence[str | Path], *, check: bool) -> subprocess.CompletedProcess[str]:
@@ -80,7 +92,7 @@ def test_files_are_written_by_whole_runs_and_where_asked() -> None:
 def test_what_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run.main(["buffer"])
-    assert "expected buffers, end_to_end, frames," in capsys.readouterr().err
+    assert "expected buffers, checkpoints, end_to_end, frames," in capsys.readouterr().err
     assert run.main(["target", "--only", "add-"]) == 1
     assert "there are target-2x64, target-twin-critic" in capsys.readouterr().err
 

@@ -47,7 +47,8 @@ PACKAGE_ROOMS: dict[str, set[str]] = {
     "schema": {"support"},
     "batch": {"support", "schema"},
     "gpu": {"support", "schema", "batch"},
-    "buffer": {"support", "schema", "batch", "gpu"},
+    "checkpoint": {"support", "schema"},
+    "buffer": {"support", "schema", "batch", "gpu", "checkpoint"},
     "target": {"support", "gpu"},
     "adapters": {"support", "schema", "batch", "gpu", "buffer", "target"},
 }

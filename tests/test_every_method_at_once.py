@@ -12,6 +12,7 @@ import importlib.util
 import os
 import pickle
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -260,6 +261,17 @@ def max_priority(actor: Actor) -> None:
     actor.world.weighed.max_priority = 10
 
 
+def save(actor: Actor) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        saved = (
+            actor.buffer.save_async(folder, full=True).wait() if actor.rng.integers(2) else actor.buffer.save(folder)
+        )
+        loaded: Any = fr.ReplayBuffer.load(folder)
+    assert len(loaded) == saved.end - saved.first
+    if len(loaded):
+        actor.check(loaded[:])
+
+
 def clear(actor: Actor) -> None:
     actor.buffer.clear()
 
@@ -357,6 +369,9 @@ BUFFER: dict[str, Action] = {
     "view": view,
     "stats": stats,
     "trajectory_stats": trajectory_stats,
+    "save": save,
+    "save_async": save,
+    "load": save,
     "clear": clear,
     "cut": cut,
     "lanes": lambda actor: _equal((actor.world.streams.lanes, actor.buffer.lanes), (2 * THREADS, None)),

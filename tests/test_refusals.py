@@ -17,6 +17,7 @@ from refusals_adapters import ADAPTERS
 from refusals_adapters_prioritized import PRIORITIZED
 from refusals_adapters_single import SINGLE
 from refusals_buffer import BUFFERS
+from refusals_checkpoints import CHECKPOINTS
 from refusals_dedupe import DEDUPED
 from refusals_harmless import HARMLESS
 from refusals_lanes import LANES
@@ -34,6 +35,7 @@ CATALOGUE: list[Case] = [
     *READING,
     *PRIORITIES,
     *LANES,
+    *CHECKPOINTS,
     *SAMPLERS,
     *TARGETS,
     *ADAPTERS,

@@ -187,6 +187,7 @@ std::unique_ptr<FollowRule> new_follow(const Lanes& lanes, std::uint32_t most_be
 
 // In the child after a fork, where nobody is left to finish an insert.
 void begin_in_child(Ring& ring, Priorities* priorities, Lanes* lanes) {
+  ring.let_go();  // whoever copied is not there to go on
   ring.discard_unfinished([&](Ticket from, Ticket to) {
     if (priorities != nullptr) priorities->move(from, to);
     if (lanes != nullptr) lanes->move(from, to);

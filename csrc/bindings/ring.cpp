@@ -86,6 +86,13 @@ Ticket read_records_into(const Ring& ring, Ticket first, Bytes memory) {
   return without_gil(records.size(), [&] { return read_records(ring, first, records); });
 }
 
+// What an insert waits for.
+std::string describe_gate(Ring& ring) {
+  const auto [ticket, is_held] = ring.gate();
+  return "transition " + std::to_string(ticket) + ", a whole lap behind, was still being " +
+         (is_held ? "saved" : "written");
+}
+
 }  // namespace
 
 void bind_ring(py::module_& m) {
@@ -107,8 +114,11 @@ void bind_ring(py::module_& m) {
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
       .def_property_readonly("num_reserved", &Ring::num_reserved)
-      .def_property_readonly("oldest_unfinished", [](Ring& ring) { return ring.window().committed; })
+      .def("describe_gate", &describe_gate)
       .def("clear", &Ring::clear)
+      .def("try_hold", &Ring::try_hold, py::arg("first"))
+      .def("hold_on_from", &Ring::hold_on_from, py::arg("first"))
+      .def("let_go", &Ring::let_go)
       .def("start_at", &Ring::start_at, py::arg("ticket"))
       .def("restore", &restore_rows, py::arg("num_rows"))
       .def("begin_here", &Ring::begin_here)

@@ -312,8 +312,8 @@ cdef class Inserter:
                 shut_since = monotonic()
             if monotonic() - shut_since >= self.timeout_s:
                 raise TimeoutError(
-                    f"insert: transition {self.ring_object.oldest_unfinished}, a whole lap behind, was still being "
-                    f"written after {self.timeout_s:g} s; {num_before + done} of {num_before + num_rows} rows were "
+                    f"insert: {self.ring_object.describe_gate()} after {self.timeout_s:g} s; "
+                    f"{num_before + done} of {num_before + num_rows} rows were "
                     "inserted")
 
 

@@ -21,6 +21,8 @@ from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_count, checked_flag
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -44,7 +46,7 @@ class Kept(Pickled[ArrayT]):
 
     _lineage: Lineage
 
-    def save(self, path: str | os.PathLike[str], *, full: bool = False) -> Saved:
+    def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> Saved:
         """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
 
         What is there of this buffer from an earlier save is not written again. At every moment, the folder holds the
@@ -54,6 +56,8 @@ class Kept(Pickled[ArrayT]):
             path: The folder; it is made where there is none. It may hold a checkpoint, of any buffer, which is
                 replaced; else it is empty.
             full: Writes all anew: also what was changed in place (`view`) since it was saved.
+            hold: Lets inserts wait before they overwrite what was not read yet, instead of losing it: where writers
+                are faster than the disk. Inserts of a buffer with a `timeout` may then raise.
 
         Returns:
             Saved(first, end, lost): the checkpoint has tickets [first, end), and not the `lost` oldest of those there
@@ -62,27 +66,32 @@ class Kept(Pickled[ArrayT]):
         Raises:
             OSError: It cannot be written; what was saved before stands.
             ValueError: Something else lies in the folder.
-            TypeError: `path` is no path, or `full` no bool.
+            RuntimeError: With `hold`, another save of this buffer holds inserts; without, writers were so fast that
+                nothing could be read. What was saved before stands.
+            TypeError: `path` is no path, or `full` or `hold` no bool.
 
         Thread safety:
             May be called from any thread; saves into one folder, of any process, take turns.
         """
-        return save(checked_path(path), self._kept_source(), full=checked_flag("full", full))
+        return self._saving(path, full, hold)()
 
-    def save_async(self, path: str | os.PathLike[str], *, full: bool = False) -> SaveHandle:
+    def save_async(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> SaveHandle:
         """Do as `save`, in a thread of its own.
 
         Returns:
             A handle: `wait()` for what `save` returns or raises, `done`.
 
         Raises:
-            TypeError: `path` is no path, or `full` no bool.
+            TypeError: `path` is no path, or `full` or `hold` no bool.
 
         Thread safety:
             May be called from any thread. The interpreter does not exit before the save is done.
         """
-        checked, is_full = checked_path(path), checked_flag("full", full)
-        return SaveHandle(lambda: save(checked, self._kept_source(), full=is_full))
+        return SaveHandle(self._saving(path, full, hold))
+
+    def _saving(self, path: object, full: object, hold: object) -> Callable[[], Saved]:
+        where, is_full, holds = checked_path(path), checked_flag("full", full), checked_flag("hold", hold)
+        return lambda: save(where, self._kept_source(), full=is_full, hold=holds)
 
     @classmethod
     def load(

@@ -66,6 +66,7 @@ def describe(path: str | os.PathLike[str]) -> Checkpoint:
         path: The folder.
 
     Raises:
+        TypeError: `path` is no path.
         FileNotFoundError: There is no checkpoint.
         OSError, ValueError: It cannot be read, or is damaged.
     """
@@ -82,6 +83,7 @@ def verify(path: str | os.PathLike[str]) -> Checkpoint:
         What it holds.
 
     Raises:
+        TypeError: `path` is no path.
         FileNotFoundError: There is no checkpoint.
         OSError: It cannot be read.
         ValueError: It is damaged; the message names the file and the place.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastreplay import _core
     from fastreplay.checkpoint.lineage import Lineage
     from fastreplay.checkpoint.stored import Column, Stored
 
@@ -60,10 +61,17 @@ class Source:
     read_state: Callable[[int, int], list[Array]]
 
 
-def save(path: str, source: Source, *, full: bool) -> Saved:
+def save(path: str, source: Source, *, full: bool, hold: bool) -> Saved:
     """Save a buffer into a folder, in the place of what was saved there before.
 
+    Args:
+        path: The folder.
+        source: What is saved.
+        full: Whether to write again what is there.
+        hold: Whether inserts wait before they overwrite what was not read.
+
     Raises:
+        RuntimeError: Another save holds inserts; or writers were so fast that nothing could be read.
         OSError: It cannot be written; what was saved before stands.
         ValueError: Something else lies in the folder, or a checkpoint of a later fastreplay.
     """
@@ -72,7 +80,7 @@ def save(path: str, source: Source, *, full: bool) -> Saved:
         _remove_all_but(folder, before)
         saving = _Saving(folder, source, [] if before is None or full else before.records)
         try:
-            manifest, saved = saving.run()
+            manifest, saved = saving.run_holding() if hold else saving.run()
             folder.sync()
             write_manifest(folder, manifest)
         except BaseException:
@@ -119,14 +127,33 @@ class _Saving:
         self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
         self._there = [entry for entry in before if self._is_of_this(entry)]
         self._unfinished: deque[Future[None]] = deque()
+        self._held: _core.Ring | None = None
 
     def _is_of_this(self, entry: Entry) -> bool:
         return entry.origin == self._origin or entry.end <= self._ancestors.get(entry.origin, 0)
+
+    def run_holding(self) -> tuple[Manifest, Saved]:
+        """Do as `run`; inserts wait before they overwrite what is read.
+
+        Raises:
+            RuntimeError: Another save lets them wait.
+        """
+        ring = self._ring
+        if not ring.try_hold(max(0, ring.window()[0] - ring.num_spare)):
+            raise RuntimeError("save: expected hold=False while another save of this buffer holds inserts")
+        self._held = ring
+        try:
+            return self.run()
+        finally:
+            ring.let_go()
 
     def run(self) -> tuple[Manifest, Saved]:
         """Write segments; return what the manifest is to say, and which transitions there are.
 
         Where writers come past, it goes on with the newest transitions, half as many each time.
+
+        Raises:
+            RuntimeError: So often that none is left.
         """
         oldest, newest = first, end = self._ring.window()
         num_kept = end - first
@@ -138,6 +165,11 @@ class _Saving:
                 if records is not None:
                     break
                 num_kept //= 2
+                if num_kept == 0:
+                    raise RuntimeError(
+                        f"save: writers overwrote all of {newest - oldest} transitions before they were read; with "
+                        "hold=True they wait"
+                    )
                 still, end = self._ring.window()
                 first = max(still, end - num_kept)
             while self._unfinished:
@@ -210,6 +242,8 @@ class _Saving:
     def _read_records(self, spare: int, start: int, stop: int) -> _Rows | None:
         """Read records, of which what is only looked up may lie in slots that readers are not given."""
         oldest, columns, beside = self._stored.read(start, stop - start)
+        if self._held is not None:
+            self._held.hold_on_from(max(0, stop - self._ring.num_spare))
         return _Rows(columns, beside) if oldest <= start + spare else None
 
     def _read_state(self, start: int, stop: int) -> _Rows:

@@ -50,7 +50,7 @@ class SaveHandle:
 
         Raises:
             TimeoutError: It goes on still.
-            OSError, ValueError: What `save` raises.
+            OSError, ValueError, RuntimeError: What `save` raises.
         """
         self._thread.join(timeout)
         if not self.done:

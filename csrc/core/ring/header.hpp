@@ -17,6 +17,9 @@ struct RingHeader {
   Ticket base = 0;
   // Transitions that were overwritten before they were cleared. As base.
   std::uint64_t overwritten_before_clear = 0;
+  // One past the oldest ticket that a copier is not done with, which no writer overwrites; 0 where there is none. Set
+  // by the copier alone, read by writers.
+  Ticket held = 0;
   // First ticket of this ring; read-only once shared.
   Ticket start = 0;
   // Next ticket to reserve. Written by writers (CAS), read by all; only grows. The two that writers change lie two

@@ -71,7 +71,9 @@ bool BasicRing<Atomics>::try_reserve(std::size_t num_rows, Ticket& first) noexce
     // acquire: the earlier writer of each slot finished before we overwrite it; pairs with the
     // release CAS on commit in advance().
     const Ticket finished = Atomics::load(header_.commit, std::memory_order_acquire);
-    if (head + num_rows > finished + capacity_) return false;
+    // acquire: a copier is done with what lies below; pairs with the release stores in hold_on_from() and let_go().
+    const Ticket held = Atomics::load(header_.held, std::memory_order_acquire);
+    if (head + num_rows > (held == 0 ? finished : std::min(finished, held - 1)) + capacity_) return false;
     at_stop_point(StopPoint::kGatePassed);
     // acq_rel on success: more than is needed, at no cost on x86; the gate's acquire orders the writers
     // of a slot, R1 in write() shows the reservation. relaxed on failure: we only try again.
@@ -263,6 +265,39 @@ void BasicRing<Atomics>::discard_unfinished(const std::function<void(Ticket, Tic
   Atomics::store(header_.base, base + overwritten, std::memory_order_relaxed);
   Atomics::store(header_.head, next, std::memory_order_relaxed);
   Atomics::store(header_.commit, next, std::memory_order_relaxed);
+}
+
+template <class Atomics>
+bool BasicRing<Atomics>::try_hold(Ticket first) noexcept {
+  Ticket none = 0;
+  // acquire on success: the copier before is done; pairs with the release in let_go(). relaxed on failure: nothing
+  // follows from it.
+  while (!Atomics::compare_exchange_weak(header_.held, none, first + 1, std::memory_order_acquire,
+                                         std::memory_order_relaxed)) {
+    if (none != 0) return false;
+  }
+  return true;
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::hold_on_from(Ticket first) noexcept {
+  // release: the copies of what lies below are finished; pairs with the acquire load in try_reserve().
+  Atomics::store(header_.held, first + 1, std::memory_order_release);
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::let_go() noexcept {
+  // release: as above, for all that was copied; pairs with the acquire load in try_reserve() and that in try_hold().
+  Atomics::store(header_.held, Ticket{0}, std::memory_order_release);
+}
+
+template <class Atomics>
+std::pair<Ticket, bool> BasicRing<Atomics>::gate() noexcept {
+  const Ticket finished = advance();
+  // relaxed: to be told.
+  const Ticket held = Atomics::load(header_.held, std::memory_order_relaxed);
+  const bool is_held = held != 0 && held - 1 < finished;
+  return {is_held ? held - 1 : finished, is_held};
 }
 
 template <class Atomics>

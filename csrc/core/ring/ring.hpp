@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 
 #include "ring/atomics.hpp"
 #include "ring/header.hpp"
@@ -104,6 +105,15 @@ class BasicRing {
 
   // The oldest ticket whose copy, finished before this call, is whole. To be called after the copy.
   [[nodiscard]] Ticket oldest_whole() const noexcept;
+
+  // Keeps writers, at the lap gate, from overwriting tickets from `first` on until the copier is done with them: false
+  // where another does so. Then `first` may be moved on, and the gate be left to itself. Writers who had passed the
+  // gate before are not kept: the check after a copy finds out.
+  [[nodiscard]] bool try_hold(Ticket first) noexcept;
+  void hold_on_from(Ticket first) noexcept;
+  void let_go() noexcept;
+  // The oldest ticket that no writer may overwrite yet, and whether it is a copier's.
+  [[nodiscard]] std::pair<Ticket, bool> gate() noexcept;
 
   // Makes every ticket reserved so far invisible. Tickets go on.
   void clear() noexcept;

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""What do a checkpoint, the next one and loading it take, beside the same bytes written plainly, and pickle?"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiment import Contestant, Contestants, Experiment, Question, Result
+from render import Columns, Table, by_title, medians, ratio
+
+import fastreplay as fr
+
+_FIELDS: dict[str, Any] = {
+    "observation": (17,),
+    "action": (6,),
+    "reward": (),
+    "next_observation": (17,),
+    "terminated": ((), "bool"),
+    "truncated": ((), "bool"),
+}
+_CAPACITY = 1_500_000
+_ROWS = 5000
+_PLAIN, _PICKLE = "plain", "pickle"
+_LABELS = {
+    "fastreplay": "fastreplay",
+    _PLAIN: "the bytes, plainly",
+    _PICKLE: "`pickle`, and `fsync`",
+}
+_WORK = {
+    "checkpoint-save": "`save`",
+    "checkpoint-save-again": "`save` after 1 % new transitions",
+    "checkpoint-load": "`load`, of files that are in memory",
+}
+
+
+def at_scale(shrink: int = 1) -> list[Experiment]:
+    """Return the experiments with their capacities divided by `shrink`."""
+    capacity = _CAPACITY // shrink
+    return [Experiment(key, title, partial(_contestants, key, capacity), [_PLAIN]) for key, title in _WORK.items()]
+
+
+def _contestants(work: str, capacity: int) -> Contestants:
+    makers = {"fastreplay": _ours, _PLAIN: _plain, _PICKLE: _pickle}
+    return {name: partial(make, work, capacity) for name, make in makers.items()}
+
+
+class _Folder:
+    """A folder as long as it is referred to."""
+
+    def __init__(self) -> None:
+        self._made = tempfile.TemporaryDirectory()
+        self.path = Path(self._made.name)
+
+
+def _filled(capacity: int) -> Any:
+    buffer: Any = fr.ReplayBuffer(capacity, _FIELDS, output="numpy", seed=0)
+    _insert(buffer, capacity)
+    return buffer
+
+
+def _insert(buffer: Any, num_rows: int) -> None:
+    for start in range(0, num_rows, _ROWS):
+        numbers = np.arange(start, min(num_rows, start + _ROWS), dtype=np.float32)
+        wide = np.broadcast_to(numbers[:, None], (len(numbers), 17))
+        no = np.zeros(len(numbers), bool)
+        buffer.extend(wide, wide[:, :6], numbers, wide, no, no)
+
+
+def _ours(work: str, capacity: int) -> Contestant:
+    buffer, folder = _filled(capacity), _Folder()
+    kept = folder.path / "kept"
+    buffer.save(kept)
+
+    def save() -> None:
+        path = folder.path / "new"
+        shutil.rmtree(path, ignore_errors=True)
+        buffer.save(path)
+
+    def save_again() -> None:
+        _insert(buffer, capacity // 100)
+        buffer.save(kept)
+
+    def load() -> Any:
+        return fr.ReplayBuffer.load(kept)
+
+    def check() -> None:
+        assert (load()[:].reward == buffer[:].reward).all(), "fastreplay: what was loaded is something else"
+
+    return Contestant({"save": save, "again": save_again, "load": load}[work.rsplit("-", maxsplit=1)[-1]], check=check)
+
+
+def _plain(work: str, capacity: int) -> Contestant:
+    """Write as many bytes as there are new, from memory that is there, or read them."""
+    folder, row_bytes = _Folder(), sum(field.row_bytes for field in fr.Schema(_FIELDS).values())
+    rows = capacity // 100 if work.endswith("again") else capacity
+    data: Any = np.ones(rows * row_bytes, np.uint8)
+    path = folder.path / "plain"
+
+    def write() -> None:
+        path.unlink(missing_ok=True)
+        with path.open("wb", buffering=0) as file:
+            for start in range(0, len(data), 1 << 20):
+                file.write(memoryview(data)[start : start + (1 << 20)])
+            os.fsync(file.fileno())
+
+    def read() -> None:
+        with path.open("rb", buffering=0) as file:
+            for start in range(0, len(data), 1 << 20):
+                file.readinto(memoryview(data)[start : start + (1 << 20)])
+
+    write()
+    return Contestant(read if work.endswith("load") else write)
+
+
+def _pickle(work: str, capacity: int) -> Contestant:
+    buffer, folder = _filled(capacity), _Folder()
+    path = folder.path / "pickle"
+
+    def dump() -> None:
+        with path.open("wb") as file:
+            pickle.dump(buffer, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load() -> Any:
+        with path.open("rb") as file:
+            return pickle.load(file)
+
+    dump()
+    return Contestant(load if work.endswith("load") else dump)
+
+
+def _tables(results: Sequence[Result]) -> list[Table]:
+    note = (
+        f"µs per call, medians over rounds; ratios are medians of the rounds' ratios. {_CAPACITY:,} transitions of "
+        "cheetah, 260 MB, on the disk of this machine; all but `load` wait until it has them."
+    )
+    columns: Columns = {
+        **medians(results, _LABELS),
+        "time over plain": lambda result: ratio(result.slowdown((_PLAIN,))),
+    }
+    return [Table("Checkpoints", note, "work", by_title(results), columns)]
+
+
+QUESTION = Question(
+    "checkpoints",
+    lambda is_quick: at_scale(100) if is_quick else at_scale(),
+    _tables,
+    _LABELS,
+    distributions=("fastreplay", "numpy"),
+    rounds=(7, 1e-3),
+    quick_rounds=(2, 5e-5),
+)

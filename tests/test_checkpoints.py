@@ -1,0 +1,629 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints: what is saved comes back, is not written twice, and is checked before anybody sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import fastreplay as fr
+from fastreplay.checkpoint import save as _saving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIELDS: dict[str, Any] = {
+    "observation": ((3,), "float32"),
+    "action": ((), "int64"),
+    "reward": ((), "float64"),
+    "terminated": ((), "bool"),
+    "half": ((2,), "float16"),
+    "deep/complex": ((), "complex128"),
+    "deep/long": ((), "longdouble"),
+}
+STACKS = {name: fr.Field((4, 3), "uint8", stack=3) for name in ("observation", "next_observation")}
+LANES = 3
+saving: Any = _saving
+KINDS = ("plain", "lanes", "priorities", "frames")
+
+
+def make(kind: str, capacity: int = 200, **options: Any) -> Any:
+    """Make an empty buffer of a kind."""
+    if kind == "frames":
+        fields = STACKS | {"reward": ((), "float32"), "terminated": ((), "bool")}
+        return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, lanes=LANES, share_next=True, **options)
+    if kind != "plain":
+        options |= {"lanes": LANES}
+    if kind == "priorities":
+        options |= {"priorities": fr.Priorities()}
+    return fr.ReplayBuffer(capacity, FIELDS, output="numpy", seed=1, **options)
+
+
+class Streams:
+    """Inserts steps that follow from their number."""
+
+    def __init__(self, buffer: Any, begin: int = 0) -> None:
+        self.buffer = buffer
+        self.step = begin
+        self.stacks: Any = None
+
+    def insert(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            rng = np.random.default_rng(self.step)
+            ended = rng.random(LANES) < 0.1
+            if "next_observation" in self.buffer.schema:
+                self._insert_stacks(rng, ended)
+            else:
+                rows = np.arange(LANES) + LANES * self.step
+                self.buffer.extend(
+                    observation=rng.normal(size=(LANES, 3)),
+                    action=rows,
+                    reward=rows / 7,
+                    terminated=ended,
+                    half=rng.normal(size=(LANES, 2)),
+                    deep={"complex": rows * 1j, "long": rows.astype("longdouble") / 3},
+                )
+            self.step += 1
+
+    def _insert_stacks(self, rng: np.random.Generator, ended: Any) -> None:
+        frames = rng.integers(0, 255, (LANES, 4, 4, 3), dtype=np.uint8)
+        if self.stacks is None:
+            self.stacks = frames[:, :3].copy()
+        later = np.concatenate([self.stacks[:, 1:], frames[:, 3:]], axis=1)
+        self.buffer.extend(
+            observation=self.stacks, next_observation=later, reward=np.full(LANES, self.step), terminated=ended
+        )
+        self.stacks = np.where(ended[:, None, None, None], frames[:, :3], later)
+
+
+def filled(kind: str, num_steps: int = 150, **options: Any) -> tuple[Any, Streams]:
+    buffer = make(kind, **options)
+    streams = Streams(buffer)
+    streams.insert(num_steps)
+    if kind == "priorities":
+        batch = buffer.sample(64)
+        buffer.update_priorities(batch, np.random.default_rng(0).random(64))
+    return buffer, streams
+
+
+def assert_same_contents(one: Any, other: Any) -> None:
+    assert len(one) == len(other)
+    for name in one.schema:
+        np.testing.assert_array_equal(one[:][name], other[:][name], err_msg=name)
+    np.testing.assert_array_equal(one[:].ticket, other[:].ticket)
+
+
+def assert_same_draws(one: Any, other: Any, follow: Any = None) -> None:
+    for size in (1, 17, 64):
+        mine, theirs = one.sample(size, follow=follow), other.sample(size, follow=follow)
+        assert list(mine.keys()) == list(theirs.keys())
+        for name in mine.keys():  # noqa: SIM118 - no mapping
+            np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+        np.testing.assert_array_equal(mine.ticket, theirs.ticket)
+        for name in ("weight", "probability"):
+            np.testing.assert_array_equal(getattr(mine, name, None), getattr(theirs, name, None))
+
+
+def files(path: Path, kind: str = "") -> list[str]:
+    return sorted(each.name for each in path.iterdir() if each.name.startswith(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_steps", [0, 1, 40, 150])
+def test_the_next_minibatches_are_those_that_would_have_come(kind: str, num_steps: int, tmp_path: Path) -> None:
+    buffer, streams = filled(kind, num_steps) if num_steps else (make(kind), Streams(None))
+    saved = buffer.save(tmp_path / "a" / "b")
+    assert saved == (max(0, LANES * num_steps - 200), LANES * num_steps, 0)
+    loaded: Any = fr.ReplayBuffer.load(tmp_path / "a" / "b")
+    assert repr(loaded) == repr(buffer)
+    assert loaded.rng_state == buffer.rng_state
+    assert {k: v for k, v in loaded.stats().items() if k in ("inserted", "overwritten")} == {
+        k: v for k, v in buffer.stats().items() if k in ("inserted", "overwritten")
+    }
+    if num_steps:
+        assert_same_contents(buffer, loaded)
+        assert_same_draws(buffer, loaded)
+        follow = fr.NStep(3, 0.9) if kind != "plain" else None
+        assert_same_draws(buffer, loaded, follow)
+        assert_same_draws(buffer, loaded, follow and fr.Sequence(5, burn_in=2))
+        twin = Streams(loaded, num_steps)
+        twin.stacks = streams.stacks
+        for each in (streams, twin):
+            each.insert(7)
+        assert_same_contents(buffer, loaded)
+        assert_same_draws(buffer, loaded, follow)
+    assert fr.verify(tmp_path / "a" / "b").end == saved.end
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_saved_is_not_written_again(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 3000)
+    buffer, streams = filled(kind, 60)
+    buffer.save(tmp_path)
+    before = set(files(tmp_path, "records"))
+    for num_steps in (0, 1, 5, 30, 0, 200, 3):
+        streams.insert(num_steps)
+        saved = buffer.save(tmp_path)
+        now = set(files(tmp_path, "records"))
+        written = sum(int(name.split("-")[2]) - int(name.split("-")[1]) for name in now - before)
+        rows = 3000 // sum(column.row_bytes for column in buffer._kept_source().stored.columns)
+        # What is new, and segments at the end that are small enough to be written with it.
+        assert written <= min(LANES * num_steps, saved.end - saved.first + buffer._ring.num_spare) + rows
+        assert num_steps or not now - before
+        oldest = min(int(name.split("-")[1]) for name in now)
+        assert saved.first - buffer._ring.num_spare - rows < oldest or len(now) == 1  # what was overwritten is gone
+        assert_same_contents(fr.ReplayBuffer.load(tmp_path), buffer)
+        before = now
+    buffer.save(tmp_path, full=True)
+    assert not before & set(files(tmp_path, "records"))
+
+
+def test_small_segments_become_one(tmp_path: Path) -> None:
+    buffer, streams = filled("plain", 1, capacity=1000)
+    for _ in range(50):
+        streams.insert(1)
+        buffer.save(tmp_path)
+    assert len(files(tmp_path, "records")) == 1
+    assert_same_contents(buffer, fr.ReplayBuffer.load(tmp_path))
+
+
+def test_what_was_changed_in_place_is_saved_in_full(tmp_path: Path) -> None:
+    buffer, _ = filled("plain", 20)
+    buffer.save(tmp_path)
+    buffer.view("reward")[:] = -1
+    buffer.save(tmp_path)
+    assert (fr.ReplayBuffer.load(tmp_path)[:].reward != -1).all()
+    buffer.save(tmp_path, full=True)
+    assert (fr.ReplayBuffer.load(tmp_path)[:].reward == -1).all()
+
+
+def test_two_go_on_from_one_checkpoint(tmp_path: Path) -> None:
+    """Neither takes what the other has written for its own."""
+    buffer, _ = filled("plain", 20)
+    buffer.save(tmp_path)
+    first: Any = fr.ReplayBuffer.load(tmp_path)
+    second: Any = fr.ReplayBuffer.load(tmp_path)
+    for each, begin in ((first, 100), (second, 200), (first, 300)):
+        Streams(each, begin).insert(10)
+        each.save(tmp_path)
+        assert_same_contents(each, fr.ReplayBuffer.load(tmp_path))
+    other, _ = filled("plain", 25)
+    other.save(tmp_path)
+    assert_same_contents(other, fr.ReplayBuffer.load(tmp_path))
+
+
+def test_a_child_goes_on_by_itself(tmp_path: Path) -> None:
+    buffer, streams = filled("lanes", 20)
+    buffer.save(tmp_path)
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            Streams(buffer, 100).insert(10)
+            buffer.save(tmp_path)
+            np.testing.assert_array_equal(fr.ReplayBuffer.load(tmp_path)[:].action, buffer[:].action)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    streams.insert(10)
+    buffer.save(tmp_path)
+    assert_same_contents(buffer, fr.ReplayBuffer.load(tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("capacity", [1, 50, 199, 5000])
+def test_another_capacity(kind: str, capacity: int, tmp_path: Path) -> None:
+    buffer, streams = filled(kind, 150)
+    buffer.save(tmp_path)
+    loaded: Any = fr.ReplayBuffer.load(tmp_path, capacity=capacity)
+    count = min(capacity, 200)
+    assert len(loaded) == count
+    for name in buffer.schema:
+        np.testing.assert_array_equal(loaded[:][name], buffer[-count:][name])
+    assert loaded.stats()["inserted"] == 450
+    assert loaded.stats()["overwritten"] == 450 - count
+    twin = Streams(loaded, streams.step)
+    twin.stacks = streams.stacks
+    twin.insert(30)
+    streams.insert(30)
+    both = min(len(loaded), 90)
+    for name in buffer.schema:
+        np.testing.assert_array_equal(loaded[-both:][name], buffer[-both:][name])
+    loaded.save(tmp_path)
+    assert_same_contents(loaded, fr.ReplayBuffer.load(tmp_path))
+
+
+def test_other_options(tmp_path: Path) -> None:
+    fields = {name: FIELDS[name] for name in ("observation", "action")}
+    buffer = fr.ReplayBuffer(10, fields, seed=3, timeout=2.5)
+    buffer.extend(observation=np.ones((4, 3)), action=range(4))
+    buffer.save(tmp_path)
+    as_arrays: Any = fr.ReplayBuffer.load(str(tmp_path), output="numpy")
+    assert isinstance(as_arrays.sample(2).action, np.ndarray)
+    np.testing.assert_array_equal(
+        as_arrays.sample(8).action, [*map(int, (buffer.sample(2), buffer.sample(8))[1].action)]
+    )
+
+    class Subclass(fr.ReplayBuffer):  # type: ignore[type-arg]
+        pass
+
+    assert type(Subclass.load(str(tmp_path))) is Subclass
+    with pytest.raises(ValueError, match="storage: expected 'host'"):
+        fr.ReplayBuffer.load(tmp_path, storage="cuda")
+    with pytest.raises(ValueError, match="priorities: expected None"):
+        fr.ReplayBuffer.load(tmp_path, priorities=fr.Priorities())
+    with pytest.raises(TypeError, match="path: expected the path of a folder, got 3"):
+        fr.ReplayBuffer.load(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="full"):
+        buffer.save(tmp_path, full=1)  # type: ignore[arg-type]
+
+
+def test_a_function_is_not_saved(tmp_path: Path) -> None:
+    rule = fr.Priorities(beta=lambda calls: min(1.0, 0.4 + calls / 100))
+    buffer = fr.ReplayBuffer(50, FIELDS, output="numpy", lanes=LANES, priorities=rule)
+    Streams(buffer).insert(10)
+    buffer.sample(4)
+    buffer.save(tmp_path)
+    with pytest.raises(ValueError, match="its beta was a function"):
+        fr.ReplayBuffer.load(tmp_path)
+    with pytest.raises(ValueError, match="expected the rule that the buffer was saved with"):
+        fr.ReplayBuffer.load(tmp_path, priorities=fr.Priorities(alpha=0.1, beta=rule.beta))
+    assert_same_draws(buffer, fr.ReplayBuffer.load(tmp_path, priorities=rule))
+    assert fr.describe(tmp_path).priorities is not None
+
+
+def test_a_loader_begins_with_what_was_not_handed_out(tmp_path: Path) -> None:
+    buffer, _ = filled("plain", 50)
+    with buffer.loader(8, depth=4) as loader:
+        for _ in range(5):
+            next(loader)
+        deadline = time.monotonic() + 10
+        while loader.num_ahead < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        buffer.save(tmp_path)
+        expected = [next(loader).ticket for _ in range(3)]
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    with loaded.loader(8) as again:
+        for tickets in expected:
+            np.testing.assert_array_equal(next(again).ticket, tickets)
+
+
+def test_spaces_nest_as_they_did(tmp_path: Path) -> None:
+    space = spaces.Dict({"a": spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 1, (2,))]), "b/c": spaces.Box(0, 1, ())})
+    schema = fr.Schema.from_spaces(space, spaces.Discrete(2))
+    buffer = fr.ReplayBuffer(10, schema, output="numpy")
+    buffer.save(tmp_path)
+    assert fr.ReplayBuffer.load(tmp_path).schema == schema
+
+
+def test_anybody_can_read_the_segments(tmp_path: Path) -> None:
+    """By the letter of the format: a length, a header in JSON, and what it says."""
+    buffer, _ = filled("plain", 30)
+    buffer.save(tmp_path)
+    [name] = files(tmp_path, "records")
+    data = (tmp_path / name).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert header.pop("__metadata__") == {
+        "first_ticket": "0",
+        "dtype of deep/complex": "<c16",
+        "dtype of deep/long": "<f16",
+    }
+    dtypes = {"F32": "<f4", "I64": "<i8", "F64": "<f8", "BOOL": "?", "F16": "<f2", "U8": "u1"}
+    ends = [8 + length]
+    for key, said in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = (8 + length + offset for offset in said["data_offsets"])
+        assert begin == ends[-1]
+        ends.append(end)
+        array = np.frombuffer(data[begin:end], dtypes[said["dtype"]]).reshape(said["shape"])
+        expected = np.asarray(buffer[:][key])
+        if said["dtype"] == "U8":
+            array = np.ascontiguousarray(array).view(expected.dtype)[..., 0]
+        np.testing.assert_array_equal(array, expected)
+    assert ends[-1] == len(data)
+    safetensors = pytest.importorskip("safetensors.numpy")
+    np.testing.assert_array_equal(safetensors.load_file(tmp_path / name)["reward"], buffer[:].reward)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_while_others_insert_and_sample(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that came back are whole, one after another, and follow each other as they did."""
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 20_000)
+    buffer, streams = filled(kind, 400, capacity=900)
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(call: Any) -> None:
+        try:
+            while not stop.is_set():
+                call()
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(call,)) for call in (lambda: streams.insert(1), lambda: buffer.sample(32))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(int(os.environ.get("FASTREPLAY_SAVES", "3"))):
+            saved = buffer.save(tmp_path)
+            loaded: Any = fr.ReplayBuffer.load(tmp_path)
+            assert len(loaded) == saved.end - saved.first > 0
+            begin = max(0, saved.first // LANES - 60)  # stacks depend on the steps of their trajectory before
+            reference = make(kind, 1500)
+            Streams(reference, begin).insert(-(-saved.end // LANES) - begin)
+            have, expected, at = loaded[:], reference[:], saved.first - begin * LANES
+            for name in loaded.schema:
+                np.testing.assert_array_equal(have[name], expected[name][at : at + len(loaded)], err_msg=name)
+            if kind != "plain":
+                batch = loaded.sample(64, follow=fr.Sequence(4))
+                steps = batch.reward if kind == "frames" else batch.action // LANES
+                both = batch.mask[:, 1:] & batch.mask[:, :-1]
+                assert (np.diff(steps, axis=1)[both] == 1).all()
+                assert batch.mask.mean() > 0.7 or len(loaded) < 300
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers a whole lap ahead stand still until what they would overwrite was read."""
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 4000)
+    buffer, streams = filled(kind, 150)
+    reached = threading.Event()
+    go_on = threading.Event()
+    write = saving.write_segment
+
+    def slow(folder: Any, form: Any, entry: Any, arrays: Any) -> Any:
+        if entry.file.startswith("records"):
+            reached.set()
+            go_on.wait(10)
+        return write(folder, form, entry, arrays)
+
+    monkeypatch.setattr(saving, "write_segment", slow)
+    expected = {name: buffer[:][name] for name in buffer.schema}
+    handle = buffer.save_async(tmp_path, hold=True)
+    assert reached.wait(10)
+    with pytest.raises(RuntimeError, match="another save of this buffer holds inserts"):
+        buffer.save(tmp_path / "other", hold=True)
+    writer = threading.Thread(target=streams.insert, args=(200,))
+    writer.start()
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        assert streams.step < 250  # of 350: two laps are not to be had
+        time.sleep(0.01)
+    go_on.set()
+    assert handle.wait() == (250, 450, 0)
+    writer.join()
+    assert streams.step == 350
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    for name in buffer.schema:
+        np.testing.assert_array_equal(loaded[:][name], expected[name])
+
+
+def test_an_insert_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, streams = filled("plain", 100, timeout=0.05)
+    write = saving.write_segment
+
+    def slow(*arguments: Any) -> Any:
+        with pytest.raises(
+            TimeoutError, match=r"transition \d+, a whole lap behind, was still being saved after 0.05 s"
+        ):
+            streams.insert(200)
+        return write(*arguments)
+
+    monkeypatch.setattr(saving, "write_segment", slow)
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 4000)
+    assert buffer.save(tmp_path, hold=True).lost == 0
+    monkeypatch.undo()
+    streams.insert(200)  # let go
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "results").write_text("")
+    with pytest.raises(ValueError, match="results"):
+        buffer.save(tmp_path / "mine", hold=True)
+    streams.insert(200)
+
+
+def test_writers_that_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved before stands, and the error says what to do."""
+    buffer, streams = filled("plain", 100)
+    buffer.save(tmp_path)
+    expected = {name: buffer[:][name] for name in buffer.schema}
+    streams.insert(5)
+    monkeypatch.setattr(saving._Saving, "_read_records", lambda *_: streams.insert(100))
+    with pytest.raises(RuntimeError, match=r"all of 200 transitions before they were read; with hold=True"):
+        buffer.save(tmp_path)
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    for name in buffer.schema:
+        np.testing.assert_array_equal(loaded[:][name], expected[name])
+
+
+def test_a_child_does_not_wait_for_a_save_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, streams = filled("plain", 100, timeout=5)
+    write = saving.write_segment
+
+    def forking(*arguments: Any) -> Any:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                streams.insert(200)
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        return write(*arguments)
+
+    monkeypatch.setattr(saving, "write_segment", forking)
+    buffer.save(tmp_path, hold=True)
+    assert_same_contents(buffer, fr.ReplayBuffer.load(tmp_path))
+
+
+def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
+    buffer, _ = filled("plain", 50)
+    handle = buffer.save_async(tmp_path)
+    assert handle.wait() == (0, 150, 0)
+    assert handle.done
+    assert handle.wait(0) == (0, 150, 0)
+    (tmp_path / "x").write_text("")
+    failed = buffer.save_async(tmp_path / "x")
+    with pytest.raises(OSError, match="x"):
+        failed.wait()
+    with pytest.raises(TypeError, match="path"):
+        buffer.save_async(None)
+
+
+def test_a_save_at_the_exit_of_the_interpreter(tmp_path: Path) -> None:
+    program = """
+import atexit, sys, fastreplay as fr
+buffer = fr.ReplayBuffer(10, {"x": ()}, output="numpy")
+buffer.extend(x=range(7))
+atexit.register(buffer.save, sys.argv[1])
+buffer.save_async(sys.argv[2])
+"""
+    paths = [str(tmp_path / name) for name in "ab"]
+    subprocess.run([sys.executable, "-c", program, *paths], check=True)
+    for path in paths:
+        assert len(fr.ReplayBuffer.load(path)) == 7
+
+
+def test_somebody_elses_folder_stays_as_it_is(tmp_path: Path) -> None:
+    buffer, _ = filled("plain", 5)
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"a new or empty folder, or a checkpoint, and there is 'results.csv'"):
+        buffer.save(tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        fr.ReplayBuffer.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        fr.verify(tmp_path / "nothing")
+
+
+def rewritten(path: Path, change: Any) -> None:
+    """Change what a manifest says, with a checksum that fits."""
+    file = path / "manifest.json"
+    said = json.loads(file.read_bytes())["checkpoint"]
+    said = change(said) or said
+    body = json.dumps(said).encode()
+    file.write_bytes(b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n")
+
+
+def refused(path: Path) -> str:
+    """Return what is said of a damaged checkpoint, by whoever reads it."""
+    with pytest.raises(ValueError, match=r".") as error:
+        fr.ReplayBuffer.load(path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_damaged_byte_is_found(kind: str, tmp_path: Path) -> None:
+    buffer, _ = filled(kind, 20)
+    buffer.save(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in files(tmp_path):
+        file = tmp_path / name
+        data = file.read_bytes()
+        for at in {0, 7, 8, len(data) - 1, *map(int, rng.integers(0, max(1, len(data)), 40))} if data else ():
+            for damaged in (
+                data[:at] + bytes([data[at] ^ (1 << rng.integers(8))]) + data[at + 1 :],
+                data[:at],
+                data + b"x",
+            ):
+                file.write_bytes(damaged)
+                assert name in refused(tmp_path)
+                with pytest.raises(ValueError, match=name):
+                    fr.verify(tmp_path)
+        file.write_bytes(data)
+    fr.verify(tmp_path)
+
+
+def mutated(value: Any, rng: np.random.Generator) -> Any:
+    """Change something in what JSON holds."""
+    odd: list[Any] = [None, True, -1, 0, 1, 2**31, 2**63, 2**70, 1e308, "", "x", [], {}, [[]], "../x", "records"]
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = keys[rng.integers(len(keys))]
+        copy: Any = value.copy()
+        if rng.random() < 0.1:
+            del copy[key]
+        else:
+            copy[key] = mutated(value[key], rng)
+        return copy
+    if isinstance(value, int) and rng.random() < 0.5:
+        return value + int(rng.integers(-3, 4))
+    return odd[rng.integers(len(odd))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_manifest_is_refused_or_right(kind: str, tmp_path: Path) -> None:
+    """With checksums that fit: a ValueError, or a buffer that can be used."""
+    buffer, _ = filled(kind, 20)
+    buffer.save(tmp_path)
+    good = (tmp_path / "manifest.json").read_bytes()
+    rng = np.random.default_rng(7)
+    num_refused = 0
+    for _ in range(int(os.environ.get("FASTREPLAY_HOSTILE", "150"))):
+        (tmp_path / "manifest.json").write_bytes(good)
+        rewritten(tmp_path, lambda said: mutated(said, rng))
+        try:
+            loaded: Any = fr.ReplayBuffer.load(tmp_path)
+        except (ValueError, MemoryError):
+            num_refused += 1
+        else:
+            if len(loaded):
+                loaded.sample(8)
+            loaded.save(tmp_path / "again")
+            shutil.rmtree(tmp_path / "again")
+    assert num_refused > 50
+
+
+def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> None:
+    buffer, _ = filled("lanes", 20)
+    buffer.save(tmp_path)
+    good = (tmp_path / "manifest.json").read_bytes()
+
+    def claim(said: Any) -> None:
+        said["records"][0]["end"] = said["state"][0]["end"] = said["end"] = 2**40
+        said["buffer"]["capacity"] = 2**41
+
+    rewritten(tmp_path, claim)
+    with pytest.raises((ValueError, MemoryError)):
+        fr.ReplayBuffer.load(tmp_path)
+    with pytest.raises(ValueError, match=r"expected .* bytes, got"):
+        fr.verify(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(good)
+    rewritten(tmp_path, lambda said: said.update(version=2))
+    assert "expected version 1, which this fastreplay can read, got 2" in refused(tmp_path)
+    with pytest.raises(ValueError, match="version"):  # of a later fastreplay: not to be overwritten
+        buffer.save(tmp_path)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    buffer, _ = filled("frames", 20)
+    buffer.save(tmp_path)
+    call = [sys.executable, "-m", "fastreplay"]
+    done = subprocess.run([*call, "verify", tmp_path], capture_output=True, text=True, check=True)
+    assert "60 of 200 transitions, tickets [0, 60)" in done.stdout
+    assert "whole: every byte" in done.stdout
+    assert "observation: Field((4, 3), 'uint8', stack=3)" in done.stdout
+    [name] = files(tmp_path, "records")
+    with (tmp_path / name).open("r+b") as file:
+        file.seek(3000)
+        file.write(b"damage")
+    done = subprocess.run([*call, "verify", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{name}: at byte 0: the checksum of the next" in done.stderr
+    subprocess.run([*call, "describe", tmp_path], capture_output=True, check=True)
