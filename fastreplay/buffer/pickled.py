@@ -17,6 +17,7 @@ from fastreplay.buffer.weighed import Weighed
 if TYPE_CHECKING:
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.buffer.options import Storage
+    from fastreplay.checkpoint.lineage import Lineage
     from fastreplay.schema import Schema
     from fastreplay.support.saving import Format
 
@@ -33,6 +34,7 @@ class Pickled(Weighed[ArrayT]):
     _timeout: float
     _sampler: RingSampler
     _num_spawned: _core.Counter
+    _lineage: Lineage
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
         """Initialize the buffer, whatever constructor a subclass has."""
@@ -75,6 +77,7 @@ class Pickled(Weighed[ArrayT]):
             saved.links.check(self._lanes)
         if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
             first, columns = saved.contents(self._schema, self.capacity)
+            self._lineage.begin_anew()  # others had the tickets, which may have been saved
             self._ring.start_at(first)
             self._extend_anywhere(*columns, lanes=0 if saved.links is None else saved.links.lanes_from(first, columns))
         if self._masses is not None and saved.masses is not None:

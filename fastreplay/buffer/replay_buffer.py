@@ -339,8 +339,9 @@ class ReplayBuffer(Sampled[ArrayT]):
 
     def _begin_in_child(self) -> None:
         """In the child after a fork: no other thread is left to finish its insert."""
+        end = self._ring.window()[1]  # before later tickets move to the places of unfinished ones
         _core.begin_in_child(self._ring, self._masses, None if self._lanes is None else self._lanes.core)
-        self._lineage.begin_in_child(self._ring.window()[1])
+        self._lineage.begin_in_child(end)
         if self._mirror is not None:
             self._mirror.begin_in_child()
 

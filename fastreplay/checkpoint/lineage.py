@@ -20,13 +20,19 @@ class Lineage:
         ancestors: Names, and one past the last ticket under each.
 
     Thread safety:
-        May be asked from any thread. `begin_in_child` is for a child after a fork, which has one.
+        May be asked from any thread. `begin_in_child` is for a child after a fork, which has one, and `begin_anew` for
+        a buffer that nobody else uses.
     """
 
     def __init__(self, ancestors: dict[str, int] | None = None) -> None:
         self.ancestors = {} if ancestors is None else ancestors
         self.name = secrets.token_hex(16)
         self._process = os.getpid()
+
+    def begin_anew(self) -> None:
+        """Go on as another buffer, which has nothing in common with this one."""
+        self.ancestors = {}
+        self.name = secrets.token_hex(16)
 
     def begin_in_child(self, end: int) -> None:
         """Go on under another name from a ticket, once a process: the parent goes on, too."""
