@@ -27,6 +27,8 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.
 _LOCK = "lock"
 _MODE = 0o666  # less the umask, as of every file
 
+_locks: set[int] = set()  # that are open in this process
+
 
 class Folder:
     """A folder, held open: what it is called may change meanwhile.
@@ -51,6 +53,10 @@ class Folder:
         """
         absolute = Path(path).absolute()
         missing = [each for each in (absolute, *absolute.parents) if not each.is_dir()]
+        there = missing[-1].parent if missing else absolute
+        if not any(there.iterdir()):  # whoever made it may have been killed before the disk had its name
+            with suppress(PermissionError), cls(str(there.parent)) as parent:
+                parent.sync()
         for each in reversed(missing):
             with suppress(FileExistsError):
                 each.mkdir()
@@ -64,7 +70,8 @@ class Folder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
+        with suppress(OSError):  # of a folder, through which nothing was written, it has nothing to say
+            os.close(self._fd)
 
     def file(self, name: str) -> str:
         """Return what a message calls a file."""
@@ -80,13 +87,16 @@ class Folder:
         import fcntl
 
         fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE, dir_fd=self._fd)
+        _locks.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
-            with suppress(OSError):  # said, not left to close(): a child that was forked meanwhile has it open, too
+            _locks.discard(fd)
+            with suppress(OSError):  # said, not left to close(): what was started meanwhile may have it open, too
                 fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
 
     def write(self, name: str, parts: Iterable[Buffer]) -> int:
         """Write a new file, and return it open: the disk has it after `finish`.
@@ -155,3 +165,13 @@ class Folder:
         """Remove a file, if it is there and can be."""
         with suppress(OSError):
             os.unlink(name, dir_fd=self._fd)
+
+
+def _close_locks() -> None:
+    """In the child after a fork, let go of the parent's turns: they would last as long as the child, were it killed."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)

@@ -50,12 +50,14 @@ class SaveHandle:
 
         Raises:
             TimeoutError: It goes on still.
-            OSError, ValueError, RuntimeError: What `save` raises.
+            OSError, ValueError, RuntimeError: What `save` raises; or this is a child after a fork, and the save goes on
+                in its parent.
         """
         self._thread.join(timeout)
         if not self.done:
             raise TimeoutError(f"wait: the save goes on after {timeout} s")
         if self._error is not None:
             raise self._error
-        assert self._saved is not None
+        if self._saved is None:
+            raise RuntimeError("wait: the save goes on in the parent of this process")
         return self._saved
