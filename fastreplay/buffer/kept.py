@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from fastreplay.buffer.options import Storage
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.checkpoint.folder import Folder
-    from fastreplay.checkpoint.lineage import Lineage
     from fastreplay.checkpoint.manifest import Manifest
 
 __all__ = ["Kept", "checked_path", "state_columns"]
@@ -43,8 +43,6 @@ _LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(n
 
 class Kept(Pickled[ArrayT]):
     """Base of the replay buffer: its checkpoints."""
-
-    _lineage: Lineage
 
     def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> Saved:
         """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
@@ -183,7 +181,7 @@ class Kept(Pickled[ArrayT]):
 
     def _kept_source(self) -> Source:
         columns, stored = self._state_columns(), Stored(self._ring, self._schema)
-        return Source(stored, self._lineage, lambda: self._described().json(), columns, self._read_state)
+        return Source(stored, self._lineage, lambda end: self._described(end).json(), columns, self._read_state)
 
     def _state_columns(self) -> list[Column]:
         return state_columns(has_masses=self._masses is not None, has_lanes=self._lanes is not None)
@@ -201,10 +199,11 @@ class Kept(Pickled[ArrayT]):
             arrays += [lanes, links]
         return arrays
 
-    def _described(self) -> Described:
-        """Return what the buffer says of itself, now."""
+    def _described(self, end: int) -> Described:
+        """Return what the buffer says of itself now, but for its transitions from a ticket on."""
         states, ends = ((), ()) if self._lanes is None else self._lanes.core.save_states()
         own = self._sampler.state_not_handed_out()
+        inserted = self._num_inserted_before(end)
         return Described(
             capacity=self.capacity,
             schema=self._schema,
@@ -218,12 +217,20 @@ class Kept(Pickled[ArrayT]):
             },
             rng_state={"key": [*own["key"]], "calls": own["calls"]},
             num_spawned=self._num_spawned.value,
-            inserted=self._ring.num_inserted,
-            overwritten=self._ring.num_overwritten,
+            inserted=inserted,
+            overwritten=min(self._ring.num_overwritten, inserted),  # which others may be overwriting
             largest=None if self._masses is None else self._kept("save").largest,
             skips_resets=self._lanes is not None and self._lanes.core.skips_resets,
             lanes=([int(each) for each in states], [int(each) for each in ends]),
         )
+
+    def _num_inserted_before(self, end: int) -> int:
+        ring = self._ring
+        while True:
+            reserved = ring.num_reserved
+            inserted: int = ring.num_inserted
+            if reserved == ring.num_reserved:  # both of one moment
+                return inserted - (reserved - end)
 
 
 def state_columns(*, has_masses: bool, has_lanes: bool) -> list[Column]:
@@ -232,12 +239,13 @@ def state_columns(*, has_masses: bool, has_lanes: bool) -> list[Column]:
 
 
 def checked_path(path: object) -> str:
-    """Return a path as the system takes it.
+    """Return a path as the system takes it, whatever folder this process works in later.
 
     Raises:
         TypeError: It is none.
     """
     try:
-        return os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
+        decoded = os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"path: expected the path of a folder, got {path!r}") from None
+    return str(Path(decoded).absolute()) if decoded else decoded

@@ -6,6 +6,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,14 +50,14 @@ class Source:
     Attributes:
         stored: Its records.
         lineage: Which buffer it is.
-        describe: Returns what it says of itself, now.
+        describe: Returns what it says of itself now, but for what was inserted from a ticket on.
         state_columns: What is kept beside its transitions.
         read_state: Returns that of so many tickets from one on.
     """
 
     stored: Stored
     lineage: Lineage
-    describe: Callable[[], dict[str, Any]]
+    describe: Callable[[int], dict[str, Any]]
     state_columns: list[Column]
     read_state: Callable[[int, int], list[Array]]
 
@@ -75,20 +76,31 @@ def save(path: str, source: Source, *, full: bool, hold: bool) -> Saved:
         OSError: It cannot be written; what was saved before stands.
         ValueError: Something else lies in the folder, or a checkpoint of a later fastreplay.
     """
-    with Folder.made(path) as folder, folder.turn():
-        before = _before(folder)
-        _remove_all_but(folder, before)
-        saving = _Saving(folder, source, [] if before is None or full else before.records)
-        try:
-            manifest, saved = saving.run_holding() if hold else saving.run()
-            folder.sync()
-            write_manifest(folder, manifest)
-        except BaseException:
-            stands = _before(folder)  # the new one, where it was the last wait for the disk that failed
-            _remove_all_but(folder, before if stands is None else stands)
-            raise
+    with Folder.made(path) as folder:
+        _before(folder)  # before there is anything of ours in somebody else's
+        with folder.turn():
+            return _save(folder, source, full=full, hold=hold)
+
+
+def _save(folder: Folder, source: Source, *, full: bool, hold: bool) -> Saved:
+    """Save into a folder in which nobody else does."""
+    before = _before(folder)
+    folder.sync()  # the rename of who was killed after it: what the manifest before that one names goes next
+    _remove_all_but(folder, before)
+    saving = _Saving(folder, source, [] if before is None or full else before.records)
+    try:
+        manifest, saved = saving.run_holding() if hold else saving.run()
+        folder.sync()
+        write_manifest(folder, manifest)
+    except BaseException:
+        with suppress(OSError, ValueError):  # else it is left to the next save
+            # The new one stands where it was the last wait for the disk that failed. Then either may be there after a
+            # loss of power, and the files of both stay.
+            _remove_all_but(folder, before, _before(folder))
+        raise
+    with suppress(OSError):  # as above; what was saved is
         _remove_all_but(folder, manifest)
-        return saved
+    return saved
 
 
 def _before(folder: Folder) -> Manifest | None:
@@ -101,8 +113,8 @@ def _before(folder: Folder) -> Manifest | None:
     return None
 
 
-def _remove_all_but(folder: Folder, manifest: Manifest | None) -> None:
-    kept = set() if manifest is None else manifest.files()
+def _remove_all_but(folder: Folder, *manifests: Manifest | None) -> None:
+    kept = {name for manifest in manifests if manifest is not None for name in manifest.files()}
     for name in folder.names():
         if is_segment(name) and name not in kept:
             folder.remove(name)
@@ -127,6 +139,7 @@ class _Saving:
         self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
         self._there = [entry for entry in before if self._is_of_this(entry)]
         self._unfinished: deque[Future[None]] = deque()
+        self._has_thread = True
         self._held: _core.Ring | None = None
 
     def _is_of_this(self, entry: Entry) -> bool:
@@ -150,27 +163,31 @@ class _Saving:
     def run(self) -> tuple[Manifest, Saved]:
         """Write segments; return what the manifest is to say, and which transitions there are.
 
-        Where writers come past, it goes on with the newest transitions, half as many each time.
+        Where writers come past, it begins again with the newest transitions. It leaves out those that the next try may
+        come too late for, more each time, so that it comes to an end; at most half.
 
         Raises:
-            RuntimeError: So often that none is left.
+            RuntimeError: None is left.
         """
         oldest, newest = first, end = self._ring.window()
-        num_kept = end - first
+        num_kept, num_left_out = end - first, 0
         with ThreadPoolExecutor(1, "fastreplay-save") as self._disk:
             while True:
-                described = self._source.describe()
+                described = self._source.describe(end)
                 state = self._write(first, end, self._state_form, self._read_state, "state")
-                records = self._records(first, end)
+                if state:  # what was overwritten before that was read has none
+                    first = min(max(first, self._stored.oldest_whole()), end)
+                records = self._records(first, end) if first < end or oldest == newest else None
                 if records is not None:
                     break
-                num_kept //= 2
+                still, end = self._ring.window()
+                num_left_out = 2 * max(num_left_out, still - first, 1)
+                num_kept = max(num_kept // 2, end - still - num_left_out)
                 if num_kept == 0:
                     raise RuntimeError(
                         f"save: writers overwrote all of {newest - oldest} transitions before they were read; with "
                         "hold=True they wait"
                     )
-                still, end = self._ring.window()
                 first = max(still, end - num_kept)
             while self._unfinished:
                 self._unfinished.popleft().result()
@@ -234,10 +251,14 @@ class _Saving:
         """Let the disk take a file while the next is made."""
         if len(self._unfinished) == _MOST_UNFINISHED:
             self._unfinished.popleft().result()
-        try:
-            self._unfinished.append(self._disk.submit(self._folder.finish, fd))
-        except RuntimeError:  # the interpreter is about to exit, and starts no thread
-            self._folder.finish(fd)
+        if self._has_thread:
+            try:
+                self._unfinished.append(self._disk.submit(self._folder.finish, fd))
+            except RuntimeError:  # the interpreter is about to exit, or there are too many
+                self._has_thread = False  # what was queued nevertheless is not to be done once more, by a later one
+            else:
+                return
+        self._folder.finish(fd)
 
     def _read_records(self, spare: int, start: int, stop: int) -> _Rows | None:
         """Read records, of which what is only looked up may lie in slots that readers are not given."""

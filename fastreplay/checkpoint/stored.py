@@ -113,7 +113,11 @@ class Stored:
                 each[...] = self._code_of(group, each, first)
             rows, numbers = _numbered(self.num_beside(group, codes))
             beside.append(self._beside_of(group)[(first + rows) % self.ring.capacity, numbers])
-        return self.ring.read_records(first, np.empty(0, np.uint8)), arrays, beside
+        return self.oldest_whole(), arrays, beside
+
+    def oldest_whole(self) -> int:
+        """Return the oldest ticket of which what was read is whole, of its record and beside it."""
+        return self.ring.read_records(0, np.empty(0, np.uint8))
 
     def put(self, columns: list[Array], beside: list[Array]) -> None:
         """Lay records behind the last of the ring, which nobody else uses: at most as many as it has slots.
