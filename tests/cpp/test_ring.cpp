@@ -9,6 +9,7 @@
 #include <new>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -357,6 +358,56 @@ void more_is_discarded_than_a_window_holds() {
 }
 
 // A writer that the gate holds back goes on as soon as it opens.
+// A copier keeps writers from what it has not copied, spare records or not, and no other copier does meanwhile.
+void a_copier_holds_the_gate(std::size_t capacity, std::size_t num_spare) {
+  const std::size_t slots = capacity + num_spare;
+  Ring ring{layout(), slots, num_spare};
+  const Ticket t = 3 * slots + 1;
+  rows::insert(ring, 0, t);
+  rows::Writer writer{ring, t, 2 * slots + 1};
+  CHECK(ring.gate() == std::pair(t, false));
+  const Ticket first = t - slots;
+  CHECK(ring.try_hold(first));
+  CHECK(!ring.try_hold(first));
+  CHECK(ring.gate() == std::pair(first, true));
+  for (Ticket done = first; done < t; ++done) {
+    CHECK(!writer.insert());
+    CHECK_EQ(ring.window().end, done + slots);
+    CHECK(holds(ring, done, done + slots));
+    ring.hold_on_from(done + 1);
+    CHECK(writer.insert());
+  }
+  CHECK(!writer.insert());
+  ring.let_go();
+  CHECK(writer.insert());
+  CHECK(ring.gate() == std::pair(t + slots + 1, false));
+  CHECK(ring.try_hold(0));
+  CHECK(!writer.insert());
+  ring.let_go();
+}
+
+// What a copier holds is whole whatever writers do; nobody else tells them when it is done.
+void held_copies_are_whole() {
+  constexpr std::size_t kCapacity = 8, kRows = 4000;
+  Ring ring{layout(), kCapacity};
+  rows::insert(ring, 0, kCapacity);
+  CHECK(ring.try_hold(0));
+  rows::Writer writer{ring, kCapacity, kRows - kCapacity};
+  std::size_t num_inserted = 0;
+  std::thread writing{[&] {
+    while (num_inserted < kRows - kCapacity && writer.insert(1, std::chrono::seconds{30})) ++num_inserted;
+  }};
+  for (Ticket ticket = 0; ticket < kRows; ++ticket) {
+    while (ring.window().committed <= ticket) std::this_thread::yield();
+    CHECK(rows::is_record_of(ring, ring.record(ticket), ticket));
+    CHECK(ring.oldest_whole() <= ticket);
+    ring.hold_on_from(ticket + 1);
+  }
+  writing.join();
+  ring.let_go();
+  CHECK_EQ(num_inserted, kRows - kCapacity);
+}
+
 void waiting_writers_go_on() {
   Ring ring{rows::page_layout(), 2};
   rows::Writer others{ring, 1, 2};
@@ -427,6 +478,10 @@ int main() {
   more_is_discarded_than_a_window_holds();
   the_lap_gate_weighs_batches();
   batches_show_at_once();
+  for (const std::size_t capacity : {1, 2, 7, 64}) {
+    for (const std::size_t num_spare : {0, 1, 5}) a_copier_holds_the_gate(capacity, num_spare);
+  }
+  held_copies_are_whole();
   waiting_writers_go_on();
   clearing_takes_unfinished_tickets();
   return check::result();
