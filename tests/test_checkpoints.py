@@ -358,7 +358,10 @@ def test_saved_while_others_insert_and_sample(kind: str, tmp_path: Path, monkeyp
         thread.start()
     try:
         for _ in range(int(os.environ.get("FASTREPLAY_SAVES", "3"))):
-            saved = buffer.save(tmp_path)
+            try:
+                saved = buffer.save(tmp_path)
+            except RuntimeError:  # the writer's share of a slow machine was a whole lap
+                saved = buffer.save(tmp_path, hold=True)
             loaded: Any = fr.ReplayBuffer.load(tmp_path)
             assert len(loaded) == saved.end - saved.first > 0
             begin = max(0, saved.first // LANES - 60)  # stacks depend on the steps of their trajectory before
