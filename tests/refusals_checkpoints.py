@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def held() -> Scene:
 
 def go_on(scene: Scene) -> Iterator[Any]:
     """Do some things with the buffer, and tell what comes of each; what was kept is as it was."""
+    scene.b._ring.let_go()
     yield attempt(lambda: scene.b.sample(4))
     scene.b.extend(**transitions(17, 3))
     yield [scene.b, fr.verify(KEPT).end, (OF_OTHERS / "results.csv").read_text()]
@@ -74,6 +76,9 @@ WAIT: dict[str, Any] = {
     "a file": (OSError, lambda s: Call(s.b.save_async(FILE).wait)),
     "something else's": (ValueError, lambda s: Call(s.b.save_async(OF_OTHERS).wait)),
     "held": (RuntimeError, lambda s: Call(held().b.save_async(KEPT, hold=True).wait)),
+}
+TOO_EARLY: dict[str, Any] = {
+    "too early": (TimeoutError, lambda _: Call(Native.SaveHandle(partial(time.sleep, 0.3)).wait, 0.0))
 }
 LOAD: dict[str, Any] = {
     "no path": (TypeError, lambda _: Call(Native.ReplayBuffer.load, 5)),
@@ -117,6 +122,7 @@ CHECKPOINTS: list[Case] = [
     *cases("fr.ReplayBuffer.save", held, go_on, HOLD),
     *cases("fr.ReplayBuffer.save_async", kept, go_on, SAVE_ASYNC),
     *cases("fr.SaveHandle.wait", kept, go_on, WAIT),
+    *cases("fr.SaveHandle.wait", kept, go_on, TOO_EARLY, is_repeatable=False),
     *cases("fr.ReplayBuffer.load", kept, go_on, LOAD),
     *(
         case

@@ -47,7 +47,6 @@ HARMLESS: dict[str, str] = {
     "fr.ReplayBuffer.clear": "there is always something or nothing to forget",
     "fr.ReplayBuffer.flush": "it does nothing on the host",
     "fr.ReplayBuffer.stats": "it counts",
-    "fr.Checkpoint.__str__": "it describes",
     "fr.SaveHandle.__init__": "save_async calls it, and refuses",
     "fr.Sampler.stats": "it counts",
     "fr.Sampler.__repr__": "it describes",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from fastreplay.checkpoint.save import Saved
 
@@ -25,6 +26,7 @@ class SaveHandle:
         self._save = save
         self._saved: Saved | None = None
         self._error: BaseException | None = None
+        self._trace: TracebackType | None = None
         self._thread = threading.Thread(target=self._run, name="fastreplay-save")
         self._thread.start()
 
@@ -32,7 +34,7 @@ class SaveHandle:
         try:
             self._saved = self._save()
         except BaseException as error:  # noqa: BLE001 - it is for whoever waits
-            self._error = error
+            self._error, self._trace = error, error.__traceback__
 
     @property
     def done(self) -> bool:
@@ -57,7 +59,7 @@ class SaveHandle:
         if not self.done:
             raise TimeoutError(f"wait: the save goes on after {timeout} s")
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(self._trace)  # else each call would add to it
         if self._saved is None:
             raise RuntimeError("wait: the save goes on in the parent of this process")
         return self._saved
