@@ -23,16 +23,16 @@ from fastreplay.buffer.priorities import Priorities, PriorityUpdate
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.buffer.sampler import Sampler
 from fastreplay.buffer.state import SamplerStats, Stats, TrajectoryStats
-from fastreplay.buffer.verify import Checkpoint, describe, verify
 from fastreplay.buffer.windows import Sequence, Window
 from fastreplay.buffer.workers import worker_init_fn
-from fastreplay.checkpoint.save import Saved
-from fastreplay.checkpoint.save_handle import SaveHandle
 from fastreplay.info import BackendInfo, backend_info
 from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from fastreplay.buffer.verify import Checkpoint, describe, verify
+    from fastreplay.checkpoint.save import SavedRange
+    from fastreplay.checkpoint.save_handle import SaveHandle
     from fastreplay.target.functional import hard_update_, soft_update_
     from fastreplay.target.soft_update import SoftUpdate
 
@@ -52,7 +52,7 @@ __all__ = [
     "Sampler",
     "SamplerStats",
     "SaveHandle",
-    "Saved",
+    "SavedRange",
     "Schema",
     "Sequence",
     "SoftUpdate",
@@ -71,19 +71,29 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_NEED_TORCH = {"SoftUpdate": "soft_update", "hard_update_": "functional", "soft_update_": "functional"}
+# What is imported when it is first asked for: what needs torch, which buffers of NumPy arrays do without, and files.
+_LATE = {
+    "Checkpoint": "buffer.verify",
+    "SaveHandle": "checkpoint.save_handle",
+    "SavedRange": "checkpoint.save",
+    "SoftUpdate": "target.soft_update",
+    "describe": "buffer.verify",
+    "hard_update_": "target.functional",
+    "soft_update_": "target.functional",
+    "verify": "buffer.verify",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first asked for: buffers of NumPy arrays do without."""
-    if name not in _NEED_TORCH:
+    """Import what is wanted now."""
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"fastreplay.target.{_NEED_TORCH[name]}"), name)
+    value = getattr(import_module(f"fastreplay.{_LATE[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NEED_TORCH})
+    return sorted({*globals(), *_LATE})

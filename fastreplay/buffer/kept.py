@@ -5,19 +5,13 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.buffer.described import Described, rule_of
 from fastreplay.buffer.links import SavedLinks
 from fastreplay.buffer.pickled import Pickled, rebuilt
-from fastreplay.checkpoint.load import load, read_records, read_state
-from fastreplay.checkpoint.manifest import MANIFEST
-from fastreplay.checkpoint.save import Saved, Source, save
-from fastreplay.checkpoint.save_handle import SaveHandle
 from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_count, checked_flag
 
@@ -28,10 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from fastreplay.buffer.described import Described
     from fastreplay.buffer.options import Storage
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.checkpoint.folder import Folder
     from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.save import SavedRange, SaveSource
+    from fastreplay.checkpoint.save_handle import SaveHandle
 
 __all__ = ["Kept", "checked_path", "state_columns"]
 
@@ -44,7 +41,7 @@ _LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(n
 class Kept(Pickled[ArrayT]):
     """Base of the replay buffer: its checkpoints."""
 
-    def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> Saved:
+    def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> SavedRange:
         """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
 
         What is there of this buffer from an earlier save is not written again. At every moment, the folder holds the
@@ -58,8 +55,8 @@ class Kept(Pickled[ArrayT]):
                 are faster than the disk. Inserts of a buffer with a `timeout` may then raise.
 
         Returns:
-            Saved(first, end, lost): the checkpoint has tickets [first, end), and not the `lost` oldest of those there
-            were at the call, which writers overwrote before they were read.
+            SavedRange(first, end, lost): the checkpoint has tickets [first, end), and not the `lost` oldest of those
+            there were at the call, which writers overwrote before they were read.
 
         Raises:
             OSError: It cannot be written; what was saved before stands.
@@ -85,10 +82,14 @@ class Kept(Pickled[ArrayT]):
         Thread safety:
             May be called from any thread. The interpreter does not exit before the save is done.
         """
+        from fastreplay.checkpoint.save_handle import SaveHandle
+
         return SaveHandle(self._saving(path, full, hold))
 
-    def _saving(self, path: object, full: object, hold: object) -> Callable[[], Saved]:
+    def _saving(self, path: object, full: object, hold: object) -> Callable[[], SavedRange]:
         where, is_full, holds = checked_path(path), checked_flag("full", full), checked_flag("hold", hold)
+        from fastreplay.checkpoint.save import save
+
         return lambda: save(where, self._kept_source(), full=is_full, hold=holds)
 
     @classmethod
@@ -124,6 +125,8 @@ class Kept(Pickled[ArrayT]):
         wanted = {"device": device, "storage": storage, "output": output}
         options = {name: value for name, value in wanted.items() if value is not None}
         most = None if capacity is None else checked_count("capacity", capacity)
+        from fastreplay.checkpoint.load import load
+
         return load(checked_path(path), lambda folder, kept: cls._loaded(folder, kept, most, options, priorities))
 
     @classmethod
@@ -135,6 +138,10 @@ class Kept(Pickled[ArrayT]):
         options: dict[str, Any],
         priorities: Priorities | None,
     ) -> Self:
+        from fastreplay.buffer.described import Described, rule_of
+        from fastreplay.checkpoint.load import read_records
+        from fastreplay.checkpoint.manifest import MANIFEST
+
         said = Described.of(manifest.buffer, folder.file(MANIFEST))
         options = options | {"priorities": rule_of(said.options["priorities"], priorities)}
         capacity = said.capacity if capacity is None else capacity
@@ -155,6 +162,8 @@ class Kept(Pickled[ArrayT]):
 
     def _restore_state(self, folder: Folder, manifest: Manifest, said: Described, first: int) -> None:
         """Take over what was kept beside transitions."""
+        from fastreplay.checkpoint.load import read_state
+
         lanes: list[NDArray[Any]] = []
         links: list[NDArray[Any]] = []
         for ticket, columns in read_state(folder, manifest, self._state_columns(), first):
@@ -179,9 +188,11 @@ class Kept(Pickled[ArrayT]):
                 raise ValueError(f"{folder.path}: {error}") from error
             saved.restore(self._lanes)
 
-    def _kept_source(self) -> Source:
+    def _kept_source(self) -> SaveSource:
+        from fastreplay.checkpoint.save import SaveSource
+
         columns, stored = self._state_columns(), Stored(self._ring, self._schema)
-        return Source(stored, self._lineage, lambda end: self._described(end).json(), columns, self._read_state)
+        return SaveSource(stored, self._lineage, lambda end: self._described(end).json(), columns, self._read_state)
 
     def _state_columns(self) -> list[Column]:
         return state_columns(has_masses=self._masses is not None, has_lanes=self._lanes is not None)
@@ -201,6 +212,8 @@ class Kept(Pickled[ArrayT]):
 
     def _described(self, end: int) -> Described:
         """Return what the buffer says of itself now, but for its transitions from a ticket on."""
+        from fastreplay.buffer.described import Described
+
         states, ends = ((), ()) if self._lanes is None else self._lanes.core.save_states()
         own = self._sampler.state_not_handed_out()
         inserted = self._num_inserted_before(end)
@@ -248,4 +261,4 @@ def checked_path(path: object) -> str:
         decoded = os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"path: expected the path of a folder, got {path!r}") from None
-    return str(Path(decoded).absolute()) if decoded else decoded
+    return os.path.abspath(decoded) if decoded else decoded  # noqa: PTH100 - it takes no import of pathlib

@@ -10,7 +10,7 @@ from fastreplay.buffer.frames import frames_in
 from fastreplay.buffer.kept import checked_path, state_columns
 from fastreplay.checkpoint.load import check, load
 from fastreplay.checkpoint.manifest import MANIFEST
-from fastreplay.checkpoint.segment import Form
+from fastreplay.checkpoint.segment import SegmentForm
 from fastreplay.checkpoint.stored import Stored
 from fastreplay.support.checks import readable_bytes
 from fastreplay.support.memory_limit import new_ring
@@ -115,7 +115,7 @@ def _described(folder: Folder, manifest: Manifest) -> Checkpoint:
     )
 
 
-def _forms(said: Described) -> tuple[Form, Form]:
+def _forms(said: Described) -> tuple[SegmentForm, SegmentForm]:
     """Return the forms of the segments of records and of what is kept beside."""
     lanes, schema = said.options["lanes"], said.schema
     frames = frames_in(schema, said.options["share_next"], lanes)
@@ -123,4 +123,4 @@ def _forms(said: Described) -> tuple[Form, Form]:
     num_spare = 1 if frames.groups else 0
     stored = Stored(new_ring(schema.sizes, 1, "capacity", frames.groups, num_spare), schema)
     columns = state_columns(has_masses=said.options["priorities"] is not None, has_lanes=lanes is not None)
-    return Form(stored.columns, stored.beside), Form(columns)
+    return SegmentForm(stored.columns, stored.beside), SegmentForm(columns)

@@ -8,7 +8,6 @@ have the earlier tickets in common and no later one.
 from __future__ import annotations
 
 import os
-import secrets
 
 __all__ = ["Lineage"]
 
@@ -26,17 +25,17 @@ class Lineage:
 
     def __init__(self, ancestors: dict[str, int] | None = None) -> None:
         self.ancestors = {} if ancestors is None else ancestors
-        self.name = secrets.token_hex(16)
+        self.name = os.urandom(16).hex()
         self._process = os.getpid()
 
     def begin_anew(self) -> None:
         """Go on as another buffer, which has nothing in common with this one."""
         self.ancestors = {}
-        self.name = secrets.token_hex(16)
+        self.name = os.urandom(16).hex()
 
     def begin_in_child(self, end: int) -> None:
         """Go on under another name from a ticket, once a process: the parent goes on, too."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self.ancestors = {**self.ancestors, self.name: end}
-            self.name = secrets.token_hex(16)
+            self.name = os.urandom(16).hex()

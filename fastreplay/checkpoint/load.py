@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import read_manifest
-from fastreplay.checkpoint.segment import Form, Scratch, read_segment
+from fastreplay.checkpoint.segment import Scratch, SegmentForm, read_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +52,7 @@ def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int)
     Raises:
         OSError, ValueError: As `load`.
     """
-    ring, form, scratch = stored.ring, Form(stored.columns, stored.beside), Scratch()
+    ring, form, scratch = stored.ring, SegmentForm(stored.columns, stored.beside), Scratch()
     start = max(manifest.first - manifest.looks_back, first - ring.num_spare)
     ring.start_at(start)
     is_begun = False
@@ -101,7 +101,7 @@ def read_state(
     Raises:
         OSError, ValueError: As `load`.
     """
-    form, scratch = Form(columns), Scratch()
+    form, scratch = SegmentForm(columns), Scratch()
     for entry in manifest.state if columns else ():
         if entry.beside:
             raise ValueError(f"{folder.file(entry.file)}: expected nothing beside what is kept of transitions")
@@ -110,7 +110,7 @@ def read_state(
             yield entry.first + skipped, [each[skipped:] for each in read_segment(folder, form, entry, scratch)]
 
 
-def check(folder: Folder, manifest: Manifest, records: Form, state: Form) -> int:
+def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: SegmentForm) -> int:
     """Read all of a checkpoint, and return how many bytes that was.
 
     Raises:

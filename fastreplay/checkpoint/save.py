@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
-from fastreplay.checkpoint.segment import Entry, Form, write_segment
+from fastreplay.checkpoint.segment import Entry, SegmentForm, write_segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Saved", "Source", "save"]
+__all__ = ["SaveSource", "SavedRange", "save"]
 
 # Of a segment: what of it is in memory at once, and what is written again where few rows came since the last save.
 _SEGMENT_BYTES = 16 << 20
@@ -35,7 +35,7 @@ _SEGMENT_BYTES = 16 << 20
 _MOST_UNFINISHED = 8
 
 
-class Saved(NamedTuple):
+class SavedRange(NamedTuple):
     """Which transitions a checkpoint has: tickets [first, end)."""
 
     first: int
@@ -44,7 +44,7 @@ class Saved(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class SaveSource:
     """What is saved of a buffer.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source:
     read_state: Callable[[int, int], list[Array]]
 
 
-def save(path: str, source: Source, *, full: bool, hold: bool) -> Saved:
+def save(path: str, source: SaveSource, *, full: bool, hold: bool) -> SavedRange:
     """Save a buffer into a folder, in the place of what was saved there before.
 
     Args:
@@ -82,7 +82,7 @@ def save(path: str, source: Source, *, full: bool, hold: bool) -> Saved:
             return _save(folder, source, full=full, hold=hold)
 
 
-def _save(folder: Folder, source: Source, *, full: bool, hold: bool) -> Saved:
+def _save(folder: Folder, source: SaveSource, *, full: bool, hold: bool) -> SavedRange:
     """Save into a folder in which nobody else does."""
     before = _before(folder)
     folder.sync()  # the rename of who was killed after it: what the manifest before that one names goes next
@@ -129,13 +129,13 @@ class _Saving:
         before: Segments of records that are there.
     """
 
-    def __init__(self, folder: Folder, source: Source, before: list[Entry]) -> None:
+    def __init__(self, folder: Folder, source: SaveSource, before: list[Entry]) -> None:
         self._folder = folder
         self._source = source
         self._stored = source.stored
         self._ring = source.stored.ring
-        self._form = Form(source.stored.columns, source.stored.beside)
-        self._state_form = Form(source.state_columns)
+        self._form = SegmentForm(source.stored.columns, source.stored.beside)
+        self._state_form = SegmentForm(source.state_columns)
         self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
         self._there = [entry for entry in before if self._is_of_this(entry)]
         self._unfinished: deque[Future[None]] = deque()
@@ -145,7 +145,7 @@ class _Saving:
     def _is_of_this(self, entry: Entry) -> bool:
         return entry.origin == self._origin or entry.end <= self._ancestors.get(entry.origin, 0)
 
-    def run_holding(self) -> tuple[Manifest, Saved]:
+    def run_holding(self) -> tuple[Manifest, SavedRange]:
         """Do as `run`; inserts wait before they overwrite what is read.
 
         Raises:
@@ -160,7 +160,7 @@ class _Saving:
         finally:
             ring.let_go()
 
-    def run(self) -> tuple[Manifest, Saved]:
+    def run(self) -> tuple[Manifest, SavedRange]:
         """Write segments; return what the manifest is to say, and which transitions there are.
 
         Where writers come past, it begins again with the newest transitions. It leaves out those that the next try may
@@ -193,7 +193,7 @@ class _Saving:
                 self._unfinished.popleft().result()
         looks_back = min(first, self._ring.num_spare)
         manifest = Manifest(self._origin, self._ancestors, described, first, end, looks_back, records, state or [])
-        return manifest, Saved(first, end, min(first, newest) - oldest)
+        return manifest, SavedRange(first, end, min(first, newest) - oldest)
 
     def _records(self, first: int, end: int) -> list[Entry] | None:
         """Return the segments of some tickets and those that they look up: what is there, and what is written now.
@@ -227,7 +227,7 @@ class _Saving:
         return kept
 
     def _write(
-        self, first: int, end: int, form: Form, read: Callable[[int, int], _Rows | None], kind: str
+        self, first: int, end: int, form: SegmentForm, read: Callable[[int, int], _Rows | None], kind: str
     ) -> list[Entry] | None:
         """Write tickets in segments; None where one is read too late."""
         entries: list[Entry] = []
@@ -276,6 +276,6 @@ class _Rows(NamedTuple):
     beside: list[Array]
 
 
-def _rows_of(form: Form) -> int:
+def _rows_of(form: SegmentForm) -> int:
     """Return how many rows a segment has at most."""
     return max(1, _SEGMENT_BYTES // max(1, form.row_bytes))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from fastreplay.checkpoint.save import Saved
+    from fastreplay.checkpoint.save import SavedRange
 
 __all__ = ["SaveHandle"]
 
@@ -22,9 +22,9 @@ class SaveHandle:
         Any thread may ask and wait.
     """
 
-    def __init__(self, save: Callable[[], Saved]) -> None:
+    def __init__(self, save: Callable[[], SavedRange]) -> None:
         self._save = save
-        self._saved: Saved | None = None
+        self._saved: SavedRange | None = None
         self._error: BaseException | None = None
         self._trace: TracebackType | None = None
         self._thread = threading.Thread(target=self._run, name="fastreplay-save")
@@ -41,7 +41,7 @@ class SaveHandle:
         """Whether it has ended: `wait` then returns at once."""
         return not self._thread.is_alive()
 
-    def wait(self, timeout: float | None = None) -> Saved:
+    def wait(self, timeout: float | None = None) -> SavedRange:
         """Wait for the end of the save.
 
         Args:

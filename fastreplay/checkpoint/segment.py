@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Entry", "Form", "Scratch", "read_segment", "write_segment"]
+__all__ = ["Entry", "Scratch", "SegmentForm", "read_segment", "write_segment"]
 
 # Bytes that one checksum is of: so near to its place a damage is told.
 _CHUNK_BYTES = 1 << 20
@@ -58,7 +58,7 @@ class Entry:
     origin: str
 
 
-class Form:
+class SegmentForm:
     """The form of a segment: the order, places and names of what is in it.
 
     Args:
@@ -130,7 +130,7 @@ class _Checksums:
         return "".join(self._of_whole)
 
 
-def write_segment(folder: Folder, form: Form, entry: Entry, arrays: Sequence[Array]) -> tuple[int, str]:
+def write_segment(folder: Folder, form: SegmentForm, entry: Entry, arrays: Sequence[Array]) -> tuple[int, str]:
     """Write a segment; return the file, to be finished, and its checksums.
 
     Raises:
@@ -165,7 +165,7 @@ class Scratch:
         return self._memory[:num_bytes]
 
 
-def read_segment(folder: Folder, form: Form, entry: Entry, scratch: Scratch) -> list[Array]:
+def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch) -> list[Array]:
     """Read a segment: its columns, valid until the next is read into the same memory.
 
     Raises:
