@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastreplay import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = [
     "CudaMasses",
@@ -122,7 +122,7 @@ def cuda_error(error: int) -> str:
 @cache
 def cuda_facts() -> tuple[bool, int, str]:
     """Return whether there is a CUDA part, how many devices it can use, and the versions or the reason."""
-    library, reason = _load_cuda(Path(_core.__file__).parent)
+    library, reason = _load_cuda(_folder())
     if library is None:
         return False, 0, reason
     count = library.fastreplay_cuda_device_count()
@@ -149,8 +149,14 @@ def _prepared(kernels: str, device: int) -> tuple[ctypes.CDLL | None, str]:
     return library, status
 
 
+def _folder() -> Path:
+    from pathlib import Path  # late: it takes milliseconds, and importing fastreplay no other
+
+    return Path(_core.__file__).parent
+
+
 def _cuda_library() -> ctypes.CDLL | None:
-    return _load_cuda(Path(_core.__file__).parent)[0]
+    return _load_cuda(_folder())[0]
 
 
 @cache
