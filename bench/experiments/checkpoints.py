@@ -76,8 +76,7 @@ def _insert(buffer: Any, num_rows: int) -> None:
 
 def _ours(work: str, capacity: int) -> Contestant:
     buffer, folder = _filled(capacity), _Folder()
-    kept = folder.path / "kept"
-    buffer.save(kept)
+    buffer.save(folder.path / "kept")
 
     def save() -> None:
         path = folder.path / "new"
@@ -86,10 +85,10 @@ def _ours(work: str, capacity: int) -> Contestant:
 
     def save_again() -> None:
         _insert(buffer, capacity // 100)
-        buffer.save(kept)
+        buffer.save(folder.path / "kept")
 
     def load() -> Any:
-        return fr.ReplayBuffer.load(kept)
+        return fr.ReplayBuffer.load(folder.path / "kept")
 
     def check() -> None:
         assert (load()[:].reward == buffer[:].reward).all(), "fastreplay: what was loaded is something else"
@@ -102,17 +101,16 @@ def _plain(work: str, capacity: int) -> Contestant:
     folder, row_bytes = _Folder(), sum(field.row_bytes for field in fr.Schema(_FIELDS).values())
     rows = capacity // 100 if work.endswith("again") else capacity
     data: Any = np.ones(rows * row_bytes, np.uint8)
-    path = folder.path / "plain"
 
     def write() -> None:
-        path.unlink(missing_ok=True)
-        with path.open("wb", buffering=0) as file:
+        (folder.path / "plain").unlink(missing_ok=True)
+        with (folder.path / "plain").open("wb", buffering=0) as file:
             for start in range(0, len(data), 1 << 20):
                 file.write(memoryview(data)[start : start + (1 << 20)])
             os.fsync(file.fileno())
 
     def read() -> None:
-        with path.open("rb", buffering=0) as file:
+        with (folder.path / "plain").open("rb", buffering=0) as file:
             for start in range(0, len(data), 1 << 20):
                 file.readinto(memoryview(data)[start : start + (1 << 20)])
 
@@ -122,16 +120,15 @@ def _plain(work: str, capacity: int) -> Contestant:
 
 def _pickle(work: str, capacity: int) -> Contestant:
     buffer, folder = _filled(capacity), _Folder()
-    path = folder.path / "pickle"
 
     def dump() -> None:
-        with path.open("wb") as file:
+        with (folder.path / "pickle").open("wb") as file:
             pickle.dump(buffer, file)
             file.flush()
             os.fsync(file.fileno())
 
     def load() -> Any:
-        with path.open("rb") as file:
+        with (folder.path / "pickle").open("rb") as file:
             return pickle.load(file)
 
     dump()
