@@ -46,13 +46,13 @@ def kept() -> Scene:
 def held() -> Scene:
     """Do the same, a save of the buffer holding inserts."""
     scene = kept()
-    scene.b._ring.try_hold(0)
+    scene.b._holding.acquire()
     return scene
 
 
 def go_on(scene: Scene) -> Iterator[Any]:
     """Do some things with the buffer, and tell what comes of each; what was kept is as it was."""
-    scene.b._ring.let_go()
+    scene.b._holding.locked() and scene.b._holding.release()
     yield attempt(lambda: scene.b.sample(4))
     scene.b.extend(**transitions(17, 3))
     yield [scene.b, fr.verify(KEPT).end, (OF_OTHERS / "results.csv").read_text()]

@@ -192,7 +192,14 @@ class Kept(Pickled[ArrayT]):
         from fastreplay.checkpoint.save import SaveSource
 
         columns, stored = self._state_columns(), Stored(self._ring, self._schema)
-        return SaveSource(stored, self._lineage, lambda end: self._described(end).json(), columns, self._read_state)
+        return SaveSource(
+            stored,
+            self._lineage,
+            lambda end: self._described(end).json(),
+            columns,
+            self._read_state,
+            self._holding,
+        )
 
     def _state_columns(self) -> list[Column]:
         return state_columns(has_masses=self._masses is not None, has_lanes=self._lanes is not None)

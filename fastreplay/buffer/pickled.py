@@ -15,6 +15,8 @@ from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
 from fastreplay.buffer.weighed import Weighed
 
 if TYPE_CHECKING:
+    import threading
+
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.buffer.options import Storage
     from fastreplay.checkpoint.lineage import Lineage
@@ -35,6 +37,7 @@ class Pickled(Weighed[ArrayT]):
     _sampler: RingSampler
     _num_spawned: _core.Counter
     _lineage: Lineage
+    _holding: threading.Lock  # by the save that lets inserts wait
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
         """Initialize the buffer, whatever constructor a subclass has."""

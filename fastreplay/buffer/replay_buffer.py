@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -161,6 +162,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._ring = new_ring(self._schema.sizes, capacity, "capacity", self._frames.groups, self._frames.num_spare)
         self._priorities = priorities
         self._lineage = Lineage()
+        self._holding = threading.Lock()
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
         self._lanes = new_lanes(lanes, ends, self._ring, self._schema, storage)
         self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
@@ -342,6 +344,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         end = self._ring.window()[1]  # before later tickets move to the places of unfinished ones
         _core.begin_in_child(self._ring, self._masses, None if self._lanes is None else self._lanes.core)
         self._lineage.begin_in_child(end)
+        if self._holding.locked():  # by a save that goes on in the parent
+            self._holding.release()
         if self._mirror is not None:
             self._mirror.begin_in_child()
 

@@ -16,6 +16,7 @@ from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_
 from fastreplay.checkpoint.segment import Entry, SegmentForm, write_segment
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from concurrent.futures import Future
 
@@ -53,6 +54,7 @@ class SaveSource:
         describe: Returns what it says of itself now, but for what was inserted from a ticket on.
         state_columns: What is kept beside its transitions.
         read_state: Returns that of so many tickets from one on.
+        holding: Locked by the save that lets inserts of the buffer wait.
     """
 
     stored: Stored
@@ -60,6 +62,7 @@ class SaveSource:
     describe: Callable[[int], dict[str, Any]]
     state_columns: list[Column]
     read_state: Callable[[int, int], list[Array]]
+    holding: threading.Lock
 
 
 def save(path: str, source: SaveSource, *, full: bool, hold: bool) -> SavedRange:
@@ -152,13 +155,15 @@ class _Saving:
             RuntimeError: Another save lets them wait.
         """
         ring = self._ring
-        if not ring.try_hold(max(0, ring.window()[0] - ring.num_spare)):
+        if self._source.holding.locked():
             raise RuntimeError("save: expected hold=False while another save of this buffer holds inserts")
-        self._held = ring
-        try:
-            return self.run()
-        finally:
-            ring.let_go()
+        with self._source.holding:  # wherever an interrupt comes now, the hold that is let go is this save's
+            try:
+                ring.try_hold(max(0, ring.window()[0] - ring.num_spare))
+                self._held = ring
+                return self.run()
+            finally:
+                ring.let_go()
 
     def run(self) -> tuple[Manifest, SavedRange]:
         """Write segments; return what the manifest is to say, and which transitions there are.
