@@ -90,12 +90,12 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "ThreadPoolExecutor", Eager)
 
 
-def make(kind: str = "plain", capacity: int = CAPACITY) -> Any:
+def make(kind: str = "plain", capacity: int = CAPACITY, **more: Any) -> Any:
     if kind == "frames":
         stacks = {name: fr.Field((2,), "uint8", stack=3) for name in ("observation", "next_observation")}
         fields: Any = stacks | {"step": ((), "int64"), "terminated": ((), "bool")}
-        return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, lanes=LANES, share_next=True)
-    options: Any = {} if kind == "plain" else {"lanes": LANES, "priorities": fr.Priorities()}
+        return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, lanes=LANES, share_next=True, **more)
+    options: Any = more if kind == "plain" else more | {"lanes": LANES, "priorities": fr.Priorities()}
     fields = {"step": ((), "int64"), "x": (3,), "terminated": ((), "bool")}
     return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, **options)
 
