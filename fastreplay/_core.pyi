@@ -9,6 +9,7 @@ _ResultT = TypeVar("_ResultT")
 
 MAX_FIELDS: Final[int]
 MAX_FRAMES: Final[int]
+PART_OF_START: Final[int]
 PART_OF_END: Final[int]
 PART_MADE: Final[int]
 
@@ -177,6 +178,11 @@ class Lanes:
     def restore(self, first: int, lanes: NDArray[np.uint32], links: NDArray[np.uint8]) -> bool: ...
     def capsule(self) -> object: ...
 
+class SentLinks:
+    def __init__(self, lanes: Lanes) -> None: ...
+    def read(self, first: int, links: NDArray[np.uint8]) -> None: ...
+    def changes(self) -> NDArray[np.uint32]: ...
+
 LINK_UNKNOWN: Final[int]
 STEPS_THERE: Final[int]
 STEPS_TRAINED: Final[int]
@@ -188,6 +194,9 @@ class Follow:
     @property
     def num_steps(self) -> int: ...
     def count(self) -> list[int]: ...
+    @property
+    def redraws(self) -> bool: ...
+    def newest_complete(self, first: int, end: int) -> int | None: ...
     def __init__(
         self,
         lanes: Lanes,

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fake_following
 import fake_masses
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ import torch
 from support import arrays, assert_same
 
 import fastreplay.buffer.replay_buffer
-from fastreplay.gpu import device, masses, memory, ring, streams, transfer
-from fastreplay.gpu.library import CudaMasses, CudaSampling, CudaStreams
+from fastreplay.gpu import device, following, masses, memory, ring, streams, transfer
+from fastreplay.gpu.library import CudaFollowing, CudaMasses, CudaSampling, CudaStreams
 from fastreplay.support.checks import checked_device
 
 if TYPE_CHECKING:
@@ -298,11 +299,15 @@ class FakeCuda:
         now = numbers(sampling.now, 3).tolist() if sampling.now else None
         pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
         weighing = copied(masses.Weighing, sampling.weighing) if sampling.weighing else None
-        self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing))
+        around = None
+        if sampling.following:
+            rule = copied(following._Following, sampling.following)
+            around = rule, numbers(rule.made, 8 * rule.num_made).reshape(-1, 8).view(np.int64).tolist()
+        self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing, around))
         return 0
 
-    def masses(self, kind: Any, run: Callable[[Any], None]) -> Callable[[int, int, int], int]:
-        """Return what does as csrc/cuda/masses.cu."""
+    def launch(self, kind: Any, run: Callable[[Any], None]) -> Callable[[int, int, int], int]:
+        """Return what does as csrc/cuda/masses.cu and following.cu."""
 
         def queue(device: int, stream: int, address: int) -> int:
             assert device == DEVICE.index
@@ -372,11 +377,13 @@ class FakeCuda:
         monkeypatch.setattr(ring, "cuda_error", lambda error: f"fake error {error}")
         kept = CudaMasses(
             fake_masses.num_bytes,
-            self.masses(masses._Masses, fake_masses.begin),
-            self.masses(masses._Settling, fake_masses.settle),
-            self.masses(masses._Update, fake_masses.update),
+            self.launch(masses._Masses, fake_masses.begin),
+            self.launch(masses._Settling, fake_masses.settle),
+            self.launch(masses._Update, fake_masses.update),
         )
         monkeypatch.setattr(masses, "cuda_masses", lambda _device: (kept, ""))
+        linking = CudaFollowing(self.launch(following._Linking, fake_following.complete_links))
+        monkeypatch.setattr(following, "cuda_following", lambda _device: (linking, ""))
         monkeypatch.setattr(memory, "is_on", self.is_on)
         monkeypatch.setattr(memory, "bytes_of", self.bytes_of)
         monkeypatch.setattr(memory, "page_locked", self.page_locked)
@@ -392,7 +399,11 @@ class FakeCuda:
 
 
 def sample(
-    sampling: ring._Sampling, now: list[int] | None, pieces: list[list[int]], weighing: masses.Weighing | None
+    sampling: ring._Sampling,
+    now: list[int] | None,
+    pieces: list[list[int]],
+    weighing: masses.Weighing | None,
+    around: tuple[Any, list[list[int]]] | None,
 ) -> None:
     """Draw and gather by NumPy's own Philox, below a bound so small that no word is thrown away."""
     if now is not None:
@@ -400,14 +411,19 @@ def sample(
     first, size, first_slot = numbers(sampling.window, 3).tolist()
     if not size:
         return
-    generator = numbers(sampling.generator, 5)
+    generator = numbers(sampling.generator, 7)
     tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
     if weighing is None:
         counter = [0, int(generator[2]), 0, 0]
         words = np.random.Philox(key=generator[:2], counter=counter).random_raw(sampling.batch_size)
         tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
     else:
-        tickets[:] = fake_masses.draw(sampling, weighing, generator, (first, size, first_slot))
+        tickets[:] = fake_masses.draw(sampling, weighing, generator, (first, size, first_slot), around)
+    if around is not None:
+        window = fake_following.Window(sampling, around[0], first, size)
+        if weighing is None:
+            tickets[:] = window.completed(tickets.tolist(), generator, fake_following.UniformDraws(generator, window))
+        window.make(sampling, around, tickets.tolist())
     generator[2:4] += np.array([1, sampling.batch_size], np.uint64)
     for row, ticket in enumerate(tickets.tolist()):
         record = sampling.records + (first_slot + ticket - first) % sampling.capacity * sampling.stride

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+import fake_following
 import numpy as np
 
 if TYPE_CHECKING:
@@ -168,11 +169,32 @@ class Draws:
                 slot = find(self.levels, (self.word(row, attempt, 0) >> 11) * 2.0**-53 * self.total)
             yield (slot - first_slot) % len(self.leaves)
 
+    def again(self, row: int, attempt: int) -> int | None:
+        """Return a ticket that is drawn by one more attempt, None where it finds none."""
+        word = self.word(row, attempt, 0)
+        if not self.total or self.is_uniform(row, attempt):
+            return self.first + (word * self.size >> 64)
+        slot = find(self.levels, (word >> 11) * 2.0**-53 * self.total)
+        return self.first + (slot - self.first) % len(self.leaves) if self.leaves[slot] > 0 else None
 
-def draw(sampling: Any, weighing: masses.Weighing, generator: Any, window: tuple[int, int, int]) -> list[int]:
+    def mass(self, row: int, attempt: int, ticket: int) -> float:
+        """Return what a ticket weighs where what is complete is counted."""
+        is_uniform = not self.total or self.is_uniform(row, attempt)
+        return 1.0 if is_uniform else float(self.leaves[ticket % len(self.leaves)])
+
+    counted_by = 2
+
+
+def draw(
+    sampling: Any, weighing: masses.Weighing, generator: Any, window: tuple[int, int, int], around: Any
+) -> list[int]:
     """Draw by priority: write weights and probabilities, count, and return the tickets."""
     draws = Draws(weighing, generator[:2], int(generator[2]), window)
     positions = list(draws.slots(sampling.batch_size))
+    if around is not None:
+        trails = fake_following.Window(sampling, around[0], window[0], window[1])
+        drawn = trails.completed([window[0] + position for position in positions], generator, draws)
+        positions = [ticket - window[0] for ticket in drawn]
     slots = (window[2] + np.array(positions, np.int64)) % weighing.masses.capacity
     likely = np.array([draws.times_as_likely(float(mass)) for mass in draws.leaves[slots]])
     array(sampling.block + weighing.probabilities_offset, len(likely), np.float32)[:] = likely * (1 / draws.count)

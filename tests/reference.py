@@ -147,6 +147,7 @@ class ReferenceBuffer:
             "redraws": 0,
             "without_mass": 0,
             "refused": 0,
+            "incomplete": 0,
             "bytes": sum(column.nbytes for column in self._columns.values()),
             "pinned_bytes": 0,
             "blocks_in_flight": 0,

@@ -25,9 +25,9 @@ CYTHON = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 ROOMS = r"(batch|lanes|priority|ring|steps|storage|target)/\w+\.hpp"
 ALLOWED_INCLUDES = {
     "core": rf"{ROOMS}|inline\.hpp",
-    "cuda": rf"{ROOMS}|(device|masses|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
-    r"|(block_steps|current_device|inline|launch|mass_tree|masses_kernel|memory_access|sampling_kernel|target_kernel"
-    r"|target_launch|weighed_draw)\.hpp",
+    "cuda": rf"{ROOMS}|(device|following|masses|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
+    r"|(block_steps|current_device|followed_draw|followed_gather|followed_walk|inline|launch|linking_kernel|mass_tree"
+    r"|masses_kernel|memory_access|sampling_kernel|target_kernel|target_launch|weighed_draw)\.hpp",
     "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|follow|gil|module|pristine|rows|target_table|torch_abi)\.hpp"
     r"|Python\.h|pybind11/\w+\.h",
 }

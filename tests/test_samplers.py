@@ -53,7 +53,7 @@ def test_the_newest(output: str, newest_of: int, newest: int) -> None:
     if newest < 40 and newest_of <= 100:
         assert drawn == set(range(oldest, 150))
     assert all(ticket >= oldest for ticket in drawn)
-    assert sampler.stats() == {"sampled": 8000, "redraws": 0, "without_mass": 0, "left_out": 0}
+    assert sampler.stats() == {"sampled": 8000, "redraws": 0, "without_mass": 0, "incomplete": 0, "left_out": 0}
 
 
 def test_combined_replay_learns_from_each_transition_at_once() -> None:

@@ -59,6 +59,7 @@ py::array flat(const py::object& self) {
 }  // namespace
 
 void bind_blocks(py::module_& m) {
+  m.attr("PART_OF_START") = static_cast<int>(Source::kStart);
   m.attr("PART_OF_END") = static_cast<int>(Source::kEnd);
   m.attr("PART_MADE") = static_cast<int>(Source::kMade);
   m.def(

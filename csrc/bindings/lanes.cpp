@@ -19,6 +19,7 @@
 #include "capsule.hpp"
 #include "follow.hpp"
 #include "gil.hpp"
+#include "lanes/sent_links.hpp"
 #include "lanes/trajectories.hpp"
 #include "module.hpp"
 #include "priority/priorities.hpp"
@@ -113,6 +114,35 @@ Counts counts_of(const Lanes& lanes, const WindowReach& reach) {
 Counts counts_around(const FollowRule& follow) {
   const auto& [lanes, rule, giving_up] = follow.following();
   return counts_of(lanes, {.before = rule.most_before, .after = rule.most_after});
+}
+
+using Memory = py::array_t<std::uint8_t, py::array::c_style>;
+using SlotsAndGaps = py::array_t<std::uint32_t, py::array::c_style>;
+
+// Of as many tickets as there is room for.
+void read_links(SentLinks& links, Ticket first, Memory& memory) {
+  const auto num_bytes = static_cast<std::size_t>(memory.size());
+  auto* data = reinterpret_cast<SentLinks::Link*>(memory.mutable_data());
+  if (num_bytes % sizeof *data != 0 || reinterpret_cast<std::uintptr_t>(data) % alignof(SentLinks::Link) != 0) {
+    throw py::value_error{"expected memory of links"};
+  }
+  links.read(first, {data, num_bytes / sizeof *data});
+}
+
+SlotsAndGaps changes_of_links(SentLinks& links) {
+  const std::vector<SentLinks::Change> changes = links.changes();
+  SlotsAndGaps found({static_cast<py::ssize_t>(changes.size()), py::ssize_t{2}});
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    found.mutable_at(i, 0) = changes[i].slot;
+    found.mutable_at(i, 1) = changes[i].after;
+  }
+  return found;
+}
+
+std::optional<Ticket> newest_complete_of(const FollowRule& follow, Ticket first, Ticket end) {
+  const py::gil_scoped_release released;
+  const auto& [lanes, rule, giving_up] = follow.following();
+  return newest_complete(follow.ring(), lanes, rule, first, end);
 }
 
 using FieldOfNumbers = std::pair<std::size_t, bool>;  // (field, is it double)
@@ -212,6 +242,11 @@ void bind_lanes(py::module_& m) {
       .def("restore", &restore_links, py::arg("first"), py::arg("lanes").noconvert(), py::arg("links").noconvert())
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
+  py::class_<SentLinks>(m, "SentLinks")
+      .def(py::init<const Lanes&>(), py::arg("lanes"), py::keep_alive<1, 2>())
+      .def("read", &read_links, py::arg("first"), py::arg("links").noconvert())
+      .def("changes", &changes_of_links);
+
   m.attr("LINK_UNKNOWN") = static_cast<int>(SavedLink::kUnknown | SavedLink::kAnother);
   m.attr("STEPS_THERE") = static_cast<int>(Saying::kReal);
   m.attr("STEPS_TRAINED") = static_cast<int>(Saying::kTrained);
@@ -223,6 +258,8 @@ void bind_lanes(py::module_& m) {
            py::arg("sums").none(true), py::keep_alive<1, 2>())
       .def_property_readonly("num_steps", &FollowRule::num_steps)
       .def("count", &counts_around)
+      .def_property_readonly("redraws", [](const FollowRule& follow) { return follow.following().rule.is_redrawn; })
+      .def("newest_complete", &newest_complete_of, py::arg("first"), py::arg("end"))
       .def("staged", &FollowRule::staged, py::keep_alive<0, 1>());
 
   m.def("begin_in_child", &begin_in_child, py::arg("ring"), py::arg("priorities").none(true),

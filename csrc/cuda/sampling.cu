@@ -8,6 +8,9 @@
 
 #include "block_steps.hpp"
 #include "current_device.hpp"
+#include "followed_draw.hpp"
+#include "followed_gather.hpp"
+#include "following.h"
 #include "launch.hpp"
 #include "sampling.h"
 #include "sampling_kernel.hpp"
@@ -32,9 +35,38 @@ __global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_const
   gather_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
+__global__ void __launch_bounds__(kGatherThreads) follow_rows(const __grid_constant__ FollowedGather gather) {
+  if (gather.window->size == 0) return;
+  follow_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
+}
+
+template <class Work>
+cudaError_t queue_steps(void* stream, const fastreplay_cuda_sampling& sampling) {
+  return launch(in_steps<Work>, dim3{1}, Work::kThreads, stream, Work::of(sampling));
+}
+
 cudaError_t queue_draw(void* stream, const fastreplay_cuda_sampling& sampling) {
-  if (sampling.weighing == nullptr) return launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(sampling));
-  return launch(in_steps<WeighedDraw>, dim3{1}, WeighedDraw::kThreads, stream, WeighedDraw::of(sampling));
+  const bool is_weighed = sampling.weighing != nullptr;
+  if (sampling.following != nullptr) {
+    return is_weighed ? queue_steps<FollowedDraw<WeighedDraw>>(stream, sampling)
+                      : queue_steps<FollowedDraw<UniformRows>>(stream, sampling);
+  }
+  if (is_weighed) return queue_steps<WeighedDraw>(stream, sampling);
+  return launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(sampling));
+}
+
+// In as many launches as it takes.
+template <class Gathering, class Piece>
+cudaError_t queue_gather(void (*kernel)(Gathering), void* stream, const fastreplay_cuda_sampling& sampling,
+                         std::span<const Piece> rest) {
+  Gathering gather{sampling};
+  while (!rest.empty()) {
+    const std::uint64_t num_blocks = (gather.take(rest) + kGatherThreads - 1) / kGatherThreads;
+    if (num_blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
+    const dim3 blocks{static_cast<unsigned>(num_blocks), gather.num_pieces};
+    if (const auto error = launch(kernel, blocks, kGatherThreads, stream, gather)) return error;
+  }
+  return cudaSuccess;
 }
 
 struct NewWindow {
@@ -54,7 +86,10 @@ int fastreplay_cuda_prepare_sampling(int device) {
   cudaFuncAttributes attributes;
   if (const auto error = cudaFuncGetAttributes(&attributes, draw_tickets)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<WeighedDraw>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<UniformRows>>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<WeighedDraw>>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows)) return error;
   return cudaFuncGetAttributes(&attributes, set_window);
 }
 
@@ -70,15 +105,10 @@ int fastreplay_cuda_sample(int device, void* stream, const fastreplay_cuda_sampl
   const CurrentDevice current{device};
   if (current.error() != cudaSuccess) return current.error();
   if (const auto error = queue_draw(stream, *sampling)) return error;
-  Gather gather{*sampling};
-  std::span<const fastreplay_cuda_piece> rest{sampling->pieces, sampling->num_pieces};
-  while (!rest.empty()) {
-    const std::uint64_t num_blocks = (gather.take(rest) + kGatherThreads - 1) / kGatherThreads;
-    if (num_blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
-    const dim3 blocks{static_cast<unsigned>(num_blocks), gather.num_pieces};
-    if (const auto error = launch(gather_rows, blocks, kGatherThreads, stream, gather)) return error;
+  if (const fastreplay_cuda_following* following = sampling->following; following != nullptr) {
+    return queue_gather(follow_rows, stream, *sampling, std::span{following->made, following->num_made});
   }
-  return cudaSuccess;
+  return queue_gather(gather_rows, stream, *sampling, std::span{sampling->pieces, sampling->num_pieces});
 }
 
 }  // extern "C"

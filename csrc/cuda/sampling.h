@@ -22,6 +22,8 @@ struct fastreplay_cuda_generator {
   uint64_t calls;
   uint64_t num_sampled;
   uint64_t num_without_mass; /* calls by priority that were uniform, as every mass was zero */
+  uint64_t num_redraws;      /* rows that were drawn again, as they were not complete */
+  uint64_t num_incomplete;   /* of these, given as they are, as nothing is complete */
 };
 
 /* A piece of a part that is copied (core/batch/layout.hpp): where it lies in a record, and in row 0 of the block. How a
@@ -36,9 +38,12 @@ struct fastreplay_cuda_piece {
 /* By priority (masses.h). */
 struct fastreplay_cuda_weighing;
 
-/* One minibatch. Pointers are the device's, but for `now`, `pieces` and `weighing`, which are the host's and read
-   during the call only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps the memory
-   alive. */
+/* With what surrounds the rows (following.h). */
+struct fastreplay_cuda_following;
+
+/* One minibatch. Pointers are the device's, but for `now`, `pieces`, `weighing` and `following`, which are the host's
+   and read during the call only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps
+   the memory alive. */
 struct fastreplay_cuda_sampling {
   const struct fastreplay_cuda_window* now; /* becomes the window with the draw; null: the draw is from *window */
   struct fastreplay_cuda_window* window;
@@ -52,6 +57,8 @@ struct fastreplay_cuda_sampling {
   uint64_t tickets_offset; /* of the part whose source is the ticket */
   uint64_t batch_size;
   const struct fastreplay_cuda_weighing* weighing; /* null: each as likely as every other */
+  /* Null: transitions by themselves. Else it says what is made, and there are no pieces. */
+  const struct fastreplay_cuda_following* following;
 };
 
 /* Loads the kernels onto a device, so that no launch does it later, within the capture of a graph. Returns a
@@ -65,8 +72,9 @@ int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_
 
 /* Queues on `stream` that a minibatch is drawn and gathered: the rows that the Sampler of core/batch/sample.hpp would
    draw from that window at that call, and from the masses as they are by then. Where the window is empty, nothing is
-   written. Two launches, and one more for each 100 pieces above 100. Neither allocates nor waits; may be captured in a
-   graph. Returns a cudaError_t. */
+   written. Two launches, and one more for each 100 pieces above 100. Where rows are to be complete and none is, they
+   are given as they are, and counted: it never draws for ever, and never gives what is not there. Neither allocates nor
+   waits; may be captured in a graph. Returns a cudaError_t. */
 int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);
 
 #if defined(__cplusplus)

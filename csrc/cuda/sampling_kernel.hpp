@@ -49,11 +49,12 @@ FASTREPLAY_INLINE Philox::Key key_of(const fastreplay_cuda_generator& generator)
 }
 
 // Draws the tickets of the rows whose words fall to the thread.
-FASTREPLAY_INLINE void draw_share(const Draw& draw, const fastreplay_cuda_window& window, unsigned thread) {
+FASTREPLAY_INLINE void draw_share(const Draw& draw, const fastreplay_cuda_window& window, unsigned thread,
+                                  unsigned num_threads = kDrawThreads) {
   const std::uint64_t call = draw.generator->calls;
   const Philox::Key key = key_of(*draw.generator);
   std::uint64_t* tickets = as_global(draw.tickets);
-  for (std::uint64_t i = thread; i * WordStream::kBlockWords < draw.batch_size; i += kDrawThreads) {
+  for (std::uint64_t i = thread; i * WordStream::kBlockWords < draw.batch_size; i += num_threads) {
     const Philox::Counter words = WordStream::block(key, call, i);
     for (std::size_t k = 0; k < WordStream::kBlockWords; ++k) {
       const std::uint64_t row = i * WordStream::kBlockWords + k;
@@ -81,6 +82,21 @@ struct GatheredPiece {
   std::uint32_t num_units;
   std::uint8_t unit_bytes;  // 16, 8, 4 or 1: as many as lie aligned in every row on both sides
   std::uint8_t lanes_log2;  // a small piece's rows share a warp
+
+  [[nodiscard]] static GatheredPiece of(const fastreplay_cuda_piece& piece, const std::byte* records,
+                                        std::uint64_t stride, const std::byte* block) {
+    const std::uint64_t places = reinterpret_cast<std::uintptr_t>(records) | reinterpret_cast<std::uintptr_t>(block) |
+                                 stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes;
+    const std::uint8_t unit_bytes = places % 16 == 0 ? 16 : places % 8 == 0 ? 8 : places % 4 == 0 ? 4 : 1;
+    const auto num_units = static_cast<std::uint32_t>(piece.num_bytes / unit_bytes);
+    const unsigned num_lanes = std::min(std::bit_ceil(num_units), kMaxLanes);
+    return {.record_offset = piece.record_offset,
+            .block_offset = piece.block_offset,
+            .row_bytes = piece.row_bytes,
+            .num_units = num_units,
+            .unit_bytes = unit_bytes,
+            .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes))};
+  }
 };
 
 // A gather's parameters: every piece of every row, by value, whatever becomes of the caller's.
@@ -121,17 +137,7 @@ struct Gather {
 
  private:
   [[nodiscard]] GatheredPiece gathered(const fastreplay_cuda_piece& piece) const {
-    const std::uint64_t places = reinterpret_cast<std::uintptr_t>(records) | reinterpret_cast<std::uintptr_t>(block) |
-                                 stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes;
-    const std::uint8_t unit_bytes = places % 16 == 0 ? 16 : places % 8 == 0 ? 8 : places % 4 == 0 ? 4 : 1;
-    const auto num_units = static_cast<std::uint32_t>(piece.num_bytes / unit_bytes);
-    const unsigned num_lanes = std::min(std::bit_ceil(num_units), kMaxLanes);
-    return {.record_offset = piece.record_offset,
-            .block_offset = piece.block_offset,
-            .row_bytes = piece.row_bytes,
-            .num_units = num_units,
-            .unit_bytes = unit_bytes,
-            .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes))};
+    return GatheredPiece::of(piece, records, stride, block);
   }
 };
 
@@ -142,6 +148,19 @@ FASTREPLAY_INLINE void copy_piece(std::byte* to, const std::byte* from, std::uin
     copy_units<Unit, std::min<unsigned>(64 / sizeof(Unit), 16), kMaxLanes>(to, from, lane, num_units);
   } else if (lane < num_units) {
     reinterpret_cast<Unit*>(to)[lane] = reinterpret_cast<const Unit*>(from)[lane];
+  }
+}
+
+FASTREPLAY_INLINE void copy_share(const GatheredPiece& piece, std::byte* to, const std::byte* from,
+                                  std::uint32_t lane) {
+  if (piece.unit_bytes == 16) {
+    copy_piece<SixteenBytes>(to, from, lane, piece.num_units);
+  } else if (piece.unit_bytes == 8) {
+    copy_piece<std::uint64_t>(to, from, lane, piece.num_units);
+  } else if (piece.unit_bytes == 4) {
+    copy_piece<std::uint32_t>(to, from, lane, piece.num_units);
+  } else {
+    copy_piece<std::uint8_t>(to, from, lane, piece.num_units);
   }
 }
 
@@ -157,15 +176,7 @@ FASTREPLAY_INLINE void gather_share(const Gather& gather, std::uint64_t thread, 
   if (slot >= gather.capacity) slot -= gather.capacity;
   const std::byte* from = as_global(gather.records) + slot * gather.stride + piece.record_offset;
   std::byte* to = as_global(gather.block) + piece.block_offset + row * piece.row_bytes;
-  if (piece.unit_bytes == 16) {
-    copy_piece<SixteenBytes>(to, from, lane, piece.num_units);
-  } else if (piece.unit_bytes == 8) {
-    copy_piece<std::uint64_t>(to, from, lane, piece.num_units);
-  } else if (piece.unit_bytes == 4) {
-    copy_piece<std::uint32_t>(to, from, lane, piece.num_units);
-  } else {
-    copy_piece<std::uint8_t>(to, from, lane, piece.num_units);
-  }
+  copy_share(piece, to, from, lane);
 }
 
 }  // namespace fastreplay

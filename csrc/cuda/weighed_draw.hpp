@@ -20,6 +20,7 @@ namespace fastreplay {
 // other, so that the strata before its own are those of the threads before.
 struct WeighedDraw {
   static constexpr unsigned kThreads = 512;
+  static constexpr unsigned kDrawSteps = 2;
 
   struct Shared {
     std::uint64_t num_by_mass[kThreads];
@@ -48,7 +49,7 @@ struct WeighedDraw {
             .is_stratified = weighing.is_stratified != 0};
   }
 
-  [[nodiscard]] FASTREPLAY_INLINE unsigned num_steps() const { return 3; }
+  [[nodiscard]] FASTREPLAY_INLINE unsigned num_steps() const { return kDrawSteps + 1; }
 
   FASTREPLAY_INLINE void share(unsigned step, unsigned thread, Shared& shared) const {
     const fastreplay_cuda_window window = draw.drawn_from();
@@ -59,7 +60,8 @@ struct WeighedDraw {
     } else if (window.size == 0) {
       return;
     } else if (step == 1) {
-      shared.least[thread] = draw_rows(window, population, thread, shared);
+      draw_rows(window, population, thread, shared);
+      after_redraws(thread, shared);
     } else {
       weigh(divisor(population, shared), thread);
       if (thread > 0) return;
@@ -68,7 +70,54 @@ struct WeighedDraw {
     }
   }
 
+  [[nodiscard]] FASTREPLAY_INLINE std::uint64_t first_row(unsigned thread) const {
+    const std::uint64_t first = (draw.batch_size + kThreads - 1) / kThreads * thread;
+    return first < draw.batch_size ? first : draw.batch_size;
+  }
+
+  // What FollowedDraw asks for. One more attempt of a row.
+  FASTREPLAY_INLINE bool again(const fastreplay_cuda_window& window, std::uint64_t row, std::uint64_t attempt) const {
+    const Population population = population_of(window);
+    const std::uint64_t word = word_of_attempt(key_of(*draw.generator), draw.generator->calls, row, attempt);
+    if (population.total == 0 || (population.is_mixed && is_uniform(row, attempt))) {
+      std::uint64_t position = 0;
+      const bool is_drawn = draw_below(window.size, word, position);
+      if (is_drawn) set(window, population, row, position);
+      return is_drawn;
+    }
+    const std::uint64_t slot = tree.find(fraction(word) * population.total);
+    if (!(as_global(tree.leaves)[slot] > 0)) return false;
+    set(window, population, row, slot - window.first_slot + (slot < window.first_slot ? tree.capacity : 0));
+    return true;
+  }
+  // The last one: among what suits. False where nothing that does can be drawn.
+  template <class Suits>
+  FASTREPLAY_INLINE bool draw_among(const fastreplay_cuda_window& window, std::uint64_t row, std::uint64_t attempt,
+                                    const Suits& suits) const {
+    const Population population = population_of(window);
+    const bool is_by_mass = population.total > 0 && !(population.is_mixed && is_uniform(row, attempt));
+    std::uint64_t position = window.size;
+    find_counted(window, row, attempt, is_by_mass, suits, position);
+    if (position < window.size) set(window, population, row, position);
+    return position < window.size;
+  }
+  [[nodiscard]] FASTREPLAY_INLINE bool can_draw(std::uint64_t slot) const {
+    return tree.population().total == 0 || uniform_mix > 0 || as_global(tree.leaves)[slot] > 0;
+  }
+  FASTREPLAY_INLINE void after_redraws(unsigned thread, Shared& shared) const {
+    float least = INFINITY;
+    for (std::uint64_t row = first_row(thread); row < first_row(thread + 1); ++row) {
+      const float likely = as_global(weights)[row];
+      if (likely < least) least = likely;
+    }
+    shared.least[thread] = least;
+  }
+
  private:
+  struct All {
+    FASTREPLAY_INLINE bool operator()(std::uint64_t /*position*/) const { return true; }
+  };
+
   // What is drawn from, and what makes N * P of a mass.
   struct Population {
     double total;
@@ -104,11 +153,6 @@ struct WeighedDraw {
     return made;
   }
 
-  [[nodiscard]] FASTREPLAY_INLINE std::uint64_t first_row(unsigned thread) const {
-    const std::uint64_t first = (draw.batch_size + kThreads - 1) / kThreads * thread;
-    return first < draw.batch_size ? first : draw.batch_size;
-  }
-
   [[nodiscard]] FASTREPLAY_INLINE bool is_uniform(std::uint64_t row, std::uint64_t attempt) const {
     const Philox::Counter counter{row + 1, draw.generator->calls, attempt, kMixture};
     return fraction(Philox::words(counter, key_of(*draw.generator))[0]) < uniform_mix;
@@ -120,9 +164,8 @@ struct WeighedDraw {
     return count;
   }
 
-  // Returns N * P of the least likely one.
-  FASTREPLAY_INLINE float draw_rows(const fastreplay_cuda_window& window, const Population& population, unsigned thread,
-                                    const Shared& shared) const {
+  FASTREPLAY_INLINE void draw_rows(const fastreplay_cuda_window& window, const Population& population, unsigned thread,
+                                   const Shared& shared) const {
     std::uint64_t stratum = first_row(thread);
     std::uint64_t num_strata = draw.batch_size;
     if (population.is_mixed) {
@@ -133,26 +176,22 @@ struct WeighedDraw {
       }
     }
     const double share = is_stratified ? population.total / static_cast<double>(num_strata) : population.total;
-    float least = INFINITY;
     for (std::uint64_t row = first_row(thread); row < first_row(thread + 1); ++row) {
-      const double before = is_stratified ? static_cast<double>(stratum) : 0;
-      const float likely = draw_row(window, population, row, before, share);
-      if (likely < least) least = likely;
+      draw_row(window, population, row, is_stratified ? static_cast<double>(stratum) : 0, share);
       stratum += population.is_mixed && is_uniform(row, 0) ? 0 : 1;
     }
-    return least;
   }
 
-  // Attempts until one succeeds: a target may fall on a leaf without mass, if seldom. Returns N * P.
-  FASTREPLAY_INLINE float draw_row(const fastreplay_cuda_window& window, const Population& population,
-                                   std::uint64_t row, double before, double share) const {
+  // Attempts until one succeeds: a target may fall on a leaf without mass, if seldom.
+  FASTREPLAY_INLINE void draw_row(const fastreplay_cuda_window& window, const Population& population, std::uint64_t row,
+                                  double before, double share) const {
     for (std::uint64_t attempt = 0;; ++attempt) {
       const std::uint64_t word = word_of(row, attempt);
       std::uint64_t position = 0;
       if (population.total == 0 || (population.is_mixed && is_uniform(row, attempt))) {
         if (draw_below(window.size, word, position)) return set(window, population, row, position);
       } else if (attempt > kMaxAttempts) {
-        find_counted(window, row, attempt, position);
+        find_counted(window, row, attempt, true, All{}, position);
         return set(window, population, row, position);
       } else {
         const std::uint64_t slot =
@@ -174,15 +213,16 @@ struct WeighedDraw {
     return place == 0 ? words[0] : place == 1 ? words[1] : place == 2 ? words[2] : words[3];
   }
 
-  // draw_counted() of core/batch/draw.hpp: in one pass over all that is there. The total says that there is a mass;
-  // were there none, the position stays.
+  // draw_counted() of core/batch/draw.hpp: in one pass over all that is there. Where nothing can be drawn, the position
+  // stays.
+  template <class Suits>
   FASTREPLAY_INLINE void find_counted(const fastreplay_cuda_window& window, std::uint64_t row, std::uint64_t attempt,
-                                      std::uint64_t& found) const {
+                                      bool is_by_mass, const Suits& suits, std::uint64_t& found) const {
     double total = 0;
     Philox::Counter counter{row + 1, draw.generator->calls, attempt, kCounted};
     for (std::uint64_t position = 0; position < window.size; ++position) {
-      const auto mass = static_cast<double>(as_global(tree.leaves)[slot_of(window, position)]);
-      if (mass == 0) continue;
+      const double mass = is_by_mass ? static_cast<double>(as_global(tree.leaves)[slot_of(window, position)]) : 1;
+      if (mass == 0 || !suits(position)) continue;
       const bool is_first = total == 0;
       total += mass;
       if (is_first || fraction(Philox::words(counter, key_of(*draw.generator))[0]) * total < mass) found = position;
@@ -196,13 +236,12 @@ struct WeighedDraw {
     return slot < tree.capacity ? slot : slot - tree.capacity;
   }
 
-  FASTREPLAY_INLINE float set(const fastreplay_cuda_window& window, const Population& population, std::uint64_t row,
-                              std::uint64_t position) const {
+  FASTREPLAY_INLINE void set(const fastreplay_cuda_window& window, const Population& population, std::uint64_t row,
+                             std::uint64_t position) const {
     const double likely = population.times_as_likely(as_global(tree.leaves)[slot_of(window, position)]);
     as_global(draw.tickets)[row] = window.first + position;
     as_global(weights)[row] = static_cast<float>(likely);
     as_global(probabilities)[row] = static_cast<float>(likely * population.share);
-    return static_cast<float>(likely);
   }
 
   [[nodiscard]] FASTREPLAY_INLINE float divisor(const Population& population, const Shared& shared) const {

@@ -129,6 +129,10 @@ class Delivery(ABC):
             beside[name] = values[i]
         return Minibatch(self.schema, values[:num_fields], block, batch_size, None, beside)
 
+    def unseen(self, source: _core.Follow) -> _core.Follow:
+        """Return what fills blocks that somebody sees as `source` does others: as a whole, or not at all."""
+        return source.staged()
+
     def generator(self, key: tuple[int, int], calls: int = 0, before: Any = None, rule: tuple[Any, ...] = ()) -> Any:
         """Make what draws rows into the blocks, uniformly or by a rule; its counters go on from those `before`."""
         made = _core.Sampler(key, calls, *rule)
@@ -139,6 +143,10 @@ class Delivery(ABC):
     def num_calls(self, generator: Any) -> int:
         """Return how many minibatches a generator has drawn."""
         return generator.calls  # type: ignore[no-any-return]
+
+    def num_incomplete(self, generator: Any) -> int:  # noqa: ARG002 - the host draws on, or refuses
+        """Return how many rows were given as they are, though they were to be complete."""
+        return 0
 
     def prefetcher(
         self, source: _core.Ring | _core.Follow, generator: Any, depth: int, steps: int | None, waits: Waits

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from fastreplay.schema.schema import Field
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Form", "Parts", "transition_form", "weighted_form"]
+__all__ = ["Around", "Form", "Parts", "Steps", "Surroundings", "transition_form", "weighted_form"]
 
 Parts: TypeAlias = "list[tuple[int, int, int]]"
 
@@ -63,6 +63,54 @@ class Form:
             raise ValueError("out: expected a minibatch whose follow has the same time_major")
         if other.parts != self.parts:
             raise ValueError("out: expected a minibatch whose follow reaches as far and makes the same fields")
+
+
+class Steps(NamedTuple):
+    """Steps first, first + stride, ..., `length` of them; that of the drawn row is 0."""
+
+    first: int
+    length: int
+    stride: int = 1
+
+    @property
+    def last(self) -> int:
+        """The last of them."""
+        return self.first + (self.length - 1) * self.stride
+
+
+class Around(NamedTuple):
+    """A rule, as the core takes it. Fields are named by their position in the record, parts by that in the form."""
+
+    most_before: int
+    most_after: int
+    redraws: bool
+    is_time_major: bool
+    ways_part: int
+    taken: list[tuple[Steps, bool, bool, list[int], list[int]]]  # with zeros, the first only, fields, parts
+    said: list[tuple[Steps, int, int]]  # what, part
+    # gamma, ((field, is it double), part) of each sum, the stored discount, the part of the discount, is it double
+    sums: tuple[float, list[tuple[tuple[int, bool], int]], list[tuple[int, bool]], int, bool] | None
+
+
+class Surroundings(_core.Follow):
+    """A rule over a ring.
+
+    Attributes:
+        around: The rule.
+        oldest_known: The oldest ticket of a row that is complete by it, as far as somebody has looked; -1 before.
+    """
+
+    def __init__(self, lanes: _core.Lanes, around: Around) -> None:
+        super().__init__(lanes, *around)
+        self.around = around
+        self.oldest_known = -1
+
+    def has_complete(self, first: int, size: int) -> bool:
+        """Tell whether any of `size` tickets from `first` on is complete, by what of them is there."""
+        if self.oldest_known < first:
+            found = self.newest_complete(first, first + size)
+            self.oldest_known = -1 if found is None else found
+        return self.oldest_known >= first
 
 
 def transition_form(schema: Schema) -> Form:

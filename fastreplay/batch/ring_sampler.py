@@ -98,7 +98,7 @@ class RingSampler:
     def following(self, source: _core.Follow, delivery: Delivery) -> Self:
         """Return a sampler of the same draws, with what surrounds their rows, in other minibatches."""
         made = copy(self)
-        made._from, made._from_for_out = source, source.staged()
+        made._from, made._from_for_out = source, delivery.unseen(source)
         made._delivery = delivery
         return made
 
@@ -195,6 +195,11 @@ class RingSampler:
     def num_without_mass(self) -> int:
         """Minibatches drawn uniformly because no transition had a mass."""
         return 0
+
+    @property
+    def num_incomplete(self) -> int:
+        """Rows drawn again that were given as they are, as none was complete: of a device's CUDA graphs."""
+        return self._delivery.num_incomplete(self._generator)
 
     @property
     def num_left_out(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.batch.form import Form
+from fastreplay.batch.form import Around, Form, Steps, Surroundings
 from fastreplay.schema.schema import Field, Schema
 
 if TYPE_CHECKING:
@@ -22,24 +22,11 @@ _BOOL = np.dtype(np.bool_)
 _KEPT = 8  # steps whose places are kept, where only sums are made of them
 
 
-class Steps(NamedTuple):
-    """Steps first, first + stride, ..., `length` of them; that of the drawn row is 0."""
-
-    first: int
-    length: int
-    stride: int = 1
-
-    @property
-    def last(self) -> int:
-        """The last of them."""
-        return self.first + (self.length - 1) * self.stride
-
-
 class Followed(NamedTuple):
     """What a minibatch is made of that follows a rule, and what makes it."""
 
     form: Form
-    native: _core.Follow
+    native: Surroundings
 
 
 class Follow(ABC):
@@ -141,10 +128,8 @@ class Making:
         for (steps, zeros, is_first_only), names in self._taken.items():
             positions = [self._schema.position(name) for name in names]
             taken.append((steps, zeros, is_first_only, positions, positions))
-        ways = len(self._parts) - 1
-        native = _core.Follow(
-            self._lanes.core, before, after, redraws, self._is_time_major, ways, taken, self._said, sums
-        )
+        around = Around(before, after, redraws, self._is_time_major, len(self._parts) - 1, taken, self._said, sums)
+        native = Surroundings(self._lanes.core, around)
         schema = self._schema._with_fields(self._fields)
         return Followed(Form(schema, self._parts, self._beside, frozenset(self._time_major)), native)
 

@@ -48,7 +48,7 @@ class Followers:
 
         Args:
             rule: What to give with each row.
-            new_delivery: Makes a delivery of what the host gathers.
+            new_delivery: Makes a delivery of what is drawn.
 
         Raises:
             TypeError: It is no rule.

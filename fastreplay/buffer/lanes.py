@@ -36,9 +36,7 @@ class Lanes:
     ends: tuple[str, ...]
 
 
-def new_lanes(
-    lanes: int | None, ends: Sequence[str] | None, ring: _core.Ring, schema: Schema, storage: str
-) -> Lanes | None:
+def new_lanes(lanes: int | None, ends: Sequence[str] | None, ring: _core.Ring, schema: Schema) -> Lanes | None:
     """Make the lanes of a ring; None where its transitions are no streams.
 
     Raises:
@@ -51,8 +49,6 @@ def new_lanes(
             raise ValueError("ends: expected None without lanes, whose trajectories they end")
         return None
     count = checked_count("lanes", lanes)
-    if storage == "cuda":
-        raise ValueError("lanes: expected None with storage='cuda', which does not know what comes after what")
     for name in schema.names:
         if name in LANE_NAMES:
             raise ValueError(f"{name}: the name is taken in a buffer with lanes; give the field another")

@@ -24,12 +24,14 @@ __all__ = [
     "PRIORITY",
     "Priorities",
     "PriorityUpdate",
+    "axis_of_steps",
     "check_finite",
     "checked_priorities",
     "given_numbers",
     "new_masses",
     "numbers",
     "reduced",
+    "trained_in",
 ]
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -177,15 +179,30 @@ def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float6
     """
     eta = checked_number("eta", eta, 0, 1)
     array = np.abs(numbers("priorities", errors))
-    trained = batch._beside.get("trained")
-    if trained is None or array.shape != tuple(trained.shape):
-        expected = f"({len(batch)},)" if trained is None else f"({len(batch)},) or {tuple(trained.shape)}"
-        raise ValueError(f"priorities: expected {expected}, got {array.shape}")
+    trained = trained_in(batch, array.shape)
     there = np.asarray(trained.cpu() if hasattr(trained, "cpu") else trained)
     array = np.where(there, array, 0)
-    axis = 0 if "trained" in batch._beside.time_major else 1
+    axis = axis_of_steps(batch)
     reduced: NDArray[np.float64] = eta * array.max(axis) + (1 - eta) * array.sum(axis) / there.sum(axis)
     return reduced
+
+
+def trained_in(batch: Minibatch[Any], shape: tuple[int, ...]) -> Any:
+    """Return which steps of a minibatch of sequences are trained, (B, L), for errors of a shape.
+
+    Raises:
+        ValueError: It has no sequences, or the errors are not of all its steps.
+    """
+    trained: Any = batch._beside.get("trained")
+    if trained is None or tuple(shape) != tuple(trained.shape):
+        expected = f"({len(batch)},)" if trained is None else f"({len(batch)},) or {tuple(trained.shape)}"
+        raise ValueError(f"priorities: expected {expected}, got {tuple(shape)}")
+    return trained
+
+
+def axis_of_steps(batch: Minibatch[Any]) -> int:
+    """Return the axis of the steps of a minibatch of sequences."""
+    return 0 if "trained" in batch._beside.time_major else 1
 
 
 def numbers(name: str, value: Any) -> NDArray[np.float64]:

@@ -86,7 +86,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         share_next: Whether each `next_X` is the `X` of the lane's next transition, and stored once for both, where it
             is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
             only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
-            memory of its own: the first observations of trajectories.
+            memory of its own: the first observations of trajectories. With storage="host" only.
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
@@ -158,19 +158,20 @@ class ReplayBuffer(Sampled[ArrayT]):
         check_storage(storage, self._device)
         self._storage = storage
         self._gpu = _gpu(self._device)
-        self._frames = frames_in(self._schema, share_next, lanes)
+        self._frames = frames_in(self._schema, share_next, lanes, storage)
         self._ring = new_ring(self._schema.sizes, capacity, "capacity", self._frames.groups, self._frames.num_spare)
         self._priorities = priorities
         self._lineage = Lineage()
         self._holding = threading.Lock()
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
-        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, storage)
+        self._lanes = new_lanes(lanes, ends, self._ring, self._schema)
         self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
         self._waits = Waits()
         self._mirror = None
         if storage == "cuda" and self._gpu is not None:
             rule = Priorities() if priorities is None else priorities
-            self._mirror = self._gpu.mirror(self._ring, self._waits, self._masses, rule.mass_rule)
+            links = None if self._lanes is None else self._lanes.core
+            self._mirror = self._gpu.mirror(self._ring, self._waits, self._masses, rule.mass_rule, links)
         self._begin(key_of(seed))
 
     def _begin(self, key: tuple[int, int]) -> None:
@@ -363,6 +364,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             "redraws": self._sampler.num_redraws,
             "without_mass": self._sampler.num_without_mass,
             "refused": 0 if self._mirror is None or self._mirror.masses is None else self._mirror.masses.num_refused,
+            "incomplete": self._sampler.num_incomplete,
             "bytes": self._num_bytes(),
             "pinned_bytes": sum(delivery.pinned_bytes for delivery in self._deliveries),
             "blocks_in_flight": sum(delivery.num_in_flight(num_ahead) for delivery in self._deliveries),

@@ -72,7 +72,11 @@ class Sampled(Sampling[ArrayT], Kept[ArrayT]):
         return Sampler(draw._sampler(self._source(), key), cast("ReplayBuffer[ArrayT]", self), draw, follow)
 
     def _following(self, rule: Follow) -> RingSampler:
-        return self._followers.of(rule, self._new_delivery)
+        return self._followers.of(rule, self._new_delivery_of_draws)
+
+    def _new_delivery_of_draws(self, form: Form) -> Delivery:
+        """Make a delivery of what is drawn, by whom that is."""
+        return self._new_delivery(form) if self._mirror is None else self._new_mirror_delivery(form)
 
     def loader(
         self,

@@ -81,6 +81,7 @@ class Sampler(Sampling[ArrayT]):
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
             "without_mass": self._sampler.num_without_mass,
+            "incomplete": self._sampler.num_incomplete,
             "left_out": self._sampler.num_left_out,
         }
 
@@ -92,7 +93,7 @@ class Sampler(Sampling[ArrayT]):
         return _rebuild, (self._buffer, self._draw, self.rng_state, self._follow)
 
     def _following(self, rule: Follow) -> RingSampler:
-        return self._followers.of(rule, self._buffer._new_delivery)
+        return self._followers.of(rule, self._buffer._new_delivery_of_draws)
 
     def _begin_in_child(self) -> None:
         self._sampler.begin_in_child()

@@ -73,7 +73,9 @@ class Sampling(Generic[ArrayT]):
                 faces. On a GPU, work that was queued before sees
                 the old rows, later work the new; the host waits if the last copy into it is still under way.
             follow: What of its trajectory to give with each row (`NStep`, `Sequence`, `Window`), in place of the
-                sampler's own; needs a buffer with lanes.
+                sampler's own; needs a buffer with lanes. Captured in a graph, rows that are to be complete
+                (`incomplete="redraw"`) are given with the steps that are there, where none is: counted by
+                `stats()["incomplete"]`.
 
         Returns:
             A minibatch that is the caller's to keep.

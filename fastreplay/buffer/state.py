@@ -14,6 +14,7 @@ class SamplerStats(TypedDict):
     sampled: int  # rows drawn by sample() and loaders
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
     without_mass: int  # minibatches drawn uniformly because no transition had a priority above zero
+    incomplete: int  # rows that a CUDA graph gave with fewer steps than a rule asks for, as none had all of them
     left_out: int  # rows whose turn in an epoch came when they were overwritten or cleared
 
 
@@ -36,6 +37,7 @@ class Stats(TypedDict):
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
     without_mass: int  # minibatches drawn uniformly because no transition had a priority above zero
     refused: int  # priorities of update_priorities that were passed over on a device, as they were not finite
+    incomplete: int  # rows that a CUDA graph gave with fewer steps than a rule asks for, as none had all of them
     bytes: int  # memory of the ring and of its priorities
     pinned_bytes: int  # page-locked memory of minibatches on their way to a GPU
     blocks_in_flight: int  # minibatches being gathered or copied, and those that loaders have ready

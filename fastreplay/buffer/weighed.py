@@ -9,7 +9,15 @@ import numpy as np
 
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.priorities import PriorityUpdate, check_finite, given_numbers, numbers, reduced
+from fastreplay.buffer.priorities import (
+    PriorityUpdate,
+    axis_of_steps,
+    check_finite,
+    given_numbers,
+    numbers,
+    reduced,
+    trained_in,
+)
 from fastreplay.support.checks import checked_addresses, checked_number
 
 if TYPE_CHECKING:
@@ -79,7 +87,7 @@ class Weighed(Contents[ArrayT]):
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )
             if np.ndim(priorities) == 2:
-                priorities = reduced(batch, priorities, eta)
+                priorities = self._reduced(batch, priorities, eta)
             rows = batch._host_rows() if self._mirror is None else None
             if rows is not None:
                 return PriorityUpdate(*masses.update(rows, given_numbers("priorities", priorities)))
@@ -87,6 +95,14 @@ class Weighed(Contents[ArrayT]):
         if self._mirror is not None and self._mirror.masses is not None:
             return self._update_there(self._mirror.masses, tickets, priorities)
         return PriorityUpdate(*masses.update(_host_integers(tickets), given_numbers("priorities", priorities)))
+
+    def _reduced(self, batch: Minibatch[Any], errors: Any, eta: float) -> Any:
+        """Return what the errors of sequences say of their rows, where the errors are."""
+        there = None if self._mirror is None else self._mirror.masses
+        if there is None or not there.is_there(errors):
+            return reduced(batch, errors, eta)
+        trained, share = trained_in(batch, errors.shape), checked_number("eta", eta, 0, 1)
+        return there.reduced(trained, errors, share, axis_of_steps(batch))
 
     def _slots_of(self, batch: Minibatch[Any]) -> list[int]:
         """Return the slots that a minibatch's transitions were drawn from."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastreplay.gpu import memory, streams
+from fastreplay.gpu.following import LINK_BYTES, DeviceLinks
 from fastreplay.gpu.library import cuda_error, cuda_sender
 from fastreplay.gpu.masses import MASS_BYTES
 from fastreplay.gpu.mirror import Mirror
@@ -67,17 +68,24 @@ class Device:
         return PinnedDelivery(self, form, waits, origin)
 
     def mirror(
-        self, ring: _core.Ring, waits: Waits, masses: _core.Priorities | None, rule: tuple[float, float, float]
+        self,
+        ring: _core.Ring,
+        waits: Waits,
+        masses: _core.Priorities | None,
+        rule: tuple[float, float, float],
+        lanes: _core.Lanes | None,
     ) -> Mirror:
-        """Make a twin of a ring in the device's memory, and of its masses, if it has some that follow a rule.
+        """Make a twin of a ring in the device's memory; of its masses, that follow a rule, and links, if it has some.
 
         Raises:
             RuntimeError: It cannot be had, and why.
         """
-        num_beside = 0 if masses is None else MASS_BYTES
+        num_beside = (0 if masses is None else MASS_BYTES) + (0 if lanes is None else LINK_BYTES)
         mirror = Mirror(DeviceRing(self.device, ring.capacity, ring.records.record_bytes, num_beside), ring, waits)
         if masses is not None:
             mirror.masses = MirrorMasses(mirror, masses, rule)
+        if lanes is not None:
+            mirror.links = mirror.in_turn(DeviceLinks, mirror.ring, lanes)
         return mirror
 
     def mirror_delivery(

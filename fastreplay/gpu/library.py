@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CudaFollowing",
     "CudaMasses",
     "CudaSampling",
     "CudaStreams",
     "cuda_error",
     "cuda_facts",
+    "cuda_following",
     "cuda_masses",
     "cuda_sampling",
     "cuda_sender",
@@ -89,6 +91,23 @@ def cuda_masses(device: int) -> tuple[CudaMasses | None, str]:
     for function in queued:
         function.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
     return CudaMasses(num_bytes, *queued), status
+
+
+class CudaFollowing(NamedTuple):
+    """Functions of csrc/cuda/following.h."""
+
+    complete_links: Callable[..., int]
+
+
+@cache
+def cuda_following(device: int) -> tuple[CudaFollowing | None, str]:
+    """Return what keeps links on a CUDA device, or None, and the reason."""
+    library, status = _prepared("following", device)
+    if library is None:
+        return None, status
+    complete = library.fastreplay_cuda_complete_links
+    complete.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+    return CudaFollowing(complete), status
 
 
 class CudaStreams(NamedTuple):

@@ -116,7 +116,7 @@ class DeviceMasses:
         """Queue a copy of masses of slots from one on, through a stage; do not wait. `settle` comes after it."""
         stage.beside[: masses.nbytes] = masses.view(np.uint8)
         first = _FIRST_MASS + slot * MASS_BYTES
-        self._ring.send_beside(stage, masses.nbytes, self._memory[first : first + masses.nbytes])
+        self._ring.send_beside(stage, 0, masses.nbytes, self._memory[first : first + masses.nbytes])
 
     def settle(self, lost: range, arrived: range) -> None:
         """Queue that tickets which are gone weigh nothing, and that others do whose masses were sent.

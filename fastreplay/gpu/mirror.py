@@ -13,11 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastreplay import _core
+from fastreplay.batch.form import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastreplay.batch.waits import Waits
+    from fastreplay.gpu.following import DeviceLinks
     from fastreplay.gpu.mirror_delivery import MirrorBlock
     from fastreplay.gpu.mirror_masses import MirrorMasses
     from fastreplay.gpu.ring import DeviceRing, Generator, Stage
@@ -26,6 +28,7 @@ __all__ = ["Mirror", "MirrorGenerator", "QueuedDraws"]
 
 # Writers may overwrite all that was sent before it is told; the next try then meets others.
 _TRIES = 100
+_NUM_COUNTS = 4  # of a generator, beside its calls
 
 ResultT = TypeVar("ResultT")
 
@@ -36,6 +39,7 @@ class Mirror:
     Attributes:
         ring: The one on the device.
         masses: What its transitions weigh; None where they are drawn uniformly only.
+        links: Which comes after which; None where the native one does not know.
         is_inherited: Whether it is of the process that forked this one, whose device this one cannot use.
 
     Thread safety:
@@ -46,6 +50,7 @@ class Mirror:
     def __init__(self, ring: DeviceRing, source: _core.Ring, waits: Waits) -> None:
         self.ring = ring
         self.masses: MirrorMasses | None = None
+        self.links: DeviceLinks | None = None
         self._source = source
         self._waits = waits
         self.is_inherited = False
@@ -89,15 +94,21 @@ class Mirror:
         """
         self._queue(None, None, call)
 
-    def draw(self, draw: Callable[[Generator, tuple[int, int] | None], None], generator: Generator) -> bool:
+    def draw(
+        self,
+        draw: Callable[[Generator, tuple[int, int] | None], None],
+        generator: Generator,
+        source: _core.Ring | _core.Follow,
+    ) -> bool:
         """Queue a draw; False where there is nothing to draw from.
 
-        Within the capture of a graph nothing is sent: the graph draws from what was flushed before each replay.
+        Where rows are to be complete, and none is among what was sent, there is nothing to draw from either. Within the
+        capture of a graph nothing is sent: the graph draws from what was flushed before each replay, complete or not.
 
         Raises:
             RuntimeError: Another call of this thread is in the middle of queueing.
         """
-        return self.in_turn(self._queue, draw, generator)
+        return self.in_turn(self._queue, draw, generator, None, source)
 
     def in_turn(self, call: Callable[..., ResultT], *arguments: object) -> ResultT:
         """Call when nobody else queues.
@@ -112,6 +123,7 @@ class Mirror:
         draw: Callable[[Generator, tuple[int, int] | None], None] | None,
         generator: Generator | None,
         change: Callable[[int], None] | None = None,
+        source: _core.Ring | _core.Follow | None = None,
     ) -> bool:
         stream = self.ring.consumer()
         if self.ring.is_captured(stream):
@@ -125,7 +137,8 @@ class Mirror:
         self.ring.begin()
         try:
             window = self._flush()
-            if draw is not None and window[1]:
+            can_draw = window[1] > 0 and _has_complete(source, window)
+            if draw is not None and can_draw:
                 draw(cast("Generator", generator), window)
             elif window != self._window:
                 self.ring.set_window(*window)
@@ -134,12 +147,14 @@ class Mirror:
                 change(stream)
         finally:
             self.ring.end()
-        return window[1] > 0
+        return can_draw
 
     def _flush(self) -> tuple[int, int]:
         """Send what was inserted; return the first ticket and the number of those that may be drawn now."""
         for _ in range(_TRIES):
             _, end = self._source.window()
+            if self.links is not None:
+                self.links.tell_changes()  # before what came later is looked at
             self._send(end)
             first, _ = self._source.window()  # after the copies: what was overwritten meanwhile is below it
             window = (first, max(end - first, 0))
@@ -161,6 +176,8 @@ class Mirror:
             self.ring.send(stage, count * stride, slot * stride)
             if self.masses is not None:
                 self.masses.send(stage, ticket, count)
+            if self.links is not None:
+                self.links.send(stage, ticket, count)
             ticket += count
         self._end = max(self._end, end)
 
@@ -173,15 +190,17 @@ class Mirror:
         return stage
 
 
+def _has_complete(source: _core.Ring | _core.Follow | None, window: tuple[int, int]) -> bool:
+    return not isinstance(source, Surroundings) or not source.redraws or source.has_complete(*window)
+
+
 class MirrorGenerator:
     """A generator on the device, in the place of `_core.Sampler`. Its numbers are asked of the device."""
 
     def __init__(self, mirror: Mirror, key: tuple[int, int], calls: int) -> None:
         self._mirror = mirror
         self._generator = mirror.in_turn(mirror.ring.new_generator)
-        self.restart(key, calls, 0, 0)
-
-    num_redraws = 0
+        self._restart(key, calls, (0,) * _NUM_COUNTS)
 
     @property
     def key(self) -> list[int]:
@@ -204,35 +223,45 @@ class MirrorGenerator:
         return self._read()[2]
 
     @property
+    def num_redraws(self) -> int:
+        """Rows drawn again because they were not complete."""
+        return self._read()[3]
+
+    @property
+    def num_incomplete(self) -> int:
+        """Of these, those that were given as they are, because nothing was complete."""
+        return self._read()[4]
+
+    @property
     def num_queued(self) -> int:
         """Minibatches drawn once what is queued is done, but for the replays of graphs. The device is not asked."""
         return self._generator.num_queued
 
-    def restart(self, key: tuple[int, int], calls: int, num_sampled: int, num_without_mass: int) -> None:
-        """Set the state, also for the graphs that were captured with it."""
-        self._mirror.in_turn(self._generator.write, key, calls, num_sampled, num_without_mass)
+    def restart_under(self, key: tuple[int, int], calls: int) -> None:
+        """Go on under another key, also in the graphs that were captured with this; what was counted stays."""
+        self._restart(key, calls, self._read()[1:])
+
+    def _restart(self, key: tuple[int, int], calls: int, counts: tuple[int, ...]) -> None:
+        self._mirror.in_turn(self._generator.write, key, calls, counts)
         self._key = key
 
-    def restart_under(self, key: tuple[int, int], calls: int) -> None:
-        """Go on under another key; what was counted stays."""
-        _, num_sampled, num_without_mass = self._read()
-        self.restart(key, calls, num_sampled, num_without_mass)
-
-    def _read(self) -> tuple[int, int, int]:
+    def _read(self) -> tuple[int, ...]:
         return self._mirror.in_turn(self._generator.read)
 
-    def sample(self, _ring: _core.Ring, block: MirrorBlock) -> bool:
+    def sample(self, source: _core.Ring | _core.Follow, block: MirrorBlock) -> bool:
         """Queue a draw into a block; False where there is nothing to draw from."""
-        return self._mirror.draw(block.draw, self._generator)
+        block.surround(source)
+        return self._mirror.draw(block.draw, self._generator, source)
 
-    def sample_weighted(self, _ring: _core.Ring, beta: float, block: MirrorBlock) -> bool:
+    def sample_weighted(self, source: _core.Ring | _core.Follow, beta: float, block: MirrorBlock) -> bool:
         """Queue a draw by priority into a block; False where there is nothing to draw from."""
         block.beta = beta
-        return self._mirror.draw(block.draw, self._generator)
+        return self.sample(source, block)
 
-    def sample_once(self, block: MirrorBlock) -> bool:
+    def sample_once(self, source: _core.Ring | _core.Follow, block: MirrorBlock) -> bool:
         """Queue a draw into a block of a loader, if that was not done; False where there is nothing to draw from."""
-        return block.is_drawn or self._mirror.draw(block.draw_once, self._generator)
+        block.surround(source)
+        return block.is_drawn or self._mirror.draw(block.draw_once, self._generator, source)
 
 
 class QueuedDraws(_core.Prefetcher):
@@ -242,8 +271,16 @@ class QueuedDraws(_core.Prefetcher):
     on where it stopped.
     """
 
-    def __init__(self, generator: MirrorGenerator, depth: int, steps: int | None, waits: Waits) -> None:
+    def __init__(
+        self,
+        source: _core.Ring | _core.Follow,
+        generator: MirrorGenerator,
+        depth: int,
+        steps: int | None,
+        waits: Waits,
+    ) -> None:
         super().__init__(None, None, depth, steps, waits)
+        self._source = source
         self._generator = generator
 
     def start(self, first: Sequence[tuple[Any, Any, int, float]]) -> None:
@@ -274,5 +311,5 @@ class QueuedDraws(_core.Prefetcher):
 
     def _draw(self) -> None:
         for minibatch in self.minibatches:
-            if not self._generator.sample_once(minibatch._block):
+            if not self._generator.sample_once(self._source, minibatch._block):
                 return

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay import _core
 from fastreplay.batch.delivery import Delivery
+from fastreplay.batch.form import Surroundings
 from fastreplay.batch.layout import Layout
 from fastreplay.batch.pool import SIZES, most_blocks
+from fastreplay.gpu.following import PIECE_BYTES
 from fastreplay.gpu.mirror import MirrorGenerator, QueuedDraws
 from fastreplay.gpu.tensors import DeviceTensors
 from fastreplay.support.latest import Latest
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.masses import Weighing
     from fastreplay.gpu.mirror import Mirror
-    from fastreplay.gpu.ring import DeviceRing, Generator
+    from fastreplay.gpu.ring import Generator
     from fastreplay.schema import Schema
 
 __all__ = ["MirrorBlock", "MirrorDelivery"]
@@ -33,8 +35,6 @@ __all__ = ["MirrorBlock", "MirrorDelivery"]
 _CONSUMERS = 4
 # Blocks that are looked at for a free one.
 _PROBES = 4
-# One piece of a row is copied by 32 threads, each with 64 bytes on their way at once.
-_PIECE_BYTES = 2048
 
 ResultT = TypeVar("ResultT")
 
@@ -43,8 +43,8 @@ class MirrorBlock:
     """Memory of one minibatch on the device, which draws are gathered into.
 
     Args:
-        ring: The one on the device.
-        source: The one on the host.
+        mirror: What it is drawn from.
+        source: The ring on the host.
         layout: How the minibatch lies.
         weighing: How it is drawn by priority; None for a uniform draw.
 
@@ -53,9 +53,13 @@ class MirrorBlock:
     """
 
     __slots__ = (
+        "_around",
         "_draw",
         "_drawn",
         "_flat",
+        "_mirror",
+        "_source",
+        "_weighing",
         "beta",
         "consumer",
         "device",
@@ -68,11 +72,17 @@ class MirrorBlock:
 
     def __init__(
         self,
-        ring: DeviceRing,
+        mirror: Mirror,
         source: _core.Ring,
         layout: Layout,
         weighing: Weighing | None,
     ) -> None:
+        ring = mirror.ring
+        self._mirror = mirror
+        self._source = source
+        self._weighing = weighing
+        self._around: object = None  # what `_draw` is of; None before there is one
+        self._draw: Callable[..., None]
         self.layout = layout
         self.beta = 0.0
         self.consumer = ring.consumer()
@@ -81,8 +91,6 @@ class MirrorBlock:
         self.place = ring
         self.tensors = DeviceTensors(self._flat, self.layout)
         self._drawn: list[int] = []
-        pieces = _pieces(source, layout.form.schema, layout.offsets)
-        self._draw = ring.new_draw(self._flat, pieces, layout.offsets[-1], layout.batch_size, weighing)
 
     @property
     def native(self) -> MirrorBlock:
@@ -92,6 +100,21 @@ class MirrorBlock:
     def flat_tensor(self) -> torch.Tensor:
         """Return the block's bytes."""
         return self._flat
+
+    def surround(self, source: _core.Ring | _core.Follow) -> None:
+        """Let the next draws be of a ring's transitions, or of what surrounds them."""
+        if source is self._around:
+            return
+        layout, pieces, following = self.layout, list[tuple[int, int, int, int]](), None
+        if isinstance(source, Surroundings) and self._mirror.links is not None:
+            following = self._mirror.links.following(source.around, layout, self._source.records.offsets)
+        else:
+            pieces = _pieces(self._source, layout.form.schema, layout.offsets)
+        tickets_offset = layout.offsets[len(layout.form.schema) + len(layout.form.beside)]
+        self._draw = self.place.new_draw(
+            self._flat, pieces, tickets_offset, layout.batch_size, self._weighing, following=following
+        )
+        self._around = source
 
     def draw(self, generator: Generator, window: tuple[int, int] | None) -> None:
         """Queue a draw into the block."""
@@ -137,8 +160,8 @@ class MirrorBlock:
 def _pieces(source: _core.Ring, schema: Schema, offsets: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     pieces = []
     for record_offset, block_offset, (row_bytes, _) in zip(source.records.offsets, offsets, schema.sizes, strict=False):
-        for start in range(0, row_bytes, _PIECE_BYTES):
-            num_bytes = min(_PIECE_BYTES, row_bytes - start)
+        for start in range(0, row_bytes, PIECE_BYTES):
+            num_bytes = min(PIECE_BYTES, row_bytes - start)
             pieces.append((record_offset + start, block_offset + start, row_bytes, num_bytes))
     return pieces
 
@@ -225,9 +248,10 @@ class MirrorDelivery(Delivery):
     def _new_block(self, batch_size: int) -> MirrorBlock:
         layout = Layout(self.form, batch_size, *_core.block_layout(self.form.parts, batch_size))
         weighing = None
-        if self._beside and self._mirror.masses is not None:
-            weighing = self._mirror.masses.weighing(self._options, *layout.offsets[-3:-1])
-        return MirrorBlock(self._mirror.ring, self._source, layout, weighing)
+        if "weight" in self._beside and self._mirror.masses is not None:
+            first = len(self.form.schema) + self._beside.index("weight")
+            weighing = self._mirror.masses.weighing(self._options, *layout.offsets[first : first + 2])
+        return MirrorBlock(self._mirror, self._source, layout, weighing)
 
     def give(self, block: MirrorBlock) -> Minibatch[torch.Tensor]:
         """Return the block as a minibatch, and keep it for later."""
@@ -257,20 +281,28 @@ class MirrorDelivery(Delivery):
         before.restart_under(key, calls)
         return before
 
+    def unseen(self, source: _core.Follow) -> _core.Follow:
+        """Return the same: what a device makes in `out` is seen when all of it is there."""
+        return source
+
     def num_calls(self, generator: MirrorGenerator) -> int:
         """Return how many minibatches a generator has drawn, or is to draw by what is queued."""
         return generator.num_queued
 
+    def num_incomplete(self, generator: MirrorGenerator) -> int:
+        """Return how many rows were given as they are, though they were to be complete."""
+        return generator.num_incomplete
+
     def prefetcher(
         self,
-        source: _core.Ring | _core.Follow,  # noqa: ARG002
+        source: _core.Ring | _core.Follow,
         generator: MirrorGenerator,
         depth: int,
         steps: int | None,
         waits: Waits,
     ) -> _core.Prefetcher:
         """Make what draws at once: the device has the draws ahead in its queue."""
-        return QueuedDraws(generator, depth, steps, waits)
+        return QueuedDraws(source, generator, depth, steps, waits)
 
     def _pool(self, consumer: Hashable) -> _Pool:
         pool = self._pools.get(consumer)

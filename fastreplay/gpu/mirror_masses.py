@@ -71,6 +71,17 @@ class MirrorMasses:
         """Tell whether a value is a tensor on the device."""
         return isinstance(value, torch.Tensor) and memory.is_on(value, self._mirror.ring.device)
 
+    def reduced(self, trained: torch.Tensor, errors: torch.Tensor, eta: float, axis: int) -> torch.Tensor:
+        """Queue what the errors of sequences, with steps along an axis, say of their rows, (B,) float64; do not wait.
+
+        Raises:
+            TypeError: They are no numbers.
+        """
+        if errors.is_complex():
+            raise TypeError(f"priorities: expected numbers, got {errors.dtype}")
+        found = torch.where(trained, errors.detach().to(torch.float64).abs(), 0.0)
+        return eta * found.amax(dim=axis) + (1 - eta) * found.sum(dim=axis) / trained.sum(dim=axis)
+
     def update(self, tickets: Any, priorities: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Queue that transitions get other priorities; do not wait.
 

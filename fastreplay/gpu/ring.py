@@ -14,16 +14,18 @@ from fastreplay.gpu import memory, streams
 from fastreplay.gpu.library import cuda_error, cuda_sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from fastreplay.gpu.following import Following
     from fastreplay.gpu.masses import Weighing
 
 __all__ = ["DeviceRing", "Generator", "Stage"]
 
 _NUM_STAGES = 2
 _STAGE_BYTES = 4 << 20
+_GENERATOR_BYTES = 7 * 8  # struct fastreplay_cuda_generator
 
 
 class _Window(ctypes.Structure):
@@ -48,6 +50,7 @@ class _Sampling(ctypes.Structure):
         ("tickets_offset", ctypes.c_uint64),
         ("batch_size", ctypes.c_uint64),
         ("weighing", ctypes.c_void_p),
+        ("following", ctypes.c_void_p),
     )
 
 
@@ -56,11 +59,14 @@ class Stage:
 
     Args:
         device: The device.
-        num_bytes: Of the records.
-        num_beside: Bytes of what goes with them.
+        num_records: How many there is room for.
+        stride: Bytes of one.
+        num_beside: Bytes of what goes with each.
     """
 
-    def __init__(self, device: torch.device, num_bytes: int, num_beside: int) -> None:
+    def __init__(self, device: torch.device, num_records: int, stride: int, num_beside: int) -> None:
+        self.num_records = num_records
+        num_bytes, num_beside = num_records * stride, num_records * num_beside
         self.pinned = memory.page_locked(num_bytes + num_beside, device)
         self.host: NDArray[np.uint8] = self.pinned.numpy()[:num_bytes]
         self.beside: NDArray[np.uint8] = self.pinned.numpy()[num_bytes:]
@@ -78,22 +84,22 @@ class Generator:
     def __init__(self, ring: DeviceRing) -> None:
         ring.refuse_capture("rng_state")
         self._ring = ring
-        self.memory = ring.allocate(5 * 8)
+        self.memory = ring.allocate(_GENERATOR_BYTES)
         self.num_queued = 0
         ring.free_after_use(self)
 
-    def read(self) -> tuple[int, int, int]:
-        """Return the numbers of calls, of rows, and of calls without a mass; wait for what is queued."""
+    def read(self) -> tuple[int, ...]:
+        """Return what was counted, calls and rows first; wait for what is queued."""
         self._ring.refuse_capture("rng_state, stats")
         self._ring.begin()
         _, _, *counts = memory.bytes_of(self.memory).view(np.uint64).tolist()
         return tuple(counts)
 
-    def write(self, key: tuple[int, int], calls: int, num_sampled: int, num_without_mass: int) -> None:
+    def write(self, key: tuple[int, int], calls: int, counts: Sequence[int]) -> None:
         """Set the state for what is queued from now on."""
         self._ring.refuse_capture("rng_state")
         self._ring.begin()
-        self._ring.upload(self.memory, np.array([*key, calls, num_sampled, num_without_mass], np.uint64))
+        self._ring.upload(self.memory, np.array([*key, calls, *counts], np.uint64))
         self._ring.end()
         self.num_queued = calls
 
@@ -125,7 +131,7 @@ class DeviceRing:
         self.capacity = capacity
         self._stride = stride
         num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
-        self.stages = tuple(Stage(device, num_staged * stride, num_staged * num_beside) for _ in range(_NUM_STAGES))
+        self.stages = tuple(Stage(device, num_staged, stride, num_beside) for _ in range(_NUM_STAGES))
         self._records = self.allocate(capacity * stride)
         self._window = self.allocate(ctypes.sizeof(_Window))
         self._last = torch.cuda.current_stream(device)
@@ -172,9 +178,9 @@ class DeviceRing:
         memory.copy(self._records[offset : offset + num_bytes], stage.pinned[:num_bytes], self._last)
         stage.sent.set(self._last)
 
-    def send_beside(self, stage: Stage, num_bytes: int, target: torch.Tensor) -> None:
-        """Queue a copy of the first bytes of what goes with a stage's records; do not wait."""
-        first = stage.host.nbytes
+    def send_beside(self, stage: Stage, offset: int, num_bytes: int, target: torch.Tensor) -> None:
+        """Queue a copy of bytes of what goes with a stage's records; do not wait."""
+        first = stage.host.nbytes + offset
         memory.copy(target, stage.pinned[first : first + num_bytes], self._last)
         stage.sent.set(self._last)
 
@@ -218,6 +224,8 @@ class DeviceRing:
         tickets_offset: int,
         batch_size: int,
         weighing: Weighing | None,
+        *,
+        following: Following | None,
     ) -> Callable[[Generator, tuple[int, int] | None, list[int], float], None]:
         """Return what queues that a minibatch is drawn and gathered into a block.
 
@@ -232,6 +240,7 @@ class DeviceRing:
             tickets_offset: Where the tickets lie in the block.
             batch_size: Rows.
             weighing: How they are drawn by priority; None for draws that are uniform.
+            following: What surrounds them, in place of the pieces; None for transitions by themselves.
         """
         table = np.array(pieces, np.uint64)
         sampling = _Sampling(
@@ -247,6 +256,7 @@ class DeviceRing:
             tickets_offset,
             batch_size,
             None if weighing is None else ctypes.addressof(weighing),
+            None if following is None else ctypes.addressof(following.native),
         )
 
         def draw(
@@ -254,7 +264,7 @@ class DeviceRing:
             window: tuple[int, int] | None,
             drawn: list[int],
             beta: float,
-            _table: NDArray[np.uint64] = table,  # the launch reads it
+            _read: object = (table, following),  # by the launch
         ) -> None:
             now = None if window is None else self._now(*window)
             sampling.now = None if now is None else ctypes.addressof(now)

@@ -98,7 +98,12 @@ void check_draws(Both& both, const PriorityOptions& options, double beta, std::s
   const Block expected{parts, batch_size};
   const Block found{parts, batch_size};
   Sampler sampler{kKey, both.here, options, 7};
-  fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0, .num_without_mass = 0};
+  fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]},
+                                      .calls = 7,
+                                      .num_sampled = 0,
+                                      .num_without_mass = 0,
+                                      .num_redraws = 0,
+                                      .num_incomplete = 0};
   const fastreplay_cuda_window now = both.window();
   fastreplay_cuda_window window{};
   const fastreplay_cuda_weighing weighing{.masses = both.there.masses(),
@@ -278,7 +283,8 @@ void test_a_draw_comes_to_its_end() {
   there.leaves()[3] = 0;  // the sums do not know
   there.leaves()[20] = there.leaves()[39] = 1;
   fastreplay_cuda_window window{.first = 40, .size = 40, .first_slot = 0};
-  fastreplay_cuda_generator generator{.key = {1, 2}, .calls = 3, .num_sampled = 0, .num_without_mass = 0};
+  fastreplay_cuda_generator generator{
+      .key = {1, 2}, .calls = 3, .num_sampled = 0, .num_without_mass = 0, .num_redraws = 0, .num_incomplete = 0};
   const fastreplay_cuda_weighing weighing{.masses = there.masses(),
                                           .is_stratified = 0,
                                           .normalize = 0,

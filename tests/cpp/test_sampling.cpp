@@ -76,7 +76,12 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
   const fastreplay_cuda_window now{
       .first = first, .size = ring.window().reserved(), .first_slot = first % ring.capacity()};
   fastreplay_cuda_window window{};
-  fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0, .num_without_mass = 0};
+  fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]},
+                                      .calls = 7,
+                                      .num_sampled = 0,
+                                      .num_without_mass = 0,
+                                      .num_redraws = 0,
+                                      .num_incomplete = 0};
   Sampler sampler{kKey, 7};
   for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
     const Block expected{transition_parts(ring.records().layout()), batch_size};
@@ -94,7 +99,8 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
                                             .block = found.data(),
                                             .tickets_offset = found.layout().tickets_offset(),
                                             .batch_size = batch_size,
-                                            .weighing = nullptr};
+                                            .weighing = nullptr,
+                                            .following = nullptr};
     sample_by_turns(sampling, random);
     CHECK(sampler.sample(ring, expected));
     CHECK(std::memcmp(found.data(), expected.data(), expected.layout().num_bytes()) == 0);
@@ -109,7 +115,12 @@ void test_words_that_are_thrown_away() {
   for (const std::size_t batch_size : {1, 2, 9, 1500}) {
     std::vector<std::uint64_t> tickets(batch_size);
     fastreplay_cuda_window window{.first = 1000, .size = kBound, .first_slot = 0};
-    fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]}, .calls = 3, .num_sampled = 0, .num_without_mass = 0};
+    fastreplay_cuda_generator generator{.key = {kKey[0], kKey[1]},
+                                        .calls = 3,
+                                        .num_sampled = 0,
+                                        .num_without_mass = 0,
+                                        .num_redraws = 0,
+                                        .num_incomplete = 0};
     fastreplay_cuda_sampling sampling{};
     sampling.window = &window;
     sampling.generator = &generator;
@@ -131,7 +142,8 @@ void test_words_that_are_thrown_away() {
 void test_an_empty_window_leaves_all_as_it_was() {
   std::vector<std::uint64_t> tickets(10, 77);
   fastreplay_cuda_window window{.first = 1000, .size = 0, .first_slot = 0};
-  fastreplay_cuda_generator generator{.key = {1, 2}, .calls = 3, .num_sampled = 4, .num_without_mass = 0};
+  fastreplay_cuda_generator generator{
+      .key = {1, 2}, .calls = 3, .num_sampled = 4, .num_without_mass = 0, .num_redraws = 0, .num_incomplete = 0};
   fastreplay_cuda_sampling sampling{};
   sampling.window = &window;
   sampling.generator = &generator;

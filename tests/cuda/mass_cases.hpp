@@ -197,7 +197,8 @@ class Drawn {
 };
 
 inline void check_draws(Twins& twins, std::size_t batch_size, unsigned options) {
-  fastreplay_cuda_generator generator{.key = {5, 6}, .calls = 7, .num_sampled = 0, .num_without_mass = 0};
+  fastreplay_cuda_generator generator{
+      .key = {5, 6}, .calls = 7, .num_sampled = 0, .num_without_mass = 0, .num_redraws = 0, .num_incomplete = 0};
   const Array there{cuda::bytes_of(std::vector{generator})};
   const Drawn drawn{batch_size};
   fastreplay_cuda_weighing weighing = drawn.weighing(twins.on_device(), options);

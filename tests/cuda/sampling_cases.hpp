@@ -125,8 +125,12 @@ inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) 
   const Minibatch minibatch{records, batch_size};
   const Array block{minibatch.num_bytes};
   constexpr fastreplay::Philox::Key kKey{5, 6};
-  const Array generator{cuda::bytes_of(std::vector{
-      fastreplay_cuda_generator{.key = {kKey[0], kKey[1]}, .calls = 7, .num_sampled = 0, .num_without_mass = 0}})};
+  const Array generator{cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]},
+                                                                             .calls = 7,
+                                                                             .num_sampled = 0,
+                                                                             .num_without_mass = 0,
+                                                                             .num_redraws = 0,
+                                                                             .num_incomplete = 0}})};
   std::vector<fastreplay_cuda_piece> pieces = minibatch.pieces;
   fastreplay_cuda_window now = records.window_of(records.size);
   fastreplay_cuda_sampling sampling{.now = &now,
@@ -140,7 +144,8 @@ inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) 
                                     .block = block.at(),
                                     .tickets_offset = minibatch.parts.back().offset,
                                     .batch_size = batch_size,
-                                    .weighing = nullptr};
+                                    .weighing = nullptr,
+                                    .following = nullptr};
   const cuda::Stream stream;
   const auto queue = [&] { cuda::ok(fastreplay_cuda_sample(0, stream.get(), &sampling), "fastreplay_cuda_sample"); };
   const auto expect = [&](std::uint64_t call) {

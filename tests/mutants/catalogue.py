@@ -13,7 +13,7 @@ from dataclasses import dataclass
 RING = "ring/protocol.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
-FRAMES, LINKS, LANES = "lanes/frames.cpp", "lanes/links.hpp", "lanes/lanes.cpp"
+FRAMES, GAPS, LINKS, LANES = "lanes/frames.cpp", "lanes/gaps.hpp", "lanes/links.hpp", "lanes/lanes.cpp"
 FRAME_STEPS, STEPS = "lanes/frame_steps.cpp", "steps/step_table.cpp"
 WALKS, WINDOWS, DISCOUNTED = "batch/walks.hpp", "batch/windows.cpp", "batch/discounted_sums.cpp"
 PRIORITIES, SUMS = "priority/priorities.cpp", "priority/sums.cpp"
@@ -399,7 +399,7 @@ MUTANTS = (
     ),
     Mutant(
         "what has no successor yet is complete",
-        WALKS,
+        GAPS,
         "return after == After::kEnded || after == After::kCut; }",
         "return !is_gap(after); }",
         test="lanes",

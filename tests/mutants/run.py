@@ -56,6 +56,7 @@ SOURCES = (
 # The source that a header of the core is compiled with.
 COMPILED_BY = {
     "batch/walks.hpp": "batch/windows.cpp",
+    "lanes/gaps.hpp": "batch/windows.cpp",
     "lanes/links.hpp": "lanes/lanes.cpp",
     "priority/leaf.hpp": "priority/priorities.cpp",
     "priority/leaves.hpp": "priority/priorities.cpp",

@@ -4,51 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
+#include "batch/ways.hpp"
 #include "lanes/lanes.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {
-
-// What there is of the steps around a row. The drawn record is step 0.
-struct Way {
-  Ticket oldest;             // of them: what follows it is newer
-  std::uint32_t num_before;  // how many there are before step 0
-  std::uint32_t num_after;
-  std::uint32_t first_slot;  // of step -num_before
-  std::uint32_t last_slot;   // of step num_after
-  bool begins;               // whether its trajectory begins with the first of them
-  bool is_complete;  // whether its trajectory has no more than what is there, where less is there than was asked for
-};
-
-// The ways of a block's rows, and with each the slots of its first steps: row_bytes a row.
-class Ways {
- public:
-  [[nodiscard]] static constexpr std::size_t row_bytes(std::size_t num_slots) noexcept {
-    return sizeof(Way) + (num_slots + 1) / 2 * 2 * sizeof(std::uint32_t);  // so that each Way is aligned
-  }
-
-  Ways(std::byte* data, std::size_t row_bytes, std::size_t most_before) noexcept
-      : data_{data}, row_bytes_{row_bytes}, most_before_{most_before} {}
-
-  [[nodiscard]] Way& operator[](std::size_t row) const noexcept {
-    return *reinterpret_cast<Way*>(data_ + row * row_bytes_);
-  }
-  // How many steps have their slots kept, step 0 among them: all before it.
-  [[nodiscard]] std::size_t num_kept() const noexcept {
-    return (row_bytes_ - sizeof(Way)) / sizeof(std::uint32_t) - most_before_;
-  }
-  // Of steps 0 and later, as far as they are kept.
-  [[nodiscard]] std::uint32_t* slots(std::size_t row) const noexcept {
-    return reinterpret_cast<std::uint32_t*>(data_ + row * row_bytes_ + sizeof(Way)) + most_before_;
-  }
-
- private:
-  std::byte* data_;
-  std::size_t row_bytes_;
-  std::size_t most_before_;
-};
 
 // What is known of the surroundings of one transition in one window, from which those of the next in its lane follow by
 // a step: who asks for one transition after the other looks at each link once or twice, however far windows reach.
@@ -139,6 +102,15 @@ class Walks {
     return trail.is_known && is_end_there && (trail.num_before >= most_before_ || trail.begins);
   }
 
+  // The oldest ticket of the way of a published one, if that is complete.
+  [[nodiscard]] std::optional<Ticket> oldest_if_complete(Ticket ticket) const noexcept {
+    const Steps later = go_on<Later>({.at = begin(ticket), .ticket = ticket});
+    if (later.num_steps < most_after_ && !is_end(links_.after(later.at))) return std::nullopt;
+    const Steps earlier = go_on<Earlier>({.at = begin(ticket), .ticket = ticket});
+    const bool is_whole = earlier.num_steps == most_before_ || links_.before(earlier.at.slot) == Before::kFirst;
+    return is_whole ? std::optional{earlier.ticket} : std::nullopt;
+  }
+
  private:
   // How far a row got in one direction, and where its next step is said to be.
   struct Steps {
@@ -147,8 +119,6 @@ class Walks {
     std::uint32_t num_steps = 0;
     Gap gap = 0;  // 0 for nowhere
   };
-
-  [[nodiscard]] static bool is_end(Gap after) noexcept { return after == After::kEnded || after == After::kCut; }
 
   struct Later {
     static constexpr bool kIsKept = false;  // all of its slots

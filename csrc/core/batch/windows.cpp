@@ -69,6 +69,21 @@ bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout&
   return num_unmade == 0;
 }
 
+std::optional<Ticket> newest_complete(const Ring& ring, const Lanes& lanes, const WindowRule& rule, Ticket first,
+                                      Ticket end) noexcept {
+  struct Nothing {
+    void on_way(std::size_t /*slot*/) const noexcept {}
+    void at_last(std::size_t /*slot*/) const noexcept {}
+  };
+  const Window window{.first = first, .end = end, .committed = end};
+  const Nothing ahead;
+  const Walks walks{ring, lanes, window, rule.most_before, rule.most_after, ahead};
+  for (Ticket ticket = end; ticket > first;) {
+    if (const std::optional<Ticket> oldest = walks.oldest_if_complete(--ticket)) return oldest;
+  }
+  return std::nullopt;
+}
+
 // Asks for what is copied of records.
 struct Windows::Ahead {
   const Windows& windows;

@@ -92,6 +92,11 @@ class GivingUp {
   bool is_given_up_ = false;
 };
 
+// Of the newest of published tickets [first, end) whose way is complete there, the oldest ticket of that: for who draws
+// elsewhere. What writers overwrite meanwhile may be found, or not.
+[[nodiscard]] std::optional<Ticket> newest_complete(const Ring& ring, const Lanes& lanes, const WindowRule& rule,
+                                                    Ticket first, Ticket end) noexcept;
+
 // The rows of one minibatch that surround drawn tickets. Fewer steps than the rule says are there where the trajectory
 // begins or ends, or is cut; or where its next transition has not come yet, or one before has left the ring.
 class Windows {

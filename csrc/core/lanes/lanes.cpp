@@ -103,8 +103,15 @@ void Lanes::leave(std::span<const std::int64_t> lanes, Owner owner) noexcept {
 
 void Lanes::cut(std::size_t lane) noexcept {
   Lane& each = lanes_[lane];
-  if (each.state == State::kMidway) links_.join(each.last, After::kCut);
+  if (each.state == State::kMidway) say_after(each, After::kCut);
   each.state = State::kBeginning;
+}
+
+// Of the newest of a lane that is the caller's.
+void Lanes::say_after(const Lane& lane, Gap after) noexcept {
+  links_.join(lane.last, after);
+  // release: who sees the number sees the link; partner: the acquire in num_cuts().
+  num_cuts_.fetch_add(1, std::memory_order_release);
 }
 
 // Of a row of which row_of(column) gives that column's bytes.
@@ -156,7 +163,7 @@ void Lanes::leave_out(std::size_t lane, std::span<const Rows> fields, std::size_
     const auto [data, stride_bytes] = fields[end.field];
     return data + row * stride_bytes;
   });
-  if (each.state == State::kMidway) links_.join(each.last, After::kUnknown);
+  if (each.state == State::kMidway) say_after(each, After::kUnknown);
   if (each.state == State::kEnd) {
     each.state = State::kBeginning;
   } else {

@@ -63,6 +63,13 @@ class Lanes {
   [[nodiscard]] bool skips_resets() const noexcept { return skips_resets_; }
   void skip_resets(bool skips) noexcept { skips_resets_ = skips; }
 
+  // How often it was said of a transition that nothing comes after, or that it is not known what, after it was
+  // inserted.
+  [[nodiscard]] std::uint64_t num_cuts() const noexcept {
+    // acquire: what was said is in its link; partner: the release in say_after().
+    return num_cuts_.load(std::memory_order_acquire);
+  }
+
   // Ends the trajectory of a lane that is the caller's.
   void cut(std::size_t lane) noexcept;
   // Whether the lane's newest transition ended its trajectory by itself.
@@ -121,6 +128,7 @@ class Lanes {
   [[nodiscard]] bool ends(RowOf row_of) const noexcept;
   void relink(Ticket first, Ticket end) noexcept;
   void lose_track(Lane& lane) noexcept;
+  void say_after(const Lane& lane, Gap after) noexcept;
 
   Ring& ring_;
   std::vector<EndColumn> ends_;
@@ -129,6 +137,7 @@ class Lanes {
   std::vector<Lane> lanes_;
   std::vector<std::int64_t> in_order_;
   bool skips_resets_ = false;
+  std::atomic<std::uint64_t> num_cuts_{0};  // only grows
 };
 
 }  // namespace fastreplay

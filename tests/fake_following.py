@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""What surrounds rows, as csrc/cuda makes it, ticket by ticket, for tests/fake_cuda.py."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MOST_GAP = 0xFFFF0000
+_FIRST = 0
+_ENDS = (0xFFFFFFFF, 0xFFFFFFFE)
+_REDRAWS = 2**32
+_LEAST_MOST = 64
+
+
+def words(address: int, count: int) -> Any:
+    return np.ctypeslib.as_array((ctypes.c_uint32 * count).from_address(address))
+
+
+def is_gap(word: int) -> bool:
+    return 0 < word <= _MOST_GAP
+
+
+def complete_links(linking: Any) -> None:
+    links = words(linking.links, 2 * linking.capacity).reshape(-1, 2)
+    for i in range(linking.count):
+        gap = int(links[linking.first_slot + i, 0])
+        if is_gap(gap) and gap + linking.count - i <= linking.capacity:
+            links[(linking.first_slot + i - gap) % linking.capacity, 1] = gap
+    if linking.num_changes:
+        for slot, after in words(linking.changes, 2 * linking.num_changes).reshape(-1, 2).tolist():
+            links[slot, 1] = after
+
+
+class Trail(NamedTuple):
+    """What there is around a ticket, in order."""
+
+    tickets: list[int]
+    at: int  # of the ticket itself
+    begins: bool
+    is_complete: bool
+
+
+class UniformDraws:
+    """Attempts of rows, each transition as likely as every other."""
+
+    counted_by = 1
+
+    def __init__(self, generator: Any, window: Window) -> None:
+        self._generator = generator
+        self._window = window
+
+    def again(self, row: int, attempt: int) -> int | None:
+        return self._window.first + (word_of(self._generator, row, attempt, 0) * self._window.size >> 64)
+
+    def mass(self, _row: int, _attempt: int, _ticket: int) -> float:
+        return 1.0
+
+
+def word_of(generator: Any, row: int, attempt: int, purpose: int) -> int:
+    counter = [row, int(generator[2]), attempt, purpose]  # rows count from 1 on, and NumPy counts before it draws
+    return int(np.random.Philox(key=generator[:2], counter=counter).random_raw(1)[0])
+
+
+class Window:
+    """What a device has of a ring with lanes."""
+
+    def __init__(self, sampling: Any, rule: Any, first: int, size: int) -> None:
+        self.first, self.size, self.capacity = first, size, sampling.capacity
+        self._rule = rule
+        self._links = words(rule.links, 2 * self.capacity).reshape(-1, 2).copy()
+
+    def _link(self, ticket: int) -> tuple[int, int]:
+        before, after = self._links[ticket % self.capacity].tolist()
+        return before, after
+
+    def _has(self, ticket: int) -> bool:
+        return self.first <= ticket < self.first + self.size
+
+    def trail(self, ticket: int) -> Trail:
+        later = [ticket]
+        while len(later) <= self._rule.most_after:
+            gap = self._link(later[-1])[1]
+            if not is_gap(gap) or not self._has(later[-1] + gap) or self._link(later[-1] + gap)[0] != gap:
+                break
+            later.append(later[-1] + gap)
+        earlier = [ticket]
+        while len(earlier) <= self._rule.most_before:
+            gap = self._link(earlier[-1])[0]
+            if not is_gap(gap) or not self._has(earlier[-1] - gap):
+                break
+            earlier.append(earlier[-1] - gap)
+        begins = self._link(earlier[-1])[0] == _FIRST
+        is_whole = len(later) > self._rule.most_after or self._link(later[-1])[1] in _ENDS
+        is_complete = is_whole and (len(earlier) > self._rule.most_before or begins)
+        return Trail([*reversed(earlier), *later[1:]], len(earlier) - 1, begins, is_complete)
+
+    def completed(self, tickets: list[int], generator: Any, draws: Any) -> list[int]:
+        """Return what is drawn in place of tickets that are to be complete and are not; count it."""
+        if not self._rule.is_redrawn:
+            return tickets
+        for row, ticket in enumerate(tickets):
+            if self.trail(ticket).is_complete:
+                continue
+            generator[5] += np.uint64(1)
+            found = self._complete(row, generator, draws)
+            if found is None:
+                generator[6] += np.uint64(1)
+            else:
+                tickets[row] = found
+        return tickets
+
+    def _complete(self, row: int, generator: Any, draws: Any) -> int | None:
+        most = max(self.size // (self._rule.most_before + self._rule.most_after + 1), _LEAST_MOST)
+        for attempt in range(_REDRAWS + 1, _REDRAWS + most + 1):
+            ticket = draws.again(row, attempt)
+            if ticket is not None and self.trail(ticket).is_complete:
+                return int(ticket)
+        attempt, total, found, number = _REDRAWS + most + 1, 0.0, None, 0
+        for ticket in range(self.first, self.first + self.size):
+            mass = draws.mass(row, attempt, ticket) if self.trail(ticket).is_complete else 0.0
+            if not mass:
+                continue
+            total += mass
+            word = word_of(generator, row, attempt, draws.counted_by + number)
+            if found is None or (word >> 11) * 2.0**-53 * total < mass:
+                found = ticket
+            number += 1
+        return found
+
+    def make(self, sampling: Any, around: tuple[Any, list[list[int]]], tickets: Sequence[int]) -> None:
+        """Write every part of the rows of these tickets."""
+        for row, ticket in enumerate(tickets):
+            trail = self.trail(ticket)
+            for piece in around[1]:
+                Piece(sampling, self._rule, *piece).make(row, trail)
+
+
+class Piece:
+    """One row of struct fastreplay_cuda_made."""
+
+    def __init__(self, sampling: Any, rule: Any, *numbers: int) -> None:
+        self._sampling, self._rule = sampling, rule
+        self.making, self.record, self.block, self.row_bytes, self.num_bytes, *steps = numbers
+        self.first, self.count, self.stride = steps
+
+    def record_of(self, ticket: int) -> int:
+        return int(self._sampling.records + ticket % self._sampling.capacity * self._sampling.stride)
+
+    def make(self, row: int, trail: Trail) -> None:
+        if self.making >= 8:
+            self._sum(row, trail)
+            return
+        places = [trail.at + self.first + k * self.stride for k in range(self.count)]
+        if self.making == 1:
+            places = [len(trail.tickets) - 1]
+        elif self.making == 4:
+            places = [next(place for place in places if 0 <= place < len(trail.tickets))]
+        for k, place in enumerate(places):
+            at = k * self._sampling.batch_size + row if self._rule.is_time_major else row * len(places) + k
+            self._give(self._sampling.block + self.block + at * self.row_bytes, place, trail)
+
+    def _give(self, target: int, place: int, trail: Trail) -> None:
+        is_there = 0 <= place < len(trail.tickets)
+        if self.making in (5, 6, 7):
+            said = (is_there, is_there and place >= trail.at, trail.begins and place == 0)[self.making - 5]
+            ctypes.memset(target, int(said), 1)
+        elif self.making == 3 and not is_there:
+            ctypes.memset(target, 0, self.num_bytes)
+        else:
+            ticket = trail.tickets[min(max(place, 0), len(trail.tickets) - 1)]
+            ctypes.memmove(target, self.record_of(ticket) + self.record, self.num_bytes)
+
+    def _sum(self, row: int, trail: Trail) -> None:
+        tickets, kind = trail.tickets[trail.at :], ctypes.c_double if self.making in (9, 11) else ctypes.c_float
+        stored = {0: None, 4: ctypes.c_float, 8: ctypes.c_double}[self._rule.discount_bytes]
+        target = self._sampling.block + self.block + row * self.row_bytes
+        for element in range(self.count):
+            total, weight = 0.0, 1.0
+            for ticket in tickets:
+                record = self.record_of(ticket)
+                if self.making < 10:
+                    total += weight * kind.from_address(record + self.record + element * self.num_bytes).value
+                weight *= self._rule.gamma
+                if stored is not None:
+                    weight *= stored.from_address(record + self._rule.discount_offset).value
+            kind.from_address(target + element * self.num_bytes).value = total if self.making < 10 else weight
