@@ -32,19 +32,19 @@ class Mutant:
 
 MUTANTS = (
     # Writers: the lap gate.
-    Mutant("no lap gate", RING, "if (head + num_rows > finished + capacity_) return false;", "(void)finished;"),
+    Mutant("no lap gate", RING, "if (head + num_rows > free + capacity_) return false;", "(void)free;"),
     Mutant(
         "lap gate opens one row early",
         RING,
-        "if (head + num_rows > finished + capacity_)",
-        "if (head + num_rows > finished + capacity_ + 1)",
+        "if (head + num_rows > free + capacity_)",
+        "if (head + num_rows > free + capacity_ + 1)",
     ),
-    Mutant("lap gate forgets how many rows", RING, "if (head + num_rows > finished", "if (head + 1 > finished"),
+    Mutant("lap gate forgets how many rows", RING, "if (head + num_rows > free", "if (head + 1 > free"),
     Mutant(
         "lap gate asks head, not commit",
         RING,
-        "if (head + num_rows > finished + capacity_)",
-        "if (head + num_rows > std::max(head, finished) + capacity_)",
+        "if (head + num_rows > free + capacity_)",
+        "if (head + num_rows > std::max(head, free) + capacity_)",
     ),
     # Writers: publishing.
     Mutant(

@@ -73,7 +73,8 @@ bool BasicRing<Atomics>::try_reserve(std::size_t num_rows, Ticket& first) noexce
     const Ticket finished = Atomics::load(header_.commit, std::memory_order_acquire);
     // acquire: a copier is done with what lies below; pairs with the release stores in hold_on_from() and let_go().
     const Ticket held = Atomics::load(header_.held, std::memory_order_acquire);
-    if (head + num_rows > (held == 0 ? finished : std::min(finished, held - 1)) + capacity_) return false;
+    const Ticket free = held == 0 ? finished : std::min(finished, held - 1);
+    if (head + num_rows > free + capacity_) return false;
     at_stop_point(StopPoint::kGatePassed);
     // acq_rel on success: more than is needed, at no cost on x86; the gate's acquire orders the writers
     // of a slot, R1 in write() shows the reservation. relaxed on failure: we only try again.
