@@ -228,12 +228,16 @@ def test_ten_thousand_samples_take_no_memory(output: str) -> None:
         return found
 
     work(100)
-    gc.collect()
-    blocks = sys.getallocatedblocks()
-    found = work(10_000)
-    del found  # its few integers
-    gc.collect()
-    assert sys.getallocatedblocks() - blocks < 300
+    kept: list[int] = []
+    for _ in range(3):  # what is kept is kept each time; other threads of the process take some for a while
+        gc.collect()
+        blocks = sys.getallocatedblocks()
+        work(10_000)
+        gc.collect()
+        kept.append(sys.getallocatedblocks() - blocks)
+        if kept[-1] < 300:
+            break
+    assert min(kept) < 300
     assert len(work(100)) <= 4
 
 

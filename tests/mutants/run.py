@@ -25,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mutants.catalogue import MUTANTS, Mutant
+from shares import num_commits
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
@@ -144,15 +145,6 @@ def patched(mutant: Mutant) -> str:
     if found != 1:
         raise SystemExit(f"{mutant.name}: its text stands {found} times in {mutant.file}, not once:\n{mutant.old}")
     return text.replace(mutant.old, mutant.new)
-
-
-def num_commits() -> int:
-    """How many commits there are up to this one; 0 where that is not known."""
-    count = ("git", "-C", str(ROOT), "rev-list", "--count", "HEAD")
-    try:
-        return int(subprocess.run(count, capture_output=True, text=True, check=True).stdout)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
 
 
 def identifier(name: str) -> str:
