@@ -105,6 +105,16 @@ def assert_same_contents(one: Any, other: Any) -> None:
     np.testing.assert_array_equal(one[:].ticket, other[:].ticket)
 
 
+def contents_of(buffer: Any) -> dict[str, Any]:
+    return {name: buffer[:][name] for name in buffer.schema}
+
+
+def assert_kept(path: Path, expected: dict[str, Any]) -> None:
+    loaded = contents_of(fr.ReplayBuffer.load(path))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(loaded[name], values)
+
+
 def assert_same_draws(one: Any, other: Any, follow: Any = None) -> None:
     for size in (1, 17, 64):
         mine, theirs = one.sample(size, follow=follow), other.sample(size, follow=follow)
@@ -399,7 +409,7 @@ def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypat
         return write(folder, form, entry, arrays)
 
     monkeypatch.setattr(saving, "write_segment", slow)
-    expected = {name: buffer[:][name] for name in buffer.schema}
+    expected = contents_of(buffer)
     handle = buffer.save_async(tmp_path, hold=True)
     assert reached.wait(10)
     with pytest.raises(RuntimeError, match="another save of this buffer holds inserts"):
@@ -414,9 +424,7 @@ def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypat
     assert handle.wait() == (250, 450, 0)
     writer.join()
     assert streams.step == 350
-    loaded: Any = fr.ReplayBuffer.load(tmp_path)
-    for name in buffer.schema:
-        np.testing.assert_array_equal(loaded[:][name], expected[name])
+    assert_kept(tmp_path, expected)
 
 
 def test_an_insert_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,14 +454,12 @@ def test_writers_that_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """What was saved before stands, and the error says what to do."""
     buffer, streams = filled("plain", 100)
     buffer.save(tmp_path)
-    expected = {name: buffer[:][name] for name in buffer.schema}
+    expected = contents_of(buffer)
     streams.insert(5)
     monkeypatch.setattr(saving._Saving, "_read_records", lambda *_: streams.insert(100))
     with pytest.raises(RuntimeError, match=r"all of 200 transitions before they were read; with hold=True"):
         buffer.save(tmp_path)
-    loaded: Any = fr.ReplayBuffer.load(tmp_path)
-    for name in buffer.schema:
-        np.testing.assert_array_equal(loaded[:][name], expected[name])
+    assert_kept(tmp_path, expected)
 
 
 def test_a_child_does_not_wait_for_a_save_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

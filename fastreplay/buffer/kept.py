@@ -12,6 +12,7 @@ import numpy as np
 from fastreplay import _core
 from fastreplay.buffer.links import SavedLinks
 from fastreplay.buffer.pickled import Pickled, rebuilt
+from fastreplay.buffer.priorities import check_masses
 from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_count, checked_flag
 
@@ -162,15 +163,15 @@ class Kept(Pickled[ArrayT]):
 
     def _restore_state(self, folder: Folder, manifest: Manifest, said: Described, first: int) -> None:
         """Take over what was kept beside transitions."""
-        from fastreplay.checkpoint.load import read_state
+        from fastreplay.checkpoint.load import naming, read_state
 
         lanes: list[NDArray[Any]] = []
         links: list[NDArray[Any]] = []
         for ticket, columns in read_state(folder, manifest, self._state_columns(), first):
             if self._masses is not None:
                 masses = columns.pop(0)
-                if not (np.isfinite(masses) & (masses >= 0)).all():
-                    raise ValueError(f"{folder.path}: masses: expected finite numbers of at least 0")
+                with naming(folder.path):
+                    check_masses(masses)
                 self._masses.restore(ticket, masses)
             if self._lanes is not None:
                 lanes.append(columns[0].copy())
@@ -182,10 +183,8 @@ class Kept(Pickled[ArrayT]):
             of_links = np.concatenate([np.empty(0, np.uint8), *links])
             states, ends = np.array(said.lanes[0], np.uint8), np.array(said.lanes[1], np.uint64)
             saved = SavedLinks(first, of_lanes, of_links, said.skips_resets, states, ends)
-            try:
+            with naming(folder.path):
                 saved.check(self._lanes)
-            except ValueError as error:
-                raise ValueError(f"{folder.path}: {error}") from error
             saved.restore(self._lanes)
 
     def _kept_source(self) -> SaveSource:

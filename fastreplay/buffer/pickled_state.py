@@ -11,6 +11,7 @@ import numpy as np
 
 from fastreplay.batch.state import checked_rng_state
 from fastreplay.buffer.links import SavedLinks, checked_links
+from fastreplay.buffer.priorities import check_masses
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, checked_ticket
 from fastreplay.support.checks import checked_number
 
@@ -100,8 +101,7 @@ def _checked_masses(masses: object) -> Masses | None:
     first, values = checked_ticket("masses", masses["first"]), masses["values"]
     if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.ndim != 1:
         raise ValueError("masses: expected an array (n,) of float32")
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise ValueError("masses: expected finite numbers of at least 0")
+    check_masses(values)
     return Masses(first, values, checked_number("masses", masses["largest"], 0))
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "PriorityUpdate",
     "axis_of_steps",
     "check_finite",
+    "check_masses",
     "checked_priorities",
     "given_numbers",
     "new_masses",
@@ -168,6 +169,16 @@ def check_finite(name: str, values: NDArray[np.float64]) -> None:
     if not np.isfinite(values).all():
         at = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(f"{name}[{at}]: expected a finite number, got {values.reshape(-1)[at]}")
+
+
+def check_masses(values: NDArray[np.float32]) -> None:
+    """Refuse masses that were saved and are none.
+
+    Raises:
+        ValueError: One is negative, or not finite.
+    """
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError("masses: expected finite numbers of at least 0")
 
 
 def reduced(batch: Minibatch[Any], errors: Any, eta: float) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.checkpoint.folder import Folder
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["check", "load", "read_records", "read_state"]
+__all__ = ["check", "load", "naming", "read_records", "read_state"]
 
 ResultT = TypeVar("ResultT")
 
@@ -44,6 +45,15 @@ def load(path: str, use: Callable[[Folder, Manifest], ResultT]) -> ResultT:
                 if newer == manifest:
                     raise ValueError(f"{error.filename}: expected a segment, and it is missing") from error
                 manifest = newer
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Let what is refused within be refused by the name of a path."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int) -> None:
@@ -86,10 +96,8 @@ def _of_rows(beside: Sequence[Array], counts: Sequence[Array], rows: slice) -> l
 
 
 def _lay(path: str, stored: Stored, columns: list[Array], beside: list[Array]) -> None:
-    try:
+    with naming(path):
         stored.put(columns, beside)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     stored.ring.restore(len(columns[0]))
 
 
