@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent
 ON_CPU = (
     "buffers",
     "checkpoints",
+    "datasets",
     "end-to-end",
     "frames",
     "loader",
@@ -92,7 +93,7 @@ def test_files_are_written_by_whole_runs_and_where_asked() -> None:
 def test_what_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run.main(["buffer"])
-    assert "expected buffers, checkpoints, end_to_end, frames," in capsys.readouterr().err
+    assert "expected buffers, checkpoints, datasets, end_to_end," in capsys.readouterr().err
     assert run.main(["target", "--only", "add-"]) == 1
     assert "there are target-2x64, target-twin-critic" in capsys.readouterr().err
 

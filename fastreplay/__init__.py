@@ -30,7 +30,10 @@ from fastreplay.schema.schema import Field, Schema
 from fastreplay.support.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from fastreplay.buffer.filling import LoadedData
+    from fastreplay.buffer.from_arrays import from_arrays
     from fastreplay.buffer.verify import Checkpoint, describe, verify
+    from fastreplay.buffer.written import WrittenData
     from fastreplay.checkpoint.save import SavedRange
     from fastreplay.checkpoint.save_handle import SaveHandle
     from fastreplay.target.functional import hard_update_, soft_update_
@@ -41,6 +44,7 @@ __all__ = [
     "Checkpoint",
     "Epochs",
     "Field",
+    "LoadedData",
     "Loader",
     "Minibatch",
     "NStep",
@@ -60,8 +64,10 @@ __all__ = [
     "TrajectoryStats",
     "Uniform",
     "Window",
+    "WrittenData",
     "backend_info",
     "describe",
+    "from_arrays",
     "get_num_threads",
     "hard_update_",
     "set_num_threads",
@@ -74,10 +80,13 @@ __version__ = "0.1.0"
 # What is imported when it is first asked for: what needs torch, which buffers of NumPy arrays do without, and files.
 _LATE = {
     "Checkpoint": "buffer.verify",
+    "LoadedData": "buffer.filling",
     "SaveHandle": "checkpoint.save_handle",
     "SavedRange": "checkpoint.save",
     "SoftUpdate": "target.soft_update",
+    "WrittenData": "buffer.written",
     "describe": "buffer.verify",
+    "from_arrays": "buffer.from_arrays",
     "hard_update_": "target.functional",
     "soft_update_": "target.functional",
     "verify": "buffer.verify",

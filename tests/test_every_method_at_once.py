@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 STRESS_S = float(os.environ.get("FASTREPLAY_THREADS_S", "4"))
 THREADS = 8
+os.environ.setdefault("MINARI_DATASETS_PATH", f"{tempfile.gettempdir()}/fastreplay-minari")
 CAPACITY = 500
 MOST_TICKETS = 1 << 24
 FIELDS: dict[str, Any] = {
@@ -272,6 +274,55 @@ def save(actor: Actor) -> None:
         actor.check(loaded[:])
 
 
+def load_data(actor: Actor) -> None:
+    """Rows of arrays, and of a file of each kind that there is a library for."""
+    actor.buffer.load_arrays(actor.rows(5), overwrite=True, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/rows.npz", **actor.rows(20))
+        actor.buffer.load_npz(f"{folder}/rows.npz", overwrite=True, progress=False)
+
+
+def load_hdf5(actor: Actor) -> None:
+    if not is_installed("h5py"):
+        return
+    import h5py
+
+    with tempfile.TemporaryDirectory() as folder:
+        with h5py.File(f"{folder}/rows.hdf5", "w") as file:
+            for name, column in actor.rows(20).items():
+                file[name] = column
+        actor.buffer.load_hdf5(f"{folder}/rows.hdf5", overwrite=True, progress=False)
+
+
+def load_parquet(actor: Actor) -> None:
+    """A column alone, into a buffer of this thread's: a folder of LeRobot's is one of Parquet's."""
+    if not is_installed("pyarrow"):
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("data", "meta"):
+            (Path(folder) / name).mkdir()
+        info = '{"features": {}, "total_frames": 9, "codebase_version": "v3.0"}'
+        (Path(folder) / "meta" / "info.json").write_text(info)
+        table = pa.table({"number": np.arange(9.0), "episode_index": [actor.number] * 9})
+        pq.write_table(table, f"{folder}/data/rows.parquet")
+        own: Any = NativeBuffer(9, {"number": ((), "float64")}, output="numpy")
+        own.load_parquet(f"{folder}/data", progress=False)
+        _equal(own[:].number.tolist(), list(range(9)))
+        own.load_lerobot(folder, overwrite=True, progress=False)
+        _equal(own[:].number.tolist(), list(range(9)))
+
+
+def load_minari(actor: Actor) -> None:
+    """Minari keeps its datasets in one place, and reads the name of it from the environment."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        actor.world.streams.load_minari("fastreplay/none-v0")
+    with contextlib.suppress(ImportError, ValueError):
+        actor.world.streams.to_minari("fastreplay/none-v0")
+
+
 def clear(actor: Actor) -> None:
     actor.buffer.clear()
 
@@ -372,6 +423,13 @@ BUFFER: dict[str, Action] = {
     "save": save,
     "save_async": save,
     "load": save,
+    "load_arrays": load_data,
+    "load_npz": load_data,
+    "load_hdf5": load_hdf5,
+    "load_parquet": load_parquet,
+    "load_lerobot": load_parquet,
+    "load_minari": load_minari,
+    "to_minari": load_minari,
     "clear": clear,
     "cut": cut,
     "lanes": lambda actor: _equal((actor.world.streams.lanes, actor.buffer.lanes), (2 * THREADS, None)),

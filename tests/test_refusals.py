@@ -18,6 +18,7 @@ from refusals_adapters_prioritized import PRIORITIZED
 from refusals_adapters_single import SINGLE
 from refusals_buffer import BUFFERS
 from refusals_checkpoints import CHECKPOINTS
+from refusals_datasets import DATASETS
 from refusals_dedupe import DEDUPED
 from refusals_harmless import HARMLESS
 from refusals_lanes import LANES
@@ -37,6 +38,7 @@ CATALOGUE: list[Case] = [
     *PRIORITIES,
     *LANES,
     *CHECKPOINTS,
+    *DATASETS,
     *SAMPLERS,
     *TARGETS,
     *ADAPTERS,

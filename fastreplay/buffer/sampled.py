@@ -9,7 +9,7 @@ import numpy as np
 
 from fastreplay.batch.delivery import Delivery, HostDelivery
 from fastreplay.buffer.draw import Draw, Epochs, Prioritized, Source, Uniform
-from fastreplay.buffer.kept import Kept
+from fastreplay.buffer.filled import Filled
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.sampler import Sampler
 from fastreplay.buffer.sampling import Sampling
@@ -32,7 +32,7 @@ __all__ = ["Sampled"]
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Sampled(Sampling[ArrayT], Kept[ArrayT]):
+class Sampled(Sampling[ArrayT], Filled[ArrayT]):
     """Base of the replay buffer: what draws from it."""
 
     _waits: Waits

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""TableSteps of a table become transitions of a buffer: the one way in for data that others collected."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastreplay.datasets.plan import checked_names, plan
+from fastreplay.datasets.steps import read_steps
+from fastreplay.support.checks import checked_flag, checked_index
+from fastreplay.support.progress import progress_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from fastreplay.buffer.filled import Filled
+    from fastreplay.datasets.steps import TableSteps
+    from fastreplay.datasets.table import Table
+
+    Array = NDArray[Any]
+
+__all__ = ["Asked", "LoadedData", "load"]
+
+
+class LoadedData(NamedTuple):
+    """What became of a dataset.
+
+    Attributes:
+        transitions: Inserted.
+        trajectories: That have some of them.
+        left_out: Rows that became no transition: the last of trajectories whose next observation is not in the data.
+        overwritten: Transitions that they took the place of, those loaded before among them.
+    """
+
+    transitions: int
+    trajectories: int
+    left_out: int
+    overwritten: int
+
+
+class Asked(NamedTuple):
+    """What a caller says of loading, unchecked."""
+
+    names: object
+    lane: object
+    overwrite: object
+    progress: object
+
+
+def load(buffer: Filled[Any], said: Asked, open_table: Callable[[], Table]) -> LoadedData:
+    """Insert the steps of a table.
+
+    Raises:
+        OSError, TypeError, ValueError: As `load_arrays`.
+    """
+    names = checked_names(said.names, buffer.schema)
+    lane = _checked_lane(said.lane, buffer.lanes)
+    overwrite = checked_flag("overwrite", said.overwrite)
+    tell = progress_of(said.progress, "loading")
+    with closing(open_table()) as table:
+        ends = (
+            buffer.ends if buffer.ends is not None else [n for n in ("terminated", "truncated") if n in buffer.schema]
+        )
+        made = plan(table, buffer.schema, names, ends, buffer._next_fields())
+        first, end = buffer._ring.window()
+        room = buffer.capacity - min(end - first, buffer.capacity)
+        if made.num_rows > room and not overwrite:
+            raise ValueError(
+                f"{table.path}: expected at most {room} rows, for which there is room, got {made.num_rows}; "
+                "overwrite=True keeps the newest"
+            )
+        into, busy = _Filling(buffer, lane, ends, room), -1
+        into.cut(lane)
+        cut = None if buffer._lanes is None else buffer._lanes.core.cut
+        try:
+            for steps in read_steps(table, made, buffer.schema):
+                into.insert(steps)
+                tell(steps.first + len(steps.ends), made.num_rows)
+        except (TypeError, ValueError) as error:
+            count = into.loaded.transitions
+            raise _again(error, f"{table.path}: {error}; {count} transitions were inserted before") from error
+        finally:
+            if cut is not None:  # a call of C comes before any handler of signals: nothing interrupts it
+                busy = cut(lane)
+        if busy >= 0:
+            raise RuntimeError(f"lane {busy}: another thread is inserting into it; a lane has one owner at a time")
+        return into.loaded
+
+
+def _again(error: Exception, message: str) -> Exception:
+    """Return an error of the same kind that says more."""
+    return TypeError(message) if isinstance(error, TypeError) else ValueError(message)
+
+
+def _checked_lane(lane: object, num_lanes: int | None) -> int | None:
+    """Return which lane trajectories go into; None for all, or where there are none."""
+    if lane is None:
+        return 0 if num_lanes == 1 else None
+    if num_lanes is None:
+        raise ValueError("lane: expected None, as the buffer was made without lanes")
+    checked = checked_index("lane", lane)
+    if not 0 <= checked < num_lanes:
+        raise ValueError(f"lane: expected a lane in [0, {num_lanes}), got {checked}")
+    return checked
+
+
+class _Filling:
+    """TableSteps on their way into a buffer.
+
+    Args:
+        buffer: It.
+        lane: Of the trajectories; None for all lanes in turn, or where there are none.
+        ends: The fields at which the buffer ends a trajectory by itself.
+        room: How many transitions there is room for.
+    """
+
+    def __init__(self, buffer: Filled[Any], lane: int | None, ends: Any, room: int) -> None:
+        self._buffer, self._lane, self._room = buffer, lane, room
+        names = list(buffer.schema)
+        self._ends = [names.index(name) for name in ends]
+        lanes = buffer._lanes
+        self._num_lanes = 0 if lanes is None else lanes.core.num_lanes
+        # Such a buffer takes what comes after an end for a reset, unless it was told that its trajectory is over.
+        self._is_told = lanes is not None and not lanes.core.skips_resets
+        self._num_inserted = self._num_left_out = self._num_trajectories = 0
+        self._at = 0  # the number of the trajectory
+        self._counted = -1  # the last that counts
+
+    @property
+    def loaded(self) -> LoadedData:
+        """What was done so far."""
+        num_over = max(0, self._num_inserted - self._room)
+        return LoadedData(self._num_inserted, self._num_trajectories, self._num_left_out, num_over)
+
+    def cut(self, lane: int | None) -> None:
+        """End the trajectory of a lane, where there are lanes; None for all."""
+        if self._num_lanes:
+            self._buffer.cut(lane)
+
+    def insert(self, steps: TableSteps) -> None:
+        """Insert steps, and cut trajectories of which the buffer does not see the end."""
+        trajectories = self._at + np.cumsum(steps.ends) - steps.ends
+        begin = 0
+        for stop, is_kept, is_over in self._stops(steps):
+            self._insert(steps, trajectories, slice(begin, stop + is_kept))
+            if is_over and self._num_lanes:
+                self.cut(int(trajectories[stop]) % self._num_lanes if self._lane is None else self._lane)
+            begin = stop + 1
+        self._insert(steps, trajectories, slice(begin, len(steps.ends)))
+        self._at += int(steps.ends.sum())
+        self._num_left_out += len(steps.kept) - int(steps.kept.sum())
+
+    def _stops(self, steps: TableSteps) -> Iterator[tuple[int, bool, bool]]:
+        """Yield the steps after which an insert cannot go on: whether they are in it, and whether they are an end."""
+        unseen = steps.ends.copy()
+        if self._is_told:
+            for position in self._ends:
+                unseen &= ~steps.columns[position].reshape(len(unseen), -1).any(axis=1)
+        if not self._num_lanes:
+            unseen[:] = False
+        for stop in np.flatnonzero(unseen | ~steps.kept):
+            yield int(stop), bool(steps.kept[stop]), bool(steps.ends[stop])
+
+    def _insert(self, steps: TableSteps, trajectories: Array, rows: slice) -> None:
+        count = rows.stop - rows.start
+        if count <= 0:
+            return
+        beside: dict[str, Any] = {}
+        if self._num_lanes:
+            beside["lanes"] = trajectories[rows] % self._num_lanes if self._lane is None else self._lane
+        try:
+            self._buffer.extend(*[column[rows] for column in steps.columns], **beside)
+        except (TypeError, ValueError) as error:
+            first = steps.first + rows.start
+            raise _again(error, f"rows [{first}, {first + count}): {error}") from error
+        self._num_inserted += count
+        first, last = int(trajectories[rows.start]), int(trajectories[rows.stop - 1])
+        self._num_trajectories += last - max(first - 1, self._counted)
+        self._counted = last

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""NumPy's .npz files: each column is streamed out of the archive. No pickles are read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastreplay.datasets.table import ALIASES, ColumnForm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["NpzTable"]
+
+_SUFFIX = ".npy"
+_MOST_READ = 1 << 18  # bytes at once, that are copied from there
+# What reading a damaged archive may raise: also of ciphers, kinds of compression, headers.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class NpzTable:
+    """A table of an archive's arrays.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read.
+        ValueError: It is no such archive, or damaged.
+    """
+
+    aliases = ALIASES
+    tells_beginnings = False
+    block_rows = 1
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except OSError as error:
+            raise _named(error, path) from error
+        except _DAMAGE as error:
+            raise ValueError(f"{path}: expected a .npz file: {error}") from error
+        self._members = {
+            name.removesuffix(_SUFFIX): name for name in self._archive.namelist() if name.endswith(_SUFFIX)
+        }
+        self._columns: dict[str, _Member] = {}
+
+    def names(self) -> list[str]:
+        """Do as `Table.names`."""
+        return list(self._members)
+
+    def form(self, name: str) -> ColumnForm | None:
+        """Do as `Table.form`."""
+        return self._column(name).form if name in self._members else None
+
+    def read(self, out: Mapping[str, Array], begins: Array) -> None:  # noqa: ARG002 - as a table is read
+        """Do as `Table.read`."""
+        for name, array in out.items():
+            self._read(name, array)
+
+    def close(self) -> None:
+        """Do as `Table.close`."""
+        for column in self._columns.values():
+            column.close()
+        self._archive.close()
+
+    def _read(self, name: str, out: Array) -> None:
+        try:
+            self._column(name).read(out)
+        except OSError as error:
+            raise _named(error, self.path) from error
+        except _DAMAGE as error:
+            raise ValueError(f"{name}: the archive is damaged: {error}") from error
+
+    def _column(self, name: str) -> _Member:
+        if name not in self._columns:
+            try:
+                self._columns[name] = _Member(self._archive.open(self._members[name]))
+            except OSError as error:
+                raise _named(error, self.path) from error
+            except (*_DAMAGE, ValueError) as error:
+                raise ValueError(f"{self.path}: {name}: {error}") from error
+        return self._columns[name]
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """Return the error with the name of the file, also of a place in it that is none."""
+    return type(error)(error.errno, error.strerror, path)
+
+
+class _Member:
+    """One array of an archive, read from its beginning.
+
+    Raises:
+        ValueError: It is no array, or one with Python objects.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        major, _ = np.lib.format.read_magic(stream)
+        if major not in (1, 2):  # 3 is for names of fields in records, of which a column has none
+            raise ValueError(f"expected an array of numbers, got one of format {major}")
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read(stream)
+        if any(length < 0 for length in shape):
+            raise ValueError(f"expected a shape, got {shape}")
+        if dtype.kind not in "biufc" or dtype.shape or not shape:
+            self.form = ColumnForm(shape[0] if shape else 0, shape[1:], None, f"{dtype} {shape}")
+            return
+        self.form = ColumnForm(shape[0], shape[1:], dtype.newbyteorder("="))
+        self._dtype = dtype
+        self._rest = shape[0]
+        self._whole: Array | None = None
+        # Columns of such an array lie one after another: it is not to be had by rows.
+        self._is_whole = is_fortran and math.prod(shape[1:]) > 1
+
+    def read(self, out: Array) -> None:
+        """Fill an array with the next rows."""
+        if self._is_whole:
+            self._read_whole(out)
+        else:
+            self._fill(out)
+            if not self._dtype.isnative:
+                out.byteswap(inplace=True)
+        self._rest -= len(out)
+        if self._rest == 0 and self._stream.read(1):  # which compares the checksum, too
+            raise EOFError("there is more than its header says")
+
+    def _read_whole(self, out: Array) -> None:
+        if self._whole is None:
+            flat = np.empty(self._rest * math.prod(self.form.shape or ()), self.form.dtype)
+            self._fill(flat)
+            if not self._dtype.isnative:
+                flat.byteswap(inplace=True)
+            self._whole = flat.reshape((self._rest, *(self.form.shape or ())), order="F")
+        start = len(self._whole) - self._rest
+        out[:] = self._whole[start : start + len(out)]
+
+    def _fill(self, out: Array) -> None:
+        rest = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type] # not of Python 3.11's types
+        while rest:
+            data = self._stream.read(min(len(rest), _MOST_READ))
+            if not data:
+                raise EOFError("it ends too early")
+            rest[: len(data)] = data
+            rest = rest[len(data) :]
+        if out.dtype.kind == "b":  # whatever byte stands for True
+            np.minimum(out.view(np.uint8), 1, out=out.view(np.uint8))
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""Parquet files: columns of numbers, and of lists of them, some rows at a time."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+__all__ = ["ParquetTable", "parquet_paths"]
+
+_INSTALL = "fastreplay[parquet]"
+_BUFFER_BYTES = 1 << 20  # of a column of a file, and of the rows of all that are decoded at once
+_SUFFIX = ".parquet"
+
+
+def parquet_paths(path: str) -> list[str]:
+    """Return the file of a path, or those in the folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - it takes no import of pathlib
+        return [path]
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]  # noqa: PTH118
+    paths = sorted(each for each in found if each.endswith(_SUFFIX))
+    if not paths:
+        raise FileNotFoundError(f"{path}: expected {_SUFFIX} files in the folder, and there are none")
+    return paths
+
+
+class ParquetTable:
+    """A table of one or several files, which have the same columns.
+
+    Args:
+        path: What messages call it.
+        paths: The files, one after another.
+        what: The method that reads it.
+
+    Raises:
+        ImportError: pyarrow is not there.
+        OSError: A file cannot be read.
+        ValueError: It is no Parquet file, or has other columns than the first.
+    """
+
+    aliases: Mapping[str, tuple[str, ...]] = ALIASES
+    tells_beginnings = False
+    block_rows = 1
+    _beside: Sequence[str] = ()  # columns that are read, whoever wants them
+
+    def __init__(self, path: str, paths: Sequence[str], what: str = "load_parquet") -> None:
+        self.path = path
+        self._arrow = needed("pyarrow", what, _INSTALL)
+        self._parquet = needed("pyarrow.parquet", what, _INSTALL)
+        self._paths = paths
+        self._lengths: list[int] = []
+        self._schema: Any = None
+        for each in paths:
+            with self._opened(each) as file:
+                schema = file.schema_arrow
+                self._lengths.append(file.metadata.num_rows)
+            self._schema = self._schema or schema
+            if not schema.equals(self._schema):
+                raise ValueError(f"{each}: expected the columns of {paths[0]}, {self._schema}, got {schema}")
+        self._columns = dict(self._columns_of("", self._schema))
+        self._pieces: Pieces | None = None
+
+    def _opened(self, path: str) -> Any:
+        with open(path, "rb"):  # noqa: PTH123 - for the system's own error
+            pass
+        try:
+            return self._parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        except self._arrow.ArrowInvalid as error:
+            raise ValueError(f"{path}: expected a Parquet file: {error}") from error
+
+    def _columns_of(self, parent: str, fields: Any) -> Iterator[tuple[str, Any]]:
+        """Yield names and types, those of structures by their parts."""
+        for field in fields:
+            name = f"{parent}/{field.name}" if parent else field.name
+            if self._arrow.types.is_struct(field.type):
+                yield from self._columns_of(name, field.type)
+            else:
+                yield name, field.type
+
+    def names(self) -> list[str]:
+        """Do as `Table.names`."""
+        return list(self._columns)
+
+    def form(self, name: str) -> ColumnForm | None:
+        """Do as `Table.form`."""
+        kind = self._columns.get(name)
+        if kind is None:
+            return None
+        types, said, shape = self._arrow.types, str(kind), []
+        is_fixed = True
+        while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            is_fixed = is_fixed and types.is_fixed_size_list(kind)
+            shape.append(kind.list_size if types.is_fixed_size_list(kind) else -1)
+            kind = kind.value_type
+        if not (types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind)):
+            return ColumnForm(sum(self._lengths), None, None, said)
+        return ColumnForm(sum(self._lengths), tuple(shape) if is_fixed else None, np.dtype(kind.to_pandas_dtype()))
+
+    def read(self, out: Mapping[str, Array], begins: Array) -> None:
+        """Do as `Table.read`."""
+        if self._pieces is None:
+            shapes = {name: array.shape[1:] for name, array in out.items()}
+            row_bytes = sum(array[:1].nbytes for array in out.values())
+            batches = self._batches(shapes, max(1, _BUFFER_BYTES // max(1, row_bytes)))
+            self._pieces = Pieces(batches, sum(self._lengths))
+        self._pieces.read(out, begins)
+
+    def _batches(
+        self, shapes: Mapping[str, tuple[int, ...]], num_rows: int
+    ) -> Iterator[tuple[Mapping[str, Array], Array]]:
+        """Yield columns of up to so many rows, and which of these begin a trajectory."""
+        shapes = {**dict.fromkeys(self._beside, ()), **shapes}
+        wanted = [name if name in self._schema.names else name.replace("/", ".") for name in shapes]
+        for path in self._paths:
+            first = 0
+            with self._opened(path) as file:
+                for batch in file.iter_batches(num_rows, columns=wanted, use_threads=False):
+                    where = f"{path}: rows [{first}, {first + len(batch)})"
+                    columns = {name: self._rows(where, name, batch, shape) for name, shape in shapes.items()}
+                    first += len(batch)
+                    yield columns, self._begins(columns, len(batch))
+
+    def _begins(self, columns: Mapping[str, Array], count: int) -> Array:  # noqa: ARG002 - where columns tell it
+        """Return which rows begin a trajectory, whatever flags say."""
+        return np.zeros(count, bool)
+
+    def _array(self, batch: Any, name: str) -> Any:
+        """Return a column, which may be a part of structures."""
+        if name in batch.schema.names:
+            return batch.column(name)
+        head, *rest = name.split("/")
+        array = batch.column(head)
+        for each in rest:
+            _check_whole(name, array)
+            array = array.field(each)
+        return array
+
+    def _rows(self, where: str, name: str, batch: Any, shape: tuple[int, ...]) -> Array:
+        """Return a column as an array (n, *shape)."""
+        array, is_fixed = self._array(batch, name), self._arrow.types.is_fixed_size_list
+        where = f"{where}: {name}"
+        _check_whole(where, array)
+        depth = 0
+        while not self._arrow.types.is_primitive(array.type):
+            lengths = {array.type.list_size} if is_fixed(array.type) else {*array.value_lengths().to_numpy().tolist()}
+            expected = shape[depth] if depth < len(shape) else 1
+            for length in lengths - {expected}:
+                raise ValueError(f"{where}: expected rows {shape}, got a list of {length}")
+            array = array.flatten()
+            _check_whole(where, array)
+            depth += 1
+        values: Array = array.to_numpy(zero_copy_only=False)
+        return values.reshape(len(batch), *shape)
+
+    def close(self) -> None:
+        """Do as `Table.close`."""
+
+
+def _check_whole(where: str, array: Any) -> None:
+    if array.null_count:
+        raise ValueError(f"{where}: expected a value in every row, got null")
