@@ -45,7 +45,6 @@ HARMLESS: dict[str, str] = {
     "fr.ReplayBuffer.__repr__": "it describes",
     "fr.ReplayBuffer.__reduce__": "it copies what is stored, beside writers too",
     "fr.ReplayBuffer.clear": "there is always something or nothing to forget",
-    "fr.ReplayBuffer.flush": "it does nothing on the host",
     "fr.ReplayBuffer.stats": "it counts",
     "fr.SaveHandle.__init__": "save_async calls it, and refuses",
     "fr.Sampler.stats": "it counts",

@@ -273,7 +273,7 @@ def test_other_options(tmp_path: Path) -> None:
         fr.ReplayBuffer.load(tmp_path, storage="cuda")
     with pytest.raises(ValueError, match="priorities: expected None"):
         fr.ReplayBuffer.load(tmp_path, priorities=fr.Priorities())
-    with pytest.raises(TypeError, match="path: expected the path of a folder, got 3"):
+    with pytest.raises(TypeError, match="path: expected a path, got 3"):
         fr.ReplayBuffer.load(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="full"):
         buffer.save(tmp_path, full=1)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from refusals_harmless import HARMLESS
 from refusals_lanes import LANES
 from refusals_priorities import PRIORITIES
 from refusals_reading import READING
+from refusals_ring_files import RING_FILES
 from refusals_samplers import SAMPLERS
 from refusals_scenes import leave
 from refusals_target import TARGETS
@@ -39,6 +40,7 @@ CATALOGUE: list[Case] = [
     *LANES,
     *CHECKPOINTS,
     *DATASETS,
+    *RING_FILES,
     *SAMPLERS,
     *TARGETS,
     *ADAPTERS,

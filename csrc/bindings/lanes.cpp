@@ -41,7 +41,7 @@ const Column& column_of(const Ring& ring, std::size_t field) {
   return columns[field];
 }
 
-std::unique_ptr<Lanes> new_lanes(Ring& ring, std::size_t num_lanes, const Ends& ends) {
+std::unique_ptr<Lanes> new_lanes(Ring& ring, std::size_t num_lanes, const Ends& ends, MappedFile* file) {
   if (num_lanes == 0) throw py::value_error{"expected at least one lane"};
   std::vector<EndColumn> columns;
   for (const auto& [field, element_bytes, has_sign] : ends) {
@@ -50,7 +50,7 @@ std::unique_ptr<Lanes> new_lanes(Ring& ring, std::size_t num_lanes, const Ends& 
     if (!is_whole) throw py::value_error{"an end has elements of up to 8 bytes"};
     columns.push_back({.field = field, .column = column, .element_bytes = element_bytes, .has_sign = has_sign});
   }
-  return std::make_unique<Lanes>(ring, num_lanes, std::move(columns));
+  return std::make_unique<Lanes>(ring, num_lanes, std::move(columns), memory_of(file));
 }
 
 // Cuts a lane, or all. Returns -1, or the lane that was another's, with nothing cut.
@@ -230,7 +230,8 @@ void begin_in_child(Ring& ring, Priorities* priorities, Lanes* lanes) {
 
 void bind_lanes(py::module_& m) {
   py::class_<Lanes>(m, "Lanes")
-      .def(py::init(&new_lanes), py::arg("ring"), py::arg("num_lanes"), py::arg("ends"), py::keep_alive<1, 2>())
+      .def(py::init(&new_lanes), py::arg("ring"), py::arg("num_lanes"), py::arg("ends"),
+           py::arg("file").none(true) = py::none(), py::keep_alive<1, 2>())
       .def_property_readonly("num_lanes", &Lanes::num_lanes)
       .def_property_readonly("num_bytes", &Lanes::num_bytes)
       .def_property("skips_resets", &Lanes::skips_resets, &Lanes::skip_resets)

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("MAX_FIELDS") = fastreplay::kMaxFields;
   m.attr("MAX_FRAMES") = fastreplay::Frames::kMostFrames;
   fastreplay::bind_records(m);
+  fastreplay::bind_ring_file(m);
   fastreplay::bind_blocks(m);
   fastreplay::bind_ring(m);
   fastreplay::bind_fields(m);

@@ -18,6 +18,7 @@ void bind_index_set(pybind11::module_& m);
 void bind_take_rows(pybind11::module_& m);
 void bind_prefetcher(pybind11::module_& m);
 void bind_turn(pybind11::module_& m);
+void bind_ring_file(pybind11::module_& m);
 
 // Of all classes that were bound before.
 void refuse_bare_objects(const pybind11::module_& m);

@@ -131,12 +131,13 @@ void restore(Priorities& priorities, Ticket first, const Masses& masses) {
 void bind_priorities(py::module_& m) {
   py::class_<Priorities>(m, "Priorities")
       .def(py::init([](Ring& ring, double alpha, double eps, double floor, double initial, bool keeps_smallest,
-                       bool is_kept_elsewhere) {
+                       bool is_kept_elsewhere, MappedFile* file) {
              return std::make_unique<Priorities>(ring, MassRule{.alpha = alpha, .eps = eps, .floor = floor}, initial,
-                                                 keeps_smallest, is_kept_elsewhere);
+                                                 keeps_smallest, is_kept_elsewhere, memory_of(file));
            }),
            py::arg("ring"), py::arg("alpha"), py::arg("eps"), py::arg("floor"), py::arg("initial"),
-           py::arg("keeps_smallest"), py::arg("is_kept_elsewhere") = false, py::keep_alive<1, 2>())
+           py::arg("keeps_smallest"), py::arg("is_kept_elsewhere") = false, py::arg("file").none(true) = py::none(),
+           py::keep_alive<1, 2>())
       .def_property_readonly("num_bytes", &Priorities::num_bytes)
       .def_property("largest", &Priorities::largest, &Priorities::set_largest)
       .def("update", &update<Block>, py::arg("rows"), py::arg("priorities"))

@@ -17,6 +17,7 @@
 #include "batch/sample.hpp"
 #include "lanes/frames.hpp"
 #include "ring/ring.hpp"
+#include "storage/mapped_file.hpp"
 #include "storage/record_layout.hpp"
 
 namespace fastreplay {
@@ -72,6 +73,9 @@ using EpochNumbers = std::array<std::uint64_t, 4>;  // (epoch, first ticket, siz
 inline EpochNumbers numbers_of(const EpochState& state) noexcept {
   return {state.epoch, state.first, state.size, state.position};
 }
+
+// What lies in a file, if there is one.
+inline Memory& memory_of(MappedFile* file) { return file == nullptr ? Memory::own() : *file; }
 
 inline std::span<std::byte> span_of(Bytes& memory) {
   return {reinterpret_cast<std::byte*>(memory.mutable_data()), static_cast<std::size_t>(memory.size())};

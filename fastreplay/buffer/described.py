@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastreplay.buffer.frames import ShareNext
 
-__all__ = ["Described", "rule_of"]
+__all__ = ["Described", "describe_priorities", "describe_schema", "rule_of"]
 
 _MOST_KEY = 2**64 - 1
 _MOST_CALLS = 2**63 - 1
@@ -60,7 +60,7 @@ class Described:
         states, ends = self.lanes
         return {
             "capacity": self.capacity,
-            **_describe_schema(self.schema),
+            **describe_schema(self.schema),
             **_describe_options(self.options),
             "rng_state": self.rng_state,
             "num_spawned": self.num_spawned,
@@ -104,7 +104,7 @@ class Described:
         )
 
 
-def _describe_schema(schema: Schema) -> dict[str, Any]:
+def describe_schema(schema: Schema) -> dict[str, Any]:
     """Return the fields of a transition, and how they nest.
 
     Raises:
@@ -163,10 +163,14 @@ def _node_in(said: Said, value: Any) -> Node:
     return Node(node.text("name"), children=children)
 
 
+def describe_priorities(rule: Priorities | None) -> dict[str, Any] | None:
+    """Return a rule to draw by; a function of it as null."""
+    return None if rule is None else asdict(rule) | ({"beta": None} if callable(rule.beta) else {})
+
+
 def _describe_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a constructor; a function of a rule as null."""
-    rule: Priorities | None = options["priorities"]
-    said = None if rule is None else asdict(rule) | ({"beta": None} if callable(rule.beta) else {})
+    """Return the options of a constructor."""
+    said = describe_priorities(options["priorities"])
     share_next = options["share_next"]
     pairs = share_next if isinstance(share_next, bool) else dict(share_next)
     return options | {"priorities": said, "share_next": pairs}

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from fastreplay import _core
+from fastreplay.buffer.lanes import checked_ends
 from fastreplay.buffer.links import SavedLinks
 from fastreplay.buffer.pickled import Pickled, rebuilt
 from fastreplay.buffer.priorities import check_masses
@@ -17,19 +19,21 @@ from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_count, checked_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
     from typing_extensions import Self
 
     from fastreplay.buffer.described import Described
+    from fastreplay.buffer.on_disk import OnDisk
     from fastreplay.buffer.options import Storage
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.checkpoint.folder import Folder
     from fastreplay.checkpoint.manifest import Manifest
     from fastreplay.checkpoint.save import SavedRange, SaveSource
     from fastreplay.checkpoint.save_handle import SaveHandle
+    from fastreplay.support.checks import Seed
 
 __all__ = ["Kept", "checked_path", "state_columns"]
 
@@ -41,6 +45,71 @@ _LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(n
 
 class Kept(Pickled[ArrayT]):
     """Base of the replay buffer: its checkpoints."""
+
+    _disk: OnDisk | None
+
+    def flush(self) -> None:
+        """Have what was inserted up to now where it is to be: on the disk, or on the device.
+
+        With `path`, wait until the disk has it. After a loss of power the buffer then has at least this, but for what
+        later inserts were overwriting; the generator and the counters go on from here, too. Rows that were changed
+        through `view` since they were first confirmed are not known again, and take what is older with them.
+
+        With storage="cuda", queue that the device gets it. `sample` does so itself, but for one that was captured in a
+        CUDA graph, with `out`: each replay draws a new minibatch from what was flushed before, on the stream of the
+        replays. What the graph refers to lives as long as this buffer and `out`. Else do nothing.
+
+        Raises:
+            OSError: The disk has it not. It is not asked again, as what it could not write may pass for written.
+
+        Thread safety:
+            May be called from any thread.
+        """
+        if self._disk is not None:
+            self._disk.confirm()
+        if self._mirror is not None:
+            self._mirror.flush()
+
+    @contextmanager
+    def _lying_in(
+        self,
+        path: object,
+        capacity: int,
+        *,
+        lanes: int | None,
+        ends: Sequence[str] | None,
+        priorities: Priorities | None,
+        seed: Seed,
+    ) -> Iterator[_core.MappedFile | None]:
+        """Let the buffer be made in a file; then let it go on from there, unless nothing lies in one."""
+        self._disk = None
+        if path is None:
+            yield None
+            return
+        where = checked_path(path)
+        if self._storage == "cuda":
+            raise ValueError("path: expected None with storage='cuda', which keeps the ring on the device")
+        if self._frames.groups:
+            raise ValueError("path: expected None with share_next or stacks, whose frames lie in memory alone")
+        from fastreplay.buffer.on_disk import OnDisk, form_of
+
+        names = None if lanes is None else checked_ends(ends, self._schema)
+        form = form_of(capacity, self._schema, lanes, names, priorities)
+        disk = OnDisk(where, form, capacity * _core.record_bytes(self._schema.sizes))
+        with disk.making():
+            yield disk.memory
+            state = disk.begin(self._ring, self._lanes, self._masses)
+            if state is not None and seed is None:
+                self._sampler.restart(*state, None)
+            disk.open(self._sampler)
+        self._disk = disk
+
+    def _leave_disk(self) -> None:
+        """In the child after a fork: begin anew, in memory; tickets that the parent gave are none of this ring."""
+        assert self._disk is not None
+        self._disk.leave()
+        self._lineage.begin_anew()
+        self._origin += 1
 
     def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> SavedRange:
         """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
@@ -266,5 +335,5 @@ def checked_path(path: object) -> str:
     try:
         decoded = os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
     except TypeError:
-        raise TypeError(f"path: expected the path of a folder, got {path!r}") from None
+        raise TypeError(f"path: expected a path, got {path!r}") from None
     return os.path.abspath(decoded) if decoded else decoded  # noqa: PTH100 - it takes no import of pathlib

@@ -15,7 +15,7 @@ from fastreplay.support.memory_limit import check_memory
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Lanes", "lanes_of_env", "new_lanes"]
+__all__ = ["Lanes", "checked_ends", "lanes_of_env", "new_lanes"]
 
 _ENDS = ("terminated", "truncated")
 _BYTES_OF_LINK, _BYTES_OF_LANE = 16, 72
@@ -36,7 +36,13 @@ class Lanes:
     ends: tuple[str, ...]
 
 
-def new_lanes(lanes: int | None, ends: Sequence[str] | None, ring: _core.Ring, schema: Schema) -> Lanes | None:
+def new_lanes(
+    lanes: int | None,
+    ends: Sequence[str] | None,
+    ring: _core.Ring,
+    schema: Schema,
+    file: _core.MappedFile | None = None,
+) -> Lanes | None:
     """Make the lanes of a ring; None where its transitions are no streams.
 
     Raises:
@@ -54,14 +60,21 @@ def new_lanes(lanes: int | None, ends: Sequence[str] | None, ring: _core.Ring, s
             raise ValueError(f"{name}: the name is taken in a buffer with lanes; give the field another")
     if ring.capacity > _MOST_TRANSITIONS:
         raise ValueError(f"capacity: expected at most {_MOST_TRANSITIONS} with lanes, got {ring.capacity}")
-    check_memory("lanes", f"{count} lanes", _BYTES_OF_LINK * ring.capacity + _BYTES_OF_LANE * count)
-    names = _checked_ends(ends, schema)
+    num_bytes_of_links = 0 if file is not None else _BYTES_OF_LINK * ring.capacity
+    check_memory("lanes", f"{count} lanes", num_bytes_of_links + _BYTES_OF_LANE * count)
+    names = checked_ends(ends, schema)
     fields = [(schema.position(name), schema[name].dtype) for name in names]
     elements = [(position, dtype.itemsize, dtype.kind == "f") for position, dtype in fields]
-    return Lanes(_core.Lanes(ring, count, elements), names)
+    return Lanes(_core.Lanes(ring, count, elements, file), names)
 
 
-def _checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
+def checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
+    """Return the fields that end a trajectory.
+
+    Raises:
+        TypeError: They are no names.
+        ValueError: There is none, or one cannot.
+    """
     if isinstance(ends, str) or not (ends is None or isinstance(ends, Sequence)):
         raise TypeError(f"ends: expected names of fields, got {ends!r}")
     names = tuple(name for name in _ENDS if name in schema) if ends is None else tuple(ends)

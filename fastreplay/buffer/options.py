@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat, TypedDict
 from fastreplay.support.checks import TORCH_DTYPES
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         ends: Sequence[str] | None
         priorities: Priorities | None
         share_next: ShareNext
+        path: str | os.PathLike[str] | None
 
 
 __all__ = ["check_output", "check_storage", "checked_timeout"]

@@ -124,7 +124,11 @@ class Priorities:
 
 
 def new_masses(
-    priorities: Priorities | None, ring: _core.Ring, names: tuple[str, ...], storage: str
+    priorities: Priorities | None,
+    ring: _core.Ring,
+    names: tuple[str, ...],
+    storage: str,
+    file: _core.MappedFile | None = None,
 ) -> _core.Priorities | None:
     """Make what a ring's transitions weigh; None where they are drawn uniformly.
 
@@ -142,7 +146,7 @@ def new_masses(
     initial = -1.0 if priorities.initial == "max" else float(priorities.initial)
     is_kept_elsewhere = storage == "cuda"
     keeps_smallest = priorities.normalize == "buffer" and not is_kept_elsewhere
-    return _core.Priorities(ring, *priorities.mass_rule, initial, keeps_smallest, is_kept_elsewhere)
+    return _core.Priorities(ring, *priorities.mass_rule, initial, keeps_smallest, is_kept_elsewhere, file)
 
 
 def checked_priorities(value: Any) -> NDArray[np.float64]:

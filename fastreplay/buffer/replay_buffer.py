@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fastreplay.buffer.options import Options, Storage
     from fastreplay.buffer.state import Stats
     from fastreplay.gpu.device import Device
+    from fastreplay.gpu.mirror import Mirror
     from fastreplay.schema import FieldLike
     from fastreplay.support.checks import Seed
 
@@ -87,20 +88,26 @@ class ReplayBuffer(Sampled[ArrayT]):
             is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
             only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
             memory of its own: the first observations of trajectories. With storage="host" only.
+        path: A file that the ring lies in, in place of memory, which it may be larger than. It is made where there is
+            none; else the buffer goes on from what is there, and with its generator, if no `seed` is given. After the
+            process was killed every transition is there that was inserted; after a loss of power what `flush` last
+            confirmed. Linux only; without `share_next` and stacks of frames, with storage="host".
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.
+        OSError: The file cannot be opened or made, or the file system cannot map it or has no room.
         ValueError: Capacity below 1, a malformed schema, an unknown output, a device without torch, a
-            negative timeout.
-        RuntimeError: The device, or page-locked memory for it, cannot be had; with storage="cuda", fastreplay's CUDA
-            part neither. Or `__init__` was called before.
+            negative timeout; the file is damaged, or was made for another buffer.
+        RuntimeError: The file is open elsewhere. Or the device, or page-locked memory for it, cannot be had; with
+            storage="cuda", fastreplay's CUDA part neither. Or `__init__` was called before.
         MemoryError: The buffer would not fit into this machine's memory.
 
     Thread safety:
         Every method may be called from any thread at any time. A minibatch holds whole transitions,
         each drawn uniformly from those that were in the buffer when it was checked, which is after it
         was copied. A batch that `extend` inserts is not atomic, its rows are. After a fork the child has
-        the buffer as it was, less the inserts that other threads had not finished.
+        the buffer as it was, less the inserts that other threads had not finished; with `path` it has an empty one
+        in memory, and the file stays the parent's.
 
     Example:
         >>> import fastreplay as fr
@@ -147,6 +154,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
         share_next: ShareNext = False,
+        path: str | os.PathLike[str] | None = None,
     ) -> None:
         self._refuse_second_init()
         capacity = checked_count("capacity", capacity)
@@ -159,20 +167,26 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._storage = storage
         self._gpu = _gpu(self._device)
         self._frames = frames_in(self._schema, share_next, lanes, storage)
-        self._ring = new_ring(self._schema.sizes, capacity, "capacity", self._frames.groups, self._frames.num_spare)
-        self._priorities = priorities
-        self._lineage = Lineage()
-        self._holding = threading.Lock()
-        self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
-        self._lanes = new_lanes(lanes, ends, self._ring, self._schema)
-        self._masses = new_masses(priorities, self._ring, self._schema.names, storage)
-        self._waits = Waits()
-        self._mirror = None
-        if storage == "cuda" and self._gpu is not None:
-            rule = Priorities() if priorities is None else priorities
-            links = None if self._lanes is None else self._lanes.core
-            self._mirror = self._gpu.mirror(self._ring, self._waits, self._masses, rule.mass_rule, links)
-        self._begin(key_of(seed))
+        groups, num_spare = self._frames.groups, self._frames.num_spare
+        streams: Any = {"lanes": lanes, "ends": ends, "priorities": priorities}
+        with self._lying_in(path, capacity, **streams, seed=seed) as file:
+            self._ring = new_ring(self._schema.sizes, capacity, "capacity", groups, num_spare, file=file)
+            self._priorities = priorities
+            self._lineage = Lineage()
+            self._holding = threading.Lock()
+            self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
+            self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
+            self._masses = new_masses(priorities, self._ring, self._schema.names, storage, file)
+            self._waits = Waits()
+            self._mirror = self._new_mirror()
+            self._begin(key_of(seed))
+
+    def _new_mirror(self) -> Mirror | None:
+        if self._storage != "cuda" or self._gpu is None:
+            return None
+        rule = Priorities() if self._priorities is None else self._priorities
+        links = None if self._lanes is None else self._lanes.core
+        return self._gpu.mirror(self._ring, self._waits, self._masses, rule.mass_rule, links)
 
     def _begin(self, key: tuple[int, int]) -> None:
         """Make what each face has of its own."""
@@ -230,6 +244,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         ends: Sequence[str] | None = None,
         priorities: Priorities | None = None,
         share_next: ShareNext = False,
+        path: str | os.PathLike[str] | None = None,
         stack: int | None = None,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
@@ -252,6 +267,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             ends: As in the constructor.
             priorities: As in the constructor.
             share_next: As in the constructor.
+            path: As in the constructor.
             stack: Frames of which each observation is a stack along its first axis; None for observations by
                 themselves.
 
@@ -261,7 +277,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         Raises:
             TypeError: A space is of a kind that has no fixed shape; or as the constructor.
             ValueError: `extra` names a field that the spaces give; or as the constructor.
-            RuntimeError, MemoryError: As the constructor.
+            OSError, RuntimeError, MemoryError: As the constructor.
         """
         if not hasattr(env, "observation_space"):
             raise TypeError(f"env: expected an environment, got {env!r}")
@@ -281,6 +297,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             ends=ends,
             priorities=priorities,
             share_next=share_next,
+            path=path,
         )
         if buffer._lanes is not None:
             buffer._lanes.core.skips_resets = skips_resets
@@ -288,19 +305,6 @@ class ReplayBuffer(Sampled[ArrayT]):
 
     def _initialize(self, capacity: int, schema: Schema, options: dict[str, Any]) -> None:
         ReplayBuffer.__init__(self, capacity, schema, **options)  # type: ignore[arg-type]
-
-    def flush(self) -> None:
-        """With storage="cuda", queue that the device gets what was inserted up to now; else do nothing.
-
-        `sample` does so itself, but for one that was captured in a CUDA graph, with `out`: each replay draws a new
-        minibatch from what was flushed before, on the stream of the replays. What the graph refers to lives as
-        long as this buffer and `out`.
-
-        Thread safety:
-            May be called from any thread.
-        """
-        if self._mirror is not None:
-            self._mirror.flush()
 
     def spawn(self, n: int) -> list[Self]:
         """Make n more faces of this buffer: the same transitions, each with a generator of its own.
@@ -343,8 +347,11 @@ class ReplayBuffer(Sampled[ArrayT]):
     def _begin_in_child(self) -> None:
         """In the child after a fork: no other thread is left to finish its insert."""
         end = self._ring.window()[1]  # before later tickets move to the places of unfinished ones
+        if self._disk is not None:
+            self._leave_disk()
         _core.begin_in_child(self._ring, self._masses, None if self._lanes is None else self._lanes.core)
-        self._lineage.begin_in_child(end)
+        if self._disk is None:
+            self._lineage.begin_in_child(end)
         if self._holding.locked():  # by a save that goes on in the parent
             self._holding.release()
         if self._mirror is not None:

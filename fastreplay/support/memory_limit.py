@@ -22,7 +22,13 @@ _MOST_BYTES = 2**60
 
 
 def new_ring(
-    sizes: list[tuple[int, int]], capacity: int, name: str, groups: list[tuple[list[int], int]], num_spare: int
+    sizes: list[tuple[int, int]],
+    capacity: int,
+    name: str,
+    groups: list[tuple[list[int], int]],
+    num_spare: int,
+    *,
+    file: _core.MappedFile | None = None,
 ) -> _core.Ring:
     """Make a ring, as `new_records` makes records.
 
@@ -32,10 +38,12 @@ def new_ring(
         name: As there.
         groups: Which of the fields have frames in common, and how many frames a row of each has.
         num_spare: Transitions that are kept longer than for the reader.
+        file: What it lies in, in place of memory.
     """
     num_bytes = (capacity + num_spare) * _core.record_bytes(sizes, groups)
-    check_memory(name, f"{capacity} transitions", num_bytes)
-    return _made(lambda: _core.Ring(sizes, capacity + num_spare, groups, num_spare), num_bytes, capacity, name)
+    if file is None:
+        check_memory(name, f"{capacity} transitions", num_bytes)
+    return _made(lambda: _core.Ring(sizes, capacity + num_spare, groups, num_spare, file), num_bytes, capacity, name)
 
 
 def new_records(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Records:

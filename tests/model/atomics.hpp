@@ -11,6 +11,7 @@
 #include "lanes/links.hpp"
 #include "priority/leaves.hpp"
 #include "ring/protocol.hpp"
+#include "ring/unshared.hpp"
 #include "run.hpp"
 
 namespace model {

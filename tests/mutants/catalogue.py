@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RING = "ring/protocol.hpp"
+RING, UNSHARED = "ring/protocol.hpp", "ring/unshared.hpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
+CHECKSUMS = "lanes/checksums.cpp"
 FRAMES, GAPS, LINKS, LANES = "lanes/frames.cpp", "lanes/gaps.hpp", "lanes/links.hpp", "lanes/lanes.cpp"
 FRAME_STEPS, STEPS = "lanes/frame_steps.cpp", "steps/step_table.cpp"
 WALKS, WINDOWS, DISCOUNTED = "batch/walks.hpp", "batch/windows.cpp", "batch/discounted_sums.cpp"
@@ -152,10 +153,10 @@ MUTANTS = (
     Mutant(
         "validation before the copy",
         SAMPLE,
-        "    const Ticket least = copy_chunk(follow, row, num_rows, shares);\n"
+        "    const Ticket least = copy_asked(ring, follow, block, row, num_rows, shares);\n"
         "    const Ticket oldest_whole = ring.oldest_whole();\n",
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
-        "    const Ticket least = copy_chunk(follow, row, num_rows, shares);\n",
+        "    const Ticket least = copy_asked(ring, follow, block, row, num_rows, shares);\n",
     ),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
@@ -495,10 +496,40 @@ MUTANTS = (
     ),
     Mutant(
         "a window begins behind its end",
-        RING,
+        UNSHARED,
         "std::min(end - base > window_capacity_ ? end - base - window_capacity_ : 0, next - base);",
         "end - base > window_capacity_ ? end - base - window_capacity_ : 0;",
         test="frames",
+    ),
+    # Whoever finds a ring in a file.
+    Mutant(
+        "where a record moves is not said",
+        UNSHARED,
+        "Atomics::store(header_.moving_from_end, ticket + 1, std::memory_order_release);",
+        "set_words(next, next + 1, 0);",
+        test="ring_file",
+    ),
+    Mutant(
+        "the end is moved before the beginning",
+        UNSHARED,
+        "  Atomics::store(header_.base, base + overwritten, std::memory_order_release);\n",
+        "  Atomics::store(header_.head, next, std::memory_order_release);\n"
+        "  Atomics::store(header_.base, base + overwritten, std::memory_order_release);\n",
+        test="ring_file",
+    ),
+    Mutant(
+        "what was confirmed may be of another ticket",
+        CHECKSUMS,
+        "  Mix mix{ticket + 1};",
+        "  Mix mix{1};",
+        test="ring_file",
+    ),
+    Mutant(
+        "a lane that is found goes on",
+        LANES,
+        "  if (window.end > 0) std::ranges::for_each(lanes_,",
+        "  if (window.end == 0) std::ranges::for_each(lanes_,",
+        test="ring_file",
     ),
     Mutant(
         "what left the window weighs what it did",

@@ -41,6 +41,7 @@ SOURCES = (
     "batch/sample.cpp",
     "batch/trajectory_draw.cpp",
     "batch/windows.cpp",
+    "lanes/checksums.cpp",
     "lanes/frame_steps.cpp",
     "lanes/frames.cpp",
     "lanes/lanes.cpp",
@@ -50,6 +51,8 @@ SOURCES = (
     "priority/sums.cpp",
     "ring/ring.cpp",
     "steps/step_table.cpp",
+    "storage/mapped_file.cpp",
+    "storage/paging.cpp",
     "storage/record_layout.cpp",
     "storage/records.cpp",
     "storage/region.cpp",
@@ -64,6 +67,7 @@ COMPILED_BY = {
     "priority/marks.hpp": "priority/priorities.cpp",
     "priority/node.hpp": "priority/sums.cpp",
     "ring/protocol.hpp": "ring/ring.cpp",
+    "ring/unshared.hpp": "ring/ring.cpp",
 }
 FLAGS = (
     *("-std=c++20", "-O1", "-DNDEBUG", "-DFASTREPLAY_STOP_POINTS", "-pthread"),
@@ -82,6 +86,7 @@ IMPATIENT = {
     "frame_steps": (),
     "lanes": (),
     "priorities": (),
+    "ring_file": (),
     "uniform": (),
 }
 # What a test program prints when it notices.
@@ -92,6 +97,7 @@ NOTICED = {
     "frames": re.compile(r"(test_frames\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "lanes": re.compile(r"(test_lanes\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "priorities": re.compile(r"(test_priorities\.cpp:\d+): failed: (.*)$", re.MULTILINE),
+    "ring_file": re.compile(r"(test_ring_file\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "uniform": re.compile(r"^(.*) has p (.*)$", re.MULTILINE),
 }
 # A mutant may also come to a stop: that shows nothing, and it is tried again.

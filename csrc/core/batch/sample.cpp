@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <utility>
 
 #include "batch/gather.hpp"
 #include "batch/helpers.hpp"
@@ -53,6 +54,7 @@ struct Alone {
   [[nodiscard]] static bool suits(Ticket /*ticket*/, const Window& /*window*/) noexcept { return true; }
   [[nodiscard]] static bool suits_all() noexcept { return true; }
   [[nodiscard]] static std::size_t num_steps() noexcept { return 1; }
+  [[nodiscard]] static std::pair<std::size_t, std::size_t> reach() noexcept { return {0, 0}; }
 };
 
 // The same by as many threads as it is worth. Each has a fence of its own between its copies and its word to this one
@@ -70,6 +72,24 @@ Ticket copy_chunk(const Follow& follow, std::size_t first_row, std::size_t num_r
   Ticket least = ~Ticket{0};
   for (std::size_t row = first_row; row < first_row + num_rows; ++row) least = std::min(least, follow.rank(row));
   return least;
+}
+
+// The same of records that may lie on a disk: all that are drawn are asked for before the first is copied, and what
+// surrounds them as far as one lane goes.
+template <class Follow>
+Ticket copy_asked(const Ring& ring, const Follow& follow, const Block& block, std::size_t first_row,
+                  std::size_t num_rows, const Shares& shares) noexcept {
+  Paging::Copy copy{ring.records().paging()};
+  if (copy.asks()) {
+    const auto [before, after] = follow.reach();
+    for (const Ticket ticket : block.tickets().subspan(first_row, num_rows)) {
+      const std::size_t slot = ring.slot(ticket);
+      const std::size_t first = slot - std::min<std::size_t>(slot, before);
+      const std::size_t end = std::min(slot + after + 1, ring.capacity());
+      copy.ask(ring.records().at(first), (end - first) * ring.records().layout().stride());
+    }
+  }
+  return copy_chunk(follow, first_row, num_rows, shares);
 }
 
 // Replaces the rows of the chunk that were overwritten while they were copied, or that do not suit, by fresh draws from
@@ -103,7 +123,7 @@ bool sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& blo
   for (std::size_t row = 0; row < batch_size;) {
     const std::size_t num_rows = std::min(chunk_rows, batch_size - row);
     draw.fill(row, num_rows);
-    const Ticket least = copy_chunk(follow, row, num_rows, shares);
+    const Ticket least = copy_asked(ring, follow, block, row, num_rows, shares);
     const Ticket oldest_whole = ring.oldest_whole();
     if (least <= oldest_whole) {
       std::size_t redrawn = 0;

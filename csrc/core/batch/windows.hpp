@@ -123,6 +123,10 @@ class Windows {
   [[nodiscard]] bool suits_all() const noexcept { return !rule_.is_redrawn; }
   // Of a row.
   [[nodiscard]] std::size_t num_steps() const noexcept { return std::size_t{rule_.most_before} + rule_.most_after + 1; }
+  // Records before and after the drawn one that its steps lie in, where lanes go in step.
+  [[nodiscard]] std::pair<std::size_t, std::size_t> reach() const noexcept {
+    return {rule_.most_before * lanes_.num_lanes(), rule_.most_after * lanes_.num_lanes()};
+  }
 
  private:
   struct Ahead;

@@ -60,10 +60,10 @@ Gap restored_after(SavedLink::Bits bits) noexcept {
 
 }  // namespace
 
-Lanes::Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends)
+Lanes::Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends, Memory& memory)
     : ring_{ring},
       ends_{std::move(ends)},
-      links_{ring.capacity()},
+      links_{ring.capacity(), memory},
       frames_{ring.records().layout().frames().empty() ? nullptr : std::make_unique<Frames>(ring)},
       lanes_(num_lanes),
       in_order_(num_lanes) {
@@ -252,6 +252,17 @@ void Lanes::begin_in_child() noexcept {
     }
   }
   if (frames_ != nullptr && has_unfinished) frames_->begin_in_child();
+}
+
+bool Lanes::go_on() noexcept {
+  const Window window = ring_.window();
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+    if (links_.lane(ring_.slot(ticket)) >= lanes_.size()) return false;
+  }
+  relink(window.first, window.end);
+  // One without transitions may have had some.
+  if (window.end > 0) std::ranges::for_each(lanes_, [this](Lane& lane) { lose_track(lane); });
+  return true;
 }
 
 // Of what comes next in a lane nobody knows what came before it, wherever it is saved and restored meanwhile.

@@ -41,8 +41,8 @@ class Lanes {
   using Owner = std::uintptr_t;  // a number of the call's own, not 0
   static constexpr std::size_t kNone = ~std::size_t{0};
 
-  // The ring outlives this. Throws std::invalid_argument, std::bad_alloc.
-  Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends);
+  // The ring outlives this. Throws std::invalid_argument, std::bad_alloc, and what the memory of its links throws.
+  Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends, Memory& memory = Memory::own());
 
   [[nodiscard]] Ring& ring() const noexcept { return ring_; }
   [[nodiscard]] std::size_t num_lanes() const noexcept { return lanes_.size(); }
@@ -110,6 +110,9 @@ class Lanes {
   // ticket, in ascending order; then all links anew. A lane whose insert was unfinished begins anew.
   void move(Ticket from, Ticket to);
   void begin_in_child() noexcept;
+  // Over a ring that was found as somebody left it, the same: of what comes next in a lane nobody knows what came
+  // before it. False where a link names no lane.
+  [[nodiscard]] bool go_on() noexcept;
 
  private:
   // Where a lane stands: before a trajectory, in one, after one that ended by itself, or in one of which what came last

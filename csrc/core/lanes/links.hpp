@@ -23,8 +23,9 @@ namespace fastreplay {
 template <class Atomics>
 class BasicLinks {
  public:
-  // Throws std::invalid_argument on a capacity that distances do not reach, std::bad_alloc.
-  explicit BasicLinks(std::size_t capacity) : capacity_{capacity}, links_{checked(capacity) * sizeof(Link)} {}
+  // Throws std::invalid_argument on a capacity that distances do not reach, std::bad_alloc, and what the memory throws.
+  explicit BasicLinks(std::size_t capacity, Memory& memory = Memory::own())
+      : capacity_{capacity}, links_{memory.take(checked(capacity) * sizeof(Link))} {}
 
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return links_.num_bytes(); }

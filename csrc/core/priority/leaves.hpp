@@ -23,9 +23,9 @@ namespace fastreplay {
 template <class Atomics>
 class BasicLeaves {
  public:
-  explicit BasicLeaves(std::size_t capacity)
+  explicit BasicLeaves(std::size_t capacity, Memory& memory = Memory::own())
       : capacity_{capacity},
-        words_{num_groups(capacity) * kGroupLeaves * sizeof(std::uint64_t)},
+        words_{memory.take(num_groups(capacity) * kGroupLeaves * sizeof(std::uint64_t))},
         marks_{num_groups(capacity)} {}
 
   [[nodiscard]] static constexpr std::size_t num_groups(std::size_t capacity) noexcept {

@@ -59,16 +59,21 @@ class Priorities::Slots {
   std::size_t end_slot_;
 };
 
-Priorities::Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere)
+Priorities::Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere,
+                       Memory& memory)
     : ring_{ring},
       rule_{rule},
       initial_{initial},
       keeps_smallest_{keeps_smallest},
       is_kept_elsewhere_{is_kept_elsewhere},
-      leaves_{ring.capacity()},
+      largest_memory_{memory.take(sizeof(double))},
+      largest_{*reinterpret_cast<double*>(largest_memory_.data())},
+      leaves_{ring.capacity(), memory},
       sums_{Leaves::num_groups(ring.capacity())},
       smallest_{keeps_smallest ? Leaves::num_groups(ring.capacity()) : 0},
-      num_with_mass_(Leaves::num_groups(ring.capacity())) {}
+      num_with_mass_(Leaves::num_groups(ring.capacity())) {
+  if (!(largest_ > 0) || std::isinf(largest_)) largest_ = 1;  // which it is not in memory that nobody had
+}
 
 std::size_t Priorities::num_bytes() const noexcept {
   return leaves_.num_bytes() + sums_.num_bytes() + smallest_.num_bytes() + num_with_mass_.size();
@@ -134,18 +139,19 @@ Priorities::Updated Priorities::update(std::span<const Ticket> tickets, std::spa
 
 double Priorities::largest() const noexcept {
   // relaxed: a number that orders nothing.
-  return largest_.load(std::memory_order_relaxed);
+  return StdAtomics::load(largest_, std::memory_order_relaxed);
 }
 
 void Priorities::set_largest(double base) noexcept {
   // relaxed: as above.
-  largest_.store(base, std::memory_order_relaxed);
+  StdAtomics::store(largest_, base, std::memory_order_relaxed);
 }
 
 void Priorities::raise_largest(double base) noexcept {
   // relaxed, here and below: a number that orders nothing.
-  double largest = largest_.load(std::memory_order_relaxed);
-  while (base > largest && !largest_.compare_exchange_weak(largest, base, std::memory_order_relaxed)) {
+  double largest = StdAtomics::load(largest_, std::memory_order_relaxed);
+  while (base > largest && !StdAtomics::compare_exchange_weak(largest_, largest, base, std::memory_order_relaxed,
+                                                              std::memory_order_relaxed)) {
   }
 }
 
@@ -189,6 +195,17 @@ void Priorities::move(Ticket from, Ticket to) noexcept {
 
 void Priorities::begin_in_child() noexcept {
   new (&mutex_) std::mutex;
+  leaves_.marks().mark_all();
+}
+
+void Priorities::go_on() noexcept {
+  const Window window = ring_.window();
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+    const std::uint64_t word = leaves_.word(ring_.slot(ticket));
+    const float mass = Leaf::mass_in(word, ticket / ring_.capacity());
+    const bool can_be = Leaf::is_of(word, ticket / ring_.capacity()) && mass >= 0 && std::isfinite(mass);
+    if (!can_be) leaves_.begin(ticket, new_mass());
+  }
   leaves_.marks().mark_all();
 }
 

@@ -39,8 +39,10 @@ class Priorities {
  public:
   // `initial` is the priority of new transitions, below 0 for the largest so far. Where the masses are kept elsewhere,
   // and this only brings them there, the sign of a new transition's says that the largest so far is to be told from
-  // what was updated there, too. The ring outlives this. Throws std::bad_alloc.
-  Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere = false);
+  // what was updated there, too. The ring outlives this. Throws std::bad_alloc, and what the memory of its leaves
+  // throws.
+  Priorities(Ring& ring, const MassRule& rule, double initial, bool keeps_smallest, bool is_kept_elsewhere = false,
+             Memory& memory = Memory::own());
 
   [[nodiscard]] Ring& ring() const noexcept { return ring_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept;
@@ -86,6 +88,8 @@ class Priorities {
   // ticket, in ascending order; then nobody holds the lock, and every leaf is looked at again.
   void move(Ticket from, Ticket to) noexcept;
   void begin_in_child() noexcept;
+  // Over a ring that was found as somebody left it: what has no mass that can be weighs as if it were new.
+  void go_on() noexcept;
 
   // For samplers. Holds the others off as long as it lives.
   class Turn {
@@ -134,8 +138,9 @@ class Priorities {
   double initial_;
   bool keeps_smallest_;
   bool is_kept_elsewhere_;
+  Region largest_memory_;
   // The largest |p| + eps so far. Written by updates and inserts (CAS), read by inserts; orders nothing.
-  std::atomic<double> largest_{1.0};
+  double& largest_;
   // A base as a float32, and its mass: the latest new transition's, since a power takes longer than all else of an
   // insert. Written and read by inserts; orders nothing.
   std::atomic<std::uint64_t> newest_{0};

@@ -22,6 +22,10 @@ struct RingHeader {
   Ticket held = 0;
   // First ticket of this ring; read-only once shared.
   Ticket start = 0;
+  // While a record moves: one past the ticket that it comes from, and the one that it goes to. Then 0. Of who has the
+  // ring alone, for whoever finds it where that one was killed.
+  Ticket moving_from_end = 0;
+  Ticket moving_to = 0;
   // Next ticket to reserve. Written by writers (CAS), read by all; only grows. The two that writers change lie two
   // lines apart: adjacent-line prefetchers pull pairs.
   alignas(2 * kCacheLine) Ticket head = 0;

@@ -19,6 +19,7 @@ namespace detail {
 
 // How far ahead of a store the ring's memory is prefetched.
 inline constexpr std::size_t kPrefetchBytes = 8192;
+inline constexpr std::size_t kAskedBytes = std::size_t{1} << 18;
 // Rows that are copied together, field by field, so that a field's size is looked at once a group.
 inline constexpr std::size_t kGroupRows = 16;
 // Rows after which a writer moves commit: as many as a reader walks over in the time of one miss.
@@ -32,14 +33,16 @@ inline std::size_t without_spare(std::size_t capacity, std::size_t num_spare) {
 }  // namespace detail
 
 template <class Atomics>
-BasicRing<Atomics>::BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare)
-    : records_{std::move(layout), capacity},
+BasicRing<Atomics>::BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare, Memory& memory)
+    : header_memory_{memory.take(sizeof(RingHeader))},
+      header_{*reinterpret_cast<RingHeader*>(header_memory_.data())},
+      records_{std::move(layout), capacity, memory},
       capacity_{capacity},
       window_capacity_{detail::without_spare(capacity, num_spare)},
       max_rows_per_insert_{std::max<std::size_t>(1, window_capacity_ / 8)},
       commit_interval_{std::bit_floor(std::clamp<std::size_t>(window_capacity_ / 16, 1, detail::kMaxCommitInterval))},
       prefetch_rows_{detail::kPrefetchBytes / records_.layout().stride()},
-      words_{capacity * sizeof(std::uint32_t)} {}
+      words_{memory.take(capacity * sizeof(std::uint32_t))} {}
 
 template <class Atomics>
 bool BasicRing<Atomics>::insert(std::span<const Rows> fields, std::size_t first_row, std::size_t num_rows,
@@ -119,9 +122,21 @@ void BasicRing<Atomics>::write(std::span<const Rows> fields, std::size_t first_r
   at_stop_point(StopPoint::kRowsWritten);
 }
 
+// The same of a disk, now and then: the pages that come after the next ones, which are read before they are written to.
+template <class Atomics>
+void BasicRing<Atomics>::ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept {
+  const std::size_t stride = records_.layout().stride();
+  const std::size_t before = slot * stride / detail::kAskedBytes;
+  const std::size_t after = (slot + num_rows) * stride / detail::kAskedBytes;
+  const std::size_t begin = (after + 1) * detail::kAskedBytes;
+  if (before == after || begin >= records_.num_bytes()) return;
+  Paging::ask(records_.at(0) + begin, std::min(detail::kAskedBytes, records_.num_bytes() - begin));
+}
+
 // Asks for the slots that lie some way after [slot, slot + num_rows), for this insert or the next.
 template <class Atomics>
 void BasicRing<Atomics>::prefetch(std::size_t slot, std::size_t num_rows) const noexcept {
+  if (records_.paging() != nullptr) ask_ahead(slot, num_rows);
   if (prefetch_rows_ == 0 || slot + num_rows + prefetch_rows_ > capacity_) return;
   const std::byte* begin = records_.at(slot + prefetch_rows_);
   const std::byte* end = begin + num_rows * records_.layout().stride();
@@ -238,37 +253,6 @@ void BasicRing<Atomics>::clear() noexcept {
 }
 
 template <class Atomics>
-void BasicRing<Atomics>::discard_unfinished(const std::function<void(Ticket, Ticket)>& moved) noexcept {
-  // relaxed, here and below: nobody else uses the ring.
-  const Ticket end = Atomics::load(header_.head, std::memory_order_relaxed);
-  const Ticket base = Atomics::load(header_.base, std::memory_order_relaxed);
-  const Ticket finished = advance();
-  if (finished == end) return;
-  const Ticket first = std::max(finished, base);                           // what was cleared is not to come back
-  const Window nothing{.first = first, .end = first, .committed = first};  // so that every word is looked at
-  Ticket next = first;
-  for (Ticket ticket = first; ticket < end; ++ticket) {
-    if (!is_published(ticket, nothing)) continue;
-    if (ticket != next) {
-      std::memcpy(records_.at(slot(next)), record(ticket), records_.layout().stride());
-      moved(ticket, next);
-    }
-    ++next;
-  }
-  set_words(finished, next, 0);
-  set_words(next, end, 1);
-  // The slots of [next, end) held the oldest transitions of the window, and hold none any more; nor is there one of the
-  // window, where more was unfinished than it holds.
-  const std::uint64_t overwritten =
-      std::min(end - base > window_capacity_ ? end - base - window_capacity_ : 0, next - base);
-  // relaxed: as above.
-  Atomics::fetch_add(header_.overwritten_before_clear, overwritten, std::memory_order_relaxed);
-  Atomics::store(header_.base, base + overwritten, std::memory_order_relaxed);
-  Atomics::store(header_.head, next, std::memory_order_relaxed);
-  Atomics::store(header_.commit, next, std::memory_order_relaxed);
-}
-
-template <class Atomics>
 bool BasicRing<Atomics>::try_hold(Ticket first) noexcept {
   Ticket none = 0;
   // acquire on success: the copier before is done; pairs with the release in let_go(). relaxed on failure: nothing
@@ -299,51 +283,6 @@ std::pair<Ticket, bool> BasicRing<Atomics>::gate() noexcept {
   const Ticket held = Atomics::load(header_.held, std::memory_order_relaxed);
   const bool is_held = held != 0 && held - 1 < finished;
   return {is_held ? held - 1 : finished, is_held};
-}
-
-template <class Atomics>
-void BasicRing<Atomics>::start_at(Ticket ticket) noexcept {
-  header_.start = ticket;
-  // A word that was never set must not pass for a later lap.
-  set_words(ticket, ticket + capacity_, 1);
-  // relaxed: the ring is not shared yet; handing it over orders these.
-  Atomics::store(header_.head, ticket, std::memory_order_relaxed);
-  // relaxed: as above.
-  Atomics::store(header_.commit, ticket, std::memory_order_relaxed);
-  // relaxed: as above.
-  Atomics::store(header_.base, ticket, std::memory_order_relaxed);
-}
-
-template <class Atomics>
-void BasicRing<Atomics>::restore(std::size_t num_rows) noexcept {
-  // relaxed, all: the ring is not shared.
-  const Ticket head = Atomics::load(header_.head, std::memory_order_relaxed);
-  set_words(head, head + num_rows, 0);
-  Atomics::store(header_.head, head + num_rows, std::memory_order_relaxed);
-  Atomics::store(header_.commit, head + num_rows, std::memory_order_relaxed);
-}
-
-template <class Atomics>
-void BasicRing<Atomics>::begin_here() noexcept {
-  // relaxed, both: the ring is not shared.
-  header_.start = Atomics::load(header_.head, std::memory_order_relaxed);
-  Atomics::store(header_.base, header_.start, std::memory_order_relaxed);
-}
-
-template <class Atomics>
-void BasicRing<Atomics>::count(std::uint64_t num_inserted, std::uint64_t num_overwritten) noexcept {
-  // relaxed, both: the ring is not shared.
-  header_.start = Atomics::load(header_.head, std::memory_order_relaxed) - num_inserted;
-  Atomics::store(header_.overwritten_before_clear, num_overwritten, std::memory_order_relaxed);
-}
-
-// Marks the slots of [first, end) as published in the tickets' own lap, or some laps before it.
-template <class Atomics>
-void BasicRing<Atomics>::set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept {
-  for (Ticket ticket = first; ticket < end; ++ticket) {
-    // relaxed: the ring is not shared; handing it over orders this.
-    Atomics::store(word_at(slot(ticket)), lap_word(ticket / capacity_ - laps_before), std::memory_order_relaxed);
-  }
 }
 
 template <class Atomics>

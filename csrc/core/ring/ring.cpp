@@ -2,6 +2,7 @@
 #include "ring/ring.hpp"
 
 #include "ring/protocol.hpp"
+#include "ring/unshared.hpp"
 
 namespace fastreplay {
 

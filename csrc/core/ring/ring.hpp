@@ -45,8 +45,9 @@ template <class Atomics>
 class BasicRing {
  public:
   // Of the slots, the `num_spare` whose records are the oldest are kept for who was there first to look up, and not
-  // given to readers. Throws std::invalid_argument on no slots but these and on sizes that do not fit, std::bad_alloc.
-  BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare = 0);
+  // given to readers. Throws std::invalid_argument on no slots but these and on sizes that do not fit, std::bad_alloc,
+  // and what the memory throws. Where an earlier ring lay in it, this one goes on from there, once is_sound().
+  BasicRing(RecordLayout layout, std::size_t capacity, std::size_t num_spare = 0, Memory& memory = Memory::own());
 
   // For views of whole columns, too, unchecked while writers run.
   [[nodiscard]] Records& records() noexcept { return records_; }
@@ -118,9 +119,11 @@ class BasicRing {
   // Makes every ticket reserved so far invisible. Tickets go on.
   void clear() noexcept;
 
+  // Whether what the header says can be, where the ring lies in what somebody else may have written.
+  [[nodiscard]] bool is_sound() const noexcept;
   // Drops every unfinished ticket and closes the gaps, later transitions moving to earlier tickets, of which
-  // moved(from, to) is told one by one. For a ring whose writers are gone, as in the child after a fork: nobody else
-  // may use it meanwhile.
+  // moved(from, to) is told one by one, before they count. For a ring whose writers are gone, as in the child after a
+  // fork: nobody else may use it meanwhile. Where it is killed, the next one does the rest.
   void discard_unfinished(const std::function<void(Ticket, Ticket)>& moved) noexcept;
 
   // Lets an empty, unshared ring go on from `ticket`. For restoring a saved one.
@@ -141,15 +144,21 @@ class BasicRing {
     return reinterpret_cast<std::uint32_t*>(words_.data())[slot];
   }
 
-  RingHeader header_;
+ private:
+  Region header_memory_;
+
+ protected:  // as above
+  RingHeader& header_;
 
  private:
   [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
+  void ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;
   [[nodiscard]] Window window_within(std::size_t slack) noexcept;
   void set_words(Ticket first, Ticket end, std::uint64_t laps_before) noexcept;
+  void finish_move() noexcept;
 
   // 2 * (lap + 1) modulo 2^32: the gate keeps a slot's word at this lap or the one before, so a word
   // that wraps is never taken for another. Bit 0 is kept for tombstones.

@@ -18,9 +18,10 @@ std::size_t checked_bytes(std::size_t capacity, std::size_t stride) {
 
 }  // namespace
 
-Records::Records(RecordLayout layout, std::size_t capacity)
+Records::Records(RecordLayout layout, std::size_t capacity, Memory& memory)
     : layout_{std::move(layout)},
       capacity_{capacity},
-      region_{checked_bytes(capacity, layout_.stride()), checked_bytes(capacity, layout_.extra_bytes())} {}
+      region_{memory.take(checked_bytes(capacity, layout_.stride()), checked_bytes(capacity, layout_.extra_bytes()))},
+      paging_{memory.paging()} {}
 
 }  // namespace fastreplay

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
+#include "storage/paging.hpp"
 #include "storage/record_layout.hpp"
 #include "storage/region.hpp"
 
@@ -18,13 +20,15 @@ struct Rows {
 
 class Records {
  public:
-  // Throws std::invalid_argument on capacity 0, std::bad_alloc on sizes that do not fit.
-  Records(RecordLayout layout, std::size_t capacity);
+  // Throws std::invalid_argument on capacity 0, std::bad_alloc on sizes that do not fit, and what the memory throws.
+  Records(RecordLayout layout, std::size_t capacity, Memory& memory = Memory::own());
 
   [[nodiscard]] const RecordLayout& layout() const noexcept { return layout_; }
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return region_.num_bytes(); }
   [[nodiscard]] std::byte* data() noexcept { return region_.data(); }
+  // Null where nothing is gained by asking for pages first.
+  [[nodiscard]] Paging* paging() const noexcept { return paging_.get(); }
   [[nodiscard]] std::byte* at(std::size_t slot) noexcept { return region_.data() + slot * layout_.stride(); }
   [[nodiscard]] const std::byte* at(std::size_t slot) const noexcept {
     return region_.data() + slot * layout_.stride();
@@ -54,6 +58,7 @@ class Records {
   RecordLayout layout_;
   std::size_t capacity_;
   Region region_;
+  std::shared_ptr<Paging> paging_;
 };
 
 }  // namespace fastreplay

@@ -17,8 +17,15 @@ namespace fastreplay {
 namespace {
 
 constexpr std::size_t kPage = Region::kPageBytes;
-constexpr std::size_t kHugePage = 512 * kPage;
+constexpr std::size_t kHugePage = Region::kHugePageBytes;
 constexpr std::size_t kMostBytes = std::numeric_limits<std::ptrdiff_t>::max() - 2 * kHugePage;
+
+class OwnMemory final : public Memory {
+ public:
+  [[nodiscard]] Region take(std::size_t num_bytes, std::size_t num_sparse_bytes) override {
+    return Region{num_bytes, num_sparse_bytes};
+  }
+};
 
 constexpr std::size_t whole_pages(std::size_t num_bytes) noexcept { return (num_bytes + kPage - 1) / kPage * kPage; }
 
@@ -49,6 +56,9 @@ Region::Region(std::size_t num_bytes, std::size_t num_sparse_bytes) : num_bytes_
   std::memset(data_, 0, total);
 }
 
+Region::Region(std::shared_ptr<const void> keeper, std::byte* data, std::size_t num_bytes) noexcept
+    : data_{data}, num_bytes_{num_bytes}, keeper_{std::move(keeper)} {}
+
 std::byte* Region::sparse() const noexcept { return data_ + whole_pages(num_bytes_); }
 
 void Region::drop(std::byte* begin, std::size_t num_bytes) const noexcept {
@@ -69,7 +79,8 @@ Region::Region(Region&& other) noexcept
     : data_{std::exchange(other.data_, nullptr)},
       num_bytes_{std::exchange(other.num_bytes_, 0)},
       mapping_{std::exchange(other.mapping_, nullptr)},
-      mapping_bytes_{std::exchange(other.mapping_bytes_, 0)} {}
+      mapping_bytes_{std::exchange(other.mapping_bytes_, 0)},
+      keeper_{std::move(other.keeper_)} {}
 
 Region& Region::operator=(Region&& other) noexcept {
   if (this != &other) {
@@ -78,11 +89,13 @@ Region& Region::operator=(Region&& other) noexcept {
     num_bytes_ = std::exchange(other.num_bytes_, 0);
     mapping_ = std::exchange(other.mapping_, nullptr);
     mapping_bytes_ = std::exchange(other.mapping_bytes_, 0);
+    keeper_ = std::move(other.keeper_);
   }
   return *this;
 }
 
 void Region::release() noexcept {
+  if (keeper_ != nullptr) return;
 #if defined(__unix__) || defined(__APPLE__)
   if (mapping_ != nullptr) {
     munmap(mapping_, mapping_bytes_);
@@ -90,6 +103,11 @@ void Region::release() noexcept {
   }
 #endif
   if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kPage});
+}
+
+Memory& Memory::own() noexcept {
+  static OwnMemory memory;
+  return memory;
 }
 
 }  // namespace fastreplay

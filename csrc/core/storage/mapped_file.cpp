@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#include "storage/mapped_file.hpp"
+
+#include <cerrno>
+#include <cstdint>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "storage/record_layout.hpp"
+
+#if defined(__linux__)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+namespace fastreplay {
+
+#if defined(__linux__)
+
+namespace {
+
+constexpr std::size_t kMostFileBytes = std::numeric_limits<std::ptrdiff_t>::max() / 2;
+
+[[noreturn]] void throw_errno(const char* what) { throw std::system_error{errno, std::generic_category(), what}; }
+
+std::size_t file_bytes(int descriptor) {
+  struct stat found {};
+  if (fstat(descriptor, &found) != 0) throw_errno("fstat");
+  return static_cast<std::size_t>(found.st_size);
+}
+
+}  // namespace
+
+bool MappedFile::is_supported() noexcept { return true; }
+
+Region MappedFile::take(std::size_t num_bytes, std::size_t num_sparse_bytes) {
+  if (num_sparse_bytes > 0) throw std::invalid_argument{"a file has no sparse regions"};
+  if (num_bytes > kMostFileBytes - end_) throw std::bad_alloc{};
+  // Address and place in the file alike: else pages are not huge.
+  const std::size_t alignment = num_bytes < Region::kHugePageBytes ? Region::kPageBytes : Region::kHugePageBytes;
+  const std::size_t begin = round_up(end_, alignment);
+  const std::size_t mapped_bytes = round_up(num_bytes, Region::kPageBytes);
+  make_room(begin, mapped_bytes);
+  mappings_.reserve(mappings_.size() + 1);
+  const std::size_t room = mapped_bytes + alignment;
+  void* reserved = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) throw_errno("mmap");
+  auto* data = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<std::uintptr_t>(reserved), alignment));
+  const auto place = static_cast<off_t>(begin);
+  if (mmap(data, mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor_, place) == MAP_FAILED) {
+    const int error = errno;
+    (void)munmap(reserved, room);
+    errno = error;
+    throw_errno("mmap");
+  }
+  mappings_.push_back({reserved, room});
+  // Rows are read at random: where memory is short, their neighbours are not worth the disk's time. A refusal costs
+  // speed.
+  (void)madvise(data, mapped_bytes, paging_ == nullptr ? MADV_HUGEPAGE : MADV_RANDOM);
+  end_ = begin + mapped_bytes;
+  return Region{shared_from_this(), data, num_bytes};
+}
+
+void MappedFile::make_room(std::size_t begin, std::size_t num_bytes) const {
+  if (is_new_) {
+    // For all of it: a page that the disk has no room for, found when it is written to, would end the process.
+    while (fallocate(descriptor_, 0, static_cast<off_t>(end_), static_cast<off_t>(begin + num_bytes - end_)) != 0) {
+      if (errno != EINTR) throw_errno("fallocate");
+    }
+  } else if (const std::size_t there = file_bytes(descriptor_); there < begin + num_bytes) {
+    throw std::invalid_argument{"the file ends at " + std::to_string(there) + ", before " +
+                                std::to_string(begin + num_bytes)};
+  }
+}
+
+MappedFile::~MappedFile() {
+  for (const auto& [address, num_bytes] : mappings_) (void)munmap(address, num_bytes);
+  if (descriptor_ >= 0) (void)close(descriptor_);
+}
+
+void MappedFile::leave() noexcept {
+  constexpr int kFlags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  for (const auto& [address, num_bytes] : mappings_) {
+    // It replaces what lies there, and so takes no more of anything but of the counts that overcommitting ignores.
+    (void)mmap(address, num_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+  }
+  (void)close(descriptor_);
+  descriptor_ = -1;
+}
+
+#else
+
+bool MappedFile::is_supported() noexcept { return false; }
+
+Region MappedFile::take(std::size_t /*num_bytes*/, std::size_t /*num_sparse_bytes*/) {
+  throw std::invalid_argument{"files are not mapped on this system"};
+}
+
+MappedFile::~MappedFile() = default;
+
+void MappedFile::leave() noexcept {}
+
+#endif
+
+}  // namespace fastreplay

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""A buffer whose ring lies in a file: found again as it was left, and confirmed to be on the disk."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastreplay import _core
+from fastreplay.buffer.described import describe_priorities, describe_schema
+from fastreplay.checkpoint.load import naming
+from fastreplay.checkpoint.ring_file import RingFile
+from fastreplay.checkpoint.said import Said
+from fastreplay.support.memory_limit import memory_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastreplay.batch.ring_sampler import RingSampler
+    from fastreplay.buffer.lanes import Lanes
+    from fastreplay.buffer.priorities import Priorities
+    from fastreplay.schema import Schema
+
+__all__ = ["OnDisk", "form_of"]
+
+
+def form_of(
+    capacity: int, schema: Schema, lanes: int | None, ends: tuple[str, ...] | None, priorities: Priorities | None
+) -> dict[str, Any]:
+    """Return what of a buffer its file is made for."""
+    return {
+        "capacity": capacity,
+        **describe_schema(schema),
+        "lanes": lanes,
+        "ends": None if ends is None else [*ends],
+        "priorities": describe_priorities(priorities),
+    }
+
+
+class _Parts:
+    """What is confirmed of a buffer: its parts, which do not keep the buffer alive."""
+
+    def __init__(self, file: RingFile, ring: _core.Ring, lanes: Lanes | None, masses: _core.Priorities | None) -> None:
+        self.file = file
+        self.ring = ring
+        self.lanes = None if lanes is None else lanes.core
+        self.masses = masses
+        self.checksums = _core.Checksums(ring, self.lanes, file.memory)
+        self.sampler: RingSampler | None = None
+        self.turn = threading.Lock()
+
+    def confirm(self) -> None:
+        """Have on the disk what is published now.
+
+        Raises:
+            OSError: The disk has it not.
+        """
+        with self.turn:
+            first, end = self.ring.window()
+            begin = max(first, min(self.file.confirmed.end, end))
+            oldest = self.checksums.confirm(begin, end)
+            self.file.confirm(max(first, oldest if oldest > begin else first), end, self._said(end))
+
+    def _said(self, end: int) -> dict[str, Any]:
+        assert self.sampler is not None
+        rng = self.sampler.state_not_handed_out()
+        inserted = self.ring.num_inserted - (self.ring.num_reserved - end)
+        return {
+            "rng_state": {"key": [*rng["key"]], "calls": rng["calls"]},
+            "inserted": max(inserted, 0),
+            "overwritten": min(self.ring.num_overwritten, max(inserted, 0)),
+            "skips_resets": self.lanes is not None and self.lanes.skips_resets,
+        }
+
+
+class OnDisk:
+    """The file of a buffer, which all faces of it share.
+
+    Args:
+        path: Where it is; it is made where there is none.
+        form: What it is made for.
+        num_bytes: Of its records.
+
+    Raises:
+        OSError, RuntimeError, ValueError: As `RingFile`.
+    """
+
+    def __init__(self, path: str, form: dict[str, Any], num_bytes: int) -> None:
+        limit = memory_limit()
+        self._file = RingFile(path, form, num_bytes, fits=limit is None or num_bytes <= limit // 2)
+        self._parts: _Parts | None = None
+        self._end: weakref.finalize[[], OnDisk] = weakref.finalize(self, self._file.close)
+
+    @property
+    def memory(self) -> _core.MappedFile:
+        """What the ring, its lanes and its priorities are made in, in this order."""
+        return self._file.memory
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Give the file up where its buffer is not made; what is refused is refused by the file's name."""
+        try:
+            with naming(self._file.path):
+                yield
+        except BaseException:
+            self._end.detach()
+            self._file.give_up()
+            raise
+
+    def begin(
+        self, ring: _core.Ring, lanes: Lanes | None, masses: _core.Priorities | None
+    ) -> tuple[tuple[int, int], int] | None:
+        """Take up what is there.
+
+        Returns:
+            The key and calls of its generator; None where the file is new.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        self._parts = parts = _Parts(self._file, ring, lanes, masses)
+        self._file.check_end()
+        if self._file.is_new:
+            return None
+        confirmed = self._file.confirmed
+        said = Said(confirmed.buffer, "buffer")
+        if not self._file.is_of_this_boot():
+            first = parts.checksums.oldest_intact(confirmed.first, confirmed.end)
+            inserted = said.integer("inserted")
+            overwritten = said.integer("overwritten", 0, inserted)
+            ring.start_at(first)
+            ring.restore(confirmed.end - first)
+            inserted = min(inserted, confirmed.end)
+            ring.count(inserted, min(overwritten + first - confirmed.first, inserted))
+        _core.go_on(ring, masses, parts.lanes)
+        if parts.lanes is not None:
+            parts.lanes.skips_resets = said.flag("skips_resets")
+        rng = said.below("rng_state")
+        low, high = rng.integers("key", 0, 2**64 - 1)
+        return (low, high), rng.integer("calls")
+
+    def open(self, sampler: RingSampler) -> None:
+        """Let the file count, whose buffer is whole; it is confirmed once more when the buffer is gone.
+
+        Raises:
+            OSError: The disk has it not.
+        """
+        assert self._parts is not None
+        self._parts.sampler = sampler
+        self._parts.confirm()
+        self._file.name()
+        self._end.detach()
+        self._end = weakref.finalize(self, partial(_confirm_and_close, self._parts))
+
+    def confirm(self) -> None:
+        """Have on the disk what is published now.
+
+        Raises:
+            OSError: The disk has it not.
+        """
+        if self._parts is not None:
+            self._parts.confirm()
+
+    def leave(self) -> None:
+        """In the child after a fork: the file is the parent's. What lies in it becomes memory of zeros."""
+        if self._parts is None:  # as another face has said
+            return
+        self._parts = None
+        self._end.detach()
+        self._file.leave()
+
+
+def _confirm_and_close(parts: _Parts) -> None:
+    try:
+        if not parts.file.is_failed:  # which somebody was told
+            parts.confirm()
+    finally:
+        parts.file.close()
