@@ -27,6 +27,7 @@ ON_CPU = (
     "loader",
     "n-steps",
     "priorities",
+    "ring-files",
     "sb3",
     "sequences",
     "target",
