@@ -47,7 +47,7 @@ why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 10 m
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)
-	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants SHARE=4  # what waits for the network beside what compiles
+	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants SHARE=8  # what waits for the network beside what compiles
 	$(MAKE) --jobs=2 benchtest typecheck lint pytest
 
 # One after another: they install into one environment.
@@ -57,7 +57,7 @@ ready:
 	$(MAKE) $(VENV)/.lint
 
 cpptest: $(VENV)/.build
-	$(call cmake_tests,build/cpp,,)
+	$(call cmake_tests,build/cpp,,FASTREPLAY_TURN=$(shell git rev-list --count HEAD 2>/dev/null || echo 0))
 
 pytest: $(VENV)/.built $(VENV)/.test
 	$(PYTEST)
@@ -65,7 +65,7 @@ pytest: $(VENV)/.built $(VENV)/.test
 benchtest: $(VENV)/.built $(VENV)/.test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest bench/test_*.py
 
-mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice (SHARE=4: every fourth)
+mutants: $(VENV)/.build ## Break each rule of the insert protocol in turn; the tests must notice (SHARE=8: every eighth)
 	$(VENV)/bin/python tests/mutants/run.py --share $(SHARE)
 
 lint: $(VENV)/.lint ## Check style: ruff, clang-format

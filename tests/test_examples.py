@@ -21,6 +21,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from shares import by_turns
 from support import run_as_script
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 from torch.nn import functional
@@ -494,6 +495,7 @@ def test_dqn_learns_in_ever_smaller_steps() -> None:
     assert moved == pytest.approx([0.01, 0.005, 0.0], rel=1e-3)
 
 
+@by_turns(0, 2)
 def test_dqn_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first steps of a run with the defaults, which mostly explore; only the count of steps is another.
 
@@ -507,6 +509,7 @@ def test_dqn_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["last_return"] >= 100
 
 
+@by_turns(1, 2)
 def test_ddpg_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One seed, end to end; `make learn` trains all of them on three, with the file's defaults.
 

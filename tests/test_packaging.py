@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from shares import by_turns
 
 import fastreplay as fr
 from fastreplay import _core
@@ -95,6 +96,7 @@ def test_wheel_works_by_itself(built: tuple[Path, Path], tmp_path: Path) -> None
     assert said == f"[(1.0, 2.0), (3.0, 4.0)] (3, 2) {fr.backend_info()['cuda_compiled']}"
 
 
+@by_turns(1, 2)
 def test_a_gpu_machine_could_try_it(built: tuple[Path, Path], tmp_path: Path) -> None:
     """Without a network, without gymnasium: the wheel is installed and imported, and finds its tests (make gpu)."""
     rehearse = (ROOT / "tests" / "cuda" / "rehearse.py", tmp_path / "pack", "--wheel", built[1])

@@ -401,7 +401,9 @@ def test_an_old_start_of_the_machine_is_not_trusted(tmp_path: Path, monkeypatch:
         path.write_bytes(left)
         with monkeypatch.context() as patch:
             patch.setattr(ring_file, "_boot", lambda boot=boot: boot)
-            assert len(made(path)) == expected
+            buffer = made(path)
+            assert len(buffer) == expected
+            assert buffer.stats()["lost"] == 50 - expected
 
 
 def test_a_disk_that_fails_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

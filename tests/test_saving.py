@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from shares import by_turns
 from support import FIELDS, NativeBuffer, arrays, assert_holds, assert_same, fill, transitions, unchanged
 
 import fastreplay as fr
@@ -110,6 +111,7 @@ os.remove(path)
 """
 
 
+@by_turns(1, 2)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 def test_pickling_takes_little_memory_whatever_the_size() -> None:
     done = subprocess.run([sys.executable, "-c", PEAK + MAKE + MEASURE], check=False, capture_output=True, text=True)

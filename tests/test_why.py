@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from shares import by_turns
 from support import run_as_script
 
 import fastreplay as fr
@@ -315,6 +316,7 @@ def test_table_and_csv(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() == "x,y\n1,0.333333\n2,0.5\n"
 
 
+@by_turns(0, 2)
 def test_quick_run_writes_every_figure_and_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

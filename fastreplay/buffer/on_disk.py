@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnDisk", "form_of"]
 
+_MOST_TICKETS = 2**62
+
 
 def form_of(
     capacity: int, schema: Schema, lanes: int | None, ends: tuple[str, ...] | None, priorities: Priorities | None
@@ -79,6 +81,9 @@ class _Parts:
 class OnDisk:
     """The file of a buffer, which all faces of it share.
 
+    Attributes:
+        num_lost: Transitions that a loss of power took, as far as the file tells, before it was opened.
+
     Args:
         path: Where it is; it is made where there is none.
         form: What it is made for.
@@ -92,6 +97,7 @@ class OnDisk:
         limit = memory_limit()
         self._file = RingFile(path, form, num_bytes, fits=limit is None or num_bytes <= limit // 2)
         self._parts: _Parts | None = None
+        self.num_lost = 0
         self._end: weakref.finalize[[], OnDisk] = weakref.finalize(self, self._file.close)
 
     @property
@@ -128,9 +134,13 @@ class OnDisk:
         confirmed = self._file.confirmed
         said = Said(confirmed.buffer, "buffer")
         if not self._file.is_of_this_boot():
+            reserved = ring.num_reserved
             first = parts.checksums.oldest_intact(confirmed.first, confirmed.end)
             inserted = said.integer("inserted")
             overwritten = said.integer("overwritten", 0, inserted)
+            self.num_lost = first - confirmed.first
+            if confirmed.end < reserved < _MOST_TICKETS:
+                self.num_lost += reserved - confirmed.end
             ring.start_at(first)
             ring.restore(confirmed.end - first)
             inserted = min(inserted, confirmed.end)

@@ -367,6 +367,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         return {
             "inserted": self._ring.num_inserted,
             "overwritten": self._ring.num_overwritten,
+            "lost": 0 if self._disk is None else self._disk.num_lost,
             "sampled": self._sampler.num_sampled,
             "redraws": self._sampler.num_redraws,
             "without_mass": self._sampler.num_without_mass,

@@ -33,6 +33,7 @@ class Stats(TypedDict):
 
     inserted: int  # transitions inserted
     overwritten: int  # of these, lost because the buffer was full
+    lost: int  # by a loss of power, from a ring in a file, as far as the file tells
     sampled: int  # rows drawn by sample() and loaders
     redraws: int  # rows drawn again because a writer overwrote them while they were copied
     without_mass: int  # minibatches drawn uniformly because no transition had a priority above zero
