@@ -399,6 +399,9 @@ def test_an_old_start_of_the_machine_is_not_trusted(tmp_path: Path, monkeypatch:
         left = path.read_bytes()
         closed(there)
         path.write_bytes(left)
+        copy = tmp_path / f"copy {boot}"
+        copy.write_bytes(left)
+        assert len(made(copy)) == 20  # which may have been made in the midst of writes
         with monkeypatch.context() as patch:
             patch.setattr(ring_file, "_boot", lambda boot=boot: boot)
             buffer = made(path)

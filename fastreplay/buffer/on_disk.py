@@ -133,7 +133,7 @@ class OnDisk:
             return None
         confirmed = self._file.confirmed
         said = Said(confirmed.buffer, "buffer")
-        if not self._file.is_of_this_boot():
+        if not self._file.is_as_left():
             reserved = ring.num_reserved
             first = parts.checksums.oldest_intact(confirmed.first, confirmed.end)
             inserted = said.integer("inserted")

@@ -125,7 +125,7 @@ class RingFile:
         first, end = said.integer("first"), said.integer("end")
         if not 0 <= end - first <= self.form["capacity"]:
             said.refuse(f"at most {self.form['capacity']} transitions", (first, end))
-        return room, Confirmed(said.text("boot"), first, end, said.below("buffer").entries)
+        return room, Confirmed(said.text("life"), first, end, said.below("buffer").entries)
 
     def _refuse(self, offset: int, expected: str) -> NoReturn:
         raise ValueError(f"{self.path}: expected {expected} at byte {offset}; the file is damaged")
@@ -156,9 +156,16 @@ class RingFile:
         if num_bytes != self.memory.end:
             raise ValueError(f"expected {self.memory.end} bytes, got {num_bytes}")
 
-    def is_of_this_boot(self) -> bool:
-        """Whether the machine has run ever since the file was opened last: then nothing in it was lost."""
-        return self.confirmed.boot == _boot()
+    def is_as_left(self) -> bool:
+        """Whether this very file is as who had it open left it: then nothing in it was lost.
+
+        The machine has run ever since; and it is no copy, which may have been made in the midst of writes.
+        """
+        return self.confirmed.life == self._life()
+
+    def _life(self) -> str:
+        found = os.fstat(self._fd)
+        return f"{_boot()} {found.st_dev} {found.st_ino}"
 
     def confirm(self, first: int, end: int, buffer: dict[str, Any]) -> None:
         """Wait until the disk has all of the file; then say that it has tickets [first, end), and wait for that.
@@ -168,7 +175,7 @@ class RingFile:
         """
         if self.is_failed:
             raise OSError(f"{self.path}: the disk failed before, and what it has is not known; save it elsewhere")
-        said = {"number": self._number + 1, "boot": _boot(), "first": first, "end": end}
+        said = {"number": self._number + 1, "life": self._life(), "first": first, "end": end}
         text = json.dumps(said | {"form": self.form, "buffer": buffer}).encode()
         if len(text) > self._room - _PLACE.size:
             raise ValueError(f"{self.path}: {len(text)} bytes to say of a ring, in a place of {self._room}")
@@ -181,7 +188,7 @@ class RingFile:
             self.is_failed = True
             raise
         self._number += 1
-        self.confirmed = Confirmed(_boot(), first, end, buffer)
+        self.confirmed = Confirmed(self._life(), first, end, buffer)
 
     def _wait(self) -> None:
         os.fsync(self._fd)
@@ -228,9 +235,9 @@ class RingFile:
 
 
 class Confirmed(NamedTuple):
-    """What a file said last: since which start of the machine it is open, tickets [first, end), and of the buffer."""
+    """What a file said last: in which life of which file, tickets [first, end), and of the buffer."""
 
-    boot: str
+    life: str
     first: int
     end: int
     buffer: dict[str, Any]
