@@ -109,6 +109,7 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_INTERRUPTIONS_S=300 $(VENV)/bin/python -m pytest tests/test_interruptions.py
 	FASTREPLAY_LONG=1 $(PYTEST) tests/test_sb3_training.py tests/test_pinned.py tests/test_mirror.py tests/test_stateful.py tests/test_priorities_stateful.py tests/test_refusals.py
 	FASTREPLAY_LONG=1 FASTREPLAY_SAVES=1000 FASTREPLAY_HOSTILE=20000 $(PYTEST) tests/test_checkpoint*.py tests/test_ring_file.py
+	FASTREPLAY_HOSTILE=2000 $(PYTEST) tests/test_dataset_files.py
 	FASTREPLAY_OWNERSHIP_EXAMPLES=1000 $(VENV)/bin/python -m pytest tests/test_ownership_stateful.py
 
 bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -288,7 +289,7 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected \.parquet files in the folder"):
         buffer.load_parquet(tmp_path)
     path.write_bytes(b"no Parquet")
-    with pytest.raises(ValueError, match=rf"^{path}: expected a Parquet file"):
+    with pytest.raises(ValueError, match=rf"^{path}: the file is damaged: .*Parquet"):
         buffer.load_parquet(path)
     columns = d4rl_of("..t.o.")
     for change, error, message in (
@@ -307,6 +308,31 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"more.parquet: expected the columns of"):
         buffer.load_parquet(tmp_path)
     assert len(buffer) == 0
+
+
+DAMAGED: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "d4rl": (lambda path: write_hdf5(path, d4rl_of(ENDS), compression="gzip"), "load_hdf5", FIELDS),
+    "robomimic": (lambda path: write_robomimic(path, [3, 1, 4]), "load_hdf5", ROBOT),
+    "parquet": (lambda path: write_parquet(path, d4rl_of(ENDS)), "load_parquet", FIELDS),
+}
+
+
+@needs("h5py", "pyarrow")
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_files_raise_what_is_documented(kind: str, tmp_path: Path) -> None:
+    make, method, fields = DAMAGED[kind]
+    path = make(tmp_path / "data")
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    for _ in range(int(os.environ.get("FASTREPLAY_HOSTILE", "40"))):
+        damaged = whole.copy()
+        first = rng.integers(len(whole))
+        damaged[first : first + rng.integers(1, 16)] = rng.integers(256)
+        path.write_bytes(damaged.tobytes()[: rng.integers(len(whole) // 2, 3 * len(whole))])
+        try:
+            getattr(new_buffer(fields=fields, lanes=1), method)(path)
+        except (OSError, TypeError, ValueError) as error:
+            assert str(path) in str(error)  # noqa: PT017 - some are whole
 
 
 # ---- LeRobot ----
@@ -442,14 +468,14 @@ def nested_buffer(lengths: list[int]) -> Any:
     """Make trajectories in three lanes by turns: one that terminates, one that is truncated, one that is cut, ..."""
     from gymnasium import spaces
 
-    picture = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    picture = spaces.Box(0, 255, (32, 32, 3), np.uint8)
     seen = spaces.Dict({"eye": picture, "arm": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Discrete(5)])})
     schema = fr.Schema.from_spaces(seen, spaces.Discrete(3), extra={"log_prob": ()})
     buffer: Any = fr.ReplayBuffer(200, schema, lanes=3, seed=0, output="numpy")
     rng = np.random.default_rng(0)
 
     def look() -> Any:
-        return {"eye": rng.integers(0, 256, (8, 8, 3), np.uint8), "arm": (rng.random(2, np.float32), rng.integers(5))}
+        return {"eye": rng.integers(0, 256, (32, 32, 3), np.uint8), "arm": (rng.random(2, np.float32), rng.integers(5))}
 
     for number, length in enumerate(lengths):
         observation = look()
@@ -483,6 +509,35 @@ def test_nested_spaces_go_out_and_come_back(minari: Any, data_format: str) -> No
     with pytest.raises(ValueError, match="already exists"):
         buffer.to_minari("nested/mine-v3")
     assert minari.load_dataset("nested/mine-v3").total_steps == 19
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_others_wrote_for_minari_may_end_without_a_flag(minari: Any) -> None:
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer
+
+    def steps_of(first: int, count: int) -> Any:
+        rows = np.arange(first, first + count + 1)
+        flags = {name: np.zeros(count, bool) for name in ("terminations", "truncations")}
+        return EpisodeBuffer(
+            observations=rows[:, None] * np.ones(3, np.float32), actions=rows[:-1], rewards=rows[:-1] / 2, **flags
+        )
+
+    box = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    minari.create_dataset_from_buffers(
+        "it-v0", [steps_of(0, 3), steps_of(10, 2)], observation_space=box, action_space=spaces.Discrete(20)
+    )
+    buffer = new_buffer(lanes=1)
+    assert buffer.load_minari("it-v0") == (5, 2, 0, 0)
+    assert told(buffer) == [[(0, 1), (1, 2), (2, 3)], [(10, 11), (11, 12)]]
+
+
+def test_a_trajectory_without_its_beginning_is_not_whole() -> None:
+    buffer = new_buffer(6, lanes=2)
+    row: dict[str, Any] = {"observation": [0] * 3, "reward": 0, "next_observation": [0] * 3, "truncated": False}
+    for number, lane in enumerate([1, 1, 0, 0, 1, 1, 1, 1]):  # of which the first two give way to the last
+        buffer.add(**row, action=number, terminated=number in (3, 7), lane=lane)
+    assert [each.tolist() for each in whole_trajectories(buffer)] == [[2, 3]]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import fastreplay as fr
 from fastreplay.buffer.written import whole_trajectories
 from fastreplay.datasets import steps
+from fastreplay.datasets.table import Pieces
 from fastreplay.support.progress import progress_of
 
 if TYPE_CHECKING:
@@ -315,6 +317,15 @@ def test_casts_are_those_of_extend_and_say_which_rows_do_not_fit(small_blocks: N
     assert sum(map(len, whole_trajectories(buffer))) == len(buffer)  # the last one was cut
 
 
+def test_flags_of_floats_are_numbers_too() -> None:
+    columns = d4rl_of("..t.o.")
+    buffer = new_buffer(fields=FIELDS | {"terminated": ()})
+    with pytest.raises(ValueError, match=r"terminals\[3\]: expected 0 or 1, got nan"):
+        buffer.load_arrays(columns | {"terminals": np.array([0, 0, 1, np.nan, 0, 0])})
+    buffer.load_arrays(columns | {"terminals": columns["terminals"] * 1.0})
+    assert buffer[:].terminated.tolist() == [0, 0, 1, 0]
+
+
 def test_big_endian_and_strided_columns() -> None:
     columns = {name: np.repeat(array, 2, axis=0)[::2] for name, array in d4rl_of("..t.o.").items()}
     columns["rewards"] = columns["rewards"].astype(">f8")
@@ -513,6 +524,35 @@ def test_an_archive_takes_little_memory(archive: Callable[..., Path], monkeypatc
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("rows", [5, 7])
+def test_an_archive_of_more_rows_or_fewer_than_it_says(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "data.npz"
+    columns = d4rl_of("..t.o.")
+    np.savez(path, **{name: column for name, column in columns.items() if name != "rewards"})
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (6,)})
+    with zipfile.ZipFile(path, "a") as added:
+        added.writestr("rewards.npy", header.getvalue() + bytes(8 * rows))
+    with pytest.raises(ValueError, match=rf"^{path}: rewards: the file is damaged: (it ends too early|there is more)"):
+        new_buffer().load_npz(path)
+
+
+def test_rows_in_pieces_are_as_many_as_was_said() -> None:
+    def pieces(*lengths: int) -> Any:
+        return iter([({"a": np.arange(n)}, np.zeros(n, bool)) for n in lengths])
+
+    for lengths, message in (
+        ((2, 0, 3), ""),
+        ((2, 0, 2), "expected 1 rows more"),
+        ((5, 0, 1), "expected no more rows"),
+    ):
+        table, out = Pieces(pieces(*lengths), 5), np.zeros(5, int)
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            for first, end in ((0, 3), (3, 5)):
+                table.read({"a": out[first:end]}, np.zeros(end - first, bool))
+        assert message or out.tolist() == [0, 1, 0, 1, 2]
+
+
 def test_archives_that_are_refused(archive: Callable[..., Path], tmp_path: Path) -> None:
     columns = d4rl_of("..t.o.")
     buffer = new_buffer()
@@ -538,7 +578,7 @@ def test_archives_that_are_refused(archive: Callable[..., Path], tmp_path: Path)
     damaged = bytearray(whole)
     damaged[whole.index(b"rewards.npy") + 160] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match=rf"^{path}: rewards: Bad CRC-32"):
+    with pytest.raises(ValueError, match=rf"^{path}: rewards: the file is damaged: Bad CRC-32"):
         buffer.load_npz(path)
 
 

@@ -83,7 +83,8 @@ def load(buffer: Filled[Any], said: Asked, open_table: Callable[[], Table]) -> L
                 tell(steps.first + len(steps.ends), made.num_rows)
         except (TypeError, ValueError) as error:
             count = into.loaded.transitions
-            raise _again(error, f"{table.path}: {error}; {count} transitions were inserted before") from error
+            where = "" if table.path in str(error) else f"{table.path}: "
+            raise _again(error, f"{where}{error}; {count} transitions were inserted before") from error
         finally:
             if cut is not None:  # a call of C comes before any handler of signals: nothing interrupts it
                 busy = cut(lane)

@@ -7,7 +7,7 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastreplay.datasets.table import ALIASES, ColumnForm, needed
+from fastreplay.datasets.table import ALIASES, ColumnForm, needed, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,17 +45,18 @@ def hdf5_table(path: str, mask: str | None) -> Table:
         pass
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path}: expected an HDF5 file")
-    file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=4001)
-    try:
-        return _table(h5py, path, file, mask)
-    except BaseException:
-        file.close()
-        raise
+    with reading(path):
+        file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=4001)
+        try:
+            return _table(h5py, path, file, mask)
+        except BaseException:
+            file.close()
+            raise
 
 
 def _table(h5py: Any, path: str, file: Any, mask: str | None) -> Table:
     demos = file.get("data")
-    if isinstance(demos, h5py.Group) and any(name.startswith(_DEMO) for name in demos):
+    if isinstance(demos, h5py.Group) and any(os.fsdecode(name).startswith(_DEMO) for name in demos):
         return _DemoTable(h5py, path, file, mask)
     if mask is not None:
         raise ValueError(f"{path}: mask: expected None but for robomimic's layout, whose trajectories are data/demo_*")
@@ -68,7 +69,10 @@ def _form(h5py: Any, dataset: Any) -> ColumnForm | None:
     """Return what is known of a dataset; None of what is none, or has no rows."""
     if not isinstance(dataset, h5py.Dataset) or not dataset.shape:
         return None
-    dtype = dataset.dtype
+    try:
+        dtype = dataset.dtype
+    except (TypeError, ValueError) as error:  # which NumPy has not
+        return ColumnForm(dataset.shape[0], dataset.shape[1:], None, str(error))
     if dtype.kind not in "biufc" or dtype.shape:
         said = "text" if h5py.check_string_dtype(dtype) else str(dtype)
         return ColumnForm(dataset.shape[0], dataset.shape[1:], None, said)
@@ -78,7 +82,7 @@ def _form(h5py: Any, dataset: Any) -> ColumnForm | None:
 def _datasets_in(h5py: Any, group: Any) -> list[str]:
     """Return the names of all datasets with rows below a group."""
     names: list[str] = []
-    group.visititems(lambda name, each: names.append(name) if _form(h5py, each) is not None else None)
+    group.visititems(lambda name, each: names.append(os.fsdecode(name)) if _form(h5py, each) is not None else None)
     return names
 
 
@@ -103,22 +107,23 @@ class _FlatTable:
 
     def names(self) -> list[str]:
         """Do as `Table.names`."""
-        return _datasets_in(self._h5py, self._file)
+        with reading(self.path):
+            return _datasets_in(self._h5py, self._file)
 
     def form(self, name: str) -> ColumnForm | None:
         """Do as `Table.form`."""
-        dataset = self._found.get(name)
-        if dataset is None:
-            dataset = self._file.get(name)
-            if _form(self._h5py, dataset) is None:
-                return None
-            self._found[name] = dataset
-        return _form(self._h5py, dataset)
+        with reading(self.path):
+            if name not in self._found:
+                dataset = self._file.get(name)
+                if _form(self._h5py, dataset) is None:
+                    return None
+                self._found[name] = dataset
+            return _form(self._h5py, self._found[name])
 
     def read(self, out: Mapping[str, Array], begins: Array) -> None:
         """Do as `Table.read`."""
         for name, array in out.items():
-            _read(self._h5py, name, self._found[name], self._at, array)
+            _read(self._h5py, f"{self.path}: {name}", self._found[name], self._at, array)
         self._at += len(begins)
 
     def close(self) -> None:
@@ -126,14 +131,12 @@ class _FlatTable:
         self._file.close()
 
 
-def _read(h5py: Any, name: str, dataset: Any, first: int, out: Array) -> None:
+def _read(h5py: Any, where: str, dataset: Any, first: int, out: Array) -> None:
     """Fill an array with rows, by HDF5's own calls: selecting them through h5py's takes longer than reading."""
-    try:
+    with reading(f"{where}[{first}:{first + len(out)}]"):
         there = dataset.id.get_space()
         there.select_hyperslab((first, *[0] * (out.ndim - 1)), out.shape)
         dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
-    except (OSError, RuntimeError) as error:  # of what is damaged, or compressed by a filter that is not there
-        raise OSError(f"{dataset.file.filename}: {name}[{first}:{first + len(out)}]: {error}") from error
 
 
 class _DemoTable:
@@ -151,7 +154,8 @@ class _DemoTable:
     def __init__(self, h5py: Any, path: str, file: Any, mask: str | None) -> None:
         self.path = path
         self._h5py, self._file = h5py, file
-        names = [name for name in file["data"] if name.startswith(_DEMO)] if mask is None else self._masked(mask)
+        there = [os.fsdecode(name) for name in file["data"]]
+        names = [name for name in there if name.startswith(_DEMO)] if mask is None else self._masked(mask)
         numbered = [(int(name[len(_DEMO) :]), name) for name in names if name[len(_DEMO) :].isdecimal()]
         if len(numbered) < len(names):
             raise ValueError(f"{path}: expected groups data/demo_<number>, got {', '.join(names)}")
@@ -162,7 +166,7 @@ class _DemoTable:
     def _masked(self, mask: str) -> list[str]:
         names = self._file.get(f"mask/{mask}")
         if not isinstance(names, self._h5py.Dataset):
-            there = ", ".join(self._file.get("mask") or ()) or "none"
+            there = ", ".join(map(os.fsdecode, self._file.get("mask") or ())) or "none"
             raise ValueError(f"{self.path}: mask/{mask}: there is no such mask; there are {there}")
         found = [os.fsdecode(name) for name in names[()].tolist()]
         for name in found:
@@ -178,10 +182,15 @@ class _DemoTable:
 
     def names(self) -> list[str]:
         """Do as `Table.names`."""
-        return _datasets_in(self._h5py, self._demos[0]) if self._demos else []
+        with reading(self.path):
+            return _datasets_in(self._h5py, self._demos[0]) if self._demos else []
 
     def form(self, name: str) -> ColumnForm | None:
         """Do as `Table.form`; every trajectory's is looked at."""
+        with reading(self.path):
+            return self._common(name)
+
+    def _common(self, name: str) -> ColumnForm | None:
         first = _form(self._h5py, self._demos[0].get(name)) if self._demos else None
         if first is None:
             return None
@@ -198,16 +207,18 @@ class _DemoTable:
         """Do as `Table.read`."""
         done = 0
         while done < len(begins):
-            demo, rest = self._demos[self._demo], self._lengths[self._demo] - self._at
-            count = min(rest, len(begins) - done)
-            if count and self._at == 0:
-                begins[done] = True
+            demo, length = self._demos[self._demo], self._lengths[self._demo]
+            count = min(length - self._at, len(begins) - done)
             if count:
+                begins[done] = self._at == 0
+                with reading(self.path):
+                    found = {name: demo[name] for name in out}
                 for name, array in out.items():
-                    _read(self._h5py, f"{demo.name}/{name}", demo[name], self._at, array[done : done + count])
+                    where = f"{self.path}: {demo.name}/{name}"
+                    _read(self._h5py, where, found[name], self._at, array[done : done + count])
             done += count
             self._at += count
-            if self._at == self._lengths[self._demo]:
+            if self._at == length:
                 self._demo, self._at = self._demo + 1, 0
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastreplay.datasets.table import ALIASES, ColumnForm
+from fastreplay.datasets.table import ALIASES, ColumnForm, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +23,7 @@ __all__ = ["NpzTable"]
 
 _SUFFIX = ".npy"
 _MOST_READ = 1 << 18  # bytes at once, that are copied from there
-# What reading a damaged archive may raise: also of ciphers, kinds of compression, headers.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error)
 
 
 class NpzTable:
@@ -43,10 +42,9 @@ class NpzTable:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self._archive = zipfile.ZipFile(path)
-        except OSError as error:
-            raise _named(error, path) from error
-        except _DAMAGE as error:
+            with reading(path):
+                self._archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
             raise ValueError(f"{path}: expected a .npz file: {error}") from error
         self._members = {
             name.removesuffix(_SUFFIX): name for name in self._archive.namelist() if name.endswith(_SUFFIX)
@@ -64,7 +62,8 @@ class NpzTable:
     def read(self, out: Mapping[str, Array], begins: Array) -> None:  # noqa: ARG002 - as a table is read
         """Do as `Table.read`."""
         for name, array in out.items():
-            self._read(name, array)
+            with reading(f"{self.path}: {name}", *_DAMAGE):
+                self._column(name).read(array)
 
     def close(self) -> None:
         """Do as `Table.close`."""
@@ -72,28 +71,11 @@ class NpzTable:
             column.close()
         self._archive.close()
 
-    def _read(self, name: str, out: Array) -> None:
-        try:
-            self._column(name).read(out)
-        except OSError as error:
-            raise _named(error, self.path) from error
-        except _DAMAGE as error:
-            raise ValueError(f"{name}: the archive is damaged: {error}") from error
-
     def _column(self, name: str) -> _Member:
         if name not in self._columns:
-            try:
+            with reading(f"{self.path}: {name}", ValueError, *_DAMAGE):
                 self._columns[name] = _Member(self._archive.open(self._members[name]))
-            except OSError as error:
-                raise _named(error, self.path) from error
-            except (*_DAMAGE, ValueError) as error:
-                raise ValueError(f"{self.path}: {name}: {error}") from error
         return self._columns[name]
-
-
-def _named(error: OSError, path: str) -> OSError:
-    """Return the error with the name of the file, also of a place in it that is none."""
-    return type(error)(error.errno, error.strerror, path)
 
 
 class _Member:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed
+from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -65,23 +66,25 @@ class ParquetTable:
         self._paths = paths
         self._lengths: list[int] = []
         self._schema: Any = None
+        self._columns: dict[str, Any] = {}
         for each in paths:
-            with self._opened(each) as file:
+            with self._opened(each) as file, self._reading(each):
                 schema = file.schema_arrow
                 self._lengths.append(file.metadata.num_rows)
-            self._schema = self._schema or schema
+                if self._schema is None:
+                    self._schema, self._columns = schema, dict(self._columns_of("", schema))
             if not schema.equals(self._schema):
                 raise ValueError(f"{each}: expected the columns of {paths[0]}, {self._schema}, got {schema}")
-        self._columns = dict(self._columns_of("", self._schema))
         self._pieces: Pieces | None = None
 
     def _opened(self, path: str) -> Any:
         with open(path, "rb"):  # noqa: PTH123 - for the system's own error
             pass
-        try:
+        with self._reading(path):
             return self._parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-        except self._arrow.ArrowInvalid as error:
-            raise ValueError(f"{path}: expected a Parquet file: {error}") from error
+
+    def _reading(self, path: str) -> AbstractContextManager[None]:
+        return reading(path, self._arrow.ArrowException)
 
     def _columns_of(self, parent: str, fields: Any) -> Iterator[tuple[str, Any]]:
         """Yield names and types, those of structures by their parts."""
@@ -129,11 +132,17 @@ class ParquetTable:
         for path in self._paths:
             first = 0
             with self._opened(path) as file:
-                for batch in file.iter_batches(num_rows, columns=wanted, use_threads=False):
+                batches = file.iter_batches(num_rows, columns=wanted, use_threads=False)
+                while (batch := self._next(path, batches)) is not None:
                     where = f"{path}: rows [{first}, {first + len(batch)})"
                     columns = {name: self._rows(where, name, batch, shape) for name, shape in shapes.items()}
                     first += len(batch)
                     yield columns, self._begins(columns, len(batch))
+
+    def _next(self, path: str, batches: Iterator[Any]) -> Any:
+        """Return the next rows; None where there are no more."""
+        with self._reading(path):
+            return next(batches, None)
 
     def _begins(self, columns: Mapping[str, Array], count: int) -> Array:  # noqa: ARG002 - where columns tell it
         """Return which rows begin a trajectory, whatever flags say."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["ColumnForm", "Pieces", "Table", "needed"]
+__all__ = ["ALIASES", "ColumnForm", "Pieces", "Table", "needed", "reading"]
+
+# What libraries raise of damaged files, each where it stumbles.
+_DAMAGE = (RuntimeError, LookupError, ArithmeticError, EOFError, UnicodeError)
 
 # What libraries call the parts of a transition, where it is never anything else.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -120,6 +124,31 @@ class Pieces:
             return False
         self._at = 0
         return True
+
+
+@contextmanager
+def reading(path: str, *damage: type[Exception]) -> Iterator[None]:
+    """Let whatever a library raises within be an error that names the file.
+
+    Args:
+        path: Of the file.
+        *damage: What else it raises of a damaged one.
+
+    Raises:
+        OSError: The system cannot read it.
+        ValueError: It is damaged.
+    """
+    kinds: tuple[type[Exception], ...] = (*_DAMAGE, *damage)
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is not None:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise ValueError(f"{path}: the file is damaged: {error}") from error
+    except kinds as error:
+        raise ValueError(f"{path}: the file is damaged: {error}") from error
 
 
 def needed(module: str, what: str, install: str) -> Any:
