@@ -25,6 +25,7 @@ ON_CPU = (
     "end-to-end",
     "frames",
     "loader",
+    "mixtures",
     "n-steps",
     "priorities",
     "ring-files",

@@ -32,6 +32,7 @@ from fastreplay.support.threads import get_num_threads, set_num_threads
 if TYPE_CHECKING:
     from fastreplay.buffer.filling import LoadedData
     from fastreplay.buffer.from_arrays import from_arrays
+    from fastreplay.buffer.mixture import Mixture
     from fastreplay.buffer.verify import Checkpoint, describe, verify
     from fastreplay.buffer.written import WrittenData
     from fastreplay.checkpoint.save import SavedRange
@@ -47,6 +48,7 @@ __all__ = [
     "LoadedData",
     "Loader",
     "Minibatch",
+    "Mixture",
     "NStep",
     "Priorities",
     "Prioritized",
@@ -77,10 +79,12 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# What is imported when it is first asked for: what needs torch, which buffers of NumPy arrays do without, and files.
+# What is imported when it is first asked for: what needs torch, which buffers of NumPy arrays do without, files, and
+# what draws from several buffers.
 _LATE = {
     "Checkpoint": "buffer.verify",
     "LoadedData": "buffer.filling",
+    "Mixture": "buffer.mixture",
     "SaveHandle": "checkpoint.save_handle",
     "SavedRange": "checkpoint.save",
     "SoftUpdate": "target.soft_update",

@@ -261,6 +261,7 @@ _DESCRIBED: list[tuple[Any, Callable[[Any, Callable[[Any], Any]], Any]]] = [
     (nn.Module, _of_module),
     (fr.ReplayBuffer, _of_buffer),
     (fr.Sampler, lambda sampler, _: (sampler.stats(), sampler.rng_state, repr(sampler))),
+    (fr.Mixture, lambda mixture, of: (mixture.shares, mixture.rng_state, of(list(mixture.members)))),
     (fr.SoftUpdate, _of_updater),
     (Adapter, _of_adapter),
     (PrioritizedSlots, _of_slots),

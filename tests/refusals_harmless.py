@@ -25,6 +25,8 @@ HARMLESS: dict[str, str] = {
     "fr.Minibatch.keys": "it names what there is",
     "fr.Minibatch.values": "it hands out what there is",
     "fr.Minibatch.items": "it hands out what there is",
+    "fr.Mixture.__repr__": "it describes",
+    "fr.Mixture.__reduce__": "it copies what is stored, beside writers too",
     "fr.Priorities.__post_init__": "__init__ calls it, and refuses",
     "fr.Priorities.lap": "it takes nothing",
     **{

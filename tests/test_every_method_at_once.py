@@ -87,6 +87,8 @@ class World:
         self.batch = self.buffer.sample(8)
         self.loader = self.buffer.loader(16, depth=3)
         self.epochs = self.buffer.sampler(draw=fr.Epochs())
+        self.mixture: Any = fr.Mixture({self.buffer: 1, self.buffer.sampler(): 2})
+        self.mixed_priorities: Any = fr.Mixture({self.weighed: 1, self.weighed.sampler(draw=fr.Uniform()): 1})
         self.id_of = np.zeros(MOST_TICKETS, dtype=np.int64)  # by ticket; 0: not seen
         self.keys: list[tuple[int, ...]] = []  # of the faces
 
@@ -167,7 +169,11 @@ def add(actor: Actor) -> None:
 
 def extend(actor: Actor) -> None:
     rows = actor.rows(int(actor.rng.integers(1, 40)))
-    if actor.rng.integers(2):
+    if actor.rng.integers(4) == 0:
+        other = NativeBuffer(40, FIELDS)
+        other.extend(**rows)
+        actor.buffer.extend(other)
+    elif actor.rng.integers(2):
         actor.buffer.extend(*rows.values())
     else:
         actor.buffer.extend(**{NAMES[i]: rows[NAMES[i]] for i in actor.rng.permutation(len(NAMES))})
@@ -370,6 +376,46 @@ def reduce_buffer(actor: Actor) -> None:
         actor.check(copied[:])
 
 
+def mix(actor: Actor) -> None:
+    batch = actor.world.mixture.sample(9)
+    actor.check(batch)
+    actor.check(actor.world.mixture.sample(9, out=batch, shares=(1, 1)))
+    actor.hold(batch)
+
+
+def load_mixture(actor: Actor) -> None:
+    with actor.world.mixture.loader(8, steps=3) as batches:
+        for batch in batches:
+            actor.check(batch)
+            actor.hold(batch)
+
+
+def mixture_state(actor: Actor) -> None:
+    mixture = actor.world.mixture
+    mixture.rng_state = mixture.rng_state
+
+
+def shares(actor: Actor) -> None:
+    actor.world.mixture.shares = (1, int(actor.rng.integers(3)))
+    assert sum(actor.world.mixture.shares) == pytest.approx(1)
+
+
+def reduce_mixture(actor: Actor) -> None:
+    actor.check(pickle.loads(pickle.dumps(actor.world.mixture)).sample(5))
+
+
+def update_mixed_priorities(actor: Actor) -> None:
+    batch = actor.world.mixed_priorities.sample(10)
+    updated = actor.world.mixed_priorities.update_priorities(batch, np.arange(10))
+    assert updated.applied + updated.stale == 10
+
+
+def resized(actor: Actor) -> None:
+    other = actor.buffer.resized(int(actor.rng.integers(1, 2 * CAPACITY)))
+    if len(other):
+        actor.check(other[:])
+
+
 def from_env(actor: Actor) -> None:
     if not is_installed("gymnasium"):
         return
@@ -420,6 +466,7 @@ BUFFER: dict[str, Action] = {
     "view": view,
     "stats": stats,
     "trajectory_stats": trajectory_stats,
+    "resized": resized,
     "save": save,
     "save_async": save,
     "load": save,
@@ -594,12 +641,25 @@ SAMPLER: dict[str, Action] = {
     "__repr__": lambda actor: _equal("Epochs" in repr(actor.world.epochs), True),
     "__reduce__": reduce_sampler,
 }
+MIXTURE: dict[str, Action] = {
+    "members": lambda actor: _equal(actor.world.mixture.members[0] is actor.world.buffer, True),
+    "exact": lambda actor: _equal(actor.world.mixture.exact, True),
+    "shares": shares,
+    "rng_state": mixture_state,
+    "sample": mix,
+    "loader": load_mixture,
+    "update_priorities": update_mixed_priorities,
+    "__init__": lambda actor: _equal(len(fr.Mixture({actor.buffer: 1}).members), 1),
+    "__repr__": lambda actor: _contains(repr(actor.world.mixture), "Mixture("),
+    "__reduce__": reduce_mixture,
+}
 ACTIONS: dict[type, dict[str, Action]] = {
     fr.ReplayBuffer: BUFFER,
     fr.Schema: SCHEMA,
     fr.Minibatch: MINIBATCH,
     fr.Loader: LOADER,
     fr.Sampler: SAMPLER,
+    fr.Mixture: MIXTURE,
 }
 
 

@@ -22,6 +22,7 @@ from refusals_datasets import DATASETS
 from refusals_dedupe import DEDUPED
 from refusals_harmless import HARMLESS
 from refusals_lanes import LANES
+from refusals_mixtures import MIXTURES
 from refusals_priorities import PRIORITIES
 from refusals_reading import READING
 from refusals_ring_files import RING_FILES
@@ -41,6 +42,7 @@ CATALOGUE: list[Case] = [
     *CHECKPOINTS,
     *DATASETS,
     *RING_FILES,
+    *MIXTURES,
     *SAMPLERS,
     *TARGETS,
     *ADAPTERS,

@@ -4,8 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstring>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -50,10 +52,55 @@ std::shared_ptr<Block> new_block(const Parts& parts, std::size_t batch_size, std
   return std::make_shared<Block>(native(parts), batch_size, span_of(*memory));
 }
 
+// What one of several fills of each of some blocks of a layout.
+class BlockShare {
+ public:
+  BlockShare(std::vector<Part> parts, std::vector<std::size_t> places)
+      : parts_{std::move(parts)}, places_{std::move(places)} {}
+
+  [[nodiscard]] std::shared_ptr<Block> of(const Block& whole, std::size_t first_row, std::size_t num_rows) const {
+    return std::make_shared<Block>(whole, parts_, places_, first_row, num_rows);
+  }
+
+ private:
+  std::vector<Part> parts_;
+  std::vector<std::size_t> places_;
+};
+
+// Sets rows of a part to the same bytes.
+void fill_rows(const Block& block, std::size_t part, std::size_t first_row, std::size_t num_rows,
+               const py::bytes& row) {
+  const auto bytes = static_cast<std::string_view>(row);
+  if (part >= block.layout().parts().size() || bytes.size() != block.layout().parts()[part].row_bytes ||
+      first_row > block.batch_size() || num_rows > block.batch_size() - first_row) {
+    throw py::value_error{"the block has no such rows"};
+  }
+  std::byte* to = block.part(part) + first_row * bytes.size();
+  for (std::size_t i = 0; i < num_rows; ++i) std::memcpy(to + i * bytes.size(), bytes.data(), bytes.size());
+}
+
 // The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
 py::array flat(const py::object& self) {
   const auto& block = self.cast<const Block&>();
   return py::array{py::dtype::of<std::uint8_t>(), {block.layout().num_bytes()}, {std::size_t{1}}, block.data(), self};
+}
+
+void bind_pools_and_shares(py::module_& m) {
+  py::class_<BlockPool, std::shared_ptr<BlockPool>>(m, "BlockPool")
+      .def(py::init([](const Parts& parts, std::size_t batch_size, std::size_t max_free) {
+             return BlockPool::make(native(parts), batch_size, max_free);
+           }),
+           py::arg("parts"), py::arg("batch_size"), py::arg("max_free"))
+      .def("take", &BlockPool::take)
+      .def_property_readonly("num_free", &BlockPool::num_free);
+
+  // The parts of what one of several fills of a block, and their places among the block's.
+  py::class_<BlockShare>(m, "BlockShare")
+      .def(py::init([](const Parts& parts, std::vector<std::size_t> places) {
+             return std::make_unique<BlockShare>(native(parts), std::move(places));
+           }),
+           py::arg("parts"), py::arg("places"))
+      .def("of", &BlockShare::of, py::arg("block"), py::arg("first_row"), py::arg("num_rows"), py::keep_alive<0, 2>());
 }
 
 }  // namespace
@@ -86,18 +133,13 @@ void bind_blocks(py::module_& m) {
       .def(py::init(&new_block), py::arg("parts"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(),
            py::keep_alive<1, 4>())
       .def_property_readonly("flat", &flat)
+      .def("fill_rows", &fill_rows, py::arg("part"), py::arg("first_row"), py::arg("num_rows"), py::arg("row"))
       .def_property_readonly("batch_size", &Block::batch_size)
       .def_property_readonly("num_bytes", [](const Block& block) { return block.layout().num_bytes(); })
       .def_property_readonly("offsets", [](const Block& block) { return block.layout().offsets(); })
       .def("capsule", [](const Block& block) { return py::capsule{&block, kBlockCapsule}; });
 
-  py::class_<BlockPool, std::shared_ptr<BlockPool>>(m, "BlockPool")
-      .def(py::init([](const Parts& parts, std::size_t batch_size, std::size_t max_free) {
-             return BlockPool::make(native(parts), batch_size, max_free);
-           }),
-           py::arg("parts"), py::arg("batch_size"), py::arg("max_free"))
-      .def("take", &BlockPool::take)
-      .def_property_readonly("num_free", &BlockPool::num_free);
+  bind_pools_and_shares(m);
 }
 
 }  // namespace fastreplay

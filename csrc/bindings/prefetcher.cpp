@@ -14,7 +14,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -28,6 +27,7 @@
 #include "follow.hpp"
 #include "module.hpp"
 #include "rows.hpp"
+#include "waits.hpp"
 
 namespace py = pybind11;
 
@@ -35,71 +35,38 @@ namespace fastreplay {
 
 namespace {
 
-// How often somebody waited, and how long in all.
-class Waits {
- public:
-  void add(double seconds) noexcept { note(std::chrono::duration_cast<Nanoseconds>(Seconds{seconds})); }
-
-  void note(std::chrono::nanoseconds waited) noexcept {
-    // relaxed, here and below: statistics, each by itself; partners: the loads below.
-    count_.fetch_add(1, std::memory_order_relaxed);
-    nanoseconds_.fetch_add(waited.count(), std::memory_order_relaxed);
-  }
-
-  [[nodiscard]] std::uint64_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
-  [[nodiscard]] double seconds() const noexcept {
-    return Seconds{Nanoseconds{nanoseconds_.load(std::memory_order_relaxed)}}.count();
-  }
-
- private:
-  using Seconds = std::chrono::duration<double>;
-  using Nanoseconds = std::chrono::nanoseconds;
-
-  std::atomic<std::uint64_t> count_{0};
-  std::atomic<std::int64_t> nanoseconds_{0};
-};
-
-// Tells a child after a fork from its parent, at less than the system call getpid() costs.
-std::atomic<std::uint64_t> num_forks{0};
-
-std::uint64_t this_process() noexcept {
-  // relaxed: set before the child has a second thread; partner: the increment in the child.
-  return num_forks.load(std::memory_order_relaxed);
-}
-
-void count_fork() noexcept {
-  // relaxed: as above; partner: the load in this_process().
-  num_forks.fetch_add(1, std::memory_order_relaxed);
-}
-
 // A minibatch, and what keeps the memory that it is to be filled into.
 struct Ahead {
   py::object minibatch;
-  py::object owner;              // of the block
-  const Block* block = nullptr;  // null where something else than the thread fills it
+  py::object owner;                       // of the block, or of the shares that members have of it
+  std::vector<Prefetcher::Piece> pieces;  // none where something else than the thread fills it
   void* context = nullptr;
-  double beta = 0;  // of its weights
 };
+
+// Who draws: the ring, or what surrounds the rows drawn from one, and the sampler.
+using Member = std::pair<py::object, py::object>;
 
 // The minibatches of a loader, and the core's prefetcher that fills them. Python calls it a Prefetcher.
 class MinibatchQueue {
  public:
-  // `source` is the ring, or what surrounds the rows drawn from one. Without it there is no thread, and every block
-  // counts as filled. `steps`: how many minibatches there are.
-  MinibatchQueue(py::object source, py::object sampler, std::size_t depth, std::optional<std::uint64_t> steps,
+  // Several members each fill a share of every block. Without a source there is no thread, and every block counts as
+  // filled. `steps`: how many minibatches there are.
+  MinibatchQueue(std::vector<Member> members, std::size_t depth, std::optional<std::uint64_t> steps,
                  std::shared_ptr<Waits> waits, std::uintptr_t send)
-      : process_{this_process()},
-        source_{std::move(source)},
-        sampler_{std::move(sampler)},
-        undrawn_{steps},
-        waits_{std::move(waits)} {
+      : process_{this_process()}, members_{std::move(members)}, undrawn_{steps}, waits_{std::move(waits)} {
     if (steps) depth = static_cast<std::size_t>(std::min<std::uint64_t>(depth, *steps));
     ahead_.resize(depth);
-    if (source_.is_none() || depth == 0) return;
-    const FollowRule* follow = follow_in(source_);
-    native_ = std::make_unique<Prefetcher>(follow == nullptr ? source_.cast<Ring&>() : follow->ring(),
-                                           sampler_.cast<Sampler&>(), depth, reinterpret_cast<Prefetcher::Send>(send),
-                                           follow == nullptr ? nullptr : &follow->following());
+    const bool is_thread_wanted =
+        std::ranges::none_of(members_, [](const Member& each) { return each.first.is_none(); });
+    if (!is_thread_wanted || depth == 0) return;
+    std::vector<Prefetcher::Member> native;
+    for (const auto& [source, sampler] : members_) {
+      const FollowRule* follow = follow_in(source);
+      native.push_back({.ring = follow == nullptr ? source.cast<Ring&>() : follow->ring(),
+                        .sampler = sampler.cast<Sampler&>(),
+                        .following = follow == nullptr ? nullptr : &follow->following()});
+    }
+    native_ = std::make_unique<Prefetcher>(std::move(native), depth, reinterpret_cast<Prefetcher::Send>(send));
   }
 
   ~MinibatchQueue() { stop(); }
@@ -109,7 +76,8 @@ class MinibatchQueue {
   // How many minibatches start() takes.
   [[nodiscard]] std::size_t num_first() const noexcept { return ahead_.size(); }
 
-  // Gives the first minibatches their turns: (minibatch, block, context, beta) each.
+  // Gives the first minibatches their turns: (minibatch, block, context, beta) each; in place of the block a sequence
+  // of (share, beta) where there are several members, a share of None for nothing.
   void start(const std::vector<std::tuple<py::object, py::object, std::uintptr_t, double>>& first) {
     check_process();
     std::vector<Ahead> checked;
@@ -164,12 +132,21 @@ class MinibatchQueue {
     return py::make_tuple(number, std::move(minibatch), rows);
   }
 
-  // The draw that the oldest minibatch is of, its number and how far epochs were before it; None where there is none.
-  [[nodiscard]] py::object oldest_call() {
+  // A member's draw that the oldest minibatch is of in which it has a share, its number and how far epochs were before
+  // it; None where there is none.
+  [[nodiscard]] py::object oldest_call(std::size_t member) {
     check_process();
-    const auto call = native_ ? native_->oldest_call() : std::nullopt;
+    if (member >= members_.size()) throw py::index_error{"no such member"};
+    const auto call = native_ ? native_->oldest_call(member) : std::nullopt;
     if (!call) return py::none{};
     return py::make_tuple(call->number, numbers_of(call->epoch));
+  }
+
+  // What the oldest minibatch was given with for a block; None where there is none.
+  [[nodiscard]] py::object oldest_block() {
+    check_process();
+    const std::scoped_lock lock{mutex_};
+    return num_in_ == num_out_ ? py::none{} : at(num_out_).owner;
   }
 
   // Hands minibatch `number` out. False, with nothing changed, where it is not the oldest any more, or the spare one
@@ -258,22 +235,37 @@ class MinibatchQueue {
   }
 
   Ahead checked(const py::object& minibatch, const py::object& block, std::uintptr_t context, double beta) const {
-    if (!native_) return {.minibatch = minibatch};
-    const auto& native = block.cast<const Block&>();
-    const auto& sampler = sampler_.cast<const Sampler&>();
-    if (const FollowRule* follow = follow_in(source_); follow != nullptr) {
-      check_draws(native, sampler, follow->ring());
-      follow->check(native, sampler);
+    if (!native_) return {.minibatch = minibatch, .owner = block, .pieces = {}};
+    std::vector<Prefetcher::Piece> pieces;
+    if (py::isinstance<Block>(block)) {
+      pieces.push_back({.block = &block.cast<const Block&>(), .beta = beta});
     } else {
-      check_draws(native, sampler, source_.cast<const Ring&>());
-      check_fits(native, source_.cast<const Ring&>());
-      check_makes_no_parts(native);
+      for (const py::handle each : block.cast<py::tuple>()) {
+        const auto [share, its_beta] = each.cast<std::pair<py::object, double>>();
+        pieces.push_back({.block = share.is_none() ? nullptr : &share.cast<const Block&>(), .beta = its_beta});
+      }
+    }
+    if (pieces.size() != members_.size()) throw py::value_error{"expected a share for each who draws"};
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      if (pieces[i].block != nullptr) check(members_[i], *pieces[i].block);
     }
     return {.minibatch = minibatch,
             .owner = block,
-            .block = &native,
-            .context = reinterpret_cast<void*>(context),
-            .beta = beta};
+            .pieces = std::move(pieces),
+            .context = reinterpret_cast<void*>(context)};
+  }
+
+  static void check(const Member& member, const Block& block) {
+    const auto& [source, of_source] = member;
+    const auto& sampler = of_source.cast<const Sampler&>();
+    if (const FollowRule* follow = follow_in(source); follow != nullptr) {
+      check_draws(block, sampler, follow->ring());
+      follow->check(block, sampler);
+    } else {
+      check_draws(block, sampler, source.cast<const Ring&>());
+      check_fits(block, source.cast<const Ring&>());
+      check_makes_no_parts(block);
+    }
   }
 
   [[nodiscard]] Ahead& at(std::uint64_t number) noexcept { return ahead_[number % ahead_.size()]; }
@@ -284,7 +276,7 @@ class MinibatchQueue {
 
   // There is room.
   void push(Ahead&& next) {
-    if (native_) native_->push(*next.block, next.context, next.beta);
+    if (native_) native_->push(next.pieces, next.context);
     at(num_in_++) = std::move(next);
     if (undrawn_) --*undrawn_;
   }
@@ -308,8 +300,7 @@ class MinibatchQueue {
   }
 
   const std::uint64_t process_;
-  const py::object source_;
-  const py::object sampler_;
+  const std::vector<Member> members_;
 
   // Guards what follows. Never held while anything of Python's runs: what is let go of goes after it.
   std::mutex mutex_;
@@ -373,16 +364,24 @@ void bind_prefetcher(py::module_& m) {
       .def_property_readonly("seconds", &Waits::seconds);
 
   py::class_<MinibatchQueue>(m, "Prefetcher")
-      .def(py::init<py::object, py::object, std::size_t, std::optional<std::uint64_t>, std::shared_ptr<Waits>,
-                    std::uintptr_t>(),
+      .def(py::init([](py::object source, py::object sampler, std::size_t depth, std::optional<std::uint64_t> steps,
+                       std::shared_ptr<Waits> waits, std::uintptr_t send) {
+             std::vector<Member> members{{std::move(source), std::move(sampler)}};
+             return std::make_unique<MinibatchQueue>(std::move(members), depth, steps, std::move(waits), send);
+           }),
            py::arg("source"), py::arg("sampler"), py::arg("depth"), py::arg("steps"), py::arg("waits").none(false),
            py::arg("send") = 0)
+      .def(py::init<std::vector<Member>, std::size_t, std::optional<std::uint64_t>, std::shared_ptr<Waits>,
+                    std::uintptr_t>(),
+           py::arg("members"), py::arg("depth"), py::arg("steps"), py::arg("waits").none(false), py::arg("send") = 0)
       .def_property_readonly("num_first", &MinibatchQueue::num_first)
       .def("start", &MinibatchQueue::start, py::arg("first"))
       .def_property_readonly("wants_spare", &MinibatchQueue::wants_spare)
       .def("put", &MinibatchQueue::put, py::arg("minibatch"), py::arg("block"), py::arg("context"), py::arg("beta"))
       .def("oldest", &MinibatchQueue::oldest)
-      .def_property_readonly("oldest_call", &MinibatchQueue::oldest_call)
+      .def_property_readonly("oldest_call", [](MinibatchQueue& queue) { return queue.oldest_call(0); })
+      .def("oldest_call_of", &MinibatchQueue::oldest_call, py::arg("member"))
+      .def_property_readonly("oldest_block", &MinibatchQueue::oldest_block)
       .def("take", &MinibatchQueue::take, py::arg("number"))
       .def_property_readonly("minibatches", &MinibatchQueue::minibatches)
       .def_property_readonly("num_ahead", &MinibatchQueue::num_ahead)

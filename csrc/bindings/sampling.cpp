@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "batch/helpers.hpp"
 #include "batch/random.hpp"
@@ -44,6 +45,7 @@ std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, cons
 std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, double beta, const Block& block) {
   follow.check(block, sampler);
   check_draws(block, sampler, follow.ring());
+  if (follow.is_staged() && block.layout().is_share()) throw py::value_error{"a share changes with its block"};
   const WindowRule& rule = follow.following().rule;
   const std::size_t num_steps = std::min(std::size_t{rule.most_before} + rule.most_after + 1, follow.ring().capacity());
   std::optional<Block> unseen;
@@ -120,6 +122,19 @@ class UniformIntegers {
   Counter calls_;
 };
 
+// How many of so many rows fall to each of several, of which a row is the first whose bound is above its word, or the
+// last. Call k uses the words that sample call k of a Sampler of this key would.
+std::vector<std::size_t> draw_shares(Philox::Key key, std::uint64_t call, const std::vector<std::uint64_t>& bounds,
+                                     std::size_t num_rows) {
+  std::vector<std::size_t> counts(bounds.size() + 1);
+  WordStream words{key, call};
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const auto above = std::ranges::upper_bound(bounds, words.next());
+    ++counts[static_cast<std::size_t>(above - bounds.begin())];
+  }
+  return counts;
+}
+
 std::unique_ptr<Sampler> sampler_over_trajectories(Philox::Key key, std::uint64_t calls, const Lanes& lanes) {
   return std::make_unique<Sampler>(key, lanes, calls);
 }
@@ -172,6 +187,7 @@ void bind_sampling(py::module_& m) {
   bind_sampler(m);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("count"));
+  m.def("draw_shares", &draw_shares, py::arg("key"), py::arg("call"), py::arg("bounds"), py::arg("num_rows"));
   py::class_<Counter>(m, "Counter")
       .def(py::init<std::uint64_t>(), py::arg("value") = 0)
       .def("add", &Counter::add, py::arg("count"))

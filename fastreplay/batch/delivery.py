@@ -14,6 +14,8 @@ from fastreplay.batch.minibatch import Beside, Minibatch
 from fastreplay.batch.pool import Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -149,10 +151,17 @@ class Delivery(ABC):
         return 0
 
     def prefetcher(
-        self, source: _core.Ring | _core.Follow, generator: Any, depth: int, steps: int | None, waits: Waits
+        self,
+        members: Sequence[tuple[_core.Ring | _core.Follow, Any]],
+        depth: int,
+        steps: int | None,
+        waits: Waits,
     ) -> _core.Prefetcher:
-        """Make what fills `depth` blocks ahead, `steps` in all, from a ring or by what surrounds its rows."""
-        return _core.Prefetcher(source, generator, depth, steps, waits)
+        """Make what fills `depth` blocks ahead, `steps` in all.
+
+        `members` are what is drawn from, a ring or what surrounds its rows, and by whom; several fill a share each.
+        """
+        return _core.Prefetcher(members, depth, steps, waits)
 
     def describe(self, error: int) -> str:
         """Return a prefetcher's error in words."""

@@ -72,6 +72,10 @@ class EpochSampler(RingSampler):
             raise
         return self._delivery.give(block)._first_rows(num_rows)
 
+    def least(self, num_rows: int) -> int:
+        """Return how many transitions there have to be, for so many rows."""
+        return num_rows if self._drop_last else 1
+
     def restart(self, key: tuple[int, int], calls: int, epoch: EpochState | None) -> None:
         """Go on under another key, in the midst of an epoch.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fastreplay.batch.delivery import Delivery
     from fastreplay.batch.minibatch import Minibatch
+    from fastreplay.batch.mixed_sampler import MixedSampler
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.batch.state import RngState
 
@@ -62,7 +63,7 @@ class Loader(Generic[ArrayT]):
     def __init__(
         self,
         prefetcher: _core.Prefetcher,
-        sampler: RingSampler,
+        sampler: RingSampler | MixedSampler,
         delivery: Delivery,
         *,
         batch_size: int,
@@ -81,14 +82,19 @@ class Loader(Generic[ArrayT]):
         """Give the first minibatches their turns, all at once, as the last of construction."""
         num_first = self._prefetcher.num_first
         first: list[tuple[Minibatch[ArrayT], Any, int, float]] = []
-        for i in range(num_first):
-            minibatch = self._new()
-            if not first:
-                block: Any = minibatch._block
-                num_bytes = num_first * block.layout.num_bytes
-                check_memory("depth", f"{num_first} minibatches", num_bytes)
-            first.append(_entry(minibatch, self._sampler.beta(i)))
-        self._prefetcher.start(first)
+        try:
+            for i in range(num_first):
+                minibatch = self._new()
+                if not first:
+                    block: Any = minibatch._block
+                    num_bytes = num_first * block.layout.num_bytes
+                    check_memory("depth", f"{num_first} minibatches", num_bytes)
+                first.append(self._sampler.entry(minibatch, i))
+            self._prefetcher.start(first)
+        except BaseException:
+            for entry in first:
+                self._sampler.withdraw(entry)
+            raise
         return self
 
     @property
@@ -172,7 +178,9 @@ class Loader(Generic[ArrayT]):
         """
         prefetcher = self._prefetcher
         if prefetcher.wants_spare:
-            prefetcher.put(*_entry(self._new(), self._sampler.beta(0)))
+            entry = self._sampler.entry(self._new(), 0)
+            if not prefetcher.put(*entry):
+                self._sampler.withdraw(entry)
         try:
             oldest = prefetcher.oldest()
             if oldest is None and not prefetcher.error:
@@ -188,12 +196,6 @@ class Loader(Generic[ArrayT]):
             self.close()
             raise RuntimeError(f"loader: the copy to the device could not be started: {self._delivery.describe(error)}")
         raise ValueError(self._sampler.describe_nothing(self._batch_size))
-
-
-def _entry(minibatch: Minibatch[Any], beta: float) -> tuple[Minibatch[Any], Any, int, float]:
-    """Return what a prefetcher takes of a minibatch that is to be filled."""
-    block: Any = minibatch._block
-    return minibatch, block.native, block.context, beta
 
 
 def _end(prefetcher: _core.Prefetcher, delivery: Delivery) -> None:

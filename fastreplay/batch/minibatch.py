@@ -74,7 +74,8 @@ class Minibatch(Generic[ArrayT]):
     number of transitions. A part that is a dict or tuple (of a Dict or Tuple space, or of names such as
     `observation/position`) may be asked for as a whole, and comes back as what it was, with the same keys.
 
-    Drawn by priority, it has `batch.weight` and `batch.probability` beside its fields, (batch_size,) float32 each.
+    Drawn by priority, it has `batch.weight` and `batch.probability` beside its fields, (batch_size,) float32 each; from
+    a mixture, `batch.source`, (batch_size,) int64.
 
     The memory is the holder's: it is reused only when the minibatch and everything made from it
     (slices, NumPy views, autograd graphs) is gone, or when the holder passes it as `out=`.

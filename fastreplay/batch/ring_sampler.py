@@ -85,6 +85,22 @@ class RingSampler:
             raise
         return delivery.give(block)
 
+    def fill(self, share: _core.Block, beta: float | None) -> int:  # noqa: ARG002 - for draws by priority
+        """Draw some rows of a minibatch that others have shares of, too; return how many: all, or 0 for nothing."""
+        return self._shared[0].sample(self._from, share)  # type: ignore[no-any-return]
+
+    def least(self, num_rows: int) -> int:  # noqa: ARG002 - for draws of a whole batch
+        """Return how many transitions there have to be, for so many rows."""
+        return 1
+
+    def entry(self, minibatch: Minibatch[Any], num_ahead: int) -> tuple[Minibatch[Any], Any, int, float]:
+        """Return what a prefetcher takes of a minibatch that is to be filled, after so many others."""
+        block: Any = minibatch._block
+        return minibatch, block.native, block.context, self.beta(num_ahead)
+
+    def withdraw(self, entry: tuple[Minibatch[Any], Any, int, float]) -> None:
+        """Forget an entry that no prefetcher has taken: it had no turn yet."""
+
     def count(self) -> list[int]:
         """Return what there is of trajectories, and windows that are complete, where something surrounds rows."""
         assert isinstance(self._from, _core.Follow)
@@ -105,7 +121,7 @@ class RingSampler:
     def loader(self, batch_size: int, depth: int, steps: int | None) -> Loader[Any]:
         """Iterate over minibatches that are drawn ahead."""
         follow_torch()
-        prefetcher = self._delivery.prefetcher(self._from, self._generator, depth, steps, self._waits)
+        prefetcher = self._delivery.prefetcher([(self._from, self._generator)], depth, steps, self._waits)
         loader: Loader[Any] = Loader(prefetcher, self, self._delivery, batch_size=batch_size, depth=depth)
         self._loaders.add(loader)
         try:

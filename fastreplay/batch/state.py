@@ -11,15 +11,39 @@ if TYPE_CHECKING:
 
     EpochState = tuple[int, int, int, int]  # epoch, its first ticket, its size, how many had their turn
 
-__all__ = ["EpochState", "RngState", "checked_rng_state"]
+__all__ = ["EpochState", "RngState", "checked_mixture_state", "checked_rng_state"]
 
 
 class RngState(TypedDict):
-    """The generator's whole state: its key and the number of sample calls made; in epochs, how far they have got."""
+    """The generator's whole state: its key and the number of sample calls made; in epochs, how far they have got.
+
+    Of a mixture, the number of all its rows in place of the calls, and its members' states.
+    """
 
     key: list[int]
     calls: int
     epoch: NotRequired[EpochState]
+    members: NotRequired[list[RngState]]
+
+
+def checked_mixture_state(state: object, count: int) -> tuple[tuple[int, int], int, list[RngState]]:
+    """Return the key, the number of rows, and the states of so many members.
+
+    Raises:
+        ValueError: It is no state of such a mixture.
+    """
+    try:
+        values = cast("RngState", state)
+        members = list(values["members"])
+        key, rows, _ = checked_rng_state({"key": values["key"], "calls": values["calls"]})
+        if len(members) != count:
+            raise ValueError("other members")
+    except (LookupError, TypeError, ValueError) as error:
+        form = f"{{'key': [int, int], 'calls': int, 'members': [...]}} of {count} members"
+        raise ValueError(f"rng_state: expected {form}, got {state!r}") from error
+    for member in members:
+        checked_rng_state(member)
+    return key, rows, members
 
 
 def checked_rng_state(state: object) -> tuple[tuple[int, int], int, EpochState | None]:
@@ -37,6 +61,8 @@ def checked_rng_state(state: object) -> tuple[tuple[int, int], int, EpochState |
             raise ValueError("not 64-bit numbers")
         if epoch is not None and (len(epoch) != 4 or epoch[3] > epoch[2] or epoch[1] + epoch[2] >= 2**63):
             raise ValueError("no epoch")
+        if "members" in values:
+            raise ValueError("a mixture's")
     except (LookupError, TypeError, ValueError) as error:
         form = "{'key': [int, int], 'calls': int}, in epochs with 'epoch': (epoch, first ticket, size, position)"
         raise ValueError(f"rng_state: expected {form}, got {state!r}") from error

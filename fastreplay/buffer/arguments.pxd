@@ -113,6 +113,16 @@ cdef inline tuple without(tuple left_out, PyObject *const *args, Py_ssize_t num_
     return tuple(kept)
 
 
+# The arguments of a call that are given by name.
+cdef inline dict named(PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
+    cdef tuple given = () if names == NULL else <tuple>names
+    cdef Py_ssize_t i
+    cdef dict found = {}
+    for i in range(len(given)):
+        found[given[i]] = <object>args[num_positional + i]
+    return found
+
+
 cdef inline object argument(str name, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
     return <object>args[num_positional + (<tuple>names).index(name)]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, SupportsFloat, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, overload
 
 import numpy as np
 
@@ -48,7 +48,11 @@ class Contents(insert.Inserter, Generic[ArrayT]):
         def add(self, *values: TransitionValue, **fields: TransitionValue) -> None:
             """Insert one transition, given by field name or in schema order."""
 
-        def extend(self, *values: TransitionValue, **fields: TransitionValue) -> None:
+        @overload
+        def extend(self, rows: Minibatch[Any] | Contents[Any], /, **beside: TransitionValue) -> None: ...
+        @overload
+        def extend(self, /, *values: TransitionValue, **fields: TransitionValue) -> None: ...
+        def extend(self, /, *values: Any, **fields: Any) -> None:
             """Insert n transitions, whose number is the leading axis of every field."""
     else:
         add = insert.ADD

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fastreplay.batch.minibatch import Minibatch
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -23,6 +25,8 @@ _KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
 # What is given beside fields, to buffers that have what it is about.
 _OF_LANES = "is for buffers made with lanes="
 _NEEDS = {"lane": _OF_LANES, "lanes": _OF_LANES, "mask": _OF_LANES, "priority": "is for buffers made with priorities="}
+# What a minibatch says of how its rows were drawn, which is not theirs.
+_OF_DRAWS = frozenset(["weight", "probability", "source"])
 _NUMBERS = frozenset([bool, int, float, complex, *np.sctypeDict.values()])
 _BUILTIN = frozenset([bool, int, float, complex, list, tuple])
 
@@ -34,7 +38,7 @@ def bind_by_name(schema: Schema, positional: Sequence[object], named: Mapping[st
         TypeError: A field is unknown, missing, surplus or given twice; the message names it.
     """
     if len(positional) == 1 and has_fields(positional[0]):
-        fields = _items(positional[0])
+        fields = _items(schema, positional[0])
         if not _is_node(schema, fields):
             return _bind(schema, [*fields.items(), *named.items()])
     targets = list(schema.parts) if _are_nodes(schema, positional, named) else list(schema)
@@ -64,8 +68,25 @@ def has_fields(value: object) -> bool:
     return isinstance(value, Mapping) or (hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"))
 
 
-def _items(value: Any) -> dict[str, object]:
-    return {name: value[name] for name in value.keys()}  # noqa: SIM118 - iterating a minibatch gives its values
+def _items(schema: Schema, value: Any) -> dict[str, object]:
+    items = {name: value[name] for name in value.keys()}  # noqa: SIM118 - iterating a minibatch gives its values
+    return items | _made(schema, value) if isinstance(value, Minibatch) else items
+
+
+def _made(schema: Schema, batch: Minibatch[Any]) -> dict[str, object]:
+    """Return what a rule made of several transitions beside a minibatch's fields, which has to go somewhere.
+
+    Raises:
+        ValueError: The schema has no such field.
+    """
+    made = {name: value for name, value in batch._beside.items() if name in schema}
+    for name in batch._beside:
+        if name not in made and name not in _OF_DRAWS:
+            raise ValueError(
+                f"{name}: expected a minibatch of transitions, or a field {name!r}, as its rows are what a follow made "
+                "of several"
+            )
+    return made
 
 
 def _is_node(schema: Schema, values: Mapping[str, object]) -> bool:

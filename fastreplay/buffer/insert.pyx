@@ -18,7 +18,7 @@ from libc.string cimport memcpy
 cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport (
-    METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyMethodDef, argument, bind, without)
+    METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyMethodDef, argument, bind, named, without)
 from fastreplay.buffer.insert_calls cimport (
     BesideRing, Lanes, Priorities, Ring, column_bytes, enter_lanes, has_ended, insert_rows, kAddDoc, kExtendDoc,
     kLanesCapsule, kPrioritiesCapsule, kReleaseInsertBytes, kRingCapsule, lanes_in_order, leave_lanes, leave_out,
@@ -123,10 +123,8 @@ cdef class Inserter:
     cdef tuple bind_slowly(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                            PyObject **values):
         cdef Py_ssize_t i
-        cdef tuple given = () if names == NULL else <tuple>names
         cdef list positional = [<object>args[i] for i in range(num_positional)]
-        cdef dict named = {given[i]: <object>args[num_positional + i] for i in range(len(given))}
-        cdef tuple bound = bind_by_name(self.schema_object, positional, named)
+        cdef tuple bound = bind_by_name(self.schema_object, positional, named(args, num_positional, names))
         if len(bound) != self.num_fields:
             raise ValueError("schema: its fields have changed")
         for i in range(self.num_fields):
@@ -368,7 +366,9 @@ cdef object add_vectorcall(object self, PyObject *const *args, Py_ssize_t num_po
 
 
 cdef object extend_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).beside_names is not None and names != NULL:
+    if num_positional == 1 and isinstance(<object>args[0], Inserter):
+        self._extend_by(<object>args[0], named(args, 1, names))
+    elif (<Inserter>self).beside_names is not None and names != NULL:
         insert_beside(extend, <Inserter>self, args, num_positional, names, False)
     else:
         extend(<Inserter>self, args, num_positional, names, None)

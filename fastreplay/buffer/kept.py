@@ -19,7 +19,7 @@ from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_count, checked_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -209,7 +209,7 @@ class Kept(Pickled[ArrayT]):
         priorities: Priorities | None,
     ) -> Self:
         from fastreplay.buffer.described import Described, rule_of
-        from fastreplay.checkpoint.load import read_records
+        from fastreplay.checkpoint.load import read_records, read_state
         from fastreplay.checkpoint.manifest import MANIFEST
 
         said = Described.of(manifest.buffer, folder.file(MANIFEST))
@@ -223,23 +223,33 @@ class Kept(Pickled[ArrayT]):
         buffer: Self = rebuilt(cls, capacity, said.schema, said.options | options)
         first = max(manifest.first, manifest.end - capacity)
         read_records(folder, manifest, Stored(buffer._ring, said.schema), first)
-        buffer._restore_state(folder, manifest, said, first)
+        buffer._take_over(said, first, read_state(folder, manifest, buffer._state_columns(), first), folder.path)
         buffer._ring.count(said.inserted, said.overwritten + first - manifest.first)
         buffer._lineage.ancestors = manifest.ancestors | {manifest.origin: manifest.end}
-        buffer._num_spawned = _core.Counter(said.num_spawned)
-        buffer._sampler.restart(tuple(said.rng_state["key"]), said.rng_state["calls"], None)
         return buffer
 
-    def _restore_state(self, folder: Folder, manifest: Manifest, said: Described, first: int) -> None:
-        """Take over what was kept beside transitions."""
-        from fastreplay.checkpoint.load import naming, read_state
+    def _take_over(
+        self, said: Described, first: int, state: Iterable[tuple[int, list[NDArray[Any]]]], path: str
+    ) -> None:
+        """Become what a buffer said of itself, its transitions from a ticket on being in the ring.
+
+        Args:
+            said: It.
+            first: The ticket.
+            state: What was kept beside them: the ticket of the first of each run, its columns.
+            path: What a message calls all this.
+
+        Raises:
+            ValueError: Something is not what it can be.
+        """
+        from fastreplay.checkpoint.load import naming
 
         lanes: list[NDArray[Any]] = []
         links: list[NDArray[Any]] = []
-        for ticket, columns in read_state(folder, manifest, self._state_columns(), first):
+        for ticket, columns in state:
             if self._masses is not None:
                 masses = columns.pop(0)
-                with naming(folder.path):
+                with naming(path):
                     check_masses(masses)
                 self._masses.restore(ticket, masses)
             if self._lanes is not None:
@@ -252,9 +262,11 @@ class Kept(Pickled[ArrayT]):
             of_links = np.concatenate([np.empty(0, np.uint8), *links])
             states, ends = np.array(said.lanes[0], np.uint8), np.array(said.lanes[1], np.uint64)
             saved = SavedLinks(first, of_lanes, of_links, said.skips_resets, states, ends)
-            with naming(folder.path):
+            with naming(path):
                 saved.check(self._lanes)
             saved.restore(self._lanes)
+        self._num_spawned = _core.Counter(said.num_spawned)
+        self._sampler.restart(tuple(said.rng_state["key"]), said.rng_state["calls"], None)
 
     def _kept_source(self) -> SaveSource:
         from fastreplay.checkpoint.save import SaveSource

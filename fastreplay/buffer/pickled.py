@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastreplay.schema import Schema
     from fastreplay.support.saving import Format
 
-__all__ = ["Pickled", "rebuilt"]
+__all__ = ["Pickled", "own_attributes", "rebuilt"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 BufferT = TypeVar("BufferT", bound="Pickled[Any]")
@@ -44,7 +44,7 @@ class Pickled(Weighed[ArrayT]):
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[object, ...]:
-        native = _native_attributes(self)
+        native = own_attributes(self)
         state = {
             "first": self._ring.window()[0],
             "columns": FramedTransitions(self) if self._frames.groups else Transitions(self),
@@ -75,7 +75,7 @@ class Pickled(Weighed[ArrayT]):
         Raises:
             ValueError: The state is malformed, or of another schema; the buffer is as it was.
         """
-        saved = checked_state(state, _native_attributes(self))
+        saved = checked_state(state, own_attributes(self))
         if self._lanes is not None and saved.links is not None:
             saved.links.check(self._lanes)
         if not (isinstance(saved.columns, ReceivedTransitions) and saved.columns.buffer is self):
@@ -113,7 +113,7 @@ class Pickled(Weighed[ArrayT]):
         Contents.extend(self, *columns, **({} if self._lanes is None else {"lanes": lanes}))
 
 
-def _native_attributes(buffer: Pickled[Any]) -> set[str]:
+def own_attributes(buffer: Pickled[Any]) -> set[str]:
     """Return what the constructor makes; the rest of `__dict__` is a subclass's own."""
     own = [base for base in type(buffer).__mro__ if base.__module__.startswith(__package__)]
     return {name for base in own for name in get_annotations(base)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastreplay.batch.delivery import Delivery, HostDelivery
 from fastreplay.buffer.draw import Draw, Epochs, Prioritized, Source, Uniform
-from fastreplay.buffer.filled import Filled
+from fastreplay.buffer.grown import Grown
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.sampler import Sampler
 from fastreplay.buffer.sampling import Sampling
@@ -32,7 +32,7 @@ __all__ = ["Sampled"]
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Sampled(Sampling[ArrayT], Filled[ArrayT]):
+class Sampled(Sampling[ArrayT], Grown[ArrayT]):
     """Base of the replay buffer: what draws from it."""
 
     _waits: Waits
@@ -153,13 +153,15 @@ class Sampled(Sampling[ArrayT], Filled[ArrayT]):
 
     def _new_delivery(self, form: Form) -> Delivery:
         """Make a delivery of what the host gathers."""
-        origin = 0 if self._masses is None else self._origin
-        if self._gpu is None:
-            delivery: Delivery = HostDelivery(form, self._device, self._output, origin)
-        else:
-            delivery = self._gpu.pinned_delivery(form, self._waits, origin)
+        delivery = self._delivery_like_its_own(form, 0 if self._masses is None else self._origin, self._waits)
         self._deliveries.add(delivery)
         return delivery
+
+    def _delivery_like_its_own(self, form: Form, origin: int, waits: Waits) -> Delivery:
+        """Make a delivery to where this buffer's minibatches are, for rows of whose ring that is the number."""
+        if self._gpu is None:
+            return HostDelivery(form, self._device, self._output, origin)
+        return self._gpu.pinned_delivery(form, waits, origin)
 
     def _new_mirror_delivery(self, form: Form) -> Delivery:
         """Make a delivery of what the device draws."""

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.checkpoint.folder import Folder
+from fastreplay.checkpoint.laying import Laying
 from fastreplay.checkpoint.manifest import read_manifest
 from fastreplay.checkpoint.segment import Scratch, SegmentForm, read_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -62,43 +63,17 @@ def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int)
     Raises:
         OSError, ValueError: As `load`.
     """
-    ring, form, scratch = stored.ring, SegmentForm(stored.columns, stored.beside), Scratch()
-    start = max(manifest.first - manifest.looks_back, first - ring.num_spare)
-    ring.start_at(start)
-    is_begun = False
+    form, scratch = SegmentForm(stored.columns, stored.beside), Scratch()
+    laying = Laying(stored, first, manifest.end, first - manifest.first + manifest.looks_back)
     for entry in manifest.records:
-        if entry.end <= start:
+        if entry.end <= laying.start:
             continue
         if len(entry.beside) != len(stored.groups):
             raise ValueError(f"{folder.file(entry.file)}: expected frames beside records of {len(stored.groups)} kinds")
         arrays = read_segment(folder, form, entry, scratch)
-        columns, beside = arrays[: len(stored.columns)], arrays[len(stored.columns) :]
-        counts = [stored.num_beside(group, codes) for group, codes in stored.codes(columns)]
-        if [int(each.sum()) for each in counts] != [*entry.beside]:
-            raise ValueError(f"{folder.file(entry.file)}: its records have other frames beside them than it holds")
-        for begin, end, is_first in ((start, first, False), (first, manifest.end, True)):
-            rows = slice(max(begin - entry.first, 0), min(end, entry.end) - entry.first)
-            if rows.stop <= rows.start:
-                continue
-            if is_first and not is_begun:
-                ring.begin_here()
-                is_begun = True
-            _lay(folder.file(entry.file), stored, [each[rows] for each in columns], _of_rows(beside, counts, rows))
-    if not is_begun:
-        ring.begin_here()
-
-
-def _of_rows(beside: Sequence[Array], counts: Sequence[Array], rows: slice) -> list[Array]:
-    """Return the frames beside some of a segment's records."""
-    before = [int(each[: rows.start].sum()) for each in counts]
-    taken = [int(each[rows].sum()) for each in counts]
-    return [frames[a : a + n] for frames, a, n in zip(beside, before, taken, strict=True)]
-
-
-def _lay(path: str, stored: Stored, columns: list[Array], beside: list[Array]) -> None:
-    with naming(path):
-        stored.put(columns, beside)
-    stored.ring.restore(len(columns[0]))
+        with naming(folder.file(entry.file)):
+            laying.add(entry.first, arrays[: len(stored.columns)], arrays[len(stored.columns) :])
+    laying.begin()
 
 
 def read_state(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
+from fastreplay.checkpoint.retreat import Retreat
 from fastreplay.checkpoint.segment import Entry, SegmentForm, write_segment
 
 if TYPE_CHECKING:
@@ -174,31 +175,28 @@ class _Saving:
         Raises:
             RuntimeError: None is left.
         """
-        oldest, newest = first, end = self._ring.window()
-        num_kept, num_left_out = end - first, 0
+        wanted = Retreat(self._ring, self._ring.capacity)
         with ThreadPoolExecutor(1, "fastreplay-save") as self._disk:
             while True:
+                end = wanted.end
                 described = self._source.describe(end)
-                state = self._write(first, end, self._state_form, self._read_state, "state")
+                state = self._write(wanted.first, end, self._state_form, self._read_state, "state")
                 if state:  # what was overwritten before that was read has none
-                    first = min(max(first, self._stored.oldest_whole()), end)
-                records = self._records(first, end) if first < end or oldest == newest else None
+                    wanted.first = min(max(wanted.first, self._stored.oldest_whole()), end)
+                first = wanted.first
+                records = self._records(first, end) if first < end or wanted.oldest == wanted.newest else None
                 if records is not None:
                     break
-                still, end = self._ring.window()
-                num_left_out = 2 * max(num_left_out, still - first, 1)
-                num_kept = max(num_kept // 2, end - still - num_left_out)
-                if num_kept == 0:
+                if not wanted.go():
                     raise RuntimeError(
-                        f"save: writers overwrote all of {newest - oldest} transitions before they were read; with "
-                        "hold=True they wait"
+                        f"save: writers overwrote all of {wanted.newest - wanted.oldest} transitions before they were "
+                        "read; with hold=True they wait"
                     )
-                first = max(still, end - num_kept)
             while self._unfinished:
                 self._unfinished.popleft().result()
         looks_back = min(first, self._ring.num_spare)
         manifest = Manifest(self._origin, self._ancestors, described, first, end, looks_back, records, state or [])
-        return manifest, SavedRange(first, end, min(first, newest) - oldest)
+        return manifest, SavedRange(first, end, min(first, wanted.newest) - wanted.oldest)
 
     def _records(self, first: int, end: int) -> list[Entry] | None:
         """Return the segments of some tickets and those that they look up: what is there, and what is written now.

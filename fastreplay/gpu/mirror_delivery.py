@@ -17,7 +17,7 @@ from fastreplay.gpu.tensors import DeviceTensors
 from fastreplay.support.latest import Latest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     import torch
 
@@ -295,13 +295,13 @@ class MirrorDelivery(Delivery):
 
     def prefetcher(
         self,
-        source: _core.Ring | _core.Follow,
-        generator: MirrorGenerator,
+        members: Sequence[tuple[_core.Ring | _core.Follow, MirrorGenerator]],
         depth: int,
         steps: int | None,
         waits: Waits,
     ) -> _core.Prefetcher:
         """Make what draws at once: the device has the draws ahead in its queue."""
+        ((source, generator),) = members
         return QueuedDraws(source, generator, depth, steps, waits)
 
     def _pool(self, consumer: Hashable) -> _Pool:

@@ -14,7 +14,7 @@ from fastreplay.support.latest import Latest
 from fastreplay.support.living import Living
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     import torch
 
@@ -132,10 +132,14 @@ class PinnedDelivery(Delivery):
         block.cancel_ahead()
 
     def prefetcher(
-        self, source: _core.Ring | _core.Follow, generator: _core.Sampler, depth: int, steps: int | None, waits: Waits
+        self,
+        members: Sequence[tuple[_core.Ring | _core.Follow, _core.Sampler]],
+        depth: int,
+        steps: int | None,
+        waits: Waits,
     ) -> _core.Prefetcher:
         """Make what fills and sends blocks on a native thread."""
-        return _core.Prefetcher(source, generator, depth, steps, waits, self._device.sender())
+        return _core.Prefetcher(members, depth, steps, waits, self._device.sender())
 
     def describe(self, error: int) -> str:
         """Return a sender's error in words."""

@@ -622,6 +622,71 @@ void runs_lose_their_beginning(std::size_t num_ahead) {
   check_block(ring, block, 15 + num_ahead);
 }
 
+// What two samplers draw into shares of a block is what each draws into a block of its own, and nothing else is
+// written.
+void shares_of_a_block(const std::vector<std::size_t>& row_bytes) {
+  Ring one{layout_of(row_bytes), 40};
+  Ring other{layout_of(row_bytes), 60};
+  rows::insert(one, 0, 40);
+  rows::insert(other, 0, 55);
+  const std::vector<fastreplay::Part> parts = transition_parts(one.records().layout());
+  std::vector<std::size_t> places(parts.size());
+  std::iota(places.begin(), places.end(), std::size_t{0});
+  const Block whole{parts, 300};
+  fill_with_canaries(whole);
+  const Block first{whole, parts, places, 0, 29};
+  const Block second{whole, parts, places, 29, 270};
+  CHECK(first.layout().is_share() && !whole.layout().is_share());
+  CHECK_EQ(Sampler{kKey}.sample(one, first), 29U);
+  CHECK_EQ((Sampler{kKey, 5}.sample(other, second)), 270U);
+  const Block alone{parts, 29};
+  const Block alone_too{parts, 270};
+  CHECK_EQ(Sampler{kKey}.sample(one, alone), 29U);
+  CHECK_EQ((Sampler{kKey, 5}.sample(other, alone_too)), 270U);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const std::size_t num_bytes = parts[i].row_bytes;
+    CHECK(std::memcmp(whole.part(i), alone.part(i), 29 * num_bytes) == 0);
+    CHECK(std::memcmp(whole.part(i) + 29 * num_bytes, alone_too.part(i), 270 * num_bytes) == 0);
+    const std::byte* rest = whole.part(i) + 299 * num_bytes;  // of the last row, which is nobody's
+    CHECK(std::all_of(rest, rest + num_bytes, [](std::byte byte) { return byte == kCanary; }));
+  }
+}
+
+void no_such_shares() {
+  const std::vector<fastreplay::Part> parts = transition_parts(layout_of({4, 8}));
+  const Block whole{parts, 10};
+  const auto refused = [&](std::vector<std::size_t> places, std::size_t first_row, std::size_t num_rows) {
+    return check::throws<std::invalid_argument>([&] { (void)Block{whole, parts, places, first_row, num_rows}; });
+  };
+  CHECK(!refused({0, 1, 2}, 3, 7) && !refused({0, 1, 2}, 10, 0));
+  CHECK(refused({0, 1, 2}, 3, 8) && refused({0, 1, 2}, 11, 0) && refused({0, 1, 2}, 1, ~std::size_t{0}));
+  CHECK(refused({0, 1}, 0, 1) && refused({0, 1, 3}, 0, 1) && refused({0, 0, 2}, 0, 1));
+  const Block share{whole, parts, std::vector<std::size_t>{0, 1, 2}, 0, 5};
+  CHECK(check::throws<std::invalid_argument>(
+      [&] { (void)Block{share, parts, std::vector<std::size_t>{0, 1, 2}, 0, 1}; }));
+}
+
+// Epochs run on within a share: every row of one comes before any of the next.
+void epochs_in_a_share() {
+  Ring ring{layout_of({8}), 16};
+  rows::insert(ring, 0, 10);
+  const std::vector<fastreplay::Part> parts = transition_parts(ring.records().layout());
+  const Block whole{parts, 64};
+  const Block share{whole, parts, std::vector<std::size_t>{0, 1}, 7, 35};
+  Sampler sampler{kKey, fastreplay::EpochOptions{}, fastreplay::EpochState{}};
+  CHECK_EQ(sampler.sample(ring, share), 35U);
+  for (std::size_t begin = 0; begin < 30; begin += 10) {
+    std::vector<Ticket> epoch(share.tickets().begin() + static_cast<std::ptrdiff_t>(begin),
+                              share.tickets().begin() + static_cast<std::ptrdiff_t>(begin) + 10);
+    std::ranges::sort(epoch);
+    for (Ticket ticket = 0; ticket < 10; ++ticket) CHECK_EQ(epoch[ticket], ticket);
+  }
+  for (std::size_t row = 0; row < 35; ++row) CHECK(rows::is_row_of(ring, share, row, share.tickets()[row]));
+  CHECK_EQ(sampler.epochs()->state().position, 5U);
+  ring.clear();
+  CHECK_EQ(sampler.sample(ring, share), 0U);
+}
+
 }  // namespace
 
 int main() {
@@ -659,5 +724,8 @@ int main() {
   reads_give_up();
   for (const std::size_t num_ahead : {0, 1, 4, 8, 30}) runs_lose_their_beginning(num_ahead);
   a_stalled_writer_hides_only_its_own_row();
+  for (const auto& row_bytes : kLayouts) shares_of_a_block(row_bytes);
+  no_such_shares();
+  epochs_in_a_share();
   return check::result();
 }

@@ -9,6 +9,8 @@
 #include <span>
 #include <stdexcept>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "batch/prefetch.hpp"
@@ -434,6 +436,54 @@ void test_two_on_one_sampler() {
   }
 }
 
+// Each member fills its share of every block, as it would fill a block of its own; one that is empty holds up all.
+void test_members_fill_their_shares() {
+  Bench one;
+  Bench other{0};
+  const std::vector<fastreplay::Part> parts = transition_parts(one.ring.records().layout());
+  const std::vector<std::size_t> places{0, 1, 2, 3};
+  Prefetcher prefetcher{
+      {{.ring = one.ring, .sampler = one.sampler}, {.ring = other.ring, .sampler = other.sampler}}, 2, nullptr};
+  CHECK(check::throws<std::logic_error>([&] { prefetcher.push(*one.block(), nullptr); }));  // one piece
+  std::deque<std::pair<Block, Block>> in;
+  const auto push = [&] {
+    const Block* whole = one.block();
+    in.emplace_back(std::piecewise_construct, std::forward_as_tuple(*whole, parts, places, 0, 5),
+                    std::forward_as_tuple(*whole, parts, places, 5, 11));
+    const Prefetcher::Piece pieces[]{{.block = &in.back().first}, {.block = &in.back().second}};
+    prefetcher.push(pieces, nullptr);
+  };
+  for (int i = 0; i < 2; ++i) push();
+  CHECK(take(prefetcher, kPatience) == Outcome::kEmpty);
+  rows::insert(other.ring, 0, 90);
+  prefetcher.retry();
+  Sampler first{kKey};
+  Sampler second{kKey};
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    const auto [outcome, number, num_rows] = prefetcher.await(kPatience);
+    CHECK(outcome == Outcome::kFilled);
+    CHECK_EQ(num_rows, 16U);
+    for (const std::size_t member : {0, 1}) CHECK_EQ(prefetcher.oldest_call(member)->number, i);
+    CHECK(prefetcher.take(number));
+    const Block alone{parts, 5};
+    const Block alone_too{parts, 11};
+    CHECK(first.sample(one.ring, alone) && second.sample(other.ring, alone_too));
+    CHECK(tickets_of(in.front().first) == tickets_of(alone));
+    CHECK(tickets_of(in.front().second) == tickets_of(alone_too));
+    CHECK(holds_its_rows(one.ring, in.front().first) && holds_its_rows(other.ring, in.front().second));
+    in.pop_front();
+    push();
+  }
+  // One that has no share of a block takes no turn.
+  for (int i = 0; i < 2; ++i) CHECK(take(prefetcher, kPatience) == Outcome::kFilled);
+  const Prefetcher::Piece pieces[]{{.block = nullptr}, {.block = &in.back().second}};
+  const std::uint64_t calls = one.sampler.calls();
+  prefetcher.push(pieces, nullptr);
+  CHECK_EQ(prefetcher.await(kPatience).num_rows, 11U);
+  CHECK_EQ(one.sampler.calls(), calls);
+  CHECK(!prefetcher.oldest_call(0) && prefetcher.oldest_call(1));
+}
+
 void test_blocks_in_borrowed_memory() {
   Bench bench;
   const Block own{transition_parts(bench.ring.records().layout()), 16};
@@ -472,6 +522,7 @@ int main() {
   test_a_block_stays_until_it_is_taken();
   test_several_consumers();
   test_two_on_one_sampler();
+  test_members_fill_their_shares();
   test_blocks_in_borrowed_memory();
   return check::result();
 }

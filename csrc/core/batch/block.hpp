@@ -20,6 +20,10 @@ class Block {
   // In memory that somebody else owns and keeps (page-locked, say): at least layout().num_bytes() at a
   // multiple of kCacheLine, or std::invalid_argument is thrown.
   Block(std::vector<Part> parts, std::size_t batch_size, std::span<std::byte> memory);
+  // Some rows of another block, which outlives this (BatchLayout).
+  Block(const Block& whole, std::vector<Part> parts, std::span<const std::size_t> places, std::size_t first_row,
+        std::size_t num_rows)
+      : layout_{whole.layout_, std::move(parts), places, first_row, num_rows}, owned_{}, data_{whole.data_} {}
 
   [[nodiscard]] const BatchLayout& layout() const noexcept { return layout_; }
   [[nodiscard]] std::size_t batch_size() const noexcept { return layout_.batch_size(); }

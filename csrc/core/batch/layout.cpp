@@ -36,6 +36,28 @@ BatchLayout::BatchLayout(std::vector<Part> parts, std::size_t batch_size)
     offsets_.push_back(num_bytes_);
     num_bytes_ += round_up(part.row_bytes * batch_size, kPartAlignment);
   }
+  find_copied();
+}
+
+BatchLayout::BatchLayout(const BatchLayout& whole, std::vector<Part> parts, std::span<const std::size_t> places,
+                         std::size_t first_row, std::size_t num_rows)
+    : batch_size_{num_rows}, parts_{std::move(parts)}, first_row_{first_row}, whole_rows_{whole.batch_size_} {
+  if (whole_rows_ == 0 || whole.is_share() || first_row > whole_rows_ || num_rows > whole_rows_ - first_row ||
+      places.size() != parts_.size()) {
+    throw std::invalid_argument{"the minibatch has no such rows"};
+  }
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    if (places[i] >= whole.parts_.size() || whole.parts_[places[i]].row_bytes < parts_[i].row_bytes) {
+      throw std::invalid_argument{"the minibatch has no room for a part"};
+    }
+    has_made_parts_ |= parts_[i].source == Source::kMade;
+    offsets_.push_back(whole.offsets_[places[i]] + first_row * whole.parts_[places[i]].row_bytes);
+    num_bytes_ += parts_[i].row_bytes * num_rows;
+  }
+  find_copied();
+}
+
+void BatchLayout::find_copied() {
   add_copied(Source::kStart);
   num_at_start_ = copied_.size();
   add_copied(Source::kEnd);

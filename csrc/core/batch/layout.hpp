@@ -45,13 +45,18 @@ struct Copied {
 [[nodiscard]] std::vector<Part> weighted_parts(const RecordLayout& record);
 
 // The parts in a block, in order, each at a multiple of kPartAlignment (more than any dtype asks for), so that one
-// transfer moves them all.
+// transfer moves them all. Of a share of a block, each where the larger minibatch has these rows of it.
 class BatchLayout {
  public:
   static constexpr std::size_t kPartAlignment = 256;
 
   // Throws std::invalid_argument on sizes that do not fit, and without tickets.
   BatchLayout(std::vector<Part> parts, std::size_t batch_size);
+
+  // Some rows of a larger minibatch, which has each of these parts at a place among its own: what one of several who
+  // fill it sees of it. Throws std::invalid_argument where the rows or the places are not there, or a part is smaller.
+  BatchLayout(const BatchLayout& whole, std::vector<Part> parts, std::span<const std::size_t> places,
+              std::size_t first_row, std::size_t num_rows);
 
   // Whether all that is copied of a record is there in such records.
   [[nodiscard]] bool fits(const RecordLayout& record) const noexcept;
@@ -63,6 +68,10 @@ class BatchLayout {
   static constexpr std::size_t kNone = ~std::size_t{0};
   [[nodiscard]] std::size_t offset_of(Source source) const noexcept;
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }
+  // Whether it is some rows of a larger minibatch; of which that is the first, and how many the larger one has.
+  [[nodiscard]] bool is_share() const noexcept { return whole_rows_ > 0; }
+  [[nodiscard]] std::size_t first_row() const noexcept { return first_row_; }
+  [[nodiscard]] std::size_t whole_rows() const noexcept { return whole_rows_; }
   // Whether there is a part that somebody has to work out.
   [[nodiscard]] bool has_made_parts() const noexcept { return has_made_parts_; }
   // What is copied out of records: all of it, of those that rows begin at, of those that they end at.
@@ -71,6 +80,7 @@ class BatchLayout {
   [[nodiscard]] std::span<const Copied> copied_at_end() const noexcept { return copied().subspan(num_at_start_); }
 
  private:
+  void find_copied();
   void add_copied(Source source);
 
   std::size_t batch_size_;
@@ -81,6 +91,8 @@ class BatchLayout {
   std::size_t tickets_offset_ = 0;
   std::size_t num_bytes_ = 0;
   bool has_made_parts_ = false;
+  std::size_t first_row_ = 0;
+  std::size_t whole_rows_ = 0;
 };
 
 }  // namespace fastreplay

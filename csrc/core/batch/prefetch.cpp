@@ -9,21 +9,29 @@
 
 namespace fastreplay {
 
-Prefetcher::Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send, const Following* following)
-    : ring_{ring}, sampler_{sampler}, send_{send}, following_{following}, spin_{spin_here()}, jobs_(depth) {
+Prefetcher::Prefetcher(std::vector<Member> members, std::size_t depth, Send send)
+    : members_{std::move(members)}, send_{send}, spin_{spin_here()}, jobs_(depth) {
   if (depth == 0) throw std::invalid_argument{"depth: expected at least 1, got 0"};
+  if (members_.empty()) throw std::invalid_argument{"expected somebody who draws"};
+  for (Job& job : jobs_) job.turns.resize(members_.size());
   const SignalsBlocked inherited;  // by the thread
   thread_ = std::thread{[this] { run(); }};
 }
 
-void Prefetcher::push(const Block& block, void* context, double beta) {
+void Prefetcher::push(std::span<const Piece> pieces, void* context) {
+  if (pieces.size() != members_.size()) throw std::logic_error{"expected a piece for each who draws"};
   {
     const auto lock = locked();
     if (num_pushed_ - num_taken_ == jobs_.size()) throw std::logic_error{"a block was pushed into a full prefetcher"};
-    const bool is_its_turn = num_taken_ == num_pushed_ || jobs_[(num_pushed_ - 1) % jobs_.size()].call.num_rows > 0;
+    const bool is_its_turn = num_taken_ == num_pushed_ ||
+                             std::ranges::all_of(jobs_[(num_pushed_ - 1) % jobs_.size()].turns, &Turn::is_taken);
     Job& job = jobs_[num_pushed_++ % jobs_.size()];
-    job = {.block = &block, .context = context, .call = {.number = 0, .beta = beta}, .state = State::kPushed};
-    if (is_its_turn) sampler_.take_rows(ring_, block, job.call);  // else fill() does, after those before it
+    std::ranges::transform(pieces, job.turns.begin(), [](const Piece& piece) {
+      return Turn{.block = piece.block, .call = {.number = 0, .beta = piece.beta}};
+    });
+    job.context = context;
+    job.state = State::kPushed;
+    if (is_its_turn) (void)take_rows(job);  // else fill() does, after those before it
   }
   tell_news();
   work_.notify_one();
@@ -37,9 +45,7 @@ Prefetcher::Oldest Prefetcher::await(std::chrono::nanoseconds patience) {
   auto lock = locked();
   if (!is_decided() && patience > std::chrono::nanoseconds{0}) {
     Job* job = oldest();
-    // A search for complete rows may take long, and is the thread's: consumers come back to hear of signals.
-    const bool may_search = following_ != nullptr && following_->rule.is_redrawn;
-    if (job != nullptr && job->state == State::kPushed && !may_search) {
+    if (job != nullptr && job->state == State::kPushed && !may_search()) {
       lock = fill(*job, std::move(lock));
       done_.notify_all();
     } else {
@@ -49,7 +55,11 @@ Prefetcher::Oldest Prefetcher::await(std::chrono::nanoseconds patience) {
   }
   const Job* job = oldest();
   if (is_stopped_) return {Outcome::kStopped, num_taken_};
-  if (job != nullptr && job->state == State::kFilled) return {Outcome::kFilled, num_taken_, job->call.num_rows};
+  if (job != nullptr && job->state == State::kFilled) {
+    std::size_t num_rows = 0;
+    for (const Turn& turn : job->turns) num_rows += turn.call.num_rows;
+    return {Outcome::kFilled, num_taken_, num_rows};
+  }
   return {outcome_ == Outcome::kFilled ? Outcome::kPending : outcome_, num_taken_};
 }
 
@@ -61,10 +71,13 @@ bool Prefetcher::take(std::uint64_t number) {
   return true;
 }
 
-std::optional<Sampler::Call> Prefetcher::oldest_call() const {
+std::optional<Sampler::Call> Prefetcher::oldest_call(std::size_t member) const {
   const auto lock = locked();
-  const Sampler::Call* call = num_taken_ == num_pushed_ ? nullptr : &jobs_[num_taken_ % jobs_.size()].call;
-  return call == nullptr || call->num_rows == 0 ? std::nullopt : std::optional{*call};
+  for (std::uint64_t n = num_taken_; n < num_pushed_; ++n) {
+    const Sampler::Call& call = jobs_[n % jobs_.size()].turns[member].call;
+    if (call.num_rows > 0) return call;
+  }
+  return std::nullopt;
 }
 
 void Prefetcher::retry() {
@@ -135,19 +148,43 @@ Prefetcher::Job* Prefetcher::oldest() noexcept {
   return num_taken_ < num_pushed_ ? &jobs_[num_taken_ % jobs_.size()] : nullptr;
 }
 
+// Gives each member that has none yet its turn. False where one has nothing to draw from.
+bool Prefetcher::take_rows(Job& job) noexcept {
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    Turn& turn = job.turns[i];
+    if (!turn.is_taken()) members_[i].sampler.take_rows(members_[i].ring, *turn.block, turn.call);
+  }
+  return std::ranges::all_of(job.turns, &Turn::is_taken);
+}
+
+bool Prefetcher::draw(const Job& job) noexcept {
+  GivingUp giving_up{[](void* self) noexcept { return static_cast<Prefetcher*>(self)->is_stopped(); }, this};
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const auto& [ring, sampler, follows] = members_[i];
+    const auto& [block, call] = job.turns[i];
+    std::optional<Following> following;
+    if (follows != nullptr) following.emplace(Following{follows->lanes, follows->rule, &giving_up});
+    if (block != nullptr && !sampler.sample(ring, *block, call, following ? &*following : nullptr)) return false;
+  }
+  return true;
+}
+
+// Whether there is a search for complete rows, which may take long, and is the thread's: consumers come back to hear of
+// signals.
+bool Prefetcher::may_search() const noexcept {
+  return std::ranges::any_of(
+      members_, [](const Member& member) { return member.following != nullptr && member.following->rule.is_redrawn; });
+}
+
 // Gives the mutex back meanwhile. The job stays where it is: nobody takes it before it is filled.
 std::unique_lock<std::mutex> Prefetcher::fill(Job& job, std::unique_lock<std::mutex> lock) noexcept {
-  if (job.call.num_rows == 0) sampler_.take_rows(ring_, *job.block, job.call);  // in the blocks' order
-  if (job.call.num_rows == 0) {
+  if (!take_rows(job)) {         // in the blocks' order
     outcome_ = Outcome::kEmpty;  // before anybody turns to the next block
     return lock;
   }
   job.state = State::kBeingFilled;
   lock.unlock();
-  GivingUp giving_up{[](void* self) noexcept { return static_cast<Prefetcher*>(self)->is_stopped(); }, this};
-  std::optional<Following> following;
-  if (following_ != nullptr) following.emplace(Following{following_->lanes, following_->rule, &giving_up});
-  const bool is_drawn = sampler_.sample(ring_, *job.block, job.call, following ? &*following : nullptr);
+  const bool is_drawn = draw(job);
   const int error = is_drawn && send_ != nullptr ? send_(job.context) : 0;
   lock = locked();
   job.state = is_drawn && error == 0 ? State::kFilled : State::kPushed;

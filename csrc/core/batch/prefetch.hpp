@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -46,17 +47,36 @@ class Prefetcher {
     kStopped,  // stop() was called
   };
 
-  // Starts the thread. `depth` is how many blocks may be in it at once, at least 1. The ring and the sampler
-  // outlive this, as does what surrounds the rows, if anything does. Throws std::invalid_argument on depth 0,
-  // std::system_error where no thread can be had.
-  Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send, const Following* following = nullptr);
+  // Who draws the rows of a block, or a share of them, with what surrounds each, if anything does.
+  struct Member {
+    Ring& ring;
+    Sampler& sampler;
+    const Following* following = nullptr;
+  };
+
+  // What a member is to fill of one block, null for nothing, and the exponent of its weights, if it has any.
+  struct Piece {
+    const Block* block;
+    double beta = 0;
+  };
+
+  // Starts the thread. `depth` is how many blocks may be in it at once, at least 1. What the members are made of
+  // outlives this. Throws std::invalid_argument on depth 0 or without members, std::system_error where no thread can be
+  // had.
+  Prefetcher(std::vector<Member> members, std::size_t depth, Send send);
+  Prefetcher(Ring& ring, Sampler& sampler, std::size_t depth, Send send, const Following* following = nullptr)
+      : Prefetcher{{{.ring = ring, .sampler = sampler, .following = following}}, depth, send} {}
   ~Prefetcher() { stop(); }
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  // Gives a block to be filled, which outlives its being taken or stop(); `beta` is for weights, if it has any. Throws
-  // std::logic_error where `depth` blocks are in already.
-  void push(const Block& block, void* context, double beta = 0);
+  // Gives a block to be filled, as one piece for each member, which outlive its being taken or stop(). Throws
+  // std::logic_error where `depth` blocks are in already, or they are not as many as the members.
+  void push(std::span<const Piece> pieces, void* context);
+  void push(const Block& block, void* context, double beta = 0) {
+    const Piece piece{.block = &block, .beta = beta};
+    push({&piece, 1}, context);
+  }
 
   struct Oldest {
     Outcome outcome;
@@ -68,8 +88,8 @@ class Prefetcher {
   // row has to be complete, else waits for `patience` at most; without patience it does neither.
   [[nodiscard]] Oldest await(std::chrono::nanoseconds patience);
 
-  // The call of the oldest block, if there is one and it had something to draw from.
-  [[nodiscard]] std::optional<Sampler::Call> oldest_call() const;
+  // A member's call for the oldest block that it has a piece of, if there is one and it had something to draw from.
+  [[nodiscard]] std::optional<Sampler::Call> oldest_call(std::size_t member = 0) const;
 
   // Takes block `number` out if it is the oldest and filled. False, with nothing changed, where it is not (any more),
   // and after stop().
@@ -88,15 +108,25 @@ class Prefetcher {
  private:
   enum class State { kPushed, kBeingFilled, kFilled };
 
-  struct Job {
+  // What a member draws of a block.
+  struct Turn {
     const Block* block;
-    void* context;
     Sampler::Call call;
+
+    [[nodiscard]] bool is_taken() const noexcept { return block == nullptr || call.num_rows > 0; }
+  };
+
+  struct Job {
+    std::vector<Turn> turns;
+    void* context = nullptr;
     State state = State::kPushed;
   };
 
   void run() noexcept;
   [[nodiscard]] Job* next_to_fill() noexcept;
+  [[nodiscard]] bool take_rows(Job& job) noexcept;
+  [[nodiscard]] bool draw(const Job& job) noexcept;
+  [[nodiscard]] bool may_search() const noexcept;
   [[nodiscard]] std::unique_lock<std::mutex> fill(Job& job, std::unique_lock<std::mutex> lock) noexcept;
   [[nodiscard]] Job* oldest() noexcept;
   [[nodiscard]] bool is_stopped() const noexcept;
@@ -104,10 +134,8 @@ class Prefetcher {
   [[nodiscard]] std::unique_lock<std::mutex> wait_for_news(std::unique_lock<std::mutex> lock) const;
   void tell_news() noexcept;
 
-  Ring& ring_;
-  Sampler& sampler_;
+  const std::vector<Member> members_;
   const Send send_;
-  const Following* const following_;
   const std::chrono::nanoseconds spin_;
 
   mutable std::mutex mutex_;

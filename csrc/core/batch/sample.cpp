@@ -158,6 +158,11 @@ void Sampler::count_on_from(const Sampler& before) noexcept {
 
 void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {
   call.num_rows = epochs_ ? epochs_->take(ring, block.tickets(), call.epoch) : block.batch_size();
+  while (block.layout().is_share() && call.num_rows > 0 && call.num_rows < block.batch_size()) {
+    EpochState of_next;
+    const std::size_t more = epochs_->take(ring, block.tickets().subspan(call.num_rows), of_next);
+    call.num_rows = more > 0 ? call.num_rows + more : 0;  // all was cleared meanwhile, and what had its turn with it
+  }
   // relaxed: only that no two calls get the same number.
   if (call.num_rows > 0) call.number = calls_.fetch_add(1, std::memory_order_relaxed);
 }

@@ -65,7 +65,8 @@ class Sampler {
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
   // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where
-  // rows are drawn again that are not complete, and none is, or it is given up. Such rows are not drawn in epochs.
+  // rows are drawn again that are not complete, and none is, or it is given up. Such rows are not drawn in epochs. A
+  // share of a block is filled: where an epoch ends, the next begins.
   [[nodiscard]] std::size_t sample(Ring& ring, const Block& block, double beta = 0,
                                    const Following* following = nullptr) noexcept;
 

@@ -123,7 +123,7 @@ class Windows::Line {
     const std::span<const std::byte* const> records{records_.data(), num_added_};
     for (std::size_t i = 0; i < taken_.fields.size() && num_added_ > 0; ++i) {
       const Column& column = windows_.ring_.records().layout().columns()[taken_.fields[i]];
-      std::byte* first = windows_.block_.part(taken_.parts[i]) + place_ * column.row_bytes;
+      std::byte* first = windows_.begin_of(taken_.parts[i], column.row_bytes) + place_ * column.row_bytes;
       if (num_apart_ == 1) {
         load_field(first, records, column, windows_.ring_.records().at(0));
       } else {
@@ -150,7 +150,7 @@ Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const B
       rule_{rule},
       block_{block},
       ways_{block.part(rule.ways_part), block.layout().parts()[rule.ways_part].row_bytes, rule.most_before},
-      num_rows_{num_rows},
+      num_rows_{block.layout().is_share() ? block.layout().whole_rows() : num_rows},
       rows_together_{Walks<Ahead>::kRowsTogether} {
   const std::span<const Column> columns{ring.records().layout().columns()};
   for (const Copied& each : block.layout().copied_at_start()) at_start_.add(columns[each.field]);
@@ -256,8 +256,9 @@ void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const n
   const std::size_t count = taken.steps.count;
   for (std::size_t i = 0; i < taken.fields.size(); ++i) {
     const std::size_t step_bytes = ring_.records().layout().columns()[taken.fields[i]].row_bytes;
-    fill(block_.part(taken.parts[i]), step_bytes, row, count, 0, begin, std::byte{0});
-    fill(block_.part(taken.parts[i]), step_bytes, row, count, end, count, std::byte{0});
+    std::byte* part = begin_of(taken.parts[i], step_bytes);
+    fill(part, step_bytes, row, count, 0, begin, std::byte{0});
+    fill(part, step_bytes, row, count, end, count, std::byte{0});
   }
 }
 
@@ -269,8 +270,15 @@ void Windows::say(const WindowRule::Said& said, std::size_t row) const noexcept 
     const bool is_there = way.begins && begin < end && said.steps.at(begin) == -std::int64_t{way.num_before};
     end = is_there ? begin + 1 : begin;
   }
-  fill(block_.part(said.part), 1, row, said.steps.count, 0, said.steps.count, std::byte{0});
-  fill(block_.part(said.part), 1, row, said.steps.count, begin, end, std::byte{1});
+  std::byte* part = begin_of(said.part, 1);
+  fill(part, 1, row, said.steps.count, 0, said.steps.count, std::byte{0});
+  fill(part, 1, row, said.steps.count, begin, end, std::byte{1});
+}
+
+// Of a share of a block, whose rows are not the first, the rows of a step begin elsewhere than all steps of a row do.
+std::byte* Windows::begin_of(std::size_t part, std::size_t step_bytes) const noexcept {
+  if (!rule_.is_time_major) return block_.part(part);
+  return block_.part(part) - block_.layout().first_row() * (block_.layout().parts()[part].row_bytes - step_bytes);
 }
 
 void Windows::fill(std::byte* part, std::size_t step_bytes, std::size_t row, std::size_t count, std::size_t begin,

@@ -145,6 +145,8 @@ class Windows {
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
   void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
   void say(const WindowRule::Said& said, std::size_t row) const noexcept;
+  // Where a part's first row, or the first step of it, begins.
+  [[nodiscard]] std::byte* begin_of(std::size_t part, std::size_t step_bytes) const noexcept;
   // Sets steps [begin, end) of a row, of `count` that each has, to a byte.
   void fill(std::byte* part, std::size_t step_bytes, std::size_t row, std::size_t count, std::size_t begin,
             std::size_t end, std::byte value) const noexcept;
@@ -154,10 +156,10 @@ class Windows {
   const WindowRule& rule_;
   const Block& block_;
   const Ways ways_;
-  std::size_t num_rows_;
-  Extent at_start_;  // of what is copied of the drawn record
-  Extent at_end_;    // of the last step
-  Extent on_way_;    // of any step
+  std::size_t num_rows_;  // from a step to the next of the same row, where steps come first
+  Extent at_start_;       // of what is copied of the drawn record
+  Extent at_end_;         // of the last step
+  Extent on_way_;         // of any step
   std::size_t rows_together_;
   mutable Trails trails_;
 };
