@@ -28,8 +28,8 @@ ALLOWED_INCLUDES = {
     "cuda": rf"{ROOMS}|(device|following|masses|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
     r"|(block_steps|current_device|followed_draw|followed_gather|followed_walk|inline|launch|linking_kernel|mass_tree"
     r"|masses_kernel|memory_access|sampling_kernel|target_kernel|target_launch|weighed_draw)\.hpp",
-    "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|follow|gil|module|pristine|rows|target_table|torch_abi|waits)\.hpp"
-    r"|Python\.h|pybind11/\w+\.h",
+    "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|follow|gil|module|pristine|rows|shares|target_table|torch_abi)\.hpp"
+    r"|waits\.hpp|Python\.h|pybind11/\w+\.h",
 }
 # What each room of the core may know of the others.
 KNOWN_ROOMS = {

@@ -552,11 +552,11 @@ def test_a_share_of_a_block_is_checked() -> None:
     for places in ([0], [0, 2], [1, 0]):
         with pytest.raises(ValueError, match=r"rows|room"):
             _core.BlockShare(_core.transition_parts(buffer.schema.sizes), places).of(block, 0, 1)
-    for part, first, count, row in (
-        (2, 0, 1, b"12345678"),
-        (1, 0, 1, b"1"),
-        (1, 8, 1, b"12345678"),
-        (1, 1, 8, b"12345678"),
-    ):
-        with pytest.raises(ValueError, match="no such rows"):
-            block.fill_rows(part, first, count, row)
+    marked = _core.Block([*_core.transition_parts(buffer.schema.sizes), (_core.PART_MADE, 8, 0)], 8)
+    for first, count, part in ((0, 9, 2), (9, 0, 2), (1, 2**64 - 1, 2), (0, 1, 3), (0, 1, 0), (0, 1, -1)):
+        with pytest.raises(ValueError, match="no such"):
+            _core.mark_shares(marked, [(0, first, count, True)], part, -1)
+    sampler = _core.Sampler((1, 2))
+    for draw in ((0, buffer._ring, None, share), (0, buffer._ring, sampler, None), (0, buffer, sampler, share)):
+        with pytest.raises((TypeError, RuntimeError)):
+            _core.sample_shares(marked, [(*draw, 0, 1, 0.0)], 2, -1)

@@ -48,7 +48,7 @@ def _contestants(name: str, output: str, capacity: int) -> Contestants:
         return Contestant(partial(mixture.sample, _BATCH), check=partial(_check, mixture))
 
     def together() -> Contestant:
-        return Contestant(partial(_together, *buffers(), _concatenation(output)))
+        return Contestant(partial(_together, buffers(), _concatenation(output)))
 
     def apart() -> Contestant:
         first, second = buffers()
@@ -74,8 +74,8 @@ def _concatenation(output: str) -> Any:
     return torch.cat
 
 
-def _together(first: Any, second: Any, concatenate: Any) -> tuple[Any, ...]:
-    one, other = first.sample(_BATCH // 2), second.sample(_BATCH // 2)
+def _together(buffers: Sequence[Any], concatenate: Any) -> tuple[Any, ...]:
+    one, other = [buffer.sample(_BATCH // 2) for buffer in buffers]
     return tuple([concatenate(pair) for pair in zip(one, other, strict=True)])
 
 

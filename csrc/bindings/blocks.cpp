@@ -4,10 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstring>
 #include <memory>
 #include <optional>
-#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -18,6 +16,7 @@
 #include "capsule.hpp"
 #include "module.hpp"
 #include "rows.hpp"
+#include "shares.hpp"
 
 namespace py = pybind11;
 
@@ -52,33 +51,6 @@ std::shared_ptr<Block> new_block(const Parts& parts, std::size_t batch_size, std
   return std::make_shared<Block>(native(parts), batch_size, span_of(*memory));
 }
 
-// What one of several fills of each of some blocks of a layout.
-class BlockShare {
- public:
-  BlockShare(std::vector<Part> parts, std::vector<std::size_t> places)
-      : parts_{std::move(parts)}, places_{std::move(places)} {}
-
-  [[nodiscard]] std::shared_ptr<Block> of(const Block& whole, std::size_t first_row, std::size_t num_rows) const {
-    return std::make_shared<Block>(whole, parts_, places_, first_row, num_rows);
-  }
-
- private:
-  std::vector<Part> parts_;
-  std::vector<std::size_t> places_;
-};
-
-// Sets rows of a part to the same bytes.
-void fill_rows(const Block& block, std::size_t part, std::size_t first_row, std::size_t num_rows,
-               const py::bytes& row) {
-  const auto bytes = static_cast<std::string_view>(row);
-  if (part >= block.layout().parts().size() || bytes.size() != block.layout().parts()[part].row_bytes ||
-      first_row > block.batch_size() || num_rows > block.batch_size() - first_row) {
-    throw py::value_error{"the block has no such rows"};
-  }
-  std::byte* to = block.part(part) + first_row * bytes.size();
-  for (std::size_t i = 0; i < num_rows; ++i) std::memcpy(to + i * bytes.size(), bytes.data(), bytes.size());
-}
-
 // The block's bytes as one (num_bytes,) uint8 array; `self` keeps the block alive.
 py::array flat(const py::object& self) {
   const auto& block = self.cast<const Block&>();
@@ -100,7 +72,12 @@ void bind_pools_and_shares(py::module_& m) {
              return std::make_unique<BlockShare>(native(parts), std::move(places));
            }),
            py::arg("parts"), py::arg("places"))
-      .def("of", &BlockShare::of, py::arg("block"), py::arg("first_row"), py::arg("num_rows"), py::keep_alive<0, 2>());
+      .def(
+          "of",
+          [](const BlockShare& share, const Block& block, std::size_t first_row, std::size_t num_rows) {
+            return std::shared_ptr<Block>{new Block{share.of(block, first_row, num_rows)}};
+          },
+          py::arg("block"), py::arg("first_row"), py::arg("num_rows"), py::keep_alive<0, 2>());
 }
 
 }  // namespace
@@ -133,7 +110,6 @@ void bind_blocks(py::module_& m) {
       .def(py::init(&new_block), py::arg("parts"), py::arg("batch_size"), py::arg("memory").noconvert() = py::none(),
            py::keep_alive<1, 4>())
       .def_property_readonly("flat", &flat)
-      .def("fill_rows", &fill_rows, py::arg("part"), py::arg("first_row"), py::arg("num_rows"), py::arg("row"))
       .def_property_readonly("batch_size", &Block::batch_size)
       .def_property_readonly("num_bytes", [](const Block& block) { return block.layout().num_bytes(); })
       .def_property_readonly("offsets", [](const Block& block) { return block.layout().offsets(); })

@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "batch/helpers.hpp"
@@ -20,6 +21,7 @@
 #include "gil.hpp"
 #include "module.hpp"
 #include "rows.hpp"
+#include "shares.hpp"
 
 namespace py = pybind11;
 
@@ -65,6 +67,42 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
 
 std::size_t sample_uniformly_following_into(Sampler& sampler, const FollowRule& follow, const Block& block) {
   return sample_following_into(sampler, follow, 0, block);
+}
+
+// One member's share of a minibatch: its number, what it draws from and by, which part of the block, its first row, how
+// many it has, and the exponent of its weights.
+using ShareToDraw = std::tuple<std::int64_t, py::object, Sampler*, const BlockShare*, std::size_t, std::size_t, double>;
+
+// Has each draw its share, in this order, and says whose the rows are. Returns the member that had nothing to draw
+// from, -1 where all had something.
+std::int64_t sample_shares(const Block& block, const std::vector<ShareToDraw>& draws, std::int64_t source_part,
+                           std::int64_t weight_part) {
+  const ShareMarks marks{block, source_part, weight_part};
+  for (const auto& [member, source, sampler, share, first_row, num_rows, beta] : draws) {
+    if (sampler == nullptr || share == nullptr) throw py::type_error{"expected a sampler and a share"};
+    const Block rows = share->of(block, first_row, num_rows);
+    const FollowRule* follow = follow_in(source);
+    const std::size_t num_drawn = follow != nullptr ? sample_following_into(*sampler, *follow, beta, rows)
+                                  : sampler->draws_by_priority()
+                                      ? sample_weighted_into(*sampler, source.cast<Ring&>(), beta, rows)
+                                      : sample_into(*sampler, source.cast<Ring&>(), rows);
+    if (num_drawn == 0) return member;
+    marks.set(member, first_row, num_rows, sampler->draws_by_priority());
+  }
+  return -1;
+}
+
+// Says whose rows are that are drawn later: (member, first row, rows, whether they get weights) each.
+void mark_shares(const Block& block,
+                 const std::vector<std::tuple<std::int64_t, std::size_t, std::size_t, bool>>& shares,
+                 std::int64_t source_part, std::int64_t weight_part) {
+  const ShareMarks marks{block, source_part, weight_part};
+  for (const auto& [member, first_row, num_rows, has_weights] : shares) {
+    if (first_row > block.batch_size() || num_rows > block.batch_size() - first_row) {
+      throw py::value_error{"the block has no such rows"};
+    }
+    marks.set(member, first_row, num_rows, has_weights);
+  }
 }
 
 EpochState state_of(const EpochNumbers& numbers) {
@@ -187,6 +225,10 @@ void bind_sampling(py::module_& m) {
   bind_sampler(m);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("count"));
+  m.def("sample_shares", &sample_shares, py::arg("block"), py::arg("draws"), py::arg("source_part"),
+        py::arg("weight_part"));
+  m.def("mark_shares", &mark_shares, py::arg("block"), py::arg("shares"), py::arg("source_part"),
+        py::arg("weight_part"));
   m.def("draw_shares", &draw_shares, py::arg("key"), py::arg("call"), py::arg("bounds"), py::arg("num_rows"));
   py::class_<Counter>(m, "Counter")
       .def(py::init<std::uint64_t>(), py::arg("value") = 0)

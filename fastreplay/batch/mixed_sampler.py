@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fastreplay import _core
 from fastreplay.batch.loader import Loader
 from fastreplay.batch.pool import Pool
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MixedSampler"]
 
-_ONE = np.float32(1).tobytes()
 _ROUND = 2**64  # what counters go up to
 
 
@@ -71,7 +68,6 @@ class MixedSampler:
         self._is_exact = is_exact
         self._rows = _core.Counter()  # of all minibatches so far
         self._unseen = Pool(form.whole)
-        self._marks = [np.int64(i).tobytes() for i in range(len(members))]
         self._is_weighted = any("weight" in member.form.beside for member in members)
         follow_torch()
 
@@ -116,21 +112,20 @@ class MixedSampler:
 
         Who may have too little comes first, so that nobody else has drawn where it is refused.
         """
-        waiting = []
+        draws: list[Any] = []
+        num_doubtful = 0
         for i, first, count in _ranges(counts):
             member = self._members[i]
+            exponent = member.beta(0) if beta is None else beta
+            draw = (i, member._from, member._shared[0], self._form.shares[i], first, count, exponent)
             if len(member._ring) >= member.least(count):
-                waiting.append((i, first, count))
+                draws.append(draw)
             else:
-                self._draw(i, first, count, beta, native)
-        for i, first, count in waiting:
-            self._draw(i, first, count, beta, native)
-        self._mark(counts, native)
-
-    def _draw(self, i: int, first: int, count: int, beta: float | None, native: _core.Block) -> None:
-        member = self._members[i]
-        if not member.fill(self._form.shares[i].of(native, first, count), beta):
-            raise ValueError(self._describe(i, count))
+                draws.insert(num_doubtful, draw)
+                num_doubtful += 1
+        empty = _core.sample_shares(native, draws, self._form.source_part, self._form.weight_part)
+        if empty >= 0:
+            raise ValueError(self._describe(empty, counts[empty]))
 
     def _fill_at_once(self, batch_size: int, counts: Sequence[int], beta: float | None, native: _core.Block) -> int:
         """Fill a block that somebody sees, once all is drawn."""
@@ -138,14 +133,6 @@ class MixedSampler:
         self._fill(counts, beta, unseen)
         native.flat[:] = unseen.flat
         return batch_size
-
-    def _mark(self, counts: Sequence[int], native: _core.Block) -> None:
-        """Say of each row whose it is, and weigh those that are drawn otherwise than by priority."""
-        form = self._form
-        for i, first, count in _ranges(counts):
-            native.fill_rows(form.source_part, first, count, self._marks[i])
-            if self._is_weighted and "weight" not in self._members[i].form.beside:
-                native.fill_rows(form.weight_part, first, count, _ONE)
 
     def _describe(self, i: int, count: int) -> str:
         return self._members[i].describe_nothing(count).replace("sample: ", f"sample: member {i}: ", 1)
@@ -170,9 +157,11 @@ class MixedSampler:
         try:
             counts = self._counts(rows_before, batch_size, self.shares)
             shares: list[Any] = [None] * len(counts)
+            marks = []
             for i, first, count in _ranges(counts):
                 shares[i] = self._form.shares[i].of(native, first, count)
-            self._mark(counts, native)
+                marks.append((i, first, count, "weight" in self._members[i].form.beside))
+            _core.mark_shares(native, marks, self._form.source_part, self._form.weight_part)
             pieces = _Pieces(
                 (share, member.beta(num_ahead)) for share, member in zip(shares, self._members, strict=True)
             )

@@ -68,11 +68,6 @@ class PrioritySampler(RingSampler):
             raise
         return delivery.give(block)
 
-    def fill(self, share: _core.Block, beta: float | None) -> int:
-        """Draw some rows of a minibatch that others have shares of, too; return how many: all, or 0 for nothing."""
-        exponent = self.beta(0) if beta is None else beta
-        return self._shared[0].sample_weighted(self._from, exponent, share)  # type: ignore[no-any-return]
-
     def beta(self, num_ahead: int) -> float:
         """Return the exponent of the weights of a loader's next minibatch but so many."""
         rule = self._beta

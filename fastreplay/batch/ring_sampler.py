@@ -85,10 +85,6 @@ class RingSampler:
             raise
         return delivery.give(block)
 
-    def fill(self, share: _core.Block, beta: float | None) -> int:  # noqa: ARG002 - for draws by priority
-        """Draw some rows of a minibatch that others have shares of, too; return how many: all, or 0 for nothing."""
-        return self._shared[0].sample(self._from, share)  # type: ignore[no-any-return]
-
     def least(self, num_rows: int) -> int:  # noqa: ARG002 - for draws of a whole batch
         """Return how many transitions there have to be, for so many rows."""
         return 1
