@@ -49,8 +49,8 @@ class Grown(Filled[ArrayT]):
             capacity: Transitions that it holds at most.
 
         Returns:
-            A buffer of the same class; this one is as it was. Both fit into memory meanwhile, and beside them 9 bytes
-            a transition.
+            A buffer of the same class, in memory; this one is as it was. Both are there meanwhile, and beside them 9
+            bytes a transition.
 
         Raises:
             TypeError, ValueError: `capacity` is no integer, or below 1.
