@@ -146,6 +146,29 @@ def test_resized_while_others_insert(kind: str) -> None:
         thread.join()
 
 
+def test_what_is_overwritten_before_it_is_copied_is_all_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = fill(NativeBuffer(100, FIELDS, output="numpy"), 100)
+    read = buffer._read_state
+
+    def beside_a_writer(first: int, count: int) -> Any:
+        state = read(first, count)
+        fill(buffer, 5)
+        return state
+
+    monkeypatch.setattr(buffer, "_read_state", beside_a_writer)
+    assert_holds(buffer.resized(200)[:], np.arange(5, 100))
+
+
+def test_a_buffer_that_was_cleared_goes_on() -> None:
+    buffer = fill(NativeBuffer(10, FIELDS, output="numpy", lanes=1), 15)
+    buffer.clear()
+    other = buffer.resized(20)
+    assert len(other) == 0
+    for each in (buffer, other):
+        each.extend(**transitions(15, 2))
+    assert_same(buffer[:], other[:])
+
+
 def test_writers_that_leave_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = fill(NativeBuffer(10, FIELDS, output="numpy"), 10)
     original = Stored.read
@@ -265,7 +288,10 @@ def test_what_others_overwrite_meanwhile_is_left_out(has_lanes: bool, monkeypatc
     options = {"lanes": LANES} if has_lanes else {}
     other = make("plain", 90, **options)
     streams = Streams(other)
-    streams.insert(30)
+    streams.insert(12)
+    if has_lanes:
+        other.cut(0)
+    streams.insert(18)
     buffer = make("plain", 200, **options)
     insert: Any = Contents.extend
 
@@ -280,7 +306,8 @@ def test_what_others_overwrite_meanwhile_is_left_out(has_lanes: bool, monkeypatc
     np.testing.assert_array_equal(numbers, [*range(20), *range(36, 90)])
     if has_lanes:
         told = links_of(buffer)
-        assert not told["first"][20:23].any()  # nobody knows what came before these
+        assert told["first"][20].any()
+        assert not told["first"][21:23].any()  # nobody knows what came before these
         assert not told["mask"][20:23, :4].any()
         assert not told["mask"][17:20, 5:].any()
 

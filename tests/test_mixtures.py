@@ -133,6 +133,13 @@ def test_different_follows_of_one_form() -> None:
     assert_is(batch, together([twins[0].sample(16), twins[1].sample(48)]), (16, 48))
 
 
+def test_windows_of_one_form_that_reach_otherwise() -> None:
+    rules = [fr.Window({"observation": (before, 1)}, incomplete="pad") for before in (-7, -1)]
+    samplers, twins = ([make(60, i).sampler(follow=rule, seed=1) for i, rule in enumerate(rules)] for _ in range(2))
+    batch = Mixture(dict.fromkeys(samplers, 1)).sample(32)
+    assert_is(batch, together([twin.sample(16) for twin in twins]), (16, 16))
+
+
 # Shares.
 
 
@@ -235,8 +242,13 @@ def test_windows_that_are_not_complete() -> None:
     follow = fr.Sequence(5, incomplete="redraw")
     one, other = make(40, 1, ends=()), make(4, 2, ends=())
     mixture = Mixture({b.sampler(follow=follow): 1 for b in (one, other)})
-    with pytest.raises(ValueError, match="member 1: no window of 5 steps is complete"):
-        mixture.sample(8)
+    out = Mixture({one.sampler(follow=follow): 1}).sample(8)
+    before = parts(out)
+    for given in (None, out):
+        with pytest.raises(ValueError, match="member 1: no window of 5 steps is complete"):
+            mixture.sample(8, out=given)
+    for name, value in parts(out).items():  # though member 0 had drawn
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
     with mixture.loader(8) as loader, pytest.raises(ValueError, match="member 1: no window of 5 steps"):
         next(loader)
     assert mixture.rng_state["calls"] == 24  # of what the loader is to give
