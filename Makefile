@@ -30,7 +30,7 @@ SEED ?= 0
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test gpu gpu-pack gpu-rehearsal ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress bench install-check package clean
+.PHONY: help train learn test gpu gpu-pack gpu-rehearsal ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress fuzz bench install-check package clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -111,6 +111,9 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_LONG=1 FASTREPLAY_SAVES=1000 FASTREPLAY_HOSTILE=20000 $(PYTEST) tests/test_checkpoint*.py tests/test_ring_file.py
 	FASTREPLAY_HOSTILE=2000 $(PYTEST) tests/test_dataset_files.py
 	FASTREPLAY_OWNERSHIP_EXAMPLES=1000 $(VENV)/bin/python -m pytest tests/test_ownership_stateful.py
+
+fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60, and count them in tests/fuzz_executions.json
+	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
 bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)
 	$(VENV)/bin/python bench/run.py $(ARGS)

@@ -77,10 +77,10 @@ class Run:
         folder = f"{args.env.replace('/', '-')}-{name.lower()}-seed{args.seed}"
         self.folder: Path = args.save or Path("runs") / folder
         self.test_envs = make_envs(args.env, len(EVALUATION_SEEDS), args.seed)
-        self.resume_file = self.folder / "resume.pkl"
+        self.resume_folder = self.folder / "resume"
         self.progress, self.saved = Progress(np.zeros(args.num_envs)), None
         if args.resume:
-            self.progress, self.saved = resuming.read(self.resume_file, name, args)
+            self.progress, self.saved = resuming.read(self.resume_folder, name, args)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class Run:
                 self._show(agent.learn(clock))
             self._validate(agent)
         state = resuming.State(agent, envs, observation, ended)
-        resuming.write(self.resume_file, self.name, args, self.progress, state)
+        resuming.write(self.resume_folder, self.name, args, self.progress, state)
         return agent
 
     def _steps(self) -> Iterator[int]:

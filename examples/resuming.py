@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import pickle
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 from environments import Array, Envs, make_envs
 from progress import Progress
+
+import fastreplay as fr
 
 MAY_CHANGE = {"steps", "save", "resume"}  # arguments in which a resumed run may differ from the saved one
 
@@ -38,29 +41,58 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     unfinished.replace(path)
 
 
+class Pickler(pickle.Pickler):
+    """Pickles all that refers to a buffer but the buffer."""
+
+    def __init__(self, file: BinaryIO, buffer: fr.ReplayBuffer[Any]) -> None:
+        super().__init__(file)
+        self.buffer = buffer
+
+    def persistent_id(self, value: Any) -> str | None:
+        """Name what is kept elsewhere."""
+        return "buffer" if value is self.buffer else None
+
+
+class Unpickler(pickle.Unpickler):
+    """Gives the buffer to those that referred to it."""
+
+    def __init__(self, file: BinaryIO, buffer: fr.ReplayBuffer[Any]) -> None:
+        super().__init__(file)
+        self.buffer = buffer
+
+    def persistent_load(self, name: str) -> fr.ReplayBuffer[Any]:
+        """Return what was named."""
+        return {"buffer": self.buffer}[name]
+
+
 def write(path: Path, name: str, args: argparse.Namespace, progress: Progress, state: State) -> None:
-    """Write a run. One pickle keeps what refers to what: optimisers, targets. The environments are used up."""
+    """Write a run into a folder: the buffer's checkpoint, of which only what is new is written, and the rest with it.
+
+    After a kill, or a loss of power, the folder holds the run before or this one, whole. The environments are used up.
+    """
     generators = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-    with replacing(path) as file:
-        # Apart, since an algorithm's state can be read by that algorithm only.
-        pickle.dump({"name": name, "args": vars(args), "progress": progress}, file)
-        pickle.dump({**generators, **state._asdict(), "envs": pickled(state.envs)}, file)
+    rest = io.BytesIO()  # one pickle keeps what refers to what: optimisers, targets
+    Pickler(rest, state.agent.buffer).dump({**generators, **state._asdict(), "envs": pickled(state.envs)})
+    # Apart, since an algorithm's state can be read by that algorithm only.
+    run = pickle.dumps({"name": name, "args": vars(args), "progress": progress})
+    state.agent.buffer.save(path, attached={"run": run, "rest": rest.getbuffer()})
 
 
 def read(path: Path, name: str, args: argparse.Namespace) -> tuple[Progress, dict[str, Any]]:
     """Read what `write` wrote, or leave with one line that says why this run cannot go on from there."""
-    if not path.exists():
-        sys.exit(f"error: --resume: there is no {path}")
-    with path.open("rb") as file:  # a pickle may run any code: resume only runs of your own
-        run = pickle.load(file)
-        if run["name"] != name:
-            sys.exit(f"error: --resume: expected a run of {name}, got one of {run['name']} in {path}")
-        for argument, value in run["args"].items():
-            now = getattr(args, argument)
-            if argument not in MAY_CHANGE and now != value:
-                flag = argument.replace("_", "-")
-                sys.exit(f"error: --{flag}: expected {value}, as in the run to resume, got {now}")
-        return run["progress"], pickle.load(file)
+    try:
+        buffer: fr.ReplayBuffer[Any] = fr.ReplayBuffer.load(path)
+    except FileNotFoundError:
+        sys.exit(f"error: --resume: there is no run in {path}")
+    run = pickle.loads(buffer.attached["run"])  # a pickle may run any code: resume only runs of your own
+    if run["name"] != name:
+        sys.exit(f"error: --resume: expected a run of {name}, got one of {run['name']} in {path}")
+    for argument, value in run["args"].items():
+        now = getattr(args, argument)
+        if argument not in MAY_CHANGE and now != value:
+            flag = argument.replace("_", "-")
+            sys.exit(f"error: --{flag}: expected {value}, as in the run to resume, got {now}")
+    return run["progress"], Unpickler(io.BytesIO(buffer.attached.pop("rest")), buffer).load()
 
 
 def restored(saved: dict[str, Any], args: argparse.Namespace, progress: Progress) -> State:

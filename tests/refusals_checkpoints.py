@@ -62,6 +62,8 @@ SAVE: dict[str, Any] = {
     "no path": (TypeError, lambda s: Call(s.b.save, 5)),
     "full: a number": (TypeError, lambda s: Call(s.b.save, KEPT, full=1)),
     "hold: a number": (TypeError, lambda s: Call(s.b.save, KEPT, hold=0)),
+    "attached: a list": (TypeError, lambda s: Call(s.b.save, KEPT, attached=[b"x"])),
+    "attached: text": (TypeError, lambda s: Call(s.b.save, KEPT, attached={"learner": "x"})),
     "a file": (OSError, lambda s: Call(s.b.save, FILE)),
     "below a file": (OSError, lambda s: Call(s.b.save, FILE / "kept")),
     "something else's": (ValueError, lambda s: Call(s.b.save, OF_OTHERS)),
@@ -71,6 +73,7 @@ HOLD: dict[str, Any] = {"held": (RuntimeError, lambda s: Call(s.b.save, KEPT, ho
 SAVE_ASYNC: dict[str, Any] = {
     "no path": (TypeError, lambda s: Call(s.b.save_async, None)),
     "full: text": (TypeError, lambda s: Call(s.b.save_async, KEPT, full="yes")),
+    "attached: a number": (TypeError, lambda s: Call(s.b.save_async, KEPT, attached={"learner": 5})),
 }
 WAIT: dict[str, Any] = {
     "a file": (OSError, lambda s: Call(s.b.save_async(FILE).wait)),

@@ -87,7 +87,7 @@ class Late(Eager):
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls come in one order, and make small segments."""
     monkeypatch.setattr(saving, "_SEGMENT_BYTES", 700)
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", Eager)
+    monkeypatch.setattr(saving, "DiskThread", Eager)
 
 
 def make(kind: str = "plain", capacity: int = CAPACITY, **more: Any) -> Any:
@@ -118,7 +118,8 @@ def state_of(buffer: Any) -> Any:
     contents = [] if batch is None else [batch.ticket.tobytes(), *(batch[name].tobytes() for name in buffer.schema)]
     masses = said["masses"]["values"].tobytes() if "masses" in said else b""
     links = [np.asarray(part).tobytes() for part in said["links"].read()] if "links" in said else []
-    return contents, said["rng_state"], said["num_spawned"], masses, links, buffer.stats()["inserted"]
+    numbers = said["rng_state"], said["num_spawned"], said["counters"], buffer.stats()["inserted"]
+    return contents, numbers, masses, links, buffer.attached
 
 
 class Scene:
@@ -128,17 +129,19 @@ class Scene:
         self.name, self.root = name, root
         self.path = root / "deep" / "checkpoint"
         self.buffer = make("frames" if name == "frames" else "plain" if name == "first" else "all")
-        self.options = {"full": name == "full"}
+        self.options: Any = {"full": name == "full"}
         self.old: Any = None
         root.mkdir()
         if name != "first":
             insert(self.buffer, 25)
             with Calls(root):
-                self.buffer.save(self.path)
+                self.buffer.save(self.path, attached={"learner": b"old", "more": b""})
             self.old = loaded(self.path)
         insert(self.buffer, {"first": 9, "second": 20, "full": 3, "frames": 12}[name])
         self.state = state_of(self.buffer)
-        self.buffer.save(root / "new")
+        if name == "second":
+            self.options |= {"attached": {"learner": b"new" * 9}}
+        self.buffer.save(root / "new", **self.options)
         self.new = loaded(root / "new")
         shutil.rmtree(root / "new")
         assert self.new[:2] == self.state[:2]
@@ -162,7 +165,7 @@ class Scene:
         """Assert that the buffer is as it was, and that the next save leaves its own files and no others."""
         assert state_of(self.buffer) == self.state
         with Calls(self.root):
-            self.buffer.save(self.path)
+            self.buffer.save(self.path, attached=self.options.get("attached"))
         assert loaded(self.path) == self.new
         assert_tidy(self.path)
 
@@ -177,7 +180,7 @@ def loaded(path: Path) -> Any:
 
 def assert_tidy(path: Path) -> None:
     said = json.loads((path / "manifest.json").read_bytes())["checkpoint"]
-    named = {each["file"] for each in [*said["records"], *said["state"]]}
+    named = {each["file"] for each in [*said["records"], *said["state"], *said.get("attached", {}).values()]}
     assert {each.name for each in path.iterdir()} == named | {"manifest.json", "lock"}
 
 
@@ -232,7 +235,7 @@ def test_an_error_at_any_call(scene: Scene) -> None:
 
 def test_an_error_of_a_disk_that_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what another thread waits for, while the next file is written."""
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", Late)
+    monkeypatch.setattr(saving, "DiskThread", Late)
     scene = Scene("full", tmp_path / "root")
     trace = scene.calls()
     waits = [(at, kind) for at, call in enumerate(trace) for kind in BAD if call.name in {"fsync", "close"}]
@@ -304,7 +307,8 @@ class Loss:
         if key is not None:
             try:
                 said = json.loads(key)["checkpoint"]
-                key = (key, *(here.get(each["file"]) for each in [*said["records"], *said["state"]]))
+                entries = [*said["records"], *said["state"], *said.get("attached", {}).values()]
+                key = (key, *(here.get(each["file"]) for each in entries))
             except (ValueError, KeyError):
                 pass
         if key not in self.known:
@@ -329,7 +333,7 @@ def durable_from(trace: list[Call]) -> int:
 def test_a_loss_of_power_at_any_moment(
     scene: Scene, executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", executor)
+    monkeypatch.setattr(saving, "DiskThread", executor)
     trace = scene.calls()
     loss = Loss(scene, tmp_path / "after").at_any_moment(trace, durable_from(trace))
     assert not loss.found

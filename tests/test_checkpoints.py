@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from fuzz_checkpoints import Fuzzing, seeds
 from gymnasium import spaces
+from support import IS_LONG_FORM
+from test_saving import PEAK
 
 import fastreplay as fr
 from fastreplay.checkpoint import save as _saving
@@ -139,9 +144,7 @@ def test_the_next_minibatches_are_those_that_would_have_come(kind: str, num_step
     loaded: Any = fr.ReplayBuffer.load(tmp_path / "a" / "b")
     assert repr(loaded) == repr(buffer)
     assert loaded.rng_state == buffer.rng_state
-    assert {k: v for k, v in loaded.stats().items() if k in ("inserted", "overwritten")} == {
-        k: v for k, v in buffer.stats().items() if k in ("inserted", "overwritten")
-    }
+    assert loaded.stats() == buffer.stats()
     if num_steps:
         assert_same_contents(buffer, loaded)
         assert_same_draws(buffer, loaded)
@@ -307,6 +310,59 @@ def test_a_loader_begins_with_what_was_not_handed_out(tmp_path: Path) -> None:
     with loaded.loader(8) as again:
         for tickets in expected:
             np.testing.assert_array_equal(next(again).ticket, tickets)
+
+
+def test_counters_come_back(tmp_path: Path) -> None:
+    """Also through a pickle; from a checkpoint of an earlier fastreplay, which has none, they begin anew."""
+    buffer, _ = filled("priorities", 20)
+    zeros = buffer.sampler(draw=fr.Prioritized(), seed=0)
+    buffer.update_priorities(buffer[:].ticket, np.full(len(buffer), -1e-6))
+    buffer.sample(5)
+    buffer._sampler.count_on_from({"sampled": 99, "redraws": 3, "without_mass": 2})
+    buffer.sample(7)
+    expected = {"sampled": 106, "redraws": 3, "without_mass": 2}
+    buffer.save(tmp_path)
+    copies: list[Any] = [fr.ReplayBuffer.load(tmp_path), pickle.loads(pickle.dumps(buffer)), copy.deepcopy(buffer)]
+    for again in copies:
+        assert {name: again.stats()[name] for name in expected} == expected
+        assert again.spawn(1)[0].stats()["sampled"] == 0
+    assert zeros.stats()["sampled"] == 0
+    rewritten(tmp_path, lambda said: said["buffer"].pop("counters") and None)
+    assert fr.ReplayBuffer.load(tmp_path).stats()["sampled"] == 0
+    for odd in ({"sampled": 1}, {"sampled": -1, "redraws": 0, "without_mass": 0}, 5, [1]):
+        rewritten(tmp_path, lambda said, odd=odd: said["buffer"].update(counters=odd))
+        assert "counters: expected counts" in refused(tmp_path)
+
+
+def test_what_is_attached_comes_back(tmp_path: Path) -> None:
+    buffer, streams = filled("lanes", 20)
+    given: dict[str, Any] = {
+        "learner": b"weights" * 9,
+        "": b"",
+        "más": bytearray(3 << 20),
+        "array": np.arange(12.0).reshape(3, 4),
+    }
+    buffer.save(tmp_path, attached=given)
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    assert loaded.attached == {name: bytes(memoryview(value).cast("B")) for name, value in given.items()}
+    assert fr.verify(tmp_path).attached == {name: memoryview(value).nbytes for name, value in given.items()}
+    assert "attached learner: 63" in str(fr.describe(tmp_path))
+    assert pickle.loads(pickle.dumps(loaded)).attached == {}
+    streams.insert(3)
+    assert buffer.save_async(tmp_path, attached={"learner": b"later"}).wait().end == 69
+    assert fr.ReplayBuffer.load(tmp_path).attached == {"learner": b"later"}
+    assert len(files(tmp_path, "attached")) == 1
+    [name] = files(tmp_path, "attached")
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[:-1] + b"R")
+    assert f"{name}: at byte 0: the checksum" in refused(tmp_path)
+    with pytest.raises(ValueError, match="checksum"):
+        fr.verify(tmp_path)
+    buffer.save(tmp_path)
+    assert (fr.ReplayBuffer.load(tmp_path).attached, files(tmp_path, "attached")) == ({}, [])
+    for odd in (5, [b"x"], {1: b"x"}, {"x": "text"}, {"x": 5}, {"x": np.zeros((4, 4))[::2, ::2]}):
+        with pytest.raises(TypeError, match="attached"):
+            buffer.save(tmp_path, attached=odd)
 
 
 def test_spaces_nest_as_they_did(tmp_path: Path) -> None:
@@ -599,6 +655,16 @@ def test_a_hostile_manifest_is_refused_or_right(kind: str, tmp_path: Path) -> No
     assert num_refused > 50
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="its files lie in memory")
+def test_changed_checkpoints_are_refused_or_right() -> None:
+    """As many as some seconds allow; more of them in `make fuzz`."""
+    fuzzing = Fuzzing(int(os.environ.get("FASTREPLAY_SEED", "5")), seeds())
+    fuzzing.read_for(float(os.environ.get("FASTREPLAY_FUZZ_S", "2")))
+    assert fuzzing.num_read > 200
+    assert len(fuzzing.ways) > 20
+    assert fuzzing.ways["loaded"] > 10
+
+
 def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> None:
     buffer, _ = filled("lanes", 20)
     buffer.save(tmp_path)
@@ -618,6 +684,36 @@ def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> Non
     assert "expected version 1, which this fastreplay can read, got 2" in refused(tmp_path)
     with pytest.raises(ValueError, match="version"):  # of a later fastreplay: not to be overwritten
         buffer.save(tmp_path)
+
+
+MEMORY = """
+import fastreplay as fr
+os.fsync = lambda _: None  # which takes no memory
+NUM_BYTES, LIMIT = int(sys.argv[1]), 64 * MIB
+folder = tempfile.mkdtemp()
+capacity = NUM_BYTES // 400
+fields = {"observation": (96,), "reward": (), "terminated": ((), "bool")}
+buffer = fr.ReplayBuffer(capacity, fields, output="numpy", lanes=4, priorities=fr.Priorities())
+rows = np.ones((4000, 96), np.float32)
+for start in range(0, capacity, 4000):
+    buffer.extend(rows, np.zeros(4000), np.zeros(4000, bool), lanes=np.arange(4000) % 4)
+assert buffer._ring.num_bytes > 0.9 * NUM_BYTES
+assert_takes(LIMIT, lambda: buffer.save(folder, full=True), "save")
+assert_takes(LIMIT, lambda: dump(buffer, 5), "pickle")
+assert_takes(buffer._num_bytes() + LIMIT, lambda: fr.ReplayBuffer.load(folder), "load")
+assert_takes(buffer._num_bytes() + LIMIT, load, "unpickle")
+import shutil
+shutil.rmtree(folder)
+os.remove(path)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
+def test_what_is_kept_takes_little_memory_whatever_the_size() -> None:
+    """At the peak at most 64 MB beside the buffer; in the long form of one of a gigabyte."""
+    size = str(1 << 30 if IS_LONG_FORM else 160 << 20)
+    done = subprocess.run([sys.executable, "-c", PEAK + MEMORY, size], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ PACKAGE_ROOMS: dict[str, set[str]] = {
     "datasets": {"support", "schema"},
     "buffer": {"support", "schema", "batch", "gpu", "checkpoint", "datasets"},
     "target": {"support", "gpu"},
-    "adapters": {"support", "schema", "batch", "gpu", "buffer", "target"},
+    "adapters": {"support", "schema", "batch", "gpu", "checkpoint", "buffer", "target"},
 }
 # Rooms that `import fastreplay` must not open: they import torch.
 OPENED_LATE = {"target", "adapters"}

@@ -142,7 +142,8 @@ def test_a_pickle_has_each_frame_once() -> None:
         step = stream.draw()
         pair.do(lambda buffer: buffer.add(*step))  # noqa: B023
     plain, deduped = (len(pickle.dumps(buffer)) for buffer in pair.buffers)
-    assert deduped < plain / 3  # an episode of 7 steps has 11 frames of 7 * 8
+    # An episode of 7 steps has 11 frames of 7 * 8; each frame of an observation is told in 8 bytes, beside its 30.
+    assert deduped < plain / 2
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40] + b".", lambda data: data.replace(b"I00\n", b"I01\n")])

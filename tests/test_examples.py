@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import csv
 import functools
+import io
 import itertools
 import json
 import pickle
@@ -38,6 +39,7 @@ import environments  # noqa: E402
 import harness  # noqa: E402
 import progress  # noqa: E402
 import recurrent_dqn  # noqa: E402
+import resuming  # noqa: E402
 import sac  # noqa: E402
 import td3  # noqa: E402
 
@@ -144,8 +146,9 @@ def train(name: str, folder: Path, *arguments: str, status: int = 0) -> Saved:
     module, flags = LOOPS[name]
     env = "CountingDiscrete-v0" if module in DISCRETE else "Counting-v0"
     assert module.main([*SHORT, "--env", env, *flags, *arguments, "--save", str(folder)]) == status
-    with (folder / "resume.pkl").open("rb") as file:
-        run, state = pickle.load(file), pickle.load(file)
+    buffer: Any = fr.ReplayBuffer.load(folder / "resume")
+    run = pickle.loads(buffer.attached["run"])
+    state = resuming.Unpickler(io.BytesIO(buffer.attached["rest"]), buffer).load()
     return Saved(state["agent"], state["envs"] and pickle.loads(state["envs"]), run["progress"], state["torch"])
 
 
@@ -707,13 +710,13 @@ def test_refusals_name_the_argument(
 
 def test_resuming_refuses_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train("ddpg", tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     same = [*SHORT, "--env", "Counting-v0", "--save", str(tmp_path), "--resume"]
     message = refusal(capsys, "ddpg", *same, "--learning-rate", "0.5")
     assert message == "error: --learning-rate: expected 0.001, as in the run to resume, got 0.5"
     assert "expected a run of TD3, got one of DDPG" in refusal(capsys, "td3", *same)
     assert "there is no" in refusal(capsys, "ddpg", *same, "--save", str(tmp_path / "elsewhere"))
-    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert not (tmp_path / "elsewhere").exists()
 
 

@@ -21,6 +21,7 @@ from refusals_checkpoints import CHECKPOINTS
 from refusals_datasets import DATASETS
 from refusals_dedupe import DEDUPED
 from refusals_harmless import HARMLESS
+from refusals_kept import KEPT_CASES
 from refusals_lanes import LANES
 from refusals_mixtures import MIXTURES
 from refusals_priorities import PRIORITIES
@@ -48,6 +49,7 @@ CATALOGUE: list[Case] = [
     *ADAPTERS,
     *SINGLE,
     *PRIORITIZED,
+    *KEPT_CASES,
     *DEDUPED,
 ]
 NAMES = public_names()

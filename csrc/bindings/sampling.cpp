@@ -177,8 +177,19 @@ std::unique_ptr<Sampler> sampler_over_trajectories(Philox::Key key, std::uint64_
   return std::make_unique<Sampler>(key, lanes, calls);
 }
 
+void bind_counts(py::class_<Sampler>& sampler) {
+  sampler.def("count_on_from", py::overload_cast<const Sampler&>(&Sampler::count_on_from), py::arg("before"))
+      .def("count_on_from", py::overload_cast<std::uint64_t, std::uint64_t, std::uint64_t>(&Sampler::count_on_from),
+           py::arg("num_sampled"), py::arg("num_redraws"), py::arg("num_without_mass"))
+      .def_property_readonly("num_sampled", &Sampler::num_sampled)
+      .def_property_readonly("num_redraws", &Sampler::num_redraws)
+      .def_property_readonly("num_without_mass", &Sampler::num_without_mass);
+}
+
 void bind_sampler(py::module_& m) {
-  py::class_<Sampler>(m, "Sampler")
+  py::class_<Sampler> sampler(m, "Sampler");
+  bind_counts(sampler);
+  sampler
       .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t newest_of, std::uint64_t newest) {
              const Recency recency{.newest_of = newest_of, .newest = newest};
              return std::make_unique<Sampler>(key, calls, recency);
@@ -207,16 +218,12 @@ void bind_sampler(py::module_& m) {
       .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
       .def("sample", &sample_uniformly_following_into, py::arg("follow"), py::arg("block"))
       .def("sample_weighted", &sample_following_into, py::arg("follow"), py::arg("beta"), py::arg("block"))
-      .def_property_readonly("num_without_mass", &Sampler::num_without_mass)
       .def_property_readonly("epoch_state",
                              [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })
-      .def("count_on_from", &Sampler::count_on_from, py::arg("before"))
       .def("begin_in_child", &Sampler::begin_in_child)
       .def_property_readonly("num_left_out", [](const Sampler& sampler) { return epochs_of(sampler).num_left_out(); })
       .def_property_readonly("key", &Sampler::key)
-      .def_property_readonly("calls", &Sampler::calls)
-      .def_property_readonly("num_sampled", &Sampler::num_sampled)
-      .def_property_readonly("num_redraws", &Sampler::num_redraws);
+      .def_property_readonly("calls", &Sampler::calls);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fastreplay.adapters.frame_table import Dedupe, FrameTable, frames_of, row_of
+from fastreplay.adapters.kept_steps import KeptSteps
 from fastreplay.adapters.random_integers import Integers, integers_of, numpy_integers
 from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, StepTable
 from fastreplay.schema.spaces import is_discrete
@@ -53,7 +54,7 @@ class _Column:
         buffer._table.assign(self._name, value)
 
 
-class Adapter:
+class Adapter(KeptSteps):
     """Base of buffers with the attributes of Stable-Baselines3's: rows of `n_envs` transitions, `pos` and `full`.
 
     The plain attributes are the truth: whatever sets `pos` or `full` moves the cursor. The arrays are live views; with

@@ -18,6 +18,7 @@ from fastreplay.adapters.autoreset import (
     vector_timeouts,
 )
 from fastreplay.adapters.base import Adapter, refuse_dedupe_twice, refuse_sharing_with_timeouts
+from fastreplay.adapters.kept_tables import bytes_of, taken
 from fastreplay.schema.spaces import action_length, is_discrete, observation_shape
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
     from fastreplay.adapters.autoreset import Infos
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.random_integers import Rng
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.said import Said
 
 __all__ = ["Autoreset", "ReplayBuffer", "ReplayBufferSamples"]
 
+_RESETS = "resets"  # as checkpoints call them
 # Tries to draw rows that hold a transition; every other row may be a reset. Then they are listed.
 _MOST_DRAWS = 1000
 
@@ -333,6 +338,25 @@ class ReplayBuffer(Adapter):
             self.rewards[rows, envs].reshape(-1, 1),
         )
         return ReplayBufferSamples(*map(self.to_torch, arrays))
+
+    def _said(self) -> dict[str, Any]:
+        return super()._said() | {"ended": sorted(self._ended)}
+
+    def _attached(self) -> dict[str, Array]:
+        last = {f"end of {env}": bytes_of(each) for env, each in self._ended.items()}
+        resets = {} if self._is_reset is None else {_RESETS: bytes_of(self._is_reset)}
+        return super()._attached() | last | resets
+
+    def _take(self, said: Said, attached: dict[str, Array], parts: dict[str, tuple[Folder, Manifest]]) -> None:
+        dtype, envs = (
+            self.observations.dtype,
+            said.integers("ended", 0, self.n_envs - 1) if "ended" in said.entries else [],
+        )
+        self._ended = {env: taken(attached, f"end of {env}", self.obs_shape, dtype) for env in envs}
+        self._is_reset = None
+        if _RESETS in attached:
+            self._is_reset = taken(attached, _RESETS, (self.buffer_size, self.n_envs), np.dtype(np.uint8)) != 0
+        super()._take(said, attached, parts)
 
     def to_torch(self, array: Array, copy: bool = True) -> torch.Tensor:
         """Return an array as a tensor on `device`; without `copy` it may share the array's memory."""

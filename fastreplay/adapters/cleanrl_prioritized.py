@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay.adapters.kept_steps import said_of_adapter
+from fastreplay.adapters.pending_steps import PendingStep, bytes_of_steps, taken_steps
 from fastreplay.adapters.shared_frames import SharedFrames
+from fastreplay.buffer.kept import checked_path
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.support.checks import checked_addresses, checked_count, checked_number
 
 if TYPE_CHECKING:
+    import os
+
     import torch
     from numpy.typing import ArrayLike, NDArray
 
     from fastreplay.adapters.columns import Array
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
 
 __all__ = ["PrioritizedBatch", "PrioritizedReplayBuffer"]
 
@@ -31,16 +39,6 @@ class PrioritizedBatch(NamedTuple):
     dones: torch.Tensor  # (B, 1) bool
     indices: list[int]  # B rows of the buffer
     weights: torch.Tensor  # (B, 1) float32, of which the largest is 1
-
-
-class _Step(NamedTuple):
-    """One step of the environment, until it is part of no transition to come."""
-
-    obs: NDArray[np.uint8]
-    action: int
-    reward: float
-    done: bool
-    last_obs: NDArray[np.uint8] | None  # where done
 
 
 class PrioritizedReplayBuffer:
@@ -127,7 +125,7 @@ class PrioritizedReplayBuffer:
         # Of the transition that is added: arrays go into the ring as they lie.
         self._action, self._reward, self._done = np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.bool_)
         self._num_added = 0
-        self._steps: list[_Step] = []  # the newest n_step that no end has thrown away, at most
+        self._steps: list[PendingStep] = []  # the newest n_step that no end has thrown away, at most
 
     @property
     def capacity(self) -> int:
@@ -229,7 +227,7 @@ class PrioritizedReplayBuffer:
         """
         after = self._frames("next_obs", next_obs)
         is_end = bool(_number("done", done, "biuf"))
-        step = _Step(
+        step = PendingStep(
             self._frames("obs", obs).copy(),
             int(_number("action", action, "iu")),
             float(_number("reward", reward, "biuf")),
@@ -252,7 +250,7 @@ class PrioritizedReplayBuffer:
         self._num_added += 1
         self._steps = [] if is_done else steps
 
-    def _return_of(self, steps: list[_Step]) -> tuple[float, NDArray[np.uint8] | None]:
+    def _return_of(self, steps: list[PendingStep]) -> tuple[float, NDArray[np.uint8] | None]:
         """Return the discounted rewards up to an end, and the observation there; None where there is none."""
         total = 0.0
         for i, step in enumerate(steps):
@@ -268,6 +266,74 @@ class PrioritizedReplayBuffer:
         if array.shape not in shapes:
             raise ValueError(f"{name}: expected shape {shapes[0]} or {shapes[1]}, got {array.shape}")
         return array.reshape(shapes[0])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save into a folder what was added, the priorities, and the steps that are part of no transition yet.
+
+        What is there of this buffer from an earlier save is not written again: rows that were changed through views
+        since then are not saved. At every moment the folder holds the checkpoint before or the new one, whole.
+
+        Args:
+            path: The folder; it is made where there is none. It may hold a checkpoint, of any buffer, which is
+                replaced; else it is empty.
+
+        Raises:
+            OSError: It cannot be written; what was saved before stands.
+            ValueError: Something else lies in the folder.
+            RuntimeError: It was called in the midst of a save into the folder by the same thread.
+            TypeError: `path` is no path.
+
+        Thread safety:
+            None, as all of this class; but saves into one folder, of any process, take turns.
+        """
+        where = checked_path(path)
+        from fastreplay.checkpoint.save import save
+
+        source, steps = self._buffer._kept_source(), self._steps
+        said = {"adapter": {"n_step": self._n_step, "num_steps": len(steps)}}
+        parts = {} if self._shared is None else {"pairs": self._shared.kept_source()}
+        about = replace(source, describe=lambda end: source.describe(end) | said, parts=parts)
+        save(where, about, bytes_of_steps(steps), full=False, hold=False)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what was saved, in the place of what this buffer holds; it was made as the one that was saved.
+
+        Its next minibatches are those that would have come. `beta`, `gamma` and `device` stay as they are here.
+
+        Args:
+            path: The folder.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            OSError: It cannot be read.
+            ValueError: It is damaged, or of a buffer of another form; the buffer is as it was.
+            TypeError: `path` is no path.
+
+        Thread safety:
+            None.
+        """
+        where = checked_path(path)
+        from fastreplay.checkpoint.load import load
+
+        self.__dict__.update(load(where, self._loaded))
+
+    def _loaded(self, folder: Folder, manifest: Manifest) -> dict[str, Any]:
+        from fastreplay.checkpoint.load import naming, read_attached
+
+        said = said_of_adapter(manifest, folder.path)
+        with naming(folder.path):
+            if said.integer("n_step") != self._n_step:
+                raise ValueError(f"n_step: expected {self._n_step}, got {said.integer('n_step')}")
+            parts = {} if self._shared is None else {"pairs"}
+            if manifest.parts.keys() != set(parts):
+                raise ValueError(f"dedupe: expected a checkpoint of {[*parts]} beside, got {[*manifest.parts]}")
+            num_steps, attached = said.integer("num_steps", 0, self._n_step), read_attached(folder, manifest)
+            steps = taken_steps(attached, num_steps, self._obs_shapes[0])
+            shared = None if self._shared is None else self._shared.loaded(folder, manifest.parts["pairs"])
+            if shared is not None and manifest.parts["pairs"].end != manifest.end:
+                raise ValueError("pairs: expected as many as there are transitions")
+            buffer = self._buffer._loaded_alike(folder, manifest)
+        return {"_buffer": buffer, "_shared": shared, "_steps": steps, "_num_added": manifest.end}
 
     def sample(self, batch_size: int) -> PrioritizedBatch:
         """Draw a minibatch by priority, a row from each of equal shares of all mass.

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.adapters.frame_saving import SavedSteps
+from fastreplay.adapters.kept_tables import KeptFrames, SavedFrames
 from fastreplay.adapters.native_step_table import NativeFrameTable
 from fastreplay.adapters.step_columns import StepColumn, StepColumns, refuse_assignment
 from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, fields_of_step, overwrite_rows, schemas
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from fastreplay.adapters.columns import Array
     from fastreplay.schema.schema import Field
@@ -208,7 +209,7 @@ class FrameTable(Steps, NativeFrameTable):
         values: Array = column[rows, envs]
         return values
 
-    def kept(self, rows: Array) -> Callable[[], None]:
+    def undo(self, rows: Array) -> Callable[[], None]:
         """Return what puts rows back as they are now, of those with a step what can be assigned."""
         stored = rows[self._steps_before(rows % self.num_rows) <= self.num_stored]
         numbers = [getattr(self, name) for name in COLUMNS[2:]]
@@ -230,9 +231,17 @@ class FrameTable(Steps, NativeFrameTable):
             obs, next_obs, *numbers = (row_of(column, row % self.num_rows) for column in columns)
             self.write(row % self.num_rows, obs, next_obs, *numbers)
 
-    def save(self) -> SavedSteps:
+    def save(self) -> SavedFrames:
         """Return what is pickled in place of a table, in little memory."""
-        return SavedSteps(self, FrameTable, self._arguments)
+        return SavedFrames(self.kept(), FrameTable, self._arguments)
+
+    def kept(self) -> KeptFrames:
+        """Return the table as checkpoints hold it."""
+        return KeptFrames(self)
+
+    def like(self) -> Self:
+        """Return an empty table of the same form."""
+        return type(self)(*self._arguments)
 
 
 def _checked(column: Any, name: str, state: Mapping[str, Any]) -> Any:

@@ -335,6 +335,20 @@ cdef class NativeFrameTable(NativeStepTable):
         self.check_steps()
         return self.steps.num_stored()
 
+    def go_on(self, size_t next_row):
+        """Take over the steps that were laid into the ring, before anything is asked of the table.
+
+        Args:
+            next_row: Where the next step goes.
+
+        Raises:
+            ValueError: There is no such row.
+        """
+        self.check_steps()
+        if next_row >= self.core.num_rows():
+            raise ValueError(f"pos: expected a row in [0, {self.core.num_rows()}), got {next_row}")
+        self.steps.go_on(next_row)
+
 
 cdef inline bint is_indices(PyObject *value) noexcept:
     return (PyArray_CheckExact(value) and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>value)

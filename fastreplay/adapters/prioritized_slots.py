@@ -11,8 +11,13 @@ from fastreplay.buffer.replay_buffer import ReplayBuffer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Self
 
     from fastreplay.buffer.priorities import Priorities, PriorityUpdate
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.said import Said
+    from fastreplay.checkpoint.save import SaveSource
 
 __all__ = ["PrioritizedSlots", "SlotDraw"]
 
@@ -62,6 +67,25 @@ class PrioritizedSlots:
         """
         batch: Any = self._ring.sample(batch_size, beta=beta)
         return SlotDraw((batch.ticket - self._first) % self._ring.capacity, batch.ticket, batch.weight)
+
+    def kept_source(self) -> SaveSource:
+        """Return what a checkpoint holds of the priorities: a ring of slots."""
+        return self._ring._kept_source()
+
+    def said(self) -> dict[str, int]:
+        """Return what is to be known beside."""
+        return {"first": self._first, "head": self._head}
+
+    def loaded(self, folder: Folder, manifest: Manifest, said: Said) -> Self:
+        """Return the like of these with what a checkpoint holds.
+
+        Raises:
+            OSError, ValueError: It is damaged, or of other slots or another rule.
+        """
+        made = object.__new__(type(self))
+        made._ring = self._ring._loaded_alike(folder, manifest)
+        made._first, made._head = said.integer("first"), said.integer("head", said.integer("first"))
+        return made
 
     def undo(self) -> None:
         """Let the next draw be made like the last one."""

@@ -15,6 +15,11 @@ from fastreplay.schema.schema import Field
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.save import SaveSource
 
 __all__ = ["SharedFrames"]
 
@@ -56,6 +61,20 @@ class SharedFrames:
         shape = self._pairs.schema["obs"].shape
         self._pairs.add(obs.reshape(shape), next_obs.reshape(shape), lane=self._num_added % self._lanes)
         self._num_added += 1
+
+    def kept_source(self) -> SaveSource:
+        """Return what a checkpoint holds of the pairs."""
+        return self._pairs._kept_source()
+
+    def loaded(self, folder: Folder, manifest: Manifest) -> Self:
+        """Return the like of these with what a checkpoint holds.
+
+        Raises:
+            OSError, ValueError: It is damaged, or of pairs of another form.
+        """
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _pairs=self._pairs._loaded_alike(folder, manifest), _num_added=manifest.end)
+        return made
 
     def at(self, slots: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the pairs in slots that are filled, (B, *obs_shape) each."""

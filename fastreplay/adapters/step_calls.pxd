@@ -33,6 +33,7 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
         FrameSteps(Ring &ring, size_t num_envs, size_t num_observations) except +
         size_t next_row()
         size_t num_stored()
+        void go_on(size_t next_row)
     const char *kBlockCapsule
     const char *kRingCapsule
     const char *kRecordsCapsule

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.adapters.columns import Columns, flat_columns, overwrite_all
+from fastreplay.adapters.kept_tables import KeptTable
 from fastreplay.adapters.native_step_table import NativeStepTable
 from fastreplay.batch.form import Form
 from fastreplay.batch.pool import Pool
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from fastreplay.adapters.columns import Array, Observation
     from fastreplay.batch.block import HostBlock
@@ -77,6 +79,7 @@ class Steps(NativeStepTable):
     keys: tuple[str, ...] | None  # of a Dict observation's parts
     num_observations: int
     schema: Schema  # of a minibatch
+    _stored: Schema  # of a step of one environment
     observations: Any
     next_observations: Any
     actions: Any
@@ -216,11 +219,19 @@ class Steps(NativeStepTable):
         """Return what is pickled in place of a table, in little memory."""
         raise NotImplementedError
 
+    def kept(self) -> KeptTable:
+        """Return the table as checkpoints hold it."""
+        raise NotImplementedError
+
+    def like(self) -> Self:
+        """Return an empty table of the same form."""
+        raise NotImplementedError
+
     def taken(self, column: Any, rows: NDArray[np.int64], envs: NDArray[np.int64]) -> Array:
         """Return what one of the columns has, (B, ...), at (B,) rows and environments that hold a step."""
         raise NotImplementedError
 
-    def kept(self, rows: Array) -> Callable[[], None]:
+    def undo(self, rows: Array) -> Callable[[], None]:
         """Return what puts rows back as they are now, but for what cannot be assigned."""
         raise NotImplementedError
 
@@ -273,6 +284,7 @@ class StepTable(Steps):
         num_rows, num_envs, parts = self._begin(num_rows, num_envs, observation)
         self._arguments = (num_rows, num_envs, observation, action, shares_observations)
         stored, self.schema = schemas(parts, action, shares_observations=shares_observations)
+        self._stored = stored
         self._records = new_records(stored.sizes, num_rows * num_envs, "buffer_size")
         super().__init__(self._records, fields_of_step(parts, action), num_envs, len(parts), self.keys)
         self._sample(parts)
@@ -317,13 +329,22 @@ class StepTable(Steps):
         """Return what a column has at rows and environments."""
         return _core.take_rows(column.reshape(-1, *column.shape[2:]), rows * self.num_envs + envs)
 
-    def kept(self, rows: Array) -> Callable[[], None]:
+    def undo(self, rows: Array) -> Callable[[], None]:
         """Return what puts rows back as they are now."""
         return partial(overwrite_rows, [(view, rows, view[rows]) for view in self.arrays()])
 
     def save(self) -> Saved:
         """Return what is pickled in place of a table, in little memory."""
         return Saved(_table_to_fill, self._arguments, self.arrays())
+
+    def kept(self) -> KeptTable:
+        """Return the table as checkpoints hold it."""
+        return KeptTable(self)
+
+    def like(self) -> Self:
+        """Return an empty table of the same form."""
+        *others, shares_observations = self._arguments
+        return type(self)(*others, shares_observations=shares_observations)
 
 
 def overwrite_rows(assignments: Iterable[tuple[Any, Array, Array]]) -> None:

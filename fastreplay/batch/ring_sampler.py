@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastreplay.batch.delivery import Delivery
     from fastreplay.batch.form import Form
     from fastreplay.batch.minibatch import Minibatch
-    from fastreplay.batch.state import EpochState, RngState
+    from fastreplay.batch.state import Counters, EpochState, RngState
     from fastreplay.batch.waits import Waits
 
 __all__ = ["RingSampler"]
@@ -135,6 +135,20 @@ class RingSampler:
         if epoch is not None:
             raise ValueError("rng_state: expected no 'epoch', as the draws are with replacement")
         self._shared[0] = self._delivery.generator(key, calls, self._generator, self._rule)
+
+    def count_on_from(self, counters: Counters) -> None:
+        """Let the counters go on from saved ones; nobody has sampled yet."""
+        self._generator.count_on_from(counters["sampled"], counters["redraws"], counters["without_mass"])
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted, as it is saved."""
+        generator = self._generator
+        return {
+            "sampled": generator.num_sampled,
+            "redraws": generator.num_redraws,
+            "without_mass": generator.num_without_mass,
+        }
 
     @property
     def _generator(self) -> Any:

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
     EpochState = tuple[int, int, int, int]  # epoch, its first ticket, its size, how many had their turn
 
-__all__ = ["EpochState", "RngState", "checked_mixture_state", "checked_rng_state"]
+__all__ = [
+    "Counters",
+    "EpochState",
+    "RngState",
+    "checked_counters",
+    "checked_mixture_state",
+    "checked_rng_state",
+]
 
 
 class RngState(TypedDict):
@@ -44,6 +51,30 @@ def checked_mixture_state(state: object, count: int) -> tuple[tuple[int, int], i
     for member in members:
         checked_rng_state(member)
     return key, rows, members
+
+
+class Counters(TypedDict):
+    """What a generator has counted."""
+
+    sampled: int
+    redraws: int
+    without_mass: int
+
+
+def checked_counters(counters: object) -> Counters:
+    """Return counters.
+
+    Raises:
+        ValueError: They are none.
+    """
+    names = Counters.__required_keys__
+    if (
+        not isinstance(counters, dict)
+        or counters.keys() != names
+        or not all(type(counters[name]) is int and 0 <= counters[name] < 2**63 for name in names)
+    ):
+        raise ValueError(f"counters: expected counts of {', '.join(sorted(names))}, got {counters!r}")
+    return cast("Counters", counters)
 
 
 def checked_rng_state(state: object) -> tuple[tuple[int, int], int, EpochState | None]:

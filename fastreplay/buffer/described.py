@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fastreplay.batch.state import Counters, checked_counters
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.checkpoint.said import Said
 from fastreplay.schema import Field, Schema
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from fastreplay.buffer.frames import ShareNext
 
 __all__ = ["Described", "describe_priorities", "describe_schema", "rule_of"]
-
-_MOST_KEY = 2**64 - 1
-_MOST_CALLS = 2**63 - 1
 
 
 def _beta_of_caller(_calls: int) -> float:
@@ -42,6 +40,7 @@ class Described:
         largest: Priority so far; None where it is drawn from uniformly.
         skips_resets: Whether the step after an end only resets.
         lanes: Where each lane stands, and one past its newest ticket.
+        counters: What was counted of minibatches; None where it was not said.
     """
 
     capacity: int
@@ -54,6 +53,7 @@ class Described:
     largest: float | None
     skips_resets: bool
     lanes: tuple[list[int], list[int]]
+    counters: Counters | None = None
 
     def json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -70,6 +70,7 @@ class Described:
             "skips_resets": self.skips_resets,
             "lane_states": states,
             "lane_ends": ends,
+            **({} if self.counters is None else {"counters": self.counters}),
         }
 
     @classmethod
@@ -85,7 +86,6 @@ class Described:
         """
         said = Said(entries, path)
         options = _options(said)
-        rng = said.below("rng_state")
         states, ends = said.integers("lane_states", 0, 4), said.integers("lane_ends")
         if len(states) != (options["lanes"] or 0) or len(ends) != len(states):
             said.refuse(f"the states of {options['lanes'] or 0} lanes", len(states))
@@ -94,14 +94,24 @@ class Described:
             said.integer("capacity", 1),
             _schema(said),
             options,
-            {"key": rng.integers("key", 0, _MOST_KEY), "calls": rng.integer("calls", 0, _MOST_CALLS)},
+            said.generator("rng_state"),
             said.integer("num_spawned"),
             inserted,
             said.integer("overwritten", 0, inserted),
             None if options["priorities"] is None else said.number("largest_priority", 0),
             said.flag("skips_resets"),
             (states, ends),
+            _counters(said),
         )
+
+
+def _counters(said: Said) -> Counters | None:
+    if said.entries.get("counters") is None:  # by an earlier fastreplay
+        return None
+    try:
+        return checked_counters(said.entries["counters"])
+    except ValueError as error:
+        raise ValueError(f"{said.path}: {error}") from error
 
 
 def describe_schema(schema: Schema) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from fastreplay.buffer.links import SavedLinks
 from fastreplay.buffer.pickled import Pickled, rebuilt
 from fastreplay.buffer.priorities import check_masses
 from fastreplay.checkpoint.stored import Column, Stored
-from fastreplay.support.checks import checked_count, checked_flag
+from fastreplay.support.checks import checked_bytes, checked_count, checked_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
-    from typing_extensions import Self
+    from typing_extensions import Buffer, Self
 
     from fastreplay.buffer.described import Described
     from fastreplay.buffer.on_disk import OnDisk
@@ -44,8 +44,13 @@ _LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(n
 
 
 class Kept(Pickled[ArrayT]):
-    """Base of the replay buffer: its checkpoints."""
+    """Base of the replay buffer: its checkpoints.
 
+    Attributes:
+        attached: What was kept with the checkpoint that this was loaded from, bytes by name; nothing where it was not.
+    """
+
+    attached: dict[str, bytes]
     _disk: OnDisk | None
 
     def flush(self) -> None:
@@ -111,7 +116,14 @@ class Kept(Pickled[ArrayT]):
         self._lineage.begin_anew()
         self._origin += 1
 
-    def save(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> SavedRange:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        full: bool = False,
+        hold: bool = False,
+        attached: Mapping[str, Buffer] | None = None,
+    ) -> SavedRange:
         """Save the buffer into a folder, beside whoever inserts and samples: nobody waits.
 
         What is there of this buffer from an earlier save is not written again. At every moment, the folder holds the
@@ -123,6 +135,8 @@ class Kept(Pickled[ArrayT]):
             full: Writes all anew: also what was changed in place (`view`) since it was saved.
             hold: Lets inserts wait before they overwrite what was not read yet, instead of losing it: where writers
                 are faster than the disk. Inserts of a buffer with a `timeout` may then raise.
+            attached: Bytes by name to be kept with it, such as the learner's state: a loaded buffer has them in its
+                `attached`. They are replaced together with the buffer; what is not given again is gone.
 
         Returns:
             SavedRange(first, end, lost): the checkpoint has tickets [first, end), and not the `lost` oldest of those
@@ -132,35 +146,44 @@ class Kept(Pickled[ArrayT]):
             OSError: It cannot be written; what was saved before stands.
             ValueError: Something else lies in the folder.
             RuntimeError: With `hold`, another save of this buffer holds inserts; without, writers were so fast that
-                nothing could be read. What was saved before stands.
-            TypeError: `path` is no path, or `full` or `hold` no bool.
+                nothing could be read. Or it was called in the midst of a save by the same thread, as signal handlers
+                are, and would have to wait for that. What was saved before stands.
+            TypeError: `path` is no path, `full` or `hold` no bool, or `attached` no bytes by name.
 
         Thread safety:
             May be called from any thread; saves into one folder, of any process, take turns.
         """
-        return self._saving(path, full, hold)()
+        return self._saving(path, full, hold, attached)()
 
-    def save_async(self, path: str | os.PathLike[str], *, full: bool = False, hold: bool = False) -> SaveHandle:
-        """Do as `save`, in a thread of its own.
+    def save_async(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        full: bool = False,
+        hold: bool = False,
+        attached: Mapping[str, Buffer] | None = None,
+    ) -> SaveHandle:
+        """Do as `save`, in a thread of its own. What is attached is not to be changed until it is done.
 
         Returns:
             A handle: `wait()` for what `save` returns or raises, `done`.
 
         Raises:
-            TypeError: `path` is no path, or `full` or `hold` no bool.
+            TypeError: As `save`.
 
         Thread safety:
             May be called from any thread. The interpreter does not exit before the save is done.
         """
         from fastreplay.checkpoint.save_handle import SaveHandle
 
-        return SaveHandle(self._saving(path, full, hold))
+        return SaveHandle(self._saving(path, full, hold, attached))
 
-    def _saving(self, path: object, full: object, hold: object) -> Callable[[], SavedRange]:
+    def _saving(self, path: object, full: object, hold: object, attached: object) -> Callable[[], SavedRange]:
         where, is_full, holds = checked_path(path), checked_flag("full", full), checked_flag("hold", hold)
+        data = checked_bytes("attached", attached)
         from fastreplay.checkpoint.save import save
 
-        return lambda: save(where, self._kept_source(), full=is_full, hold=holds)
+        return lambda: save(where, self._kept_source(), data, full=is_full, hold=holds)
 
     @classmethod
     def load(
@@ -209,7 +232,7 @@ class Kept(Pickled[ArrayT]):
         priorities: Priorities | None,
     ) -> Self:
         from fastreplay.buffer.described import Described, rule_of
-        from fastreplay.checkpoint.load import read_records, read_state
+        from fastreplay.checkpoint.load import read_attached, read_columns, read_records
         from fastreplay.checkpoint.manifest import MANIFEST
 
         said = Described.of(manifest.buffer, folder.file(MANIFEST))
@@ -223,10 +246,29 @@ class Kept(Pickled[ArrayT]):
         buffer: Self = rebuilt(cls, capacity, said.schema, said.options | options)
         first = max(manifest.first, manifest.end - capacity)
         read_records(folder, manifest, Stored(buffer._ring, said.schema), first)
-        buffer._take_over(said, first, read_state(folder, manifest, buffer._state_columns(), first), folder.path)
+        state = read_columns(folder, manifest.state, buffer._state_columns(), first)
+        buffer._take_over(said, first, state, folder.path)
         buffer._ring.count(said.inserted, said.overwritten + first - manifest.first)
         buffer._lineage.ancestors = manifest.ancestors | {manifest.origin: manifest.end}
+        buffer.attached = {name: data.tobytes() for name, data in read_attached(folder, manifest).items()}
         return buffer
+
+    def _loaded_alike(self, folder: Folder, manifest: Manifest) -> Self:
+        """Return a buffer with what a checkpoint holds, in which this one's place can be taken by it.
+
+        Raises:
+            OSError, ValueError: It is damaged, or of another form.
+        """
+        options = {"device": self._device, "storage": self._storage, "output": self._output}
+        made = self._loaded(folder, manifest, self.capacity, options, self._priorities)
+        for name, mine, its in (
+            ("schema", self._schema, made._schema),
+            ("priorities", self._priorities, made._priorities),
+            ("lanes", self._streams(), made._streams()),
+        ):
+            if mine != its:
+                raise ValueError(f"{name}: expected that of this buffer, {mine}, got {its}")
+        return made
 
     def _take_over(
         self, said: Described, first: int, state: Iterable[tuple[int, list[NDArray[Any]]]], path: str
@@ -267,6 +309,8 @@ class Kept(Pickled[ArrayT]):
             saved.restore(self._lanes)
         self._num_spawned = _core.Counter(said.num_spawned)
         self._sampler.restart(tuple(said.rng_state["key"]), said.rng_state["calls"], None)
+        if said.counters is not None:
+            self._sampler.count_on_from(said.counters)
 
     def _kept_source(self) -> SaveSource:
         from fastreplay.checkpoint.save import SaveSource
@@ -322,6 +366,7 @@ class Kept(Pickled[ArrayT]):
             largest=None if self._masses is None else self._kept("save").largest,
             skips_resets=self._lanes is not None and self._lanes.core.skips_resets,
             lanes=([int(each) for each in states], [int(each) for each in ends]),
+            counters=self._sampler.counters,
         )
 
     def _num_inserted_before(self, end: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastreplay.buffer.snapshot import checked_ticket
+from fastreplay.checkpoint.pieces import checked_ticket
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -148,9 +148,8 @@ class OnDisk:
         _core.go_on(ring, masses, parts.lanes)
         if parts.lanes is not None:
             parts.lanes.skips_resets = said.flag("skips_resets")
-        rng = said.below("rng_state")
-        low, high = rng.integers("key", 0, 2**64 - 1)
-        return (low, high), rng.integer("calls")
+        rng = said.generator("rng_state")
+        return tuple(rng["key"]), rng["calls"]
 
     def open(self, sampler: RingSampler) -> None:
         """Let the file count, whose buffer is whole; it is confirmed once more when the buffer is gone.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
-from fastreplay.buffer.framed_snapshot import FramedTransitions, ReceivedFramed
 from fastreplay.buffer.links import Links
 from fastreplay.buffer.pickled_state import checked_state
 from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
@@ -47,8 +46,9 @@ class Pickled(Weighed[ArrayT]):
         native = own_attributes(self)
         state = {
             "first": self._ring.window()[0],
-            "columns": FramedTransitions(self) if self._frames.groups else Transitions(self),
+            "columns": Transitions(self),
             "rng_state": self._sampler.state,
+            "counters": self._sampler.counters,
             "num_spawned": self._num_spawned.value,
             "extra": {k: v for k, v in self.__dict__.items() if k not in native},
         }
@@ -91,14 +91,15 @@ class Pickled(Weighed[ArrayT]):
         self.__dict__.update(saved.extra)
         self._num_spawned = _core.Counter(saved.num_spawned)
         self._sampler.restart(saved.key, saved.calls, None)
+        if saved.counters is not None:
+            self._sampler.count_on_from(saved.counters)
 
     def _receive(self, form: Format) -> ReceivedTransitions:
         """Return what the transitions of a pickle go into: this buffer while it is unused, else one like it."""
         target = self
         if self._ring.num_inserted or self._ring.window() != (0, 0):
             target = rebuilt(type(self), self.capacity, self._schema, {"output": "numpy", **self._streams()})
-        received = ReceivedFramed if self._frames.groups else ReceivedTransitions
-        return received(target, target._extend_anywhere, form)
+        return ReceivedTransitions(target, form)
 
     def _streams(self) -> dict[str, Any]:
         """Return the options that say what transitions have to do with each other."""

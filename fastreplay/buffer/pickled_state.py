@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastreplay.batch.state import checked_rng_state
+from fastreplay.batch.state import Counters, checked_counters, checked_rng_state
 from fastreplay.buffer.links import SavedLinks, checked_links
 from fastreplay.buffer.priorities import check_masses
-from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions, checked_ticket
+from fastreplay.buffer.snapshot import ReceivedTransitions, Transitions
+from fastreplay.checkpoint.pieces import checked_ticket
 from fastreplay.support.checks import checked_number
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PickledState", "checked_state"]
 
 _KEYS = ("first", "columns", "rng_state", "num_spawned", "extra")
-_OPTIONAL_KEYS = ("masses", "links")
+_OPTIONAL_KEYS = ("masses", "links", "counters")
 
 
 class Masses(NamedTuple):
@@ -49,6 +50,7 @@ class PickledState(NamedTuple):
     extra: dict[str, Any]  # attributes of subclasses
     masses: Masses | None
     links: SavedLinks | None
+    counters: Counters | None
 
     def contents(self, schema: Schema, capacity: int) -> tuple[int, tuple[Array, ...]]:
         """Return the ticket of the first transition, and columns that fit a buffer.
@@ -90,7 +92,9 @@ def checked_state(state: object, native: AbstractSet[str]) -> PickledState:
     if isinstance(columns, ReceivedTransitions) and (not columns.is_complete or columns.first < first):
         raise ValueError(f"columns: expected whole transitions from {first} on")
     links = None if values.get("links") is None else checked_links(values["links"])
-    return PickledState(first, columns, key, calls, num_spawned, extra, _checked_masses(values.get("masses")), links)
+    masses = _checked_masses(values.get("masses"))
+    counters = None if values.get("counters") is None else checked_counters(values["counters"])
+    return PickledState(first, columns, key, calls, num_spawned, extra, masses, links, counters)
 
 
 def _checked_masses(masses: object) -> Masses | None:

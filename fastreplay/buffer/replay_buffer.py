@@ -174,6 +174,7 @@ class ReplayBuffer(Sampled[ArrayT]):
             self._priorities = priorities
             self._lineage = Lineage()
             self._holding = threading.Lock()
+            self.attached = {}
             self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
             self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
             self._masses = new_masses(priorities, self._ring, self._schema.names, storage, file)

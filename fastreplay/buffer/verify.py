@@ -10,7 +10,7 @@ from fastreplay.buffer.frames import frames_in
 from fastreplay.buffer.kept import checked_path, state_columns
 from fastreplay.checkpoint.load import check, load
 from fastreplay.checkpoint.manifest import MANIFEST
-from fastreplay.checkpoint.segment import SegmentForm
+from fastreplay.checkpoint.segment import SegmentForm, attached_form
 from fastreplay.checkpoint.stored import Stored
 from fastreplay.support.checks import readable_bytes
 from fastreplay.support.memory_limit import new_ring
@@ -38,6 +38,7 @@ class Checkpoint(NamedTuple):
         priorities: The rule to draw by; None for uniform draws.
         num_files: Segments.
         num_bytes: Of these.
+        attached: The bytes that were given to be kept with it, how many by name.
     """
 
     first: int
@@ -48,6 +49,7 @@ class Checkpoint(NamedTuple):
     priorities: Priorities | None
     num_files: int
     num_bytes: int
+    attached: dict[str, int]
 
     def __str__(self) -> str:
         count, size = f"{self.end - self.first:,} of {self.capacity:,}", readable_bytes(self.num_bytes)
@@ -55,6 +57,7 @@ class Checkpoint(NamedTuple):
             f"{count} transitions, tickets [{self.first}, {self.end}), {size} in {self.num_files} segments",
             f"lanes {self.lanes}, priorities {self.priorities}",
             *(f"  {name}: {field}" for name, field in self.schema.items()),
+            *(f"  attached {name}: {readable_bytes(count)}" for name, count in self.attached.items()),
         ]
         return "\n".join(lines)
 
@@ -95,14 +98,19 @@ def verify(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _verified(folder: Folder, manifest: Manifest) -> Checkpoint:
-    said = Described.of(manifest.buffer, folder.file(MANIFEST))
-    check(folder, manifest, *_forms(said))
+    for each in (manifest, *manifest.parts.values()):
+        check(folder, each, *_forms(Described.of(each.buffer, folder.file(MANIFEST))))
     return _described(folder, manifest)
 
 
 def _described(folder: Folder, manifest: Manifest) -> Checkpoint:
-    said = Described.of(manifest.buffer, folder.file(MANIFEST))
-    records, state = _forms(said)
+    path = folder.file(MANIFEST)
+    said = Described.of(manifest.buffer, path)
+    num_bytes = 0
+    for each in (manifest, *manifest.parts.values()):
+        records, state = _forms(Described.of(each.buffer, path))
+        num_bytes += sum(map(records.num_bytes, each.records)) + sum(map(state.num_bytes, each.state))
+        num_bytes += sum(map(attached_form().num_bytes, each.attached.values()))
     return Checkpoint(
         manifest.first,
         manifest.end,
@@ -110,8 +118,9 @@ def _described(folder: Folder, manifest: Manifest) -> Checkpoint:
         said.schema,
         said.options["lanes"],
         said.options["priorities"],
-        len(manifest.records) + len(manifest.state),
-        sum(map(records.num_bytes, manifest.records)) + sum(map(state.num_bytes, manifest.state)),
+        len(manifest.files()),
+        num_bytes,
+        {name: entry.end for name, entry in manifest.attached.items()},
     )
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
+import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +23,32 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer, Self
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "is_in_turn"]
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | os.O_CLOEXEC
 _LOCK = "lock"
 _MODE = 0o666  # less the umask, as of every file
 
 _locks: set[int] = set()  # that are open in this process
+
+
+class _Turn:
+    """One that a thread has, or waits for, as long as there is this."""
+
+
+class _Turns(threading.local):
+    """Those of each thread by itself."""
+
+    def __init__(self) -> None:
+        self.own: weakref.WeakSet[_Turn] = weakref.WeakSet()
+
+
+_turns = _Turns()
+
+
+def is_in_turn() -> bool:
+    """Tell whether this thread is in the midst of a turn."""
+    return len(_turns.own) > 0
 
 
 class Folder:
@@ -83,13 +104,46 @@ class Folder:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until nobody else writes here, whichever process, and keep others waiting."""
+        """Wait until nobody else writes here, whichever process, and keep others waiting.
+
+        The folder itself is locked, whose place nothing can take while it is open; and for machines that have the same
+        disk, among which only locks of files are seen, a file in it.
+
+        What a thread runs in the midst of a turn (signal handlers, finalizers, traces) does not wait for another: so
+        nobody waits for a thread that waits, and no circle can close.
+
+        Raises:
+            RuntimeError: It would have to.
+            OSError: It cannot be locked.
+        """
         import fcntl
 
-        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE, dir_fd=self._fd)
+        operation = fcntl.LOCK_EX | (fcntl.LOCK_NB if is_in_turn() else 0)
+        turn = _Turn()
+        try:
+            _turns.own.add(turn)
+            with (
+                self._locked(".", os.O_RDONLY | os.O_DIRECTORY, operation),
+                self._locked(_LOCK, os.O_RDWR | os.O_CREAT, operation),
+            ):
+                yield
+        finally:
+            _turns.own.discard(turn)
+
+    @contextmanager
+    def _locked(self, name: str, flags: int, operation: int) -> Iterator[None]:
+        import fcntl
+
+        fd = os.open(name, flags | os.O_CLOEXEC, _MODE, dir_fd=self._fd)
         _locks.add(fd)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(fd, operation)
+            except BlockingIOError:
+                raise RuntimeError(
+                    f"save: {self.path} is being saved into, and a call in the midst of another save by the same "
+                    "thread (of a signal handler, or a finalizer) does not wait"
+                ) from None
             yield
         finally:
             _locks.discard(fd)

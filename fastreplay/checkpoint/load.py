@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.laying import Laying
 from fastreplay.checkpoint.manifest import read_manifest
-from fastreplay.checkpoint.segment import Scratch, SegmentForm, read_segment
+from fastreplay.checkpoint.segment import Scratch, SegmentForm, attached_form, read_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.segment import Entry
     from fastreplay.checkpoint.stored import Column, Stored
 
     Array = NDArray[Any]
 
-__all__ = ["check", "load", "naming", "read_records", "read_state"]
+__all__ = ["check", "load", "naming", "read_attached", "read_columns", "read_records"]
 
 ResultT = TypeVar("ResultT")
 
@@ -76,32 +77,41 @@ def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int)
     laying.begin()
 
 
-def read_state(
-    folder: Folder, manifest: Manifest, columns: list[Column], first: int
+def read_columns(
+    folder: Folder, entries: Sequence[Entry], columns: list[Column], first: int
 ) -> Iterator[tuple[int, list[Array]]]:
-    """Yield what was kept beside the transitions from a ticket on: the ticket of the first of each run, its columns.
+    """Yield what segments have from a ticket on: the first ticket of each run, and columns, valid until the next.
 
     Raises:
         OSError, ValueError: As `load`.
     """
     form, scratch = SegmentForm(columns), Scratch()
-    for entry in manifest.state if columns else ():
+    for entry in entries if columns else ():
         if entry.beside:
-            raise ValueError(f"{folder.file(entry.file)}: expected nothing beside what is kept of transitions")
+            raise ValueError(f"{folder.file(entry.file)}: expected nothing beside its rows")
         if entry.end > first:
             skipped = max(0, first - entry.first)
             yield entry.first + skipped, [each[skipped:] for each in read_segment(folder, form, entry, scratch)]
 
 
-def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: SegmentForm) -> int:
-    """Read all of a checkpoint, and return how many bytes that was.
+def read_attached(folder: Folder, manifest: Manifest) -> dict[str, Array]:
+    """Return the bytes (n,) that were kept with a buffer, by name.
 
     Raises:
         OSError, ValueError: As `load`.
     """
-    num_bytes, scratch = 0, Scratch()
-    for form, entries in ((records, manifest.records), (state, manifest.state)):
+    form = attached_form()
+    return {name: read_segment(folder, form, entry, Scratch())[0] for name, entry in manifest.attached.items()}
+
+
+def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: SegmentForm) -> None:
+    """Read all of a checkpoint but its parts.
+
+    Raises:
+        OSError, ValueError: As `load`.
+    """
+    scratch = Scratch()
+    segments = ((records, manifest.records), (state, manifest.state), (attached_form(), manifest.attached.values()))
+    for form, entries in segments:
         for entry in entries if form.columns else ():
             read_segment(folder, form, entry, scratch)
-            num_bytes += form.num_bytes(entry)
-    return num_bytes

@@ -7,25 +7,25 @@ import json
 import os
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastreplay.checkpoint.said import parsed
 from fastreplay.checkpoint.segment import Entry
+from fastreplay.checkpoint.stored import MOST_TICKETS
 
 if TYPE_CHECKING:
     from fastreplay.checkpoint.folder import Folder
     from fastreplay.checkpoint.said import Said
 
-__all__ = ["MANIFEST", "Manifest", "is_segment", "read_manifest", "segment_name", "write_manifest"]
+__all__ = ["MANIFEST", "Manifest", "is_segment", "parsed_manifest", "read_manifest", "segment_name", "write_manifest"]
 
 MANIFEST = "manifest.json"
 _VERSION = 1
 _MOST_BYTES = 1 << 28
 _BEGIN = '{"crc32": "%08x", "checkpoint": '
 _END = b"}\n"
-_MOST_TICKETS = 2**62
-_NAME = re.compile(r"(records|state)-\d{20}-\d{20}-[0-9a-f]{16}\.safetensors")
+_NAME = re.compile(r"(records|state|attached)-\d{20}-\d{20}-[0-9a-f]{16}\.safetensors")
 _TEMPORARY = re.compile(rf"{re.escape(MANIFEST)}\.[0-9a-f]{{16}}\.tmp")
 _ORIGIN = re.compile(r"[0-9a-f]{32}")
 
@@ -43,6 +43,8 @@ class Manifest:
         looks_back: How many tickets before the first are there, too, to be looked up.
         records: Segments of what was inserted, in order, without gaps.
         state: Segments of what is kept beside, masses and links; none where nothing is.
+        parts: Further buffers that belong to it, by name; they have no parts of their own.
+        attached: Bytes that were given to be kept with it, by name.
     """
 
     origin: str
@@ -53,10 +55,13 @@ class Manifest:
     looks_back: int
     records: list[Entry]
     state: list[Entry]
+    parts: dict[str, Manifest] = field(default_factory=dict)
+    attached: dict[str, Entry] = field(default_factory=dict)
 
     def files(self) -> set[str]:
         """Return the names of all files but the manifest."""
-        return {entry.file for entry in [*self.records, *self.state]}
+        own = {entry.file for entry in [*self.records, *self.state, *self.attached.values()]}
+        return own.union(*(part.files() for part in self.parts.values()))
 
 
 def segment_name(kind: str, first: int, end: int, token: str) -> str:
@@ -75,8 +80,12 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
     Raises:
         OSError: It cannot be written; the one before stands.
     """
+    body = json.dumps({"version": _VERSION} | _said(manifest), allow_nan=False).encode()
+    folder.replace(MANIFEST, (_BEGIN % zlib.crc32(body)).encode() + body + _END)
+
+
+def _said(manifest: Manifest) -> dict[str, Any]:
     said = {
-        "version": _VERSION,
         "origin": manifest.origin,
         "ancestors": manifest.ancestors,
         "buffer": manifest.buffer,
@@ -86,8 +95,11 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
         "records": [_said_of(entry) for entry in manifest.records],
         "state": [_said_of(entry) for entry in manifest.state],
     }
-    body = json.dumps(said, allow_nan=False).encode()
-    folder.replace(MANIFEST, (_BEGIN % zlib.crc32(body)).encode() + body + _END)
+    if manifest.parts:
+        said["parts"] = {name: _said(part) for name, part in manifest.parts.items()}
+    if manifest.attached:
+        said["attached"] = {name: _said_of(entry) for name, entry in manifest.attached.items()}
+    return said
 
 
 def _said_of(entry: Entry) -> dict[str, Any]:
@@ -103,7 +115,19 @@ def read_manifest(folder: Folder) -> Manifest:
         OSError: It cannot be read.
         ValueError: It is damaged, or of a later fastreplay.
     """
-    path, data = folder.file(MANIFEST), _bytes_of(folder)
+    return parsed_manifest(_bytes_of(folder), folder.file(MANIFEST))
+
+
+def parsed_manifest(data: bytes, path: str) -> Manifest:
+    """Return what the bytes of a manifest say, whatever they are.
+
+    Args:
+        data: All of them.
+        path: What a message calls them.
+
+    Raises:
+        ValueError: They are damaged, or of a later fastreplay.
+    """
     begin = len(_BEGIN % 0)
     body = data[begin : -len(_END)]
     if data[:begin] != (_BEGIN % zlib.crc32(body)).encode() or data[-len(_END) :] != _END:
@@ -111,19 +135,27 @@ def read_manifest(folder: Folder) -> Manifest:
     said = parsed(body, path)
     if said.entries.get("version") != _VERSION:
         said.refuse(f"version {_VERSION}, which this fastreplay can read", said.entries.get("version"))
-    first = said.integer("first", 0, _MOST_TICKETS)
-    end = said.integer("end", first, _MOST_TICKETS)
+    return _manifest(said, is_part=False)
+
+
+def _manifest(said: Said, *, is_part: bool) -> Manifest:
+    first = said.integer("first", 0, MOST_TICKETS)
+    end = said.integer("end", first, MOST_TICKETS)
     looks_back = said.integer("looks_back", 0, first)
     ancestors = said.below("ancestors")
+    parts = {} if is_part or "parts" not in said.entries else said.below("parts").named()
+    attached = said.below("attached").named() if "attached" in said.entries else {}
     return Manifest(
         _checked_origin(said),
-        {name: ancestors.integer(name, 0, _MOST_TICKETS) for name in ancestors.entries},
+        {name: ancestors.integer(name, 0, MOST_TICKETS) for name in ancestors.entries},
         said.below("buffer").entries,
         first,
         end,
         looks_back,
         _entries(said, "records", first - looks_back, end),
         _entries(said, "state", first, end),
+        {name: _manifest(part, is_part=True) for name, part in parts.items()},
+        {name: _entry(each, 0, 0, MOST_TICKETS) for name, each in attached.items()},
     )
 
 
@@ -147,20 +179,25 @@ def _entries(said: Said, key: str, first: int, end: int) -> list[Entry]:
     """Return segments, which are one after another, and cover [first, end)."""
     entries: list[Entry] = []
     for each in said.objects(key):
-        file = each.text("file")
-        if _NAME.fullmatch(file) is None:
-            each.refuse("the name of a segment", file)
         begin = each.integer("first", 0, first) if not entries else entries[-1].end
-        if each.integer("first") != begin:
-            each.refuse(f"a segment from ticket {begin} on", each.integer("first"))
-        stop = each.integer("end", begin + 1, end)
-        beside = tuple(each.integers("beside")) if "beside" in each.entries else ()
-        checksums = each.text("crc32")
-        if re.fullmatch(r"([0-9a-f]{8})+", checksums) is None:
-            each.refuse("checksums of 8 hexadecimal digits each", checksums)
-        entries.append(Entry(file, begin, stop, beside, checksums, _checked_origin(each)))
+        entries.append(_entry(each, begin, begin + 1, end))
     if first < end and not entries and key == "records":
         said.refuse(f"{key} of tickets [{first}, {end})", "none")
     if entries and entries[-1].end != end:
         said.refuse(f"{key} of tickets [{first}, {end})", f"those up to {entries[-1].end}")
     return entries
+
+
+def _entry(said: Said, first: int, least_end: int, most_end: int) -> Entry:
+    """Return a segment from a ticket on."""
+    file = said.text("file")
+    if _NAME.fullmatch(file) is None:
+        said.refuse("the name of a segment", file)
+    if said.integer("first") != first:
+        said.refuse(f"a segment from ticket {first} on", said.integer("first"))
+    end = said.integer("end", least_end, most_end)
+    beside = tuple(said.integers("beside")) if "beside" in said.entries else ()
+    checksums = said.text("crc32")
+    if re.fullmatch(r"([0-9a-f]{8})+", checksums) is None:
+        said.refuse("checksums of 8 hexadecimal digits each", checksums)
+    return Entry(file, first, end, beside, checksums, _checked_origin(said))

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastreplay.checkpoint.stored import MOST_TICKETS
+
 if TYPE_CHECKING:
     from fastreplay import _core
+    from fastreplay.checkpoint.stored import Readable
 
 __all__ = ["Retreat"]
 
@@ -17,7 +20,7 @@ class Retreat:
     Each try leaves out what the next may come too late for, more each time; at most half of what is left.
 
     Args:
-        ring: Where they are.
+        source: Where they are.
         most: How many at most, the newest.
 
     Attributes:
@@ -27,17 +30,17 @@ class Retreat:
         end: One past the last.
     """
 
-    def __init__(self, ring: _core.Ring, most: int) -> None:
-        self._ring = ring
+    def __init__(self, source: _core.Ring | Readable, most: int = MOST_TICKETS) -> None:
+        self._source = source
         self._most = most
         self._num_left_out = 0
-        self.oldest, self.newest = _, self.end = ring.window()
+        self.oldest, self.newest = _, self.end = source.window()
         self.first = max(self.oldest, self.end - most)
         self._num_kept = self.end - self.first
 
     def go(self) -> bool:
         """Try for fewer; False where none is left."""
-        still, self.end = self._ring.window()
+        still, self.end = self._source.window()
         self._num_left_out = 2 * max(self._num_left_out, still - self.first, 1)
         self._num_kept = max(self._num_kept // 2, min(self.end - still - self._num_left_out, self._most))
         self.first = max(still, self.end - self._num_kept)

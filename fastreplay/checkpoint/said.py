@@ -76,6 +76,10 @@ class Said:
         """Return an object."""
         return Said(self._entry(key, "an object", dict), f"{self.path}: {key}")
 
+    def named(self) -> dict[str, Said]:
+        """Return all entries, which are objects, by name."""
+        return {key: self.below(key) for key in self.entries}
+
     def objects(self, key: str) -> Iterator[Said]:
         """Yield the objects of a list."""
         for i, value in enumerate(self._entry(key, "a list", list)):
@@ -85,6 +89,14 @@ class Said:
         """Return a list of integers in [low, high]."""
         values: list[Any] = self._entry(key, "a list", list)
         return [Said({"": value}, f"{self.path}: {key}[{i}]").integer("", low, high) for i, value in enumerate(values)]
+
+    def generator(self, key: str) -> dict[str, Any]:
+        """Return the state of a generator: its key, of two numbers, and its calls."""
+        said = self.below(key)
+        numbers = said.integers("key", 0, 2**64 - 1)
+        if len(numbers) != 2:
+            said.refuse("a key of two numbers", numbers)
+        return {"key": numbers, "calls": said.integer("calls")}
 
     def texts(self, key: str) -> list[str]:
         """Return a list of strings."""

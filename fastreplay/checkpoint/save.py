@@ -5,27 +5,27 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastreplay.checkpoint.disk_thread import DiskThread
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
 from fastreplay.checkpoint.retreat import Retreat
-from fastreplay.checkpoint.segment import Entry, SegmentForm, write_segment
+from fastreplay.checkpoint.segment import Entry, SegmentForm, attached_form, write_segment
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from fastreplay import _core
+    from fastreplay.checkpoint.disk_thread import Pending
     from fastreplay.checkpoint.lineage import Lineage
-    from fastreplay.checkpoint.stored import Column, Stored
+    from fastreplay.checkpoint.stored import Column, Readable
 
     Array = NDArray[Any]
 
@@ -50,28 +50,31 @@ class SaveSource:
     """What is saved of a buffer.
 
     Attributes:
-        stored: Its records.
+        stored: Its records; those of a ring where inserts are to wait.
         lineage: Which buffer it is.
         describe: Returns what it says of itself now, but for what was inserted from a ticket on.
         state_columns: What is kept beside its transitions.
         read_state: Returns that of so many tickets from one on.
         holding: Locked by the save that lets inserts of the buffer wait.
+        parts: Further buffers that belong to it, by name, without parts of their own.
     """
 
-    stored: Stored
+    stored: Readable
     lineage: Lineage
     describe: Callable[[int], dict[str, Any]]
     state_columns: list[Column]
     read_state: Callable[[int, int], list[Array]]
     holding: threading.Lock
+    parts: Mapping[str, SaveSource] = field(default_factory=dict)
 
 
-def save(path: str, source: SaveSource, *, full: bool, hold: bool) -> SavedRange:
+def save(path: str, source: SaveSource, attached: Mapping[str, Array], *, full: bool, hold: bool) -> SavedRange:
     """Save a buffer into a folder, in the place of what was saved there before.
 
     Args:
         path: The folder.
         source: What is saved.
+        attached: Bytes (n,) that are kept with it, by name.
         full: Whether to write again what is there.
         hold: Whether inserts wait before they overwrite what was not read.
 
@@ -83,19 +86,19 @@ def save(path: str, source: SaveSource, *, full: bool, hold: bool) -> SavedRange
     with Folder.made(path) as folder:
         _before(folder)  # before there is anything of ours in somebody else's
         with folder.turn():
-            return _save(folder, source, full=full, hold=hold)
+            return _save(folder, source, attached, full=full, hold=hold)
 
 
-def _save(folder: Folder, source: SaveSource, *, full: bool, hold: bool) -> SavedRange:
+def _save(folder: Folder, source: SaveSource, attached: Mapping[str, Array], *, full: bool, hold: bool) -> SavedRange:
     """Save into a folder in which nobody else does."""
     before = _before(folder)
     folder.sync()  # the rename of who was killed after it: what the manifest before that one names goes next
     _remove_all_but(folder, before)
-    saving = _Saving(folder, source, [] if before is None or full else before.records)
     try:
-        manifest, saved = saving.run_holding() if hold else saving.run()
+        manifest, saved = _written(folder, source, None if full else before, hold=hold)
+        entries = {name: _attach(folder, data, source.lineage.name) for name, data in attached.items()}
         folder.sync()
-        write_manifest(folder, manifest)
+        write_manifest(folder, replace(manifest, attached=entries))
     except BaseException:
         with suppress(OSError, ValueError):  # else it is left to the next save
             # The new one stands where it was the last wait for the disk that failed. Then either may be there after a
@@ -103,8 +106,26 @@ def _save(folder: Folder, source: SaveSource, *, full: bool, hold: bool) -> Save
             _remove_all_but(folder, before, _before(folder))
         raise
     with suppress(OSError):  # as above; what was saved is
-        _remove_all_but(folder, manifest)
+        _remove_all_but(folder, replace(manifest, attached=entries))
     return saved
+
+
+def _written(
+    folder: Folder, source: SaveSource, before: Manifest | None, *, hold: bool = False
+) -> tuple[Manifest, SavedRange]:
+    """Write the segments of a buffer and its parts; return what the manifest is to say."""
+    saving = _Saving(folder, source, [] if before is None else before.records)
+    manifest, saved = saving.run_holding() if hold else saving.run()
+    there = {} if before is None else before.parts
+    parts = {name: _written(folder, part, there.get(name))[0] for name, part in source.parts.items()}
+    return replace(manifest, parts=parts), saved
+
+
+def _attach(folder: Folder, data: Array, origin: str) -> Entry:
+    entry = Entry(segment_name("attached", 0, len(data), secrets.token_hex(8)), 0, len(data), (), "", origin)
+    fd, checksums = write_segment(folder, attached_form(), entry, [data])
+    folder.finish(fd)
+    return replace(entry, checksums=checksums)
 
 
 def _before(folder: Folder) -> Manifest | None:
@@ -137,12 +158,11 @@ class _Saving:
         self._folder = folder
         self._source = source
         self._stored = source.stored
-        self._ring = source.stored.ring
         self._form = SegmentForm(source.stored.columns, source.stored.beside)
         self._state_form = SegmentForm(source.state_columns)
         self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
         self._there = [entry for entry in before if self._is_of_this(entry)]
-        self._unfinished: deque[Future[None]] = deque()
+        self._unfinished: deque[Pending] = deque()
         self._has_thread = True
         self._held: _core.Ring | None = None
 
@@ -155,7 +175,7 @@ class _Saving:
         Raises:
             RuntimeError: Another save lets them wait.
         """
-        ring = self._ring
+        ring: _core.Ring = self._stored.ring  # type: ignore[attr-defined]
         if self._source.holding.locked():
             raise RuntimeError("save: expected hold=False while another save of this buffer holds inserts")
         with self._source.holding:  # wherever an interrupt comes now, the hold that is let go is this save's
@@ -169,14 +189,11 @@ class _Saving:
     def run(self) -> tuple[Manifest, SavedRange]:
         """Write segments; return what the manifest is to say, and which transitions there are.
 
-        Where writers come past, it begins again with the newest transitions. It leaves out those that the next try may
-        come too late for, more each time, so that it comes to an end; at most half.
-
         Raises:
-            RuntimeError: None is left.
+            RuntimeError: Writers came past until nothing was left.
         """
-        wanted = Retreat(self._ring, self._ring.capacity)
-        with ThreadPoolExecutor(1, "fastreplay-save") as self._disk:
+        wanted = Retreat(self._stored)
+        with DiskThread() as self._disk:
             while True:
                 end = wanted.end
                 described = self._source.describe(end)
@@ -194,7 +211,7 @@ class _Saving:
                     )
             while self._unfinished:
                 self._unfinished.popleft().result()
-        looks_back = min(first, self._ring.num_spare)
+        looks_back = min(first, self._stored.num_spare)
         manifest = Manifest(self._origin, self._ancestors, described, first, end, looks_back, records, state or [])
         return manifest, SavedRange(first, end, min(first, wanted.newest) - wanted.oldest)
 
@@ -203,13 +220,13 @@ class _Saving:
 
         None where writers came past; what was written is there.
         """
-        at = max(0, first - self._ring.num_spare)
+        at = max(0, first - self._stored.num_spare)
         entries: list[Entry] = []
         self._there = self._worth_keeping(at, end)
         for entry in [*self._there, None]:
             stop = end if entry is None else entry.first
             for begin, limit in ((at, min(stop, first)), (max(at, first), stop)):
-                spare = self._ring.num_spare if limit <= first else 0
+                spare = self._stored.num_spare if limit <= first else 0
                 written = self._write(begin, limit, self._form, partial(self._read_records, spare), "records")
                 if written is None:
                     return None
@@ -258,7 +275,7 @@ class _Saving:
             try:
                 self._unfinished.append(self._disk.submit(self._folder.finish, fd))
             except RuntimeError:  # the interpreter is about to exit, or there are too many
-                self._has_thread = False  # what was queued nevertheless is not to be done once more, by a later one
+                self._has_thread = False
             else:
                 return
         self._folder.finish(fd)
@@ -267,7 +284,7 @@ class _Saving:
         """Read records, of which what is only looked up may lie in slots that readers are not given."""
         oldest, columns, beside = self._stored.read(start, stop - start)
         if self._held is not None:
-            self._held.hold_on_from(max(0, stop - self._ring.num_spare))
+            self._held.hold_on_from(max(0, stop - self._stored.num_spare))
         return _Rows(columns, beside) if oldest <= start + spare else None
 
     def _read_state(self, start: int, stop: int) -> _Rows:

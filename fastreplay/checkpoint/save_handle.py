@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from fastreplay.checkpoint.folder import is_in_turn
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -53,8 +55,11 @@ class SaveHandle:
         Raises:
             TimeoutError: It goes on still.
             OSError, ValueError, RuntimeError: What `save` raises; or this is a child after a fork, and the save goes on
-                in its parent.
+                in its parent; or it goes on and this is a call in the midst of a save of this thread, for whose end it
+                may wait.
         """
+        if is_in_turn() and not self.done:
+            raise RuntimeError("wait: a call in the midst of a save by the same thread does not wait")
         self._thread.join(timeout)
         if not self.done:
             raise TimeoutError(f"wait: the save goes on after {timeout} s")

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastreplay.checkpoint.stored import Column
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from fastreplay.checkpoint.folder import Folder
-    from fastreplay.checkpoint.stored import Column
 
     Array = NDArray[Any]
 
-__all__ = ["Entry", "Scratch", "SegmentForm", "read_segment", "write_segment"]
+__all__ = ["Entry", "Scratch", "SegmentForm", "attached_form", "read_segment", "write_segment"]
 
 # Bytes that one checksum is of: so near to its place a damage is told.
 _CHUNK_BYTES = 1 << 20
@@ -101,6 +102,11 @@ class SegmentForm:
         """Return the bytes of a segment."""
         sizes = [math.prod(s) * c.dtype.itemsize for s, c in zip(self.shapes(entry), self.columns, strict=True)]
         return len(self.header(entry)) + sum(sizes)
+
+
+def attached_form() -> SegmentForm:
+    """Return the form of a segment of bytes that somebody gave."""
+    return SegmentForm([Column("data", (), np.dtype(np.uint8))])
 
 
 class _Checksums:
@@ -191,6 +197,8 @@ def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scrat
     for i in form.order:
         end = offset + math.prod(shapes[i]) * form.columns[i].dtype.itemsize
         arrays[i] = data[offset:end].view(form.columns[i].dtype).reshape(shapes[i])
+        if arrays[i].dtype == np.bool_ and data[offset:end].max(initial=0) > 1:
+            raise ValueError(f"{at}: {form.columns[i].name}: expected truth values of one bit")
         offset = end
     return [arrays[i] for i in range(len(shapes))]
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Column", "Stored"]
+__all__ = ["MOST_TICKETS", "Column", "Readable", "Stored"]
+
+# Tickets beyond it are no counts of anything: a billion inserts a second take 146 years to get there.
+MOST_TICKETS = 2**62
 
 _PLACE = np.dtype(np.uint64)
 _FROM_START = 0  # the source of a part: the record
@@ -54,6 +57,29 @@ class Group(NamedTuple):
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
+class Readable(Protocol):
+    """What is saved: columns of what has tickets.
+
+    Attributes:
+        columns: Those of a row a ticket.
+        beside: Those of which rows have as many as they say, in order.
+        num_spare: Tickets before the window that are looked up.
+    """
+
+    columns: list[Column]
+    beside: list[Column]
+    num_spare: int
+
+    def window(self) -> tuple[int, int]:
+        """Return the first ticket that is there, and one past the last."""
+
+    def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
+        """Copy rows: the oldest ticket whose copy is whole, their columns, and what lies beside."""
+
+    def oldest_whole(self) -> int:
+        """Return the oldest ticket of which what was read is whole."""
+
+
 class Stored:
     """The records of a ring as columns: fields, newest frames, and codes in place of places.
 
@@ -64,10 +90,12 @@ class Stored:
         columns: Those of a row a record.
         beside: Those of the frames beside records, of which each has as many as its codes say.
         row_bytes: Bytes of a record's rows.
+        num_spare: Records before the window that are looked up.
     """
 
     def __init__(self, ring: _core.Ring, schema: Schema) -> None:
         self.ring = ring
+        self.num_spare = ring.num_spare
         self._records = ring.records
         self.groups: list[Group] = []
         names, fields = schema.names, tuple(schema.values())
@@ -94,6 +122,10 @@ class Stored:
             (_FROM_START, column.row_bytes, number) for number, column in zip(self._numbers, self.columns, strict=True)
         ]
         self._parts = [*parts, tickets]
+
+    def window(self) -> tuple[int, int]:
+        """Return the first ticket that readers are given, and one past the last."""
+        return self.ring.window()
 
     def empty(self, count: int) -> list[Array]:
         """Return memory of so many records: fields, newest frames, codes."""

@@ -241,6 +241,10 @@ class MirrorGenerator:
         """Go on under another key, also in the graphs that were captured with this; what was counted stays."""
         self._restart(key, calls, self._read()[1:])
 
+    def count_on_from(self, num_sampled: int, num_redraws: int, num_without_mass: int) -> None:
+        """Let the counters go on from these."""
+        self._restart(self._key, self.calls, (num_sampled, num_without_mass, num_redraws, 0))
+
     def _restart(self, key: tuple[int, int], calls: int, counts: tuple[int, ...]) -> None:
         self._mirror.in_turn(self._generator.write, key, calls, counts)
         self._key = key

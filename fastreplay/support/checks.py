@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
@@ -165,3 +166,25 @@ def checked_number(name: str, value: object, least: float, most: float = math.in
         bound = f"at least {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")
     return number
+
+
+def checked_bytes(argument: str, given: object) -> dict[str, NDArray[np.uint8]]:
+    """Return bytes by name as arrays (n,) uint8, where they lie.
+
+    Raises:
+        TypeError: They are no bytes, or not by name.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{argument}: expected a mapping of names to bytes, got {type(given).__name__}")
+    data: dict[str, NDArray[np.uint8]] = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{argument}: expected names, got {name!r}")
+        try:
+            view = memoryview(value).cast("B")
+            data[name] = np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)
+        except (TypeError, ValueError, BufferError) as error:
+            raise TypeError(f"{argument}: {name}: expected contiguous bytes, got {type(value).__name__}") from error
+    return data

@@ -153,6 +153,7 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t num_fram
   check::Random random{num_rows * 100 + num_envs * 10 + num_frames};
   Ring ring{layout_of(num_frames), (num_rows + num_frames) * num_envs, num_frames * num_envs};
   FrameSteps steps{ring, num_envs, 1};
+  FrameSteps taking_over{ring, num_envs, 1};  // what the other has stored
   CHECK_EQ(steps.num_rows(), num_rows);
   const std::size_t row_bytes = num_frames * kFrameBytes;
   Envs envs{num_envs, num_frames, random};
@@ -166,12 +167,15 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t num_fram
       const std::size_t num_stored = std::min(num_rows, before + k + 1);
       CHECK_EQ(steps.num_stored(), num_stored);
       CHECK_EQ(steps.next_row(), (row + 1) % num_rows);
+      taking_over.go_on(steps.next_row());
+      CHECK_EQ(taking_over.num_stored(), num_stored);
       for (std::size_t back = 0; back < num_rows; ++back) {
         const std::size_t at = (row + num_rows - back) % num_rows;
         const auto index = static_cast<std::int64_t>(at) - (back % 2 == 0 ? 0 : static_cast<std::int64_t>(num_rows));
         if (back < num_stored) {
           check_row(steps, index, model[at], row_bytes);
           check_n_steps(steps, model, at, 1 + k % 4, back % 3 == 2 ? at : row, row_bytes);
+          check_n_steps(taking_over, model, at, 1 + k % 4, back % 3 == 2 ? at : row, row_bytes);
         } else {
           std::uint64_t slot = 0;
           const std::int64_t env = 0;

@@ -141,6 +141,12 @@ void samplers_go_on_where_they_were_left() {
   CHECK_EQ(sampler.calls(), 42U);
   CHECK_EQ(sampler.num_sampled(), 40U);
   CHECK_EQ(sampler.num_redraws(), before.num_redraws());
+  Sampler restored{kKey};
+  restored.count_on_from(5, 6, 7);
+  CHECK(restored.sample(ring, block));
+  CHECK_EQ(restored.num_sampled(), 25U);
+  CHECK_EQ(restored.num_redraws(), 6U);
+  CHECK_EQ(restored.num_without_mass(), 7U);
 }
 
 void uniform(std::size_t num_rows) {

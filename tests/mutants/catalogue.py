@@ -563,8 +563,8 @@ MUTANTS = (
     Mutant(
         "after the newest step comes what its slot is followed by",
         FRAME_STEPS,
-        "follow_newest_by(claim.slot(), slot_before(num_rows()));",
-        "follow_newest_by(claim.slot(), next_slot_);",
+        "follow_newest_by(slot_before(1), slot_before(num_rows()));",
+        "follow_newest_by(slot_before(1), next_slot_);",
         test="frame_steps",
     ),
     Mutant(

@@ -149,11 +149,16 @@ bool sample(Ring& ring, Draw& draw, const Following* following, const Block& blo
 }  // namespace
 
 void Sampler::count_on_from(const Sampler& before) noexcept {
-  // relaxed: statistics, and nobody else has this yet.
-  num_sampled_.store(before.num_sampled(), std::memory_order_relaxed);
-  num_redraws_.store(before.num_redraws(), std::memory_order_relaxed);
-  num_without_mass_.store(before.num_without_mass(), std::memory_order_relaxed);
+  count_on_from(before.num_sampled(), before.num_redraws(), before.num_without_mass());
   if (epochs_ && before.epochs_) epochs_->count_on_from(*before.epochs_);
+}
+
+void Sampler::count_on_from(std::uint64_t num_sampled, std::uint64_t num_redraws,
+                            std::uint64_t num_without_mass) noexcept {
+  // relaxed: statistics, and nobody else has this yet.
+  num_sampled_.store(num_sampled, std::memory_order_relaxed);
+  num_redraws_.store(num_redraws, std::memory_order_relaxed);
+  num_without_mass_.store(num_without_mass, std::memory_order_relaxed);
 }
 
 void Sampler::take_rows(Ring& ring, const Block& block, Call& call) noexcept {

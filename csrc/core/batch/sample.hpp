@@ -60,8 +60,9 @@ class Sampler {
     epochs_ = std::make_unique<Epochs>(key, options, state);
   }
 
-  // Lets the statistics go on from those of another sampler, as long as nobody knows of this one.
+  // Let the statistics go on from those of another sampler, or from numbers, as long as nobody knows of this one.
   void count_on_from(const Sampler& before) noexcept;
+  void count_on_from(std::uint64_t num_sampled, std::uint64_t num_redraws, std::uint64_t num_without_mass) noexcept;
 
   // Fills the block with rows drawn from the ring's published transitions: with replacement, or in epochs. Returns how
   // many: all, or in epochs perhaps fewer; none where there is nothing to draw from, with nothing changed but where

@@ -40,10 +40,22 @@ void FrameSteps::store(std::size_t row, std::span<const Rows> fields) noexcept {
   next_slot_ = ring_.slot(first + num_envs());
   next_row_ = row + 1 == num_rows() ? 0 : row + 1;
   if (num_stored_ < num_rows()) ++num_stored_;
+  end_at_newest();
+}
+
+void FrameSteps::go_on(std::size_t next_row) noexcept {
+  next_slot_ = ring_.slot(ring_.num_reserved());
+  next_row_ = next_row;
+  num_stored_ = ring_.window().published() / num_envs();
+  frames_.count();
+  if (num_stored_ > 0) end_at_newest();
+}
+
+void FrameSteps::end_at_newest() noexcept {
   if (num_stored_ < num_rows()) {
-    follow_newest_by_nothing(claim.slot());
+    follow_newest_by_nothing(slot_before(1));
   } else {
-    follow_newest_by(claim.slot(), slot_before(num_rows()));
+    follow_newest_by(slot_before(1), slot_before(num_rows()));
   }
 }
 

@@ -28,6 +28,9 @@ class FrameSteps final : public StepTable {
   // How many rows have a step: the next_row() - 1, - 2, ..., modulo num_rows().
   [[nodiscard]] std::size_t num_stored() const noexcept { return num_stored_; }
 
+  // Lets the steps that were laid into the ring, all of them whole, be the newest rows; nobody has looked at this yet.
+  void go_on(std::size_t next_row) noexcept;
+
   // In another row than next_row() it is the first step, and all others are forgotten.
   void store(std::size_t row, std::span<const Rows> fields) noexcept override;
 
@@ -35,6 +38,8 @@ class FrameSteps final : public StepTable {
                             std::uint64_t* slots) const noexcept override;
 
  private:
+  // Lets n-step transitions end at the newest step.
+  void end_at_newest() noexcept;
   // Throws std::invalid_argument, as above.
   [[nodiscard]] static std::size_t rows_of(const Ring& ring, std::size_t num_envs);
   // The first slot of so many steps before the next.

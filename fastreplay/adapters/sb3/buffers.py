@@ -156,7 +156,7 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
     @contextmanager
     def _kept_on_error(self, *rows: int) -> Iterator[None]:
         """Put rows back that SB3 had written when something was refused: it stores field after field."""
-        put_back = self._table.kept(np.array(rows) % self._table.num_rows)
+        put_back = self._table.undo(np.array(rows) % self._table.num_rows)
         try:
             yield
         except BaseException:

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer as TheirDictReplay
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 
 from fastreplay import _core
+from fastreplay.adapters.kept_tables import bytes_of, taken
 from fastreplay.adapters.random_integers import numpy_integers
 from fastreplay.adapters.sb3.buffers import DictReplayBuffer
 
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.frame_table import Dedupe
     from fastreplay.adapters.random_integers import Rng
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.said import Said
 
 __all__ = ["HerReplayBuffer"]
 
 _HOOKS = ("_get_real_samples", "_get_virtual_samples")
+_EPISODES = ("ep_start", "ep_length", "_current_ep_start")
 _RANDOM_BITS = 53  # as many as a float64 holds
 
 
@@ -314,6 +319,25 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         shares = self._integers(0, 1 << _RANDOM_BITS, len(high)) * 0.5**_RANDOM_BITS  # in [0, 1)
         return cast("Array", low + (shares * (high - low)).astype(np.int64))
 
+    def _attached(self) -> dict[str, Array]:
+        self._refuse_infos()
+        return super()._attached() | {name: bytes_of(getattr(self, name)) for name in _EPISODES}
+
+    def _refuse_infos(self) -> None:
+        if self.copy_info_dict:
+            raise ValueError(
+                "copy_info_dict: expected False, as infos are objects, which no checkpoint holds; pickles do"
+            )
+
+    def _take(self, said: Said, attached: dict[str, Array], parts: dict[str, tuple[Folder, Manifest]]) -> None:
+        self._refuse_infos()
+        shape = (self.buffer_size, self.n_envs)
+        arrays = {
+            name: taken(attached, name, shape[name == "_current_ep_start" :], np.dtype(np.int64)) for name in _EPISODES
+        }
+        super()._take(said, attached, parts)
+        self._take_episodes(arrays)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but `env`, which may not be picklable."""
         state = super().__getstate__()
@@ -332,20 +356,28 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
     def _attributes_of(self, state: dict[str, Any]) -> dict[str, Any]:
         attributes = super()._attributes_of(state)
-        shape = (attributes["buffer_size"], attributes["n_envs"])
-        for name, expected in (("ep_start", shape), ("ep_length", shape), ("_current_ep_start", shape[1:])):
-            array = np.asarray(state.get(name))
-            if array.shape != expected or array.dtype.kind not in "iu":
-                raise ValueError(f"{name}: expected integers {expected}, got {array.dtype} {array.shape}")
-            if array.min(initial=0) < 0 or array.max(initial=0) > shape[0] - (name != "ep_length"):
-                raise ValueError(f"{name}: expected rows and lengths of {shape[0]} rows at most")
         buffer = object.__new__(type(self))
         buffer.__dict__.update(attributes, env=None)
         for name in ("ep_start", "ep_length"):
             del buffer.__dict__[name]
-        buffer._new_episodes(shape)
-        buffer.ep_start, buffer.ep_length = state["ep_start"], state["ep_length"]
+        buffer._take_episodes(state)
         return buffer.__dict__
+
+    def _take_episodes(self, given: dict[str, Any]) -> None:
+        """Take over episodes; this buffer is nobody else's yet.
+
+        Raises:
+            ValueError: They are of another form, or of other rows.
+        """
+        shape = (self.buffer_size, self.n_envs)
+        for name, expected in zip(_EPISODES, (shape, shape, shape[1:]), strict=True):
+            array = np.asarray(given.get(name))
+            if array.shape != expected or array.dtype.kind not in "iu":
+                raise ValueError(f"{name}: expected integers {expected}, got {array.dtype} {array.shape}")
+            if array.min(initial=0) < 0 or array.max(initial=0) > shape[0] - (name != "ep_length"):
+                raise ValueError(f"{name}: expected rows and lengths of {shape[0]} rows at most")
+        self._new_episodes(shape)
+        self.ep_start, self.ep_length, self._current_ep_start = (given[name] for name in _EPISODES)
 
     def to_sb3(self) -> ReplayBuffer:
         """Make a buffer of SB3's own class; call its `set_env` before sampling."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.frame_table import Dedupe
     from fastreplay.buffer.priorities import PriorityUpdate
+    from fastreplay.checkpoint.folder import Folder
+    from fastreplay.checkpoint.manifest import Manifest
+    from fastreplay.checkpoint.said import Said
+    from fastreplay.checkpoint.save import SaveSource
 
 __all__ = ["PrioritizedReplayBuffer", "PrioritizedReplayBufferSamples"]
 
@@ -195,6 +199,18 @@ class PrioritizedReplayBuffer(NStepReplayBuffer):
             None.
         """
         return self._slots.update(tickets, priorities)
+
+    def _said(self) -> dict[str, Any]:
+        return super()._said() | {"slots": self._slots.said()}
+
+    def _parts(self) -> dict[str, SaveSource]:
+        return {**super()._parts(), "slots": self._slots.kept_source()}
+
+    def _take(self, said: Said, attached: dict[str, Array], parts: dict[str, tuple[Folder, Manifest]]) -> None:
+        if "slots" not in parts:
+            raise ValueError("parts: expected the priorities of a PrioritizedReplayBuffer")
+        self._slots = self._slots.loaded(*parts.pop("slots"), said.below("slots"))
+        super()._take(said, attached, parts)
 
     def __setstate__(self, state: Any) -> None:
         """Take over what a pickle holds; of SB3's own classes, with equal priorities.

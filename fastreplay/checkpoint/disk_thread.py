@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""A thread that waits for the disk while the next file is made.
+
+It knows no lock that somebody may hold who is interrupted: a signal handler or a finalizer that saves comes in the
+midst of anything, and would wait for who waits for it. `threading` and `concurrent.futures` have such locks, which a
+new thread takes, too. queue.SimpleQueue is made for that, and `_thread` has none.
+"""
+
+from __future__ import annotations
+
+import _thread
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["DiskThread", "Pending"]
+
+
+class Pending:
+    """Work that was given to the thread."""
+
+    def __init__(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self._work = work
+        self._arguments = arguments
+        self._errors: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def do(self) -> None:
+        """Do it, in the thread."""
+        error = None
+        try:
+            self._work(*self._arguments)
+        except BaseException as raised:  # noqa: BLE001 - whoever asks gets it
+            error = raised
+        self._errors.put(error)
+
+    def result(self) -> None:
+        """Wait until it is done; to be called once.
+
+        Raises:
+            BaseException: What it raised.
+        """
+        error = self._errors.get()
+        if error is not None:
+            raise error
+
+
+class DiskThread:
+    """A thread that does one piece of work after another, as long as it is entered; it begins with the first."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Pending | None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._is_there = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._work.put(None)
+        if self._is_there:
+            self._ended.get()
+
+    def submit(self, work: Callable[..., object], *arguments: Any) -> Pending:
+        """Have something done.
+
+        Raises:
+            RuntimeError: There can be no thread: the interpreter is about to exit, or there are too many.
+        """
+        if not self._is_there:
+            _thread.start_new_thread(self._run, ())
+            self._is_there = True
+        pending = Pending(work, arguments)
+        self._work.put(pending)
+        return pending
+
+    def _run(self) -> None:
+        while (pending := self._work.get()) is not None:
+            pending.do()
+        self._ended.put(None)

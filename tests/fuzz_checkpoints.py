@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""Changes the bytes of checkpoints, and reads what comes of it: a ValueError that says what is wrong, or what is right.
+
+    make fuzz SECONDS=600    # adds to tests/fuzz_executions.json how many were read
+
+A case is the files of a checkpoint, in memory. One is made of another by changing what its manifest says, or bytes of a
+segment, the checksums of both fitting again, since else the first of them ends it; now and then they do not. What is
+read in a way that no case was before (the message without its numbers tells) is changed further, and kept in
+build/fuzz for the next time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import re
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastreplay as fr
+from fastreplay.buffer.described import Described
+from fastreplay.buffer.verify import _forms
+from fastreplay.checkpoint.load import check
+from fastreplay.checkpoint.manifest import MANIFEST, parsed_manifest
+
+SEEDS = Path(__file__).parent / "kept"
+CORPUS = Path(__file__).parents[1] / "build" / "fuzz" / "corpus.pkl"
+EXECUTIONS = Path(__file__).parent / "fuzz_executions.json"
+CHUNK = 1 << 20
+ODD: list[Any] = [
+    *(None, True, False, -1, 0, 1, 2, 2**31, 2**62, 2**63, 2**70, 1e308, 0.5, "", "x", "../x", "records", [], {}, [[]]),
+    *("uint8", "bool", "float16", "complex128", "longdouble", "object", "cuda", "numpy", "max", "all"),
+]
+
+Files = dict[str, bytes]
+
+
+class MemoryFolder:
+    """The files of a case, as a reader opens them."""
+
+    path = "case"
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+
+    def file(self, name: str) -> str:
+        """Return what a message calls a file."""
+        return name
+
+    def open(self, name: str) -> int:
+        """Open a file that is to be read."""
+        if name not in self.files:
+            raise FileNotFoundError(2, "no such file", name)
+        fd = os.memfd_create("case")
+        os.write(fd, self.files[name])
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+
+def seeds() -> list[Files]:
+    """Return the checkpoints that begin it: those of every kind that are kept."""
+    folders = sorted(each.parent for each in SEEDS.rglob(MANIFEST))
+    return [{each.name: each.read_bytes() for each in folder.iterdir() if each.name != "lock"} for folder in folders]
+
+
+def changed(value: Any, rng: np.random.Generator) -> Any:
+    """Change something in what JSON holds, in place where it can be."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.95:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = keys[rng.integers(len(keys))]
+        chance = rng.random()
+        if chance < 0.06:
+            del value[key]
+        elif chance < 0.1 and isinstance(value, list):
+            value.append(copy.deepcopy(value[key]))
+        elif chance < 0.13:
+            other = keys[rng.integers(len(keys))]
+            value[key], value[other] = value[other], value[key]
+        else:
+            value[key] = changed(value[key], rng)
+        return value
+    if type(value) is int and rng.random() < 0.6:
+        return value + int(rng.integers(-3, 4)) * int(rng.choice([1, 1, 1, 8, 1 << 20]))
+    return copy.deepcopy(ODD[rng.integers(len(ODD))])
+
+
+def entries_of(said: Any) -> list[Any]:
+    """Return what a manifest says of segments, wherever that still is what it was."""
+    found: list[Any] = []
+    pending = [said]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, dict):
+            found += [each] if isinstance(each.get("file"), str) and "crc32" in each else []
+            pending += each.values()
+        elif isinstance(each, list):
+            pending += each
+    return found
+
+
+def case_of(files: Files, rng: np.random.Generator) -> Files:
+    """Make a case of another."""
+    made = dict(files)
+    said = json.loads(made[MANIFEST])["checkpoint"]
+    for _ in range(1 + int(rng.integers(4) == 0)):
+        entries = entries_of(said)
+        if entries and rng.random() < 0.4:
+            entry = entries[rng.integers(len(entries))]
+            data = bytearray(made.get(entry["file"], b""))
+            begin = 8 + int.from_bytes(data[:8], "little") if rng.random() < 0.95 else 0  # of what is not the header
+            for _ in range(int(rng.integers(1, 5)) if begin < len(data) else 0):
+                at = int(rng.integers(begin, len(data)))
+                data[at] = int(rng.choice([0, 1, 2, 127, 128, 255, data[at] ^ (1 << int(rng.integers(8)))]))
+            if rng.random() < 0.02:
+                data = data[: rng.integers(len(data) + 1)]
+            made[entry["file"]] = bytes(data)
+            if rng.random() < 0.95:
+                starts = range(0, len(data), CHUNK)
+                entry["crc32"] = "".join(f"{zlib.crc32(data[start : start + CHUNK]):08x}" for start in starts)
+        elif isinstance(said, dict) and said.get("buffer") and rng.random() < 0.5:
+            said["buffer"] = changed(said["buffer"], rng)
+        else:
+            said = changed(said, rng)
+    body = json.dumps(said).encode()
+    made[MANIFEST] = b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n"
+    if rng.random() < 0.02:
+        at = int(rng.integers(len(made[MANIFEST])))
+        made[MANIFEST] = made[MANIFEST][:at] + bytes([int(rng.integers(256))]) + made[MANIFEST][at + 1 :]
+    return made
+
+
+def read(files: Files) -> str:
+    """Read a case as `verify` does, and if that is right `load`, whose buffer is then used; return what came of it.
+
+    Raises:
+        Exception: Something else came of it than a refusal.
+    """
+    folder: Any = MemoryFolder(files)
+    try:
+        manifest = parsed_manifest(files[MANIFEST], MANIFEST)
+        for each in (manifest, *manifest.parts.values()):
+            check(folder, each, *_forms(Described.of(each.buffer, MANIFEST)))
+        buffer: Any = fr.ReplayBuffer._loaded(folder, manifest, None, {"output": "numpy"}, None)
+    except (ValueError, FileNotFoundError, MemoryError) as error:
+        return f"{type(error).__name__}: {re.sub(r'[0-9a-f]{8,}|[-0-9.,]+|(?<=got ).*', '', str(error))}"
+    if len(buffer):
+        for follow in [None] if buffer._lanes is None else [None, fr.Sequence(3), fr.NStep(2, 0.9)]:
+            buffer.sample(4, follow=follow if follow is None or "reward" in buffer.schema else None)
+        buffer[:]
+    return "loaded"
+
+
+class Fuzzing:
+    """Cases that are read, and the ways in which they were.
+
+    Attributes:
+        num_read: Cases so far.
+        ways: What came of them, how often each.
+    """
+
+    def __init__(self, seed: int, pool: list[Files]) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.pool = pool
+        self.num_read = 0
+        self.ways: Counter[str] = Counter()
+
+    def read_for(self, seconds: float, most: int = sys.maxsize) -> None:
+        """Read cases for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.num_read < most:
+            files = case_of(self.pool[self.rng.integers(len(self.pool))], self.rng)
+            try:
+                way = read(files)
+            except BaseException:
+                where = Path(f"fuzz-{os.getpid()}-{self.num_read}")
+                where.mkdir()
+                for name, data in files.items():
+                    (where / Path(name).name).write_bytes(data)
+                print(f"what this was read of lies in {where}", file=sys.stderr)
+                raise
+            self.num_read += 1
+            self.ways[way] += 1
+            if self.ways[way] == 1 and len(self.pool) < 500 and "or it is no manifest" not in way:
+                self.pool.append(files)
+
+
+def main() -> None:
+    """Read cases for $SECONDS, and count them."""
+    seconds = float(os.environ.get("SECONDS", "60"))
+    pool = seeds()
+    if CORPUS.exists():
+        pool += pickle.loads(CORPUS.read_bytes())
+    fuzzing = Fuzzing(int.from_bytes(os.urandom(4), "little"), pool)
+    fuzzing.read_for(seconds)
+    CORPUS.parent.mkdir(parents=True, exist_ok=True)
+    CORPUS.write_bytes(pickle.dumps(fuzzing.pool[len(seeds()) :]))
+    said = json.loads(EXECUTIONS.read_text())
+    said["executions"] += fuzzing.num_read
+    EXECUTIONS.write_text(json.dumps(said) + "\n")
+    num_read, num_ways, in_all = fuzzing.num_read, len(fuzzing.ways), said["executions"]
+    print(f"{num_read:,} cases in {seconds:.0f} s, read in {num_ways} ways; {in_all:,} in all")
+
+
+if __name__ == "__main__":
+    main()
