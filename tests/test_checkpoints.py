@@ -334,6 +334,15 @@ def test_counters_come_back(tmp_path: Path) -> None:
         assert "counters: expected counts" in refused(tmp_path)
 
 
+def test_a_key_is_of_two_numbers(tmp_path: Path) -> None:
+    """What changed checkpoints have found: others were a TypeError of the core's."""
+    buffer, _ = filled("plain", 5)
+    buffer.save(tmp_path)
+    for key in ([], [1], [1, 2, 3]):
+        rewritten(tmp_path, lambda said, key=key: said["buffer"]["rng_state"].update(key=key))
+        assert "rng_state: expected a key of two numbers" in refused(tmp_path)
+
+
 def test_what_is_attached_comes_back(tmp_path: Path) -> None:
     buffer, streams = filled("lanes", 20)
     given: dict[str, Any] = {
