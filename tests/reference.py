@@ -143,6 +143,7 @@ class ReferenceBuffer:
         return {
             "inserted": self._head,
             "overwritten": self._overwritten,
+            "lost": 0,
             "sampled": self._sampled,
             "redraws": 0,
             "without_mass": 0,

@@ -68,7 +68,7 @@ def test_a_new_buffer_is_empty(make_buffer: MakeBuffer) -> None:
     assert len(buffer) == 0
     stats = dict(buffer.stats())
     assert stats.pop("bytes") > 0
-    counters = ("inserted", "overwritten", "sampled", "redraws", "without_mass", "refused", "incomplete")
+    counters = ("inserted", "overwritten", "sampled", "redraws", "without_mass", "refused", "incomplete", "lost")
     assert stats == dict.fromkeys((*counters, "pinned_bytes", "blocks_in_flight", "waits", "wait_s"), 0)
     assert len(buffer[:]) == 0
 

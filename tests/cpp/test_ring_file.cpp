@@ -60,14 +60,16 @@ int new_file() {
 }
 
 Image read_all(int descriptor) {
-  struct stat found {};
+  struct stat found{};
   CHECK_EQ(fstat(descriptor, &found), 0);
   Image image(static_cast<std::size_t>(found.st_size));
   CHECK_EQ(pread(descriptor, image.data(), image.size(), 0), static_cast<ssize_t>(image.size()));
   return image;
 }
 
-fastreplay::RecordLayout layout() { return fastreplay::RecordLayout{rows::fields_of(std::vector<std::size_t>{8, 5, 1})}; }
+fastreplay::RecordLayout layout() {
+  return fastreplay::RecordLayout{rows::fields_of(std::vector<std::size_t>{8, 5, 1})};
+}
 
 // A ring with lanes and priorities in a file: transition i is of lane i % 2 and has the mass i + 1.
 struct Stored {
@@ -237,7 +239,7 @@ void each_byte_counts() {
   CHECK_EQ(stored.checksums.confirm(5, 13), 5U);
   CHECK_EQ(stored.checksums.oldest_intact(5, 13), 5U);
   CHECK_EQ(stored.checksums.oldest_intact(13, 21), 21U);  // of which the slots have what is older
-  stored.insert(13, 3);  // over 5, 6 and 7
+  stored.insert(13, 3);                                   // over 5, 6 and 7
   CHECK_EQ(stored.checksums.oldest_intact(5, 13), 8U);
   for (Ticket ticket = 8; ticket < 13; ++ticket) {
     auto* record = const_cast<std::byte*>(stored.ring.record(ticket));

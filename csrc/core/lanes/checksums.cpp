@@ -69,7 +69,8 @@ std::uint64_t Checksums::of(Ticket ticket) const noexcept {
     const Lanes::Links& links = lanes_->links();
     const Lanes::Links::Place place = links.place(ticket);
     // What of a link changes once it is there is left out: how far away others are, and a cut.
-    mix.add(std::uint64_t{links.lane(place.slot)} << 2 | std::uint64_t{links.before(place.slot) == Before::kFirst} << 1 |
+    mix.add(std::uint64_t{links.lane(place.slot)} << 2 |
+            std::uint64_t{links.before(place.slot) == Before::kFirst} << 1 |
             std::uint64_t{links.after(place) == After::kEnded});
   }
   return mix.number();

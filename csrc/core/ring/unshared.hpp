@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A ring that nobody else uses: what is found of it is taken up, what was saved is restored. Included as protocol.hpp is.
+// A ring that nobody else uses: what is found of it is taken up, what was saved is restored. Included as protocol.hpp
+// is.
 #pragma once
 
 #include <algorithm>

@@ -29,7 +29,7 @@ constexpr std::size_t kMostFileBytes = std::numeric_limits<std::ptrdiff_t>::max(
 [[noreturn]] void throw_errno(const char* what) { throw std::system_error{errno, std::generic_category(), what}; }
 
 std::size_t file_bytes(int descriptor) {
-  struct stat found {};
+  struct stat found{};
   if (fstat(descriptor, &found) != 0) throw_errno("fstat");
   return static_cast<std::size_t>(found.st_size);
 }

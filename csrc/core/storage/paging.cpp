@@ -32,7 +32,8 @@ bool ask_for_missing(const std::byte* begin, std::size_t num_bytes) noexcept {
   std::array<unsigned char, kMostPages> is_there;
   bool is_missing = false;
   const auto end = reinterpret_cast<std::uintptr_t>(begin) + num_bytes;
-  for (std::uintptr_t at = reinterpret_cast<std::uintptr_t>(begin) / kPage * kPage; at < end; at += kMostPages * kPage) {
+  for (std::uintptr_t at = reinterpret_cast<std::uintptr_t>(begin) / kPage * kPage; at < end;
+       at += kMostPages * kPage) {
     const std::size_t count = std::min(kMostPages, (end - at + kPage - 1) / kPage);
     auto* address = reinterpret_cast<void*>(at);
     if (mincore(address, count * kPage, is_there.data()) != 0) continue;
