@@ -46,10 +46,20 @@ def of_failed_disk() -> Any:
     return b
 
 
+@cache
+def within_flush() -> Any:
+    """Make a buffer that is being flushed, as a signal's handler finds it."""
+    b: Any = NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy", path=FOLDER / "within")
+    b._disk._parts._is_within = True
+    atexit.register(setattr, b._disk._parts, "_is_within", False)
+    return b
+
+
 def files() -> Scene:
     """Make a buffer in memory, and see to the files."""
     held()
     of_failed_disk()
+    within_flush()
     return Scene(b=NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy"))
 
 
@@ -88,7 +98,10 @@ FROM_ENV: dict[str, Any] = {
         lambda _: Call(Native.ReplayBuffer.from_env, gym.make("CartPole-v1"), 10, output="numpy", path=FOLDER),
     ),
 }
-FLUSH: dict[str, Any] = {"a disk that had failed": (OSError, lambda _: Call(of_failed_disk().flush))}
+FLUSH: dict[str, Any] = {
+    "a disk that had failed": (OSError, lambda _: Call(of_failed_disk().flush)),
+    "in the midst of one": (RuntimeError, lambda _: Call(within_flush().flush)),
+}
 
 RING_FILES: list[Case] = [
     *cases("fr.ReplayBuffer.__init__", files, go_on, INIT),

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ from fastreplay.buffer import on_disk
 from fastreplay.checkpoint import ring_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LONG = "FASTREPLAY_LONG" in os.environ
 Buffer = fr.ReplayBuffer[Any]
@@ -135,7 +136,7 @@ def test_it_goes_on_from_what_is_there(tmp_path: Path, kind: str) -> None:
         closed(there)
         there = [made(tmp_path / "ring", kind)]
         after = there[0].stats()
-        for name in ("inserted", "overwritten"):
+        for name in ("inserted", "overwritten", "sampled", "redraws", "without_mass"):
             assert after[name] == before[name]
         a, b = there[0].sample(64), here.sample(64)
         for x, y in zip(a, b, strict=True):
@@ -551,15 +552,150 @@ def test_from_env_and_threads(tmp_path: Path) -> None:
     assert len(contents(several)) == CAPACITY
 
 
+def test_samplers_are_others_after_it_was_opened_again(tmp_path: Path) -> None:
+    there = [made(tmp_path / "ring", seed=0)]
+    insert(there[0], 0, 100)
+    first = [there[0].spawn(1)[0].sample(32).ticket for _ in range(2)]
+    closed(there)
+    there = [made(tmp_path / "ring")]
+    for ticket in first:
+        assert (there[0].spawn(1)[0].sample(32).ticket != ticket).any()
+
+
+def test_a_flush_in_the_handler_of_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot wait for the one that it interrupts; whoever exits by it has everything on the disk nevertheless."""
+    buffer = made(tmp_path / "ring")
+    insert(buffer, 0, 20)
+    fsync, said = os.fsync, []
+
+    def interrupted(fd: int) -> None:
+        with pytest.raises(RuntimeError, match="in the midst of another by the same thread"):
+            buffer.flush()
+        said.append(1)
+        fsync(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        buffer.flush()
+    assert len(said) == 2
+    buffer.flush()
+
+
+def test_several_make_one(tmp_path: Path) -> None:
+    for turn in range(20):
+        barrier, got, refused = threading.Barrier(3), list[Any](), list[str]()
+
+        def make(path: Path, barrier: threading.Barrier = barrier, got: Any = got, refused: Any = refused) -> None:
+            barrier.wait()
+            try:
+                got.append(made(path))
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=make, args=(tmp_path / f"ring {turn}",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 1
+        assert all("is open in another process, or as another buffer of this one" in each for each in refused)
+        insert(got[0], 0, 20)
+        closed(got)
+        assert len(made(tmp_path / f"ring {turn}")) == 20
+    assert len([*tmp_path.iterdir()]) == 20
+
+
+def test_what_others_called_alike_stays(tmp_path: Path) -> None:
+    others = [".ring.backup.new", ".ring.x.0123456789abcdef.new", ".ring.0123456789abcdef.old", "ring.new"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".ring.0123456789abcdef.new").write_text("left by who was killed")
+    made(tmp_path / "ring")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*others, "ring"])
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    there = [made(tmp_path / "link")]
+    insert(there[0], 0, 20)
+    closed(there)
+    assert len(made(tmp_path / "target")) == 20
+    monkeypatch.chdir(tmp_path)
+    there = [made(Path("relative"))]
+    closed(there)
+    assert (tmp_path / "relative").exists()
+    with pytest.raises(ValueError, match="path: expected the path of a file"):
+        made("a\0b")  # type: ignore[arg-type]
+    removed = made(tmp_path / "removed")
+    (tmp_path / "removed").unlink()
+    with pytest.raises(OSError, match=r"removed: the file was removed"):
+        removed.flush()
+    with pytest.raises(ValueError, match=r"^seed"):
+        made(tmp_path / "seeded", seed=-1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of /proc, left open by an interrupt
+def test_an_interrupt_at_any_line_of_the_constructor(tmp_path: Path) -> None:
+    """Others can open the file, at once, and no descriptor is left."""
+    path = tmp_path / "ring"
+    there = [made(path, "all")]
+    insert(there[0], 0, 50)
+    closed(there)
+    step = 1 if LONG else 13
+    for is_new in (False, True):
+        done, line = False, 1
+        while not done:
+            where = tmp_path / f"ring {line}" if is_new else path
+            num_open = len([*Path("/proc/self/fd").iterdir()])
+            try:
+                with interrupting(line):
+                    there = [made(where, "all")]
+                done = True
+            except KeyboardInterrupt:
+                again = made(where, "all")  # while the traceback holds what there was
+                assert len(again) == (0 if is_new else 50)
+                del again
+            closed(there)
+            gc.collect()
+            assert len([*Path("/proc/self/fd").iterdir()]) == num_open, line
+            line += step
+        assert line > 50
+    assert not [each for each in tmp_path.iterdir() if each.name.endswith(".new")]
+
+
+@contextmanager
+def interrupting(number: int) -> Iterator[None]:
+    """Raise KeyboardInterrupt at so many lines of the library."""
+    left = number
+
+    def trace(frame: Any, event: str, _argument: object) -> Any:
+        nonlocal left
+        if "/fastreplay/" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 # ---- what is refused
 
 
 @pytest.mark.parametrize(
     ("capacity", "kind", "options", "message"),
     [
-        (201, "plain", {}, r"capacity: expected 200, as .*ring has it, got 201"),
-        (200, "lanes", {}, r"lanes: expected None, as .*ring has it, got 3"),
-        (200, "weighed", {}, r"priorities: expected None, as .*ring has it, got \{"),
+        (201, "plain", {}, r"ring: capacity: expected 200, as the file has it, got 201"),
+        (200, "lanes", {}, r"lanes: expected None, as the file has it, got 3"),
+        (200, "weighed", {}, r"priorities: expected None, as the file has it, got \{"),
     ],
 )
 def test_a_file_of_another_buffer(

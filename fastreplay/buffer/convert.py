@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastreplay.batch.minibatch import Minibatch
+from fastreplay.support.checks import is_masked
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +184,7 @@ def _in_numpy(name: str, value: object, field: Field) -> object:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(name, value, field)
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    if is_masked(value):
         raise ValueError(f"{name}: expected every entry, got masked ones in {value!r}")
     return value
 

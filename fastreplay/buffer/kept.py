@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_bytes, checked_count, checked_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -66,6 +65,8 @@ class Kept(Pickled[ArrayT]):
 
         Raises:
             OSError: The disk has it not. It is not asked again, as what it could not write may pass for written.
+            RuntimeError: With `path`, a signal's handler calls it in the midst of another by the same thread, for which
+                it would have to wait.
 
         Thread safety:
             May be called from any thread.
@@ -75,22 +76,14 @@ class Kept(Pickled[ArrayT]):
         if self._mirror is not None:
             self._mirror.flush()
 
-    @contextmanager
-    def _lying_in(
+    def _new_disk(
         self,
         path: object,
         capacity: int,
-        *,
         lanes: int | None,
         ends: Sequence[str] | None,
         priorities: Priorities | None,
-        seed: Seed,
-    ) -> Iterator[_core.MappedFile | None]:
-        """Let the buffer be made in a file; then let it go on from there, unless nothing lies in one."""
-        self._disk = None
-        if path is None:
-            yield None
-            return
+    ) -> OnDisk:
         where = checked_path(path)
         if self._storage == "cuda":
             raise ValueError("path: expected None with storage='cuda', which keeps the ring on the device")
@@ -100,13 +93,17 @@ class Kept(Pickled[ArrayT]):
 
         names = None if lanes is None else checked_ends(ends, self._schema)
         form = form_of(capacity, self._schema, lanes, names, priorities)
-        disk = OnDisk(where, form, capacity * _core.record_bytes(self._schema.sizes))
-        with disk.making():
-            yield disk.memory
-            state = disk.begin(self._ring, self._lanes, self._masses)
-            if state is not None and seed is None:
-                self._sampler.restart(*state, None)
-            disk.open(self._sampler)
+        return OnDisk(where, form, capacity * _core.record_bytes(self._schema.sizes))
+
+    def _go_on_from(self, disk: OnDisk, seed: Seed) -> None:
+        """Take up what lies in the file, and let it count."""
+        left = disk.begin(self._ring, self._lanes, self._masses)
+        if left is not None and seed is None:
+            self._sampler.restart(left.key, left.calls, None)
+            self._num_spawned = _core.Counter(left.num_spawned)
+        if left is not None:
+            self._sampler.count_on_from(left.counters)
+        disk.finish(self._sampler, self._num_spawned)
         self._disk = disk
 
     def _leave_disk(self) -> None:

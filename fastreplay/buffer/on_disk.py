@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import weakref
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastreplay import _core
+from fastreplay.batch.state import Counters, checked_counters
 from fastreplay.buffer.described import describe_priorities, describe_schema
 from fastreplay.checkpoint.load import naming
 from fastreplay.checkpoint.ring_file import RingFile
@@ -17,8 +18,6 @@ from fastreplay.checkpoint.said import Said
 from fastreplay.support.memory_limit import memory_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastreplay.batch.ring_sampler import RingSampler
     from fastreplay.buffer.lanes import Lanes
     from fastreplay.buffer.priorities import Priorities
@@ -52,19 +51,28 @@ class _Parts:
         self.masses = masses
         self.checksums = _core.Checksums(ring, self.lanes, file.memory)
         self.sampler: RingSampler | None = None
-        self.turn = threading.Lock()
+        self.num_spawned = _core.Counter()
+        self._turn = threading.RLock()
+        self._is_within = False
 
     def confirm(self) -> None:
         """Have on the disk what is published now.
 
         Raises:
             OSError: The disk has it not.
+            RuntimeError: This thread is in the midst of it.
         """
-        with self.turn:
-            first, end = self.ring.window()
-            begin = max(first, min(self.file.confirmed.end, end))
-            oldest = self.checksums.confirm(begin, end)
-            self.file.confirm(max(first, oldest if oldest > begin else first), end, self._said(end))
+        with self._turn:
+            if self._is_within:  # a signal's handler, which would have to wait for what it has interrupted
+                raise RuntimeError("flush: it was called in the midst of another by the same thread")
+            self._is_within = True
+            try:
+                first, end = self.ring.window()
+                begin = max(first, min(self.file.confirmed.end, end))
+                oldest = self.checksums.confirm(begin, end)
+                self.file.confirm(oldest if oldest > begin else first, end, self._said(end))
+            finally:
+                self._is_within = False
 
     def _said(self, end: int) -> dict[str, Any]:
         assert self.sampler is not None
@@ -72,10 +80,21 @@ class _Parts:
         inserted = self.ring.num_inserted - (self.ring.num_reserved - end)
         return {
             "rng_state": {"key": [*rng["key"]], "calls": rng["calls"]},
+            "num_spawned": self.num_spawned.value,
+            "counters": self.sampler.counters,
             "inserted": max(inserted, 0),
             "overwritten": min(self.ring.num_overwritten, max(inserted, 0)),
             "skips_resets": self.lanes is not None and self.lanes.skips_resets,
         }
+
+
+class Left(NamedTuple):
+    """What somebody left beside transitions: the generator, how many samplers were made, what was counted."""
+
+    key: tuple[int, int]
+    calls: int
+    num_spawned: int
+    counters: Counters
 
 
 class OnDisk:
@@ -98,39 +117,35 @@ class OnDisk:
         self._file = RingFile(path, form, num_bytes, fits=limit is None or num_bytes <= limit // 2)
         self._parts: _Parts | None = None
         self.num_lost = 0
-        self._end: weakref.finalize[[], OnDisk] = weakref.finalize(self, self._file.close)
 
-    @property
-    def memory(self) -> _core.MappedFile:
-        """What the ring, its lanes and its priorities are made in, in this order."""
-        return self._file.memory
+    def open(self) -> _core.MappedFile:
+        """Open the file; return what the ring, its lanes and its priorities are made in, in this order.
 
-    @contextmanager
-    def making(self) -> Iterator[None]:
-        """Give the file up where its buffer is not made; what is refused is refused by the file's name."""
-        try:
-            with naming(self._file.path):
-                yield
-        except BaseException:
-            self._end.detach()
-            self._file.give_up()
-            raise
+        Raises:
+            OSError, RuntimeError, ValueError: As `RingFile`.
+        """
+        with naming(self._file.path):
+            return self._file.open()
 
-    def begin(
-        self, ring: _core.Ring, lanes: Lanes | None, masses: _core.Priorities | None
-    ) -> tuple[tuple[int, int], int] | None:
+    def give_up(self) -> None:
+        """Let go of the file, whose buffer is not made."""
+        self._file.give_up()
+
+    def begin(self, ring: _core.Ring, lanes: Lanes | None, masses: _core.Priorities | None) -> Left | None:
         """Take up what is there.
 
         Returns:
-            The key and calls of its generator; None where the file is new.
+            What was confirmed beside; None where the file is new.
 
         Raises:
             ValueError: It is damaged.
         """
-        self._parts = parts = _Parts(self._file, ring, lanes, masses)
-        self._file.check_end()
-        if self._file.is_new:
-            return None
+        self._parts = _Parts(self._file, ring, lanes, masses)
+        with naming(self._file.path):
+            self._file.check_end()
+            return None if self._file.is_new else self._take_up(ring, masses, self._parts)
+
+    def _take_up(self, ring: _core.Ring, masses: _core.Priorities | None, parts: _Parts) -> Left:
         confirmed = self._file.confirmed
         said = Said(confirmed.buffer, "buffer")
         if not self._file.is_as_left():
@@ -149,19 +164,20 @@ class OnDisk:
         if parts.lanes is not None:
             parts.lanes.skips_resets = said.flag("skips_resets")
         rng = said.generator("rng_state")
-        return tuple(rng["key"]), rng["calls"]
+        counters = checked_counters(said.entries["counters"])
+        return Left(tuple(rng["key"]), rng["calls"], said.integer("num_spawned"), counters)
 
-    def open(self, sampler: RingSampler) -> None:
+    def finish(self, sampler: RingSampler, num_spawned: _core.Counter) -> None:
         """Let the file count, whose buffer is whole; it is confirmed once more when the buffer is gone.
 
         Raises:
             OSError: The disk has it not.
+            RuntimeError: Somebody else has made it meanwhile.
         """
         assert self._parts is not None
-        self._parts.sampler = sampler
+        self._parts.sampler, self._parts.num_spawned = sampler, num_spawned
         self._parts.confirm()
         self._file.name()
-        self._end.detach()
         self._end = weakref.finalize(self, partial(_confirm_and_close, self._parts))
 
     def confirm(self) -> None:
@@ -184,7 +200,11 @@ class OnDisk:
 
 def _confirm_and_close(parts: _Parts) -> None:
     try:
-        if not parts.file.is_failed:  # which somebody was told
-            parts.confirm()
+        if not parts.file.is_over():  # which somebody was told, or wanted
+            try:
+                parts.confirm()
+            except KeyboardInterrupt:  # which would be swallowed here
+                parts.confirm()
+                _thread.interrupt_main()
     finally:
         parts.file.close()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fastreplay.buffer.frames import ShareNext
     from fastreplay.buffer.priorities import Priorities
+    from fastreplay.gpu.device import Device
     from fastreplay.schema import Schema
     from fastreplay.support.checks import Seed
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         path: str | os.PathLike[str] | None
 
 
-__all__ = ["check_output", "check_storage", "checked_timeout"]
+__all__ = ["check_output", "check_storage", "checked_timeout", "gpu_of"]
 
 
 def checked_timeout(timeout: float | None) -> float:
@@ -72,3 +73,12 @@ def check_storage(storage: str, device: torch.device | Literal["cpu"]) -> None:
         raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
     if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
         raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
+
+
+def gpu_of(device: torch.device | Literal["cpu"]) -> Device | None:
+    """Return what sends to a CUDA device; None of the CPU and other devices."""
+    if device == "cpu" or device.type != "cuda":
+        return None
+    from fastreplay.gpu.device import Device
+
+    return Device(device)

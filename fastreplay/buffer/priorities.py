@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.support.checks import checked_number
+from fastreplay.support.checks import checked_number, is_masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,7 +243,7 @@ def given_numbers(name: str, value: Any) -> NDArray[np.float32] | NDArray[np.flo
             value = value.numpy()
         except (RuntimeError, TypeError):  # of a graph, of a device, of a dtype that NumPy lacks
             value = _of_tensor(name, value.detach())
-    elif np.ma.is_masked(value):
+    elif is_masked(value):
         raise ValueError(f"{name}: expected numbers, got masked entries")
     if _lies_ready(value):
         return value  # type: ignore[no-any-return]

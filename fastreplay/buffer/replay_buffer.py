@@ -18,7 +18,7 @@ from fastreplay.buffer.followers import Followers
 from fastreplay.buffer.forks import living
 from fastreplay.buffer.frames import frames_in
 from fastreplay.buffer.lanes import lanes_of_env, new_lanes
-from fastreplay.buffer.options import check_output, check_storage, checked_timeout
+from fastreplay.buffer.options import check_output, check_storage, checked_timeout, gpu_of
 from fastreplay.buffer.priorities import Priorities, new_masses
 from fastreplay.buffer.sampled import Sampled
 from fastreplay.checkpoint.lineage import Lineage
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from fastreplay.buffer.frames import ShareNext
     from fastreplay.buffer.options import Options, Storage
     from fastreplay.buffer.state import Stats
-    from fastreplay.gpu.device import Device
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.schema import FieldLike
     from fastreplay.support.checks import Seed
@@ -165,22 +164,35 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._device = checked_device(device)
         check_storage(storage, self._device)
         self._storage = storage
-        self._gpu = _gpu(self._device)
+        self._gpu = gpu_of(self._device)
         self._frames = frames_in(self._schema, share_next, lanes, storage)
-        groups, num_spare = self._frames.groups, self._frames.num_spare
-        streams: Any = {"lanes": lanes, "ends": ends, "priorities": priorities}
-        with self._lying_in(path, capacity, **streams, seed=seed) as file:
-            self._ring = new_ring(self._schema.sizes, capacity, "capacity", groups, num_spare, file=file)
-            self._priorities = priorities
-            self._lineage = Lineage()
-            self._holding = threading.Lock()
-            self.attached = {}
-            self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
-            self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
-            self._masses = new_masses(priorities, self._ring, self._schema.names, storage, file)
-            self._waits = Waits()
-            self._mirror = self._new_mirror()
+        self._priorities = priorities
+        self._disk = None
+        disk = None if path is None else self._new_disk(path, capacity, lanes, ends, priorities)
+        try:
+            self._make(capacity, lanes, ends, None if disk is None else disk.open())
             self._begin(key_of(seed))
+            if disk is not None:
+                self._go_on_from(disk, seed)
+        except BaseException:  # wherever an interrupt came: others can open the file
+            if disk is not None:
+                disk.give_up()
+            raise
+
+    def _make(
+        self, capacity: int, lanes: int | None, ends: Sequence[str] | None, file: _core.MappedFile | None
+    ) -> None:
+        """Make what all faces share."""
+        groups, num_spare = self._frames.groups, self._frames.num_spare
+        self._ring = new_ring(self._schema.sizes, capacity, "capacity", groups, num_spare, file=file)
+        self._lineage = Lineage()
+        self._holding = threading.Lock()
+        self.attached = {}
+        self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
+        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
+        self._masses = new_masses(self._priorities, self._ring, self._schema.names, self._storage, file)
+        self._waits = Waits()
+        self._mirror = self._new_mirror()
 
     def _new_mirror(self) -> Mirror | None:
         if self._storage != "cuda" or self._gpu is None:
@@ -380,11 +392,3 @@ class ReplayBuffer(Sampled[ArrayT]):
             "waits": self._waits.count,
             "wait_s": self._waits.seconds,
         }
-
-
-def _gpu(device: torch.device | Literal["cpu"]) -> Device | None:
-    if device == "cpu" or device.type != "cuda":
-        return None
-    from fastreplay.gpu.device import Device
-
-    return Device(device)

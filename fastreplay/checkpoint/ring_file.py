@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,14 +18,12 @@ import struct
 import sys
 import zlib
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from fastreplay import _core
 from fastreplay.checkpoint.said import Said, parsed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["RingFile"]
 
@@ -42,7 +41,10 @@ _NETWORKS = {
 
 
 class RingFile:
-    """The open file of a ring, which nobody else can open meanwhile.
+    """The file of a ring, which nobody else can open meanwhile.
+
+    Attributes:
+        is_new: Whether there was no such file.
 
     Args:
         path: Where it is; it is made where there is none.
@@ -58,45 +60,54 @@ class RingFile:
 
     def __init__(self, path: str, form: dict[str, Any], num_bytes: int, *, fits: bool) -> None:
         _check_system(path)
-        self.path = path
+        self.path = os.path.realpath(path)
         self.form: dict[str, Any] = json.loads(json.dumps(form))
-        self._new: str | None = None  # the name of a file that is being made
-        self._number = 0
+        self.is_new = False
         self.is_failed = False
-        self._fd = -1
+        self._num_bytes = num_bytes
+        self._fits = fits
+        self._new: str | None = None  # the name of a file that is being made
+        self._file: FileIO | None = None
+        self._number = 0
+
+    def open(self) -> _core.MappedFile:
+        """Open the file, or make one; whatever interrupts this, `give_up` undoes it.
+
+        Returns:
+            What its regions are taken from.
+
+        Raises:
+            OSError, RuntimeError, ValueError: As the constructor.
+        """
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._file = FileIO(self.path, "r+")
         except FileNotFoundError:
-            self._make(num_bytes)
-        try:
-            self._lock()
-            self._room, self.confirmed = self._begin() if self.is_new else self._found()
-            begin = _PAGE + 2 * self._room
-            self.memory = _core.MappedFile(os.dup(self._fd), begin, self.is_new, fits)  # a lock of both
-        except BaseException:
-            self.give_up()
-            raise
+            self._make()
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            raise ValueError("expected a file")
+        if not _lock(self._fd) or (self.is_new and self._is_removed()):  # by who cleared up, before it was locked
+            raise RuntimeError(self._elsewhere())
+        self._room, self.confirmed = self._begin() if self.is_new else self._found()
+        self.memory = _core.MappedFile(self._fd, _PAGE + 2 * self._room, self.is_new, self._fits)
+        return self.memory
 
     @property
-    def is_new(self) -> bool:
-        """Whether there was no such file."""
-        return self._new is not None
+    def _fd(self) -> int:
+        return -1 if self._file is None else self._file.fileno()
 
-    def _make(self, num_bytes: int) -> None:
+    def _elsewhere(self) -> str:
+        return f"path: {self.path} is open in another process, or as another buffer of this one"
+
+    def _make(self) -> None:
         folder, name = os.path.split(self.path)
         free = shutil.disk_usage(folder).free  # asked first: to find out by filling it takes others' room, too
-        if num_bytes > free:
-            text = f"the ring would take {num_bytes:,} bytes, and {free:,} are free"
+        if self._num_bytes > free:
+            text = f"the ring would take {self._num_bytes:,} bytes, and {free:,} are free"
             raise OSError(errno.ENOSPC, text, self.path)
         _remove_leftovers(folder, name)
+        self.is_new = True
         self._new = str(Path(folder) / f".{name}.{secrets.token_hex(8)}.new")
-        self._fd = os.open(self._new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-    def _lock(self) -> None:
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            raise ValueError(f"path: expected a file, and {self.path} is none")
-        if not _lock(self._fd):
-            raise RuntimeError(f"path: {self.path} is open in another process, or as another buffer of this one")
+        self._file = FileIO(self._new, "x+")
 
     def _begin(self) -> tuple[int, Confirmed]:
         room = -(-(2 * len(json.dumps(self.form)) + _PAGE) // _PAGE) * _PAGE
@@ -108,10 +119,10 @@ class RingFile:
     def _found(self) -> tuple[int, Confirmed]:
         head = os.pread(self._fd, _HEAD.size + 4, 0)
         if head[: len(_MAGIC)] != _MAGIC or len(head) < _HEAD.size + 4:
-            raise ValueError(f"{self.path}: expected a file of a ring")
+            raise ValueError("expected a file of a ring")
         _, version, room = _HEAD.unpack_from(head)
         if version != _VERSION:
-            raise ValueError(f"{self.path}: expected version {_VERSION}, got {version}")
+            raise ValueError(f"expected version {_VERSION}, got {version}")
         if zlib.crc32(head[: _HEAD.size]) != struct.unpack_from("<I", head, _HEAD.size)[0]:
             self._refuse(0, "another checksum")
         if not 0 < room <= _MOST_PLACE or room % _PAGE:
@@ -123,12 +134,13 @@ class RingFile:
         self._number = said.integer("number")
         self._check_form(said.below("form").entries)
         first, end = said.integer("first"), said.integer("end")
+        self._check_length(said.integer("bytes"))
         if not 0 <= end - first <= self.form["capacity"]:
             said.refuse(f"at most {self.form['capacity']} transitions", (first, end))
         return room, Confirmed(said.text("life"), first, end, said.below("buffer").entries)
 
     def _refuse(self, offset: int, expected: str) -> NoReturn:
-        raise ValueError(f"{self.path}: expected {expected} at byte {offset}; the file is damaged")
+        raise ValueError(f"expected {expected} at byte {offset}; the file is damaged")
 
     def _read(self, offset: int, room: int) -> Said | None:
         """Return what is confirmed in a place; None where it is not whole."""
@@ -139,12 +151,12 @@ class RingFile:
         text = place[_PLACE.size : _PLACE.size + length]
         if not text or len(text) < length or zlib.crc32(text) != checksum:
             return None
-        return parsed(text, self.path)
+        return parsed(text, "what it says")
 
     def _check_form(self, form: dict[str, Any]) -> None:
         for name, expected in self.form.items():
             if form.get(name) != expected:
-                raise ValueError(f"{name}: expected {form.get(name)!r}, as {self.path} has it, got {expected!r}")
+                raise ValueError(f"{name}: expected {form.get(name)!r}, as the file has it, got {expected!r}")
 
     def check_end(self) -> None:
         """Refuse a file that goes on after its ring.
@@ -152,9 +164,12 @@ class RingFile:
         Raises:
             ValueError: It does.
         """
+        self._check_length(self.memory.end)
+
+    def _check_length(self, expected: int) -> None:
         num_bytes = os.fstat(self._fd).st_size
-        if num_bytes != self.memory.end:
-            raise ValueError(f"expected {self.memory.end} bytes, got {num_bytes}")
+        if num_bytes != expected:
+            raise ValueError(f"expected {expected} bytes, got {num_bytes}")
 
     def is_as_left(self) -> bool:
         """Whether this very file is as who had it open left it: then nothing in it was lost.
@@ -175,7 +190,10 @@ class RingFile:
         """
         if self.is_failed:
             raise OSError(f"{self.path}: the disk failed before, and what it has is not known; save it elsewhere")
-        said = {"number": self._number + 1, "life": self._life(), "first": first, "end": end}
+        if self._is_removed():
+            raise OSError(f"{self.path}: the file was removed, and nobody can open it again; save it elsewhere")
+        said: dict[str, Any] = {"number": self._number + 1, "life": self._life(), "first": first, "end": end}
+        said["bytes"] = self.memory.end
         text = json.dumps(said | {"form": self.form, "buffer": buffer}).encode()
         if len(text) > self._room - _PLACE.size:
             raise ValueError(f"{self.path}: {len(text)} bytes to say of a ring, in a place of {self._room}")
@@ -201,18 +219,30 @@ class RingFile:
         """
         if self._new is None:
             return
-        os.link(self._new, self.path)
+        try:
+            os.link(self._new, self.path)
+        except (FileExistsError, FileNotFoundError):  # of who made it, too, and was first
+            raise RuntimeError(self._elsewhere()) from None
         Path(self._new).unlink()
         self._new = None
-        folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
+        folder = -1
         try:
+            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
             os.fsync(folder)
         finally:
-            os.close(folder)
+            if folder >= 0:
+                os.close(folder)
+
+    def is_over(self) -> bool:
+        """Whether nothing is to be confirmed any more: it is closed, was removed, or the disk failed."""
+        return self._file is None or self.is_failed or self._is_removed()
+
+    def _is_removed(self) -> bool:
+        return os.fstat(self._fd).st_nlink == 0
 
     def give_up(self) -> None:
         """Let others open it, whatever of it is still mapped: nobody uses that."""
-        if self._fd >= 0:
+        if self._file is not None:
             _unlock(self._fd)
         self.close()
 
@@ -228,10 +258,10 @@ class RingFile:
             with suppress(OSError):
                 Path(self._new).unlink()
             self._new = None
-        if self._fd >= 0:
+        if self._file is not None:
             with suppress(OSError):
-                os.close(self._fd)
-            self._fd = -1
+                self._file.close()
+            self._file = None
 
 
 class Confirmed(NamedTuple):
@@ -246,7 +276,7 @@ class Confirmed(NamedTuple):
 def _check_system(path: str) -> None:
     if not _core.MAPS_FILES or sys.byteorder != "little":
         raise OSError("path: rings in files need Linux, on a machine that stores the low byte first")
-    if not path or not os.path.basename(path):  # noqa: PTH119
+    if not path or "\0" in path:
         raise ValueError(f"path: expected the path of a file, got {path!r}")
     kind = _network(os.path.dirname(path))  # noqa: PTH120
     if kind is not None:
@@ -294,19 +324,11 @@ def _write(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _leftovers(folder: str, name: str) -> Iterator[str]:
-    for each in os.listdir(folder or "."):  # noqa: PTH208
-        if each.startswith(f".{name}.") and each.endswith(".new"):
-            yield os.path.join(folder, each)  # noqa: PTH118
-
-
 def _remove_leftovers(folder: str, name: str) -> None:
     """Remove what those left who were killed while they made the file; who still does holds a lock."""
-    for each in _leftovers(folder, name):
-        with suppress(OSError):
-            fd = os.open(each, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if _lock(fd):
-                    Path(each).unlink()
-            finally:
-                os.close(fd)
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{16}}\.new")
+    for each in Path(folder).iterdir():
+        if pattern.fullmatch(each.name):
+            with suppress(OSError), FileIO(each, "r+") as file:
+                if _lock(file.fileno()):
+                    each.unlink()

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastreplay.datasets.table import ALIASES, ColumnForm
 from fastreplay.schema import Field, Schema
+from fastreplay.support.checks import is_masked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def _flatten(path: str, parent: str, value: Any, arrays: dict[str, Array]) -> No
         for key, child in below:
             _flatten(path, f"{parent}/{key}" if parent else str(key), child, arrays)
         return
-    if np.ma.is_masked(value):
+    if is_masked(value):
         raise ValueError(f"{path}: {parent}: expected every entry, got masked ones")
     try:
         array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

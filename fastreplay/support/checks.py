@@ -7,7 +7,7 @@ import math
 import operator
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, SupportsFloat
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat
 
 import numpy as np
 
@@ -91,6 +91,16 @@ def checked_steps(steps: object) -> int | None:
     return min(checked, sys.maxsize)  # of which nobody will see the end
 
 
+def is_masked(value: object) -> bool:
+    """Return whether an array has masked entries; without importing what makes such arrays.
+
+    NumPy imports it when it is first asked for: in the child of a fork another thread may have held its lock.
+    """
+    masked: Any = sys.modules.get("numpy.ma")
+    kind = getattr(masked, "MaskedArray", None)
+    return kind is not None and isinstance(value, kind) and bool(masked.is_masked(value))
+
+
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
     """Return slots or positions as (B,) int64."""
     if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
@@ -107,7 +117,7 @@ def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {addresses!r}")
-    if np.ma.is_masked(addresses):
+    if is_masked(addresses):
         raise ValueError(f"{name}: expected integers, got masked entries")
     if array.ndim != 1:
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")

@@ -142,6 +142,7 @@ std::optional<std::vector<std::uint64_t>> found_in(const Image& image, std::size
   const int descriptor = new_file();
   CHECK_EQ(pwrite(descriptor, image.data(), image.size(), 0), static_cast<ssize_t>(image.size()));
   Stored stored{descriptor, capacity, false};
+  CHECK_EQ(close(descriptor), 0);
   if (!stored.go_on()) return std::nullopt;
   std::optional<std::vector<std::uint64_t>> ids = stored.ids(most);
   // It goes on from there.
@@ -184,7 +185,7 @@ std::vector<Image> images_while(int descriptor, const std::function<void()>& cal
 
 void a_writer_is_killed(std::size_t capacity, std::uint64_t num_before, std::size_t num_rows) {
   const int descriptor = new_file();
-  Stored stored{dup(descriptor), capacity, true};
+  Stored stored{descriptor, capacity, true};
   stored.insert(0, num_before);
   const rows::Batch batch{layout(), num_before, num_rows};
   const std::vector<Image> images = images_while(descriptor, [&] { stored.insert(batch, num_before, num_rows); });
@@ -223,10 +224,10 @@ void a_file_with_gaps(Stored& stored, std::uint64_t num_before, std::uint64_t& n
 void who_takes_it_up_is_killed(std::size_t capacity, std::uint64_t num_before) {
   const int descriptor = new_file();
   std::uint64_t next = 0;
-  a_file_with_gaps(*std::make_unique<Stored>(dup(descriptor), capacity, true), num_before, next);
+  a_file_with_gaps(*std::make_unique<Stored>(descriptor, capacity, true), num_before, next);
   const auto expected = found_in(read_all(descriptor), capacity, next);
   CHECK(expected && expected->size() >= 6 && expected->back() == next - 1);
-  Stored stored{dup(descriptor), capacity, false};
+  Stored stored{descriptor, capacity, false};
   const std::vector<Image> images = images_while(descriptor, [&] { (void)stored.go_on(); });
   for (const Image& image : images) CHECK(found_in(image, capacity, next) == expected);
   CHECK_EQ(close(descriptor), 0);
@@ -234,7 +235,7 @@ void who_takes_it_up_is_killed(std::size_t capacity, std::uint64_t num_before) {
 
 void each_byte_counts() {
   const int descriptor = new_file();
-  Stored stored{dup(descriptor), 8, true};
+  Stored stored{descriptor, 8, true};
   stored.insert(0, 13);
   CHECK_EQ(stored.checksums.confirm(5, 13), 5U);
   CHECK_EQ(stored.checksums.oldest_intact(5, 13), 5U);
@@ -259,7 +260,7 @@ void each_byte_counts() {
 
 void headers_that_cannot_be() {
   const int descriptor = new_file();
-  Stored stored{dup(descriptor), 8, true};
+  Stored stored{descriptor, 8, true};
   stored.insert(0, 13);
   const Image sound = read_all(descriptor);
   CHECK(found_in(sound, 8, 13));
@@ -293,7 +294,7 @@ void no_room_is_said(MappedFile& file) {
 void regions_are_the_file() {
   const int descriptor = new_file();
   for (const bool is_new : {true, false}) {
-    const auto file = std::make_shared<MappedFile>(dup(descriptor), Region::kPageBytes, is_new, true);
+    const auto file = std::make_shared<MappedFile>(descriptor, Region::kPageBytes, is_new, true);
     const Region first = file->take(100);
     const Region second = file->take(2 * Region::kHugePageBytes + 5);
     Region third = file->take(1);

@@ -38,6 +38,14 @@ std::size_t file_bytes(int descriptor) {
 
 bool MappedFile::is_supported() noexcept { return true; }
 
+MappedFile::MappedFile(int descriptor, std::size_t begin, bool is_new, bool fits)
+    : descriptor_{fcntl(descriptor, F_DUPFD_CLOEXEC, 0)},
+      end_{begin},
+      is_new_{is_new},
+      paging_{fits ? nullptr : std::make_shared<Paging>()} {
+  if (descriptor_ < 0) throw_errno("fcntl");
+}
+
 Region MappedFile::take(std::size_t num_bytes, std::size_t num_sparse_bytes) {
   if (num_sparse_bytes > 0) throw std::invalid_argument{"a file has no sparse regions"};
   if (num_bytes > kMostFileBytes - end_) throw std::bad_alloc{};
@@ -96,6 +104,9 @@ void MappedFile::leave() noexcept {
 #else
 
 bool MappedFile::is_supported() noexcept { return false; }
+
+MappedFile::MappedFile(int /*descriptor*/, std::size_t begin, bool is_new, bool /*fits*/)
+    : descriptor_{-1}, end_{begin}, is_new_{is_new} {}
 
 Region MappedFile::take(std::size_t /*num_bytes*/, std::size_t /*num_sparse_bytes*/) {
   throw std::invalid_argument{"files are not mapped on this system"};

@@ -17,12 +17,12 @@ class MappedFile final : public Memory, public std::enable_shared_from_this<Mapp
   // Whether regions are mapped here at all.
   [[nodiscard]] static bool is_supported() noexcept;
 
-  // Of an open file, which it closes in the end; regions lie from `begin` on, a multiple of kPageBytes. Where it is
+  // Of an open file, of which it has a descriptor of its own; regions lie from `begin` on, a multiple of kPageBytes. Where it is
   // new, the file gets longer by each region that is taken, the disk having room for all of it; else the regions are
   // those that were taken before in the same order. Where all of it fits into memory, its pages are huge, and come by
   // so many; else alone. To be held by a shared_ptr; each region holds it, too.
-  MappedFile(int descriptor, std::size_t begin, bool is_new, bool fits)
-      : descriptor_{descriptor}, end_{begin}, is_new_{is_new}, paging_{fits ? nullptr : std::make_shared<Paging>()} {}
+  // Throws std::system_error where there are too many.
+  MappedFile(int descriptor, std::size_t begin, bool is_new, bool fits);
   ~MappedFile() override;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

@@ -359,7 +359,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         buffer = object.__new__(type(self))
         buffer.__dict__.update(attributes, env=None)
         for name in ("ep_start", "ep_length"):
-            del buffer.__dict__[name]
+            buffer.__dict__.pop(name, None)
         buffer._take_episodes(state)
         return buffer.__dict__
 
