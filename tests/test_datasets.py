@@ -454,7 +454,7 @@ def test_a_buffer_of_columns_with_lanes_and_names() -> None:
     [
         (TypeError, "columns: expected a mapping", ([1, 2],)),
         (ValueError, "fields: expected at least one field", ({},)),
-        (ValueError, "capacity: expected at least 1, got 0", ({"a": []},)),
+        (ValueError, "columns: expected at least one row", ({"a": []},)),
         (ValueError, r"columns: b: expected 2 rows, as a has, got 3", ({"a": [1, 2], "b": [1, 2, 3]}, 9)),
         (ValueError, "expected at most 1 rows", ({"a": [1, 2]}, 1)),
         (TypeError, "columns: a: expected numbers, got <U1", ({"a": ["x"]},)),
@@ -593,3 +593,18 @@ def test_damaged_archives_raise_what_is_documented(tmp_path: Path, seed: int) ->
         except (OSError, TypeError, ValueError) as error:
             assert str(path) in str(error)  # noqa: PT017 - some are whole
         assert len(buffer) <= 20
+
+
+@pytest.mark.parametrize(
+    "name", ["walker/mine", "x/mine-v0", "a b/mine-v0", "/there/mine-v0", "../up/mine-v0", "", None]
+)
+def test_a_name_that_minari_would_trip_over(name: Any) -> None:
+    buffer: Any = fr.from_arrays({"observation": [[1.0]], "terminated": [True]}, lanes=1)
+    with pytest.raises(ValueError, match="dataset_id: expected a name like 'walker/mine-v0'"):
+        buffer.to_minari(name)
+
+
+def test_no_rows_make_no_buffer() -> None:
+    for capacity in (None, 10):
+        with pytest.raises(ValueError, match="columns: expected at least one row"):
+            fr.from_arrays({"observation": np.empty((0, 3))}, capacity)

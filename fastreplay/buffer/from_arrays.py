@@ -78,6 +78,8 @@ def from_arrays(
         raise TypeError(f"names: expected a mapping of fields to columns, got {type(names).__name__}")
     named = {} if names is None else dict(names)
     schema = schema_of("columns", arrays, named)
+    if not max(map(len, arrays.values())):
+        raise ValueError("columns: expected at least one row, got none")
     if capacity is None:
         capacity = max(map(len, arrays.values()), default=0)
     buffer: ReplayBuffer[Any] = ReplayBuffer(capacity, schema, output=output, **options)

@@ -108,6 +108,8 @@ class Grown(Filled[ArrayT]):
 
     def _copy(self, other: Grown[Any], joining: _Joining | None, at: int, end: int) -> None:
         count = run_length(sum(field.row_bytes for field in other.schema.values()))
+        num_inserted = 0
+        is_any = at < end
         while at < end:
             run = Run(other._ring, other.schema, min(count, end - at))
             num_rows = len(run.columns[0])
@@ -119,6 +121,9 @@ class Grown(Filled[ArrayT]):
             else:
                 joining.insert(columns, links[0][lost:], links[1][lost:], is_torn=lost > 0)
             at += num_rows
+            num_inserted += num_rows - lost
+        if is_any and num_inserted == 0:
+            raise RuntimeError("extend: the other buffer's writers overwrote all of it before any was copied")
 
     def _check_fields(self, other: Grown[Any]) -> None:
         for name in (*self._schema, *other.schema):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = ["WrittenData", "to_minari"]
 # What comes before a transition and after it, as `_core.Lanes.save` tells.
 _BEFORE, _BEGINS, _CONTINUES = 3, 0, 1
 _AFTER, _END, _CUT = 12, 4, 8
+_NAME = re.compile(r"(?:\w[\w-]*\w/)*\w[\w-]*-v\d+")
 
 
 class WrittenData(NamedTuple):
@@ -65,6 +67,8 @@ def to_minari(
     buffer: Filled[Any], dataset_id: str, spaces: Mapping[str, Any], about: Mapping[str, object] | None
 ) -> WrittenData:
     """Do as `Filled.to_minari`."""
+    if not _NAME.fullmatch(str(dataset_id)):  # Minari makes the folder first
+        raise ValueError(f"dataset_id: expected a name like 'walker/mine-v0', got {dataset_id!r}")
     if buffer._lanes is None:
         raise ValueError("to_minari: the buffer was made without lanes, and knows no trajectories")
     parts = buffer.schema.parts

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from fastreplay import _core
+from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.said import Said, parsed
 
 __all__ = ["RingFile"]
@@ -225,13 +226,8 @@ class RingFile:
             raise RuntimeError(self._elsewhere()) from None
         Path(self._new).unlink()
         self._new = None
-        folder = -1
-        try:
-            folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
-            os.fsync(folder)
-        finally:
-            if folder >= 0:
-                os.close(folder)
+        with Folder(os.path.dirname(self.path)) as folder:  # noqa: PTH120
+            folder.sync()
 
     def is_over(self) -> bool:
         """Whether nothing is to be confirmed any more: it is closed, was removed, or the disk failed."""

@@ -17,11 +17,11 @@ class MappedFile final : public Memory, public std::enable_shared_from_this<Mapp
   // Whether regions are mapped here at all.
   [[nodiscard]] static bool is_supported() noexcept;
 
-  // Of an open file, of which it has a descriptor of its own; regions lie from `begin` on, a multiple of kPageBytes. Where it is
-  // new, the file gets longer by each region that is taken, the disk having room for all of it; else the regions are
-  // those that were taken before in the same order. Where all of it fits into memory, its pages are huge, and come by
-  // so many; else alone. To be held by a shared_ptr; each region holds it, too.
-  // Throws std::system_error where there are too many.
+  // Of an open file, of which it has a descriptor of its own; regions lie from `begin` on, a multiple of kPageBytes.
+  // Where it is new, the file gets longer by each region that is taken, the disk having room for all of it; else the
+  // regions are those that were taken before in the same order. Where all of it fits into memory, its pages are huge,
+  // and come by so many; else alone. To be held by a shared_ptr; each region holds it, too. Throws std::system_error
+  // where there are too many.
   MappedFile(int descriptor, std::size_t begin, bool is_new, bool fits);
   ~MappedFile() override;
   MappedFile(const MappedFile&) = delete;
