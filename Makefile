@@ -90,7 +90,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=50000 FASTREPLAY_FRAME_ROWS=4000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=25000 FASTREPLAY_FRAME_ROWS=2000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests
@@ -106,8 +106,8 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_PRIORITY_DRAWS=100000000 FASTREPLAY_PRIORITY_INSERTS=20000000 build/cpp/tests/cpp/test_priorities
 	build/cpp/tests/model/test_model --large
 	FASTREPLAY_THREADS_S=60 $(VENV)/bin/python -m pytest tests/test_threads.py tests/test_fork.py
-	FASTREPLAY_INTERRUPTIONS_S=300 $(VENV)/bin/python -m pytest tests/test_interruptions.py
-	FASTREPLAY_LONG=1 $(PYTEST) tests/test_sb3_training.py tests/test_pinned.py tests/test_mirror.py tests/test_stateful.py tests/test_priorities_stateful.py tests/test_refusals.py
+	FASTREPLAY_LONG=1 FASTREPLAY_INTERRUPTIONS_S=300 $(VENV)/bin/python -m pytest tests/test_interruptions.py
+	FASTREPLAY_LONG=1 $(PYTEST) tests/test_sb3_training.py tests/test_dedupe_training.py tests/test_pinned.py tests/test_mirror.py tests/test_stateful.py tests/test_priorities_stateful.py tests/test_refusals.py
 	FASTREPLAY_LONG=1 FASTREPLAY_SAVES=1000 FASTREPLAY_HOSTILE=20000 $(PYTEST) tests/test_checkpoint*.py tests/test_ring_file.py
 	FASTREPLAY_HOSTILE=2000 $(PYTEST) tests/test_dataset_files.py
 	FASTREPLAY_OWNERSHIP_EXAMPLES=1000 $(VENV)/bin/python -m pytest tests/test_ownership_stateful.py

@@ -55,8 +55,8 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(
             ("load_lerobot", "parquet", lambda: buffer.load_lerobot(tmp_path)),
         ],
         "minari": [
-            ("load_minari", "minari", lambda: buffer.load_minari("a/b-v0")),
-            ("to_minari", "minari", lambda: buffer.to_minari("a/b-v0")),
+            ("load_minari", "minari", lambda: buffer.load_minari("ab/cd-v0")),
+            ("to_minari", "minari", lambda: buffer.to_minari("ab/cd-v0")),
         ],
     }
     for what, extra, call in calls[module]:

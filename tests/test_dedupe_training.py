@@ -15,6 +15,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics
 from sb3_support import assert_same
+from shares import by_turns
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from test_sb3_training import Line, assert_same_models
@@ -25,6 +26,9 @@ import fastreplay.sb3 as fr
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+pytestmark = by_turns(0, 2)
 
 
 def vector(kind: str, num_envs: int, *, is_discrete: bool = False, is_stacked: bool = False) -> Any:

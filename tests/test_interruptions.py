@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_cuda import FakeCuda
 from interruptions import is_within
+from shares import by_turns
 from support import FIELDS, NativeBuffer, arrays, assert_same, fill
 from test_fork import in_child
 
@@ -414,6 +415,7 @@ def test_finalizers_that_the_collector_runs_inside_calls(output: str) -> None:
     assert len(done) == 300
 
 
+@by_turns(1, 2)
 def test_everything_at_once() -> None:
     """Forks, finalizers, handlers that call and raise, threads and loaders, for FASTREPLAY_INTERRUPTIONS_S seconds."""
     if not hasattr(os, "fork") or not hasattr(signal, "setitimer"):

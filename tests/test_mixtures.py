@@ -19,6 +19,7 @@ from support import NativeBuffer, handling
 import fastreplay as fr
 from fastreplay import _core
 from fastreplay.batch.shares import Shares
+from fastreplay.buffer import workers
 
 if TYPE_CHECKING:
     from fake_cuda import FakeCuda
@@ -453,9 +454,10 @@ def test_copies_go_on_alike() -> None:
     assert kept[0].members[0] is kept[1]
 
 
-def test_workers_draw_other_shares() -> None:
+def test_workers_draw_other_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = make(40, 1), make(40, 2)
     mixture = Mixture({a: 1, b: 1}, exact=False, seed=5)
+    monkeypatch.setattr(workers, "keyed", [a, b, mixture])  # not what other tests left
     before = mixture.rng_state
     fr.worker_init_fn(3)
     after = mixture.rng_state

@@ -128,7 +128,7 @@ def test_what_is_refused_has_changed_nothing(case: Case, request: pytest.Fixture
     assert difference(expected, snapshot(list(case.go_on(scene)), with_places=False)) == ""
 
 
-@pytest.mark.parametrize("case", share([case for case in CATALOGUE if case.is_repeatable], 4), ids=str)
+@pytest.mark.parametrize("case", share([case for case in CATALOGUE if case.is_repeatable], 8), ids=str)
 def test_what_is_refused_keeps_no_memory(case: Case, request: pytest.FixtureRequest) -> None:
     cuda = request.getfixturevalue("cuda") if case.is_on_device else None
     scene = case.make()
