@@ -33,7 +33,7 @@ LONGEST = ("test_why.py", "test_workers.py", "test_examples.py", "test_interrupt
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Under -m cuda, pass over files without such tests: they import what machines with a GPU do not have."""
-    if config.getoption("markexpr") != "cuda" or not collection_path.is_file():
+    if config.getoption("markexpr") != "cuda" or collection_path.suffix != ".py" or not collection_path.is_file():
         return None
     return True if "cuda_device" not in collection_path.read_text() else None
 
