@@ -193,30 +193,27 @@ class RingFile:
             raise OSError(f"{self.path}: the disk failed before, and what it has is not known; save it elsewhere")
         if self._is_removed():
             raise OSError(f"{self.path}: the file was removed, and nobody can open it again; save it elsewhere")
-        said: dict[str, Any] = {"number": self._number + 1, "life": self._life(), "first": first, "end": end}
-        said["bytes"] = self.memory.end
-        text = json.dumps(said | {"form": self.form, "buffer": buffer}).encode()
+        number, confirmed = self._number + 1, Confirmed(self._life(), first, end, buffer)
+        said = confirmed._asdict() | {"number": number, "bytes": self.memory.end, "form": self.form}
+        text = json.dumps(said).encode()
         if len(text) > self._room - _PLACE.size:
             raise ValueError(f"{self.path}: {len(text)} bytes to say of a ring, in a place of {self._room}")
         try:
-            self._wait()
+            os.fsync(self._fd)
             place = _PLACE.pack(zlib.crc32(text), len(text)) + text
-            _write(self._fd, place, _PAGE + (self._number + 1) % 2 * self._room)
-            self._wait()
+            _write(self._fd, place, _PAGE + number % 2 * self._room)
+            os.fsync(self._fd)
         except OSError:
             self.is_failed = True
             raise
-        self._number += 1
-        self.confirmed = Confirmed(self._life(), first, end, buffer)
-
-    def _wait(self) -> None:
-        os.fsync(self._fd)
+        self._number, self.confirmed = number, confirmed
 
     def name(self) -> None:
         """Give a new file its name, all of which the disk has.
 
         Raises:
-            OSError: There is one of that name by now; or it cannot be.
+            RuntimeError: Somebody else has made one of that name meanwhile.
+            OSError: It cannot be.
         """
         if self._new is None:
             return
