@@ -49,6 +49,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_runtest_logstart(location: tuple[str, int | None, str]) -> None:
+    """Do the same before each file of tests, for what those before it have imported."""
+    if location[0] != _latest[0]:
+        _latest[0] = location[0]
+        gc.collect()
+        gc.freeze()
+
+
+_latest = [""]
+
+
 @pytest.fixture(params=["torch", "numpy", "reference"])
 def make_buffer(request: pytest.FixtureRequest) -> MakeBuffer:
     """Make the native buffer with either output, or the reference: one contract for all."""
