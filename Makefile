@@ -46,8 +46,9 @@ learn: $(VENV)/.built $(if $(findstring cheetah,$(TASKS)),$(VENV)/.mujoco) ## Tr
 why: $(VENV)/.built ## Measure why minibatches and slow targets help (about 10 minutes; writes docs/why)
 	$(VENV)/bin/python examples/why.py $(FIGURES)
 
+test: export FASTREPLAY_TURN ?= $(shell git rev-list --count HEAD 2>/dev/null)
 test: $(VENV)/.build ## Run every test, the linters and the type checkers (about 12 minutes on two cores)
-	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants SHARE=8  # what waits for the network beside what compiles
+	$(MAKE) --jobs=2 --output-sync=target ready cpptest tsan mutants SHARE=12  # what waits for the network beside what compiles
 	$(MAKE) --jobs=2 benchtest typecheck lint pytest
 
 # One after another: they install into one environment.
@@ -57,7 +58,7 @@ ready:
 	$(MAKE) $(VENV)/.lint
 
 cpptest: $(VENV)/.build
-	$(call cmake_tests,build/cpp,,FASTREPLAY_TURN=$(shell git rev-list --count HEAD 2>/dev/null || echo 0))
+	$(call cmake_tests,build/cpp,,)
 
 pytest: $(VENV)/.built $(VENV)/.test
 	$(PYTEST)
@@ -81,7 +82,8 @@ format: $(VENV)/.lint
 typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy strict, stubs against the modules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy bench
-	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.native_step_table fastreplay.adapters.sb3.polyak_native fastreplay.target.watched fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt
+	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.native_step_table fastreplay.adapters.sb3.polyak_native fastreplay.target.watched fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt \
+	  --mypy-config-file tests/stubtest.ini
 
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
 	$(call cmake_tests,build/asan/cpp,address$(comma)undefined,FASTREPLAY_STRESS_ROWS=2000000)
@@ -90,7 +92,7 @@ asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under Address
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer
-	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=2000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=25000 FASTREPLAY_FRAME_ROWS=2000)
+	$(call cmake_tests,build/tsan,thread,FASTREPLAY_STRESS_ROWS=1000000 FASTREPLAY_HISTORY_EVENTS=200000 FASTREPLAY_LANE_WINDOWS=12000 FASTREPLAY_FRAME_ROWS=1000)
 
 freethreaded: $(FT)/.built ## Test NumPy output without the GIL, on a CPython built once (or PYTHON_FT=/path/to/python3.13t)
 	$(FT_PYTEST) tests

@@ -11,6 +11,7 @@ import pytest
 from fake_cuda import FakeCuda, RealCuda, cuda_device
 from hypothesis import HealthCheck, settings
 from reference import ReferenceBuffer
+from shares import apart
 from support import FIELDS, MakeBuffer, NativeBuffer
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if "cuda_device" not in collection_path.read_text() else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the tests that take seconds each, lest one of several processes be left with them in the end."""
+    items[:], later = apart(items)
+    config.hook.pytest_deselected(items=later)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

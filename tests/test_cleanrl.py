@@ -558,6 +558,7 @@ NO_TIMEOUTS = {"handle_timeout_termination": False}
 SHARED = {"optimize_memory_usage": True, "handle_timeout_termination": False}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("observation", "action", "learner", "options"),
     [

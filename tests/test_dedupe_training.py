@@ -15,7 +15,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics
 from sb3_support import assert_same
-from shares import by_turns
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from test_sb3_training import Line, assert_same_models
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-pytestmark = by_turns(0, 2)
+pytestmark = pytest.mark.share(2)
 
 
 def vector(kind: str, num_envs: int, *, is_discrete: bool = False, is_stacked: bool = False) -> Any:

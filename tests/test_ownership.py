@@ -87,6 +87,7 @@ HOLDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS.keys())
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
 @pytest.mark.parametrize("after", ["dropped before", "dropped after"])

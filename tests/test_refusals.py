@@ -30,7 +30,6 @@ from refusals_ring_files import RING_FILES
 from refusals_samplers import SAMPLERS
 from refusals_scenes import leave
 from refusals_target import TARGETS
-from shares import share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +102,7 @@ def test_the_catalogue_names_nothing_else() -> None:
     assert [label for label, count in Counter(map(str, CATALOGUE)).items() if count > 1] == []
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("case", CATALOGUE, ids=str)
 def test_what_is_refused_has_changed_nothing(case: Case, request: pytest.FixtureRequest) -> None:
     if case.is_on_device:
@@ -128,7 +128,8 @@ def test_what_is_refused_has_changed_nothing(case: Case, request: pytest.Fixture
     assert difference(expected, snapshot(list(case.go_on(scene)), with_places=False)) == ""
 
 
-@pytest.mark.parametrize("case", share([case for case in CATALOGUE if case.is_repeatable], 8), ids=str)
+@pytest.mark.share(8)
+@pytest.mark.parametrize("case", [case for case in CATALOGUE if case.is_repeatable], ids=str)
 def test_what_is_refused_keeps_no_memory(case: Case, request: pytest.FixtureRequest) -> None:
     cuda = request.getfixturevalue("cuda") if case.is_on_device else None
     scene = case.make()

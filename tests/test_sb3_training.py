@@ -140,6 +140,7 @@ def line_of(name: str, kind: str = "box") -> Callable[[], Env]:
     return lambda: Line(kind, is_discrete=name == "dqn")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("num_envs", [1, pytest.param(4, marks=IN_LONG_FORM)])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_algorithm(name: str, num_envs: int) -> None:
@@ -159,6 +160,7 @@ def test_another_seed_ends_elsewhere() -> None:
         assert_same_models(first, second)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("name", "env"), [("dqn", "CartPole-v1"), ("td3", "Pendulum-v1"), ("sac", "Pendulum-v1")])
 def test_environments_of_gymnasium(name: str, env: str) -> None:
     models = [trained(name, lambda: gym.make(env), is_accelerated=flag) for flag in (False, True)]
@@ -193,6 +195,7 @@ VARIANTS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "variant", [pytest.param(name, marks=[IN_LONG_FORM] * (name in {"dict", "images"})) for name in VARIANTS]
 )

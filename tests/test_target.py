@@ -94,6 +94,7 @@ def pairs(draw: st.DrawFn, dtype: torch.dtype, *, finite: bool) -> tuple[Tensor,
     return target, laid_out(make(shape, dtype, seed + 1), other)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("finite", [True, False], ids=["finite", "special"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @settings(max_examples=40)
@@ -1005,6 +1006,7 @@ def dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_compiled_step(dynamo: None, backend: str, every: int) -> None:
@@ -1026,6 +1028,7 @@ def test_a_compiled_step(dynamo: None, backend: str, every: int) -> None:
     assert update.step() is (13 % every == 0)  # and eagerly on from there
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_soft_update(dynamo: None, backend: str) -> None:
     target, online = networks()

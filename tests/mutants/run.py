@@ -3,8 +3,8 @@
 
     python tests/mutants/run.py [--build FOLDER] [--compiler CXX] [--share N] [NAME ...]
 
-NAME picks the mutants whose name contains it; --share takes every N-th of them, beginning elsewhere with each
-commit, so that N commits have them all. A mutant counts as caught only when the test program itself
+NAME picks the mutants whose name contains it; --share takes every N-th of them where FASTREPLAY_TURN is set, beginning
+elsewhere with each turn, so that N turns have them all. A mutant counts as caught only when the test program itself
 says what is wrong; a crash, a hang or an error of the compiler does not count. The core as it is must pass
 in the same setting.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mutants.catalogue import MUTANTS, Mutant
-from shares import num_commits
+from shares import share
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
@@ -207,12 +207,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only mutants whose name contains it")
     parser.add_argument("--build", type=Path, default=ROOT / "build" / "mutants", help="folder for what is built")
     parser.add_argument("--compiler", default=os.environ.get("CXX", "c++"))
-    parser.add_argument("--share", type=int, default=1, metavar="N", help="only every N-th, others with each commit")
+    parser.add_argument("--share", type=int, default=1, metavar="N", help="every N-th alone, others with each turn")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in MUTANTS if not arguments.names or any(n in mutant.name for n in arguments.names)]
-    texts = [patched(mutant) for mutant in chosen]  # all of the list first: it costs nothing
-    taken = slice(num_commits() % arguments.share, None, arguments.share)
-    chosen, texts = chosen[taken], texts[taken]
+    texts = share([patched(mutant) for mutant in chosen], arguments.share)  # all of the list first: it costs nothing
+    chosen = share(chosen, arguments.share)
     if not chosen:
         parser.error(f"no mutant has one of {arguments.names} in its name")
     builder = Builder(arguments.compiler, arguments.build)
