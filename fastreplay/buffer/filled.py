@@ -238,9 +238,10 @@ class Filled(Kept[ArrayT]):
         """
 
         def open_table() -> Table:
+            from fastreplay.datasets.apart import ApartTable
             from fastreplay.datasets.minari import MinariTable
 
-            return MinariTable(dataset)
+            return ApartTable(lambda: MinariTable(dataset))
 
         return self._load(open_table, names, lane, overwrite, progress)
 

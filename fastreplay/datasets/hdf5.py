@@ -7,7 +7,10 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastreplay.datasets.apart import ApartTable, Helpers
+from fastreplay.datasets.chunks import DatasetRows
 from fastreplay.datasets.table import ALIASES, ColumnForm, needed, reading
+from fastreplay.support.threads import get_num_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +48,10 @@ def hdf5_table(path: str, mask: str | None) -> Table:
         pass
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path}: expected an HDF5 file")
+    return ApartTable(lambda: _opened(h5py, path, mask))
+
+
+def _opened(h5py: Any, path: str, mask: str | None) -> Table:
     with reading(path):
         file = h5py.File(path, "r", rdcc_nbytes=_CACHE_BYTES, rdcc_nslots=4001)
         try:
@@ -86,17 +93,40 @@ def _datasets_in(h5py: Any, group: Any) -> list[str]:
     return names
 
 
-class _FlatTable:
+class _FileTable:
+    """What the tables of files have in common: the file, and threads that unpack what it compressed."""
+
+    def __init__(self, h5py: Any, path: str, file: Any) -> None:
+        self.path = path
+        self._h5py, self._file = h5py, file
+        self._helpers = Helpers(get_num_threads())
+
+    def _rows(self, dataset: Any) -> DatasetRows:
+        return DatasetRows(self._h5py, f"{self.path}: {dataset.name.lstrip('/')}", dataset, self._helpers)
+
+    def _read(self, columns: Mapping[str, DatasetRows], out: Mapping[str, Array]) -> None:
+        for name, array in out.items():
+            columns[name].start(array)
+        self._helpers.wait()
+        for name in out:
+            columns[name].finish()
+
+    def close(self) -> None:
+        """Do as `Table.close`."""
+        self._helpers.close()
+        self._file.close()
+
+
+class _FlatTable(_FileTable):
     """A table of a file's datasets."""
 
     aliases = ALIASES
     tells_beginnings = False
 
     def __init__(self, h5py: Any, path: str, file: Any) -> None:
-        self.path = path
-        self._h5py, self._file = h5py, file
+        super().__init__(h5py, path, file)
         self._found: dict[str, Any] = {}
-        self._at = 0
+        self._columns: dict[str, DatasetRows] = {}
 
     @property
     def block_rows(self) -> int:
@@ -120,26 +150,16 @@ class _FlatTable:
                 self._found[name] = dataset
             return _form(self._h5py, self._found[name])
 
-    def read(self, out: Mapping[str, Array], begins: Array) -> None:
+    def read(self, out: Mapping[str, Array], begins: Array) -> None:  # noqa: ARG002 - as a table is read
         """Do as `Table.read`."""
-        for name, array in out.items():
-            _read(self._h5py, f"{self.path}: {name}", self._found[name], self._at, array)
-        self._at += len(begins)
-
-    def close(self) -> None:
-        """Do as `Table.close`."""
-        self._file.close()
+        with reading(self.path):
+            for name in out:
+                if name not in self._columns:
+                    self._columns[name] = self._rows(self._found[name])
+        self._read(self._columns, out)
 
 
-def _read(h5py: Any, where: str, dataset: Any, first: int, out: Array) -> None:
-    """Fill an array with rows, by HDF5's own calls: selecting them through h5py's takes longer than reading."""
-    with reading(f"{where}[{first}:{first + len(out)}]"):
-        there = dataset.id.get_space()
-        there.select_hyperslab((first, *[0] * (out.ndim - 1)), out.shape)
-        dataset.id.read(h5py.h5s.create_simple(out.shape), there, out)
-
-
-class _DemoTable:
+class _DemoTable(_FileTable):
     """A table of the groups data/demo_*, by number."""
 
     aliases: Mapping[str, tuple[str, ...]] = {
@@ -152,8 +172,7 @@ class _DemoTable:
     block_rows = 1
 
     def __init__(self, h5py: Any, path: str, file: Any, mask: str | None) -> None:
-        self.path = path
-        self._h5py, self._file = h5py, file
+        super().__init__(h5py, path, file)
         there = [os.fsdecode(name) for name in file["data"]]
         names = [name for name in there if name.startswith(_DEMO)] if mask is None else self._masked(mask)
         numbered = [(int(name[len(_DEMO) :]), name) for name in names if name[len(_DEMO) :].isdecimal()]
@@ -162,6 +181,7 @@ class _DemoTable:
         self._demos = [file["data"][name] for _, name in sorted(numbered)]
         self._lengths = [self._length(demo) for demo in self._demos]
         self._demo = self._at = 0
+        self._columns: dict[str, DatasetRows] = {}  # of the trajectory
 
     def _masked(self, mask: str) -> list[str]:
         names = self._file.get(f"mask/{mask}")
@@ -212,18 +232,12 @@ class _DemoTable:
             if count:
                 begins[done] = self._at == 0
                 with reading(self.path):
-                    found = {name: demo[name] for name in out}
-                for name, array in out.items():
-                    where = f"{self.path}: {demo.name}/{name}"
-                    _read(self._h5py, where, found[name], self._at, array[done : done + count])
+                    self._columns = self._columns or {name: self._rows(demo[name]) for name in out}
+                self._read(self._columns, {name: array[done : done + count] for name, array in out.items()})
             done += count
             self._at += count
             if self._at == length:
-                self._demo, self._at = self._demo + 1, 0
-
-    def close(self) -> None:
-        """Do as `Table.close`."""
-        self._file.close()
+                self._demo, self._at, self._columns = self._demo + 1, 0, {}
 
 
 def _said(form: ColumnForm | None) -> str:

@@ -134,8 +134,6 @@ class _Member:
                 raise EOFError("it ends too early")
             rest[: len(data)] = data
             rest = rest[len(data) :]
-        if out.dtype.kind == "b":  # whatever byte stands for True
-            np.minimum(out.view(np.uint8), 1, out=out.view(np.uint8))
 
     def close(self) -> None:
         """Close the stream."""

@@ -89,6 +89,9 @@ class _BlockRows:
         begins = self._begins[where]
         begins[:] = False
         self._table.read({name: array[where] for name, array in self._arrays.items()}, begins)
+        for array in self._arrays.values():
+            if array.dtype.kind == "b":  # whatever byte stands for True
+                np.minimum(array[where].view(np.uint8), 1, out=array[where].view(np.uint8))
 
     def hold(self, row: int) -> None:
         """Lay a row before those that are read next."""
@@ -136,7 +139,9 @@ def _block_rows(row_bytes: int, multiple: int, num_rows: int) -> int:
     """Return how many rows to read at once."""
     rows = max(1, _BLOCK_BYTES // max(1, row_bytes))
     whole = -(-rows // multiple) * multiple
-    return max(1, min(whole if whole * row_bytes <= _MOST_BLOCK_BYTES else rows, num_rows))
+    if whole * row_bytes > _MOST_BLOCK_BYTES:  # then some of it is unpacked for several blocks
+        whole = max(rows, _MOST_BLOCK_BYTES // max(1, row_bytes))
+    return max(1, min(whole, num_rows))
 
 
 def _is_set(column: str, rows: Array, first: int) -> Array:
