@@ -45,7 +45,7 @@ class ApartTable:
         try:
             self._table = self._do(open_table)
         except BaseException:
-            self._thread.shutdown(wait=False)
+            self._thread.shutdown()
             raise
         self.path, self.aliases = self._table.path, self._table.aliases
         self.tells_beginnings = self._table.tells_beginnings
