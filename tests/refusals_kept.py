@@ -50,12 +50,19 @@ def of_class(name: str, make: Callable[[], Scene], go_on: Any) -> list[Case]:
     return [*call(f"{name}.save", scene, kinds=SAVE), *call(f"{name}.load", scene, kinds=LOAD)]
 
 
-def without_infos(name: str) -> Scene:
-    """Make a buffer of which infos are not kept."""
-    return filled(name, **({"copy_info_dict": False} if name == "sb3.HerReplayBuffer" else {}))
+def with_an_object(buffer: Any) -> None:
+    """Save while an info holds what no checkpoint does."""
+    info, buffer.infos[0, 0] = buffer.infos[0, 0], {"x": object()}
+    try:
+        buffer.save(FOLDER / "infos")
+    finally:
+        buffer.infos[0, 0] = info
 
 
+HER = "sb3.HerReplayBuffer"
+INFOS: dict[str, Any] = {"an object in an info": (ValueError, lambda s: Call(with_an_object, s.b))}
 KEPT_CASES: list[Case] = [
-    *(case for name in CLASSES for case in of_class(name, partial(without_infos, name), going_on)),
+    *(case for name in CLASSES for case in of_class(name, partial(filled, name), going_on)),
+    *cases(f"{HER}.save", partial(beside_folders, partial(filled, HER)), go_on=going_on, kinds=INFOS),
     *of_class(RAINBOW, rainbow, rainbow_goes_on),
 ]

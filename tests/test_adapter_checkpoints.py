@@ -20,6 +20,7 @@ from test_sb3_her import ACTION, OBSERVATION, GoalEnv, Traffic
 import fastreplay as fr
 import fastreplay.cleanrl as cleanrl
 import fastreplay.sb3 as fsb3
+from fastreplay.adapters.kept_infos import infos_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "prioritized deduped": lambda: plain(IMAGES, fsb3.PrioritizedReplayBuffer, n_steps=2, dedupe=4),
     "her": her,
     "her deduped": lambda: her(dedupe=True),
+    "her with infos": lambda: her(copy_info_dict=True),
     "cleanrl": lambda: plain(VECTOR, cleanrl.ReplayBuffer, autoreset="next_step"),
     "cleanrl that shares": lambda: plain(IMAGES, cleanrl.ReplayBuffer, **SHARED),
     "cleanrl deduped": lambda: plain(IMAGES, cleanrl.ReplayBuffer, autoreset="next_step", dedupe=4),
@@ -83,7 +85,10 @@ def use(buffer: Any, draw: Callable[[], tuple[Any, ...]], num_steps: int) -> lis
 def attributes(buffer: Any) -> dict[str, Any]:
     """Return what a pickle would have, as it can be compared."""
     state = {name: value for name, value in buffer.__getstate__().items() if not name.startswith("_slots")}
-    found = {name: value for name, value in state.items() if isinstance(value, (int, float, bool, np.ndarray))}
+    found: dict[str, Any] = {
+        name: value for name, value in state.items() if isinstance(value, (int, float, bool, np.ndarray))
+    }
+    found |= {name: value.tolist() for name, value in found.items() if np.asarray(value).dtype.hasobject}
     held = np.arange(buffer.buffer_size if buffer.full else buffer.pos)
     if buffer.optimize_memory_usage:  # of which the row at the cursor has no transition
         held = held[held != buffer.pos]
@@ -219,9 +224,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         fewer.load(tmp_path / "nothing")
     with pytest.raises(TypeError, match="path"):
         fewer.save(5)
-    with pytest.raises(ValueError, match="infos are objects"):
-        her(copy_info_dict=True).save(tmp_path / "infos")
-    assert not (tmp_path / "infos").exists()
+    with pytest.raises(ValueError, match="copy_info_dict: expected a checkpoint with infos"):
+        made["her with infos"].load(tmp_path / "her")
+    with pytest.raises(ValueError, match="attached: expected a buffer without infos"):
+        made["her"].load(tmp_path / "her with infos")
 
 
 @pytest.mark.parametrize("kind", ["sb3 of images", "sb3 deduped", "her", "prioritized", "cleanrl"])
@@ -254,3 +260,78 @@ def test_a_hostile_adapter_is_refused_or_right(kind: str, tmp_path: Path) -> Non
                     other.sample(4)
                     other.add(*draw())
     assert num_refused > 20
+
+
+PLAIN: dict[str, Any] = {
+    "": None,
+    "is_success": True,
+    "numbers": [0, -(2**63), 2**64 - 1, 0.1, -0.0, float("inf"), float("-inf"), "\ud800 text"],
+    "episode": {"r": np.float32(1.5), "l": 3, "t": (0.5, [], ())},
+    "terminal_observation": {"image": np.arange(6, dtype=np.uint8).reshape(2, 3), "flags": np.array([True, False])},
+    "dict": {"dict": {}, "float": "nan", "dtype": "<f4"},
+    "empty": np.zeros((0, 3), ">i2"),
+    "scalar": np.array(2.5 + 1j),
+    "strided": np.arange(12)[::3],
+}
+HELD: list[Any] = []
+HELD.append({"again": HELD})
+OBJECTS: list[tuple[Any, str]] = [
+    (object(), r"infos\[0, 1\]\['key'\]: expected what a checkpoint can hold .*, got object; pickles hold any object"),
+    ({1: 2}, r"\['key'\]: .* got dict"),
+    ([3, {4}], r"\['key'\]\[1\]: .* got set"),
+    (2**64, "got int"),
+    (np.array(["x"]), "got ndarray"),
+    (np.ma.masked_array([1, 2]), "got MaskedArray"),
+    (type("Named", (str,), {})("x"), "got Named"),
+    (HELD, "infos: expected dicts and lists that do not hold themselves"),
+]
+
+
+def test_infos_come_back(tmp_path: Path) -> None:
+    """Values and types, of each step; what is not a number is one that is not."""
+    buffer, other = her(copy_info_dict=True), her(copy_info_dict=True)
+    draw = stream_of(buffer)
+    for _ in range(55):
+        buffer.add(*draw())
+    buffer.infos[3, 1] = PLAIN | {"nan": float("nan")}
+    buffer.save(tmp_path)
+    other.load(tmp_path)
+    got = other.infos[3, 1]
+    assert np.isnan(got.pop("nan"))
+    assert_same(PLAIN, got)
+    assert repr(PLAIN) == repr(got)
+    assert other.infos[4, 0] == buffer.infos[4, 0] != {}
+
+
+@pytest.mark.parametrize(("value", "message"), OBJECTS)
+def test_infos_that_are_objects_are_refused(value: Any, message: str, tmp_path: Path) -> None:
+    buffer = her(copy_info_dict=True)
+    buffer.add(*stream_of(buffer)())
+    buffer.infos[0, 1] = {"key": value}
+    with pytest.raises(ValueError, match=message):
+        buffer.save(tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+NUMBER: dict[str, Any] = {"dtype": "<f4", "shape": [1], "data": "00000000"}
+CHANGES: list[dict[str, Any]] = [
+    *({"dtype": name} for name in ("O", "V4", "U1", "M8[s]", "<f3", "f4,f4", 5)),
+    *({"shape": shape} for shape in ([2], [-1], [2**70], "x", [1, None], [0, 2**62])),
+    *({"data": data} for data in ("0", "zz", "00000000" * 9, 0)),
+    {"dtype": "|b1", "data": "02"},
+]
+VALUES: list[Any] = [{}, {"float": "1"}, {"float": []}, {"dict": {}, "tuple": []}, *(NUMBER | each for each in CHANGES)]
+HOSTILE: list[Any] = [
+    *(None, [], {}, [[{"dict": {}}]], [[{"dict": {}}, 1]], [[{"dict": []}] * 2], [[{"tuple": {}}] * 2], [[[], []]]),
+    *([[{"dict": {"x": value}}] * 2] for value in VALUES),
+]
+
+
+@pytest.mark.parametrize("steps", HOSTILE)
+def test_infos_that_nobody_saved_are_refused(steps: Any) -> None:
+    data = np.frombuffer(json.dumps({"infos": steps}).encode(), np.uint8)
+    with pytest.raises(ValueError, match="attached: infos"):
+        infos_of(data, 1, 2)
+    deep = np.frombuffer(b'{"infos": ' + b"[" * 900 + b"]" * 900 + b"}", np.uint8)
+    with pytest.raises(ValueError, match="attached: infos"):
+        infos_of(deep, 1, 2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastreplay.adapters.kept_steps import said_of_adapter
+from fastreplay.adapters.kept_steps import Loading, said_of_adapter
 from fastreplay.adapters.pending_steps import PendingStep, bytes_of_steps, taken_steps
 from fastreplay.adapters.shared_frames import SharedFrames
 from fastreplay.buffer.kept import checked_path
@@ -41,7 +41,7 @@ class PrioritizedBatch(NamedTuple):
     weights: torch.Tensor  # (B, 1) float32, of which the largest is 1
 
 
-class PrioritizedReplayBuffer:
+class PrioritizedReplayBuffer(Loading):
     """CleanRL's `PrioritizedReplayBuffer` on a native ring and a native tree of priorities.
 
     Every step but the first n - 1 completes the transition that began n - 1 steps before: the discounted sum of
@@ -294,28 +294,6 @@ class PrioritizedReplayBuffer:
         parts = {} if self._shared is None else {"pairs": self._shared.kept_source()}
         about = replace(source, describe=lambda end: source.describe(end) | said, parts=parts)
         save(where, about, bytes_of_steps(steps), full=False, hold=False)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what was saved, in the place of what this buffer holds; it was made as the one that was saved.
-
-        Its next minibatches are those that would have come. `beta`, `gamma` and `device` stay as they are here.
-
-        Args:
-            path: The folder.
-
-        Raises:
-            FileNotFoundError: There is no checkpoint.
-            OSError: It cannot be read.
-            ValueError: It is damaged, or of a buffer of another form; the buffer is as it was.
-            TypeError: `path` is no path.
-
-        Thread safety:
-            None.
-        """
-        where = checked_path(path)
-        from fastreplay.checkpoint.load import load
-
-        self.__dict__.update(load(where, self._loaded))
 
     def _loaded(self, folder: Folder, manifest: Manifest) -> dict[str, Any]:
         from fastreplay.checkpoint.load import naming, read_attached

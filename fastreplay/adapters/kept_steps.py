@@ -17,8 +17,6 @@ from fastreplay.buffer.kept import checked_path
 if TYPE_CHECKING:
     import os
 
-    from typing_extensions import Self
-
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.step_table import Steps
     from fastreplay.checkpoint.folder import Folder
@@ -26,10 +24,42 @@ if TYPE_CHECKING:
     from fastreplay.checkpoint.said import Said
     from fastreplay.checkpoint.save import SaveSource
 
-__all__ = ["KeptSteps", "said_of_adapter"]
+__all__ = ["KeptSteps", "Loading", "said_of_adapter"]
 
 
-class KeptSteps:
+class Loading:
+    """Base of a buffer that takes over what was saved."""
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what was saved, in the place of what this buffer holds; it was made as the one that was saved.
+
+        Its next minibatches are those that would have come, where they follow from a generator of its own or from
+        `np.random` in the state of then. What the constructor was given stays. Nothing in the folder is run, and every
+        byte of it is checked before anything is changed.
+
+        Args:
+            path: The folder.
+
+        Raises:
+            FileNotFoundError: There is no checkpoint.
+            OSError: It cannot be read.
+            ValueError: It is damaged, or of a buffer of another form; the buffer is as it was.
+            TypeError: `path` is no path.
+
+        Thread safety:
+            None.
+        """
+        where = checked_path(path)
+        from fastreplay.checkpoint.load import load
+
+        self.__dict__.update(load(where, self._loaded))
+
+    def _loaded(self, folder: Folder, manifest: Manifest) -> dict[str, Any]:
+        """Return the attributes of a buffer like this one with what a checkpoint holds."""
+        raise NotImplementedError
+
+
+class KeptSteps(Loading):
     """Base of a buffer of steps: its checkpoints."""
 
     buffer_size: int
@@ -63,30 +93,6 @@ class KeptSteps:
 
         save(where, self._kept_source(), self._attached(), full=True, hold=False)
 
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what was saved, in the place of what this buffer holds; it was made as the one that was saved.
-
-        Its next minibatches are those that would have come, where they follow from a generator of its own or from
-        `np.random` in the state of then. What the constructor was given stays. Nothing in the folder is run, and every
-        byte of it is checked before anything is changed.
-
-        Args:
-            path: The folder.
-
-        Raises:
-            FileNotFoundError: There is no checkpoint.
-            OSError: It cannot be read.
-            ValueError: It is damaged, or of a buffer of another form; the buffer is as it was.
-            TypeError: `path` is no path.
-
-        Thread safety:
-            None.
-        """
-        where = checked_path(path)
-        from fastreplay.checkpoint.load import load
-
-        self.__dict__.update(load(where, self._loaded).__dict__)
-
     def _kept_source(self) -> SaveSource:
         from fastreplay.checkpoint.lineage import Lineage
         from fastreplay.checkpoint.save import SaveSource
@@ -112,8 +118,7 @@ class KeptSteps:
         """Return the buffers that this one has."""
         return {}
 
-    def _loaded(self, folder: Folder, manifest: Manifest) -> Self:
-        """Return a buffer like this one with what a checkpoint holds."""
+    def _loaded(self, folder: Folder, manifest: Manifest) -> dict[str, Any]:
         from fastreplay.buffer.described import Described
         from fastreplay.checkpoint.load import naming, read_attached
         from fastreplay.checkpoint.manifest import MANIFEST
@@ -131,7 +136,7 @@ class KeptSteps:
             next_row = said.integer("next_row", 0, made._table.num_rows - 1)
             kept.read(folder, manifest, made.pos, is_full=made.full, next_row=next_row)
             made._take(said, attached, {name: (folder, part) for name, part in manifest.parts.items()})
-        return made
+        return made.__dict__
 
     def _take(self, said: Said, attached: dict[str, Array], parts: dict[str, tuple[Folder, Manifest]]) -> None:
         """Take over what was said and kept beside the transitions; this buffer is nobody else's yet.

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer as TheirDictReplay
 from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, GoalSelectionStrategy
 
 from fastreplay import _core
+from fastreplay.adapters.kept_infos import bytes_of_infos, infos_of
 from fastreplay.adapters.kept_tables import bytes_of, taken
 from fastreplay.adapters.random_integers import numpy_integers
 from fastreplay.adapters.sb3.buffers import DictReplayBuffer
@@ -320,23 +321,22 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         return cast("Array", low + (shares * (high - low)).astype(np.int64))
 
     def _attached(self) -> dict[str, Array]:
-        self._refuse_infos()
-        return super()._attached() | {name: bytes_of(getattr(self, name)) for name in _EPISODES}
-
-    def _refuse_infos(self) -> None:
-        if self.copy_info_dict:
-            raise ValueError(
-                "copy_info_dict: expected False, as infos are objects, which no checkpoint holds; pickles do"
-            )
+        infos = {"infos": bytes_of_infos(self.infos[: self.size()])} if self.copy_info_dict else {}
+        return super()._attached() | infos | {name: bytes_of(getattr(self, name)) for name in _EPISODES}
 
     def _take(self, said: Said, attached: dict[str, Array], parts: dict[str, tuple[Folder, Manifest]]) -> None:
-        self._refuse_infos()
         shape = (self.buffer_size, self.n_envs)
+        if self.copy_info_dict and "infos" not in attached:
+            raise ValueError("copy_info_dict: expected a checkpoint with infos, got one without")
+        infos = attached.pop("infos") if self.copy_info_dict else None
         arrays = {
             name: taken(attached, name, shape[name == "_current_ep_start" :], np.dtype(np.int64)) for name in _EPISODES
         }
         super()._take(said, attached, parts)
         self._take_episodes(arrays)
+        self.__dict__.pop("infos", None)
+        if infos is not None:
+            self.infos[: self.size()] = infos_of(infos, self.size(), self.n_envs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all attributes but `env`, which may not be picklable."""
