@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-NAMES = ("mkdir", "open", "write", "fsync", "rename", "unlink", "close", "listdir")
-FULL = ("mkdir", "open", "write", "fsync", "rename")  # what may say that there is no space left
+NAMES = ("mkdir", "open", "writev", "fsync", "rename", "unlink", "close", "listdir")
+FULL = ("mkdir", "open", "writev", "fsync", "rename")  # what may say that there is no space left
 
 
 class Dead(BaseException):
@@ -114,12 +114,13 @@ class Calls:
         self._fds[fd] = place
         return fd
 
-    def _write(self, fd: int, data: Any) -> int:
+    def _writev(self, fd: int, parts: Any) -> int:
         if fd not in self._fds:
-            return self._real["write"](fd, data)  # type: ignore[no-any-return]
+            return self._real["writev"](fd, parts)  # type: ignore[no-any-return]
+        data = b"".join(parts)
         is_short = self.kind == "short" and len(self.done) == self.at and len(data) > 1
-        part = bytes(data)[: len(data) // 2 if is_short else None]
-        return self._do(Call("write", *self._fds[fd], part), lambda: self._real["write"](fd, part))  # type: ignore[no-any-return]
+        part = data[: len(data) // 2 if is_short else None]
+        return self._do(Call("writev", *self._fds[fd], part), lambda: self._real["writev"](fd, [part]))  # type: ignore[no-any-return]
 
     def _fsync(self, fd: int) -> None:
         if fd in self._fds:  # what the machine's disk does is nobody's to see here
@@ -223,7 +224,7 @@ class Disk:
             return
         if call.name in {"open", "mkdir"} and call.new:
             self._set(place, _File(is_folder=call.name == "mkdir"))
-        elif call.name == "write":
+        elif call.name == "writev":
             self._names[place].content += call.data
         elif call.name == "rename":
             self._set((call.folder, call.new), self._names[place])

@@ -201,7 +201,7 @@ def errors_of(trace: list[Call]) -> list[tuple[int, Any]]:
     """Return what may go wrong: the number of a call, and how."""
     cases: list[tuple[int, Any]] = [(at, errno.EIO) for at in range(len(trace))]
     cases += [(at, errno.ENOSPC) for at, call in enumerate(trace) if call.name in FULL]
-    cases += [(at, "short") for at, call in enumerate(trace) if call.name == "write"]
+    cases += [(at, "short") for at, call in enumerate(trace) if call.name == "writev"]
     return cases + [(at, "late") for at, call in enumerate(trace) if call.name in {"rename", "fsync"}]
 
 
@@ -226,7 +226,7 @@ def check_error(scene: Scene, trace: list[Call], at: int, kind: Any) -> None:
 
 def test_an_error_at_any_call(scene: Scene) -> None:
     trace = scene.calls()
-    assert {call.name for call in trace} >= {"open", "write", "fsync", "rename", "close", "flock"}
+    assert {call.name for call in trace} >= {"open", "writev", "fsync", "rename", "close", "flock"}
     cases = errors_of(trace)
     always = [case for case in cases if case[1] == errno.EIO and trace[case[0]].name in {"fsync", "rename"}]
     for at, kind in [*always, *some([case for case in cases if case not in always], 6)]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from support import IS_LONG_FORM
 from test_saving import PEAK
 
 import fastreplay as fr
+from fastreplay import _core
 from fastreplay.checkpoint import save as _saving
 
 if TYPE_CHECKING:
@@ -693,6 +695,67 @@ def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> Non
     assert "expected version 1, which this fastreplay can read, got 2" in refused(tmp_path)
     with pytest.raises(ValueError, match="version"):  # of a later fastreplay: not to be overwritten
         buffer.save(tmp_path)
+
+
+def test_checksums_are_those_of_everybody() -> None:
+    """Of chunks that parts of any length lie in; so each file of an earlier fastreplay is verified."""
+    rng = np.random.default_rng(3)
+    for sizes in ([], [0], [1], [300, 0, 7, 5000], [64] * 9, [4096, 1, 4095]):
+        parts: list[Any] = [rng.integers(0, 256, size, np.uint8) for size in sizes]
+        data = b"".join(parts)
+        for chunk in (1, 64, 1000, 1 << 20):
+            expected = [zlib.crc32(data[start : start + chunk]) for start in range(0, len(data), chunk)]
+            assert _core.crc32_of_chunks(parts, chunk) == expected
+    with pytest.raises(ValueError, match="chunks of at least a byte"):
+        _core.crc32_of_chunks([], 0)
+    wrongs: list[Any] = [np.zeros(3, np.int8), np.zeros((8, 8), np.uint8)[:, ::2], b"bytes"]
+    for wrong in wrongs:
+        with pytest.raises(TypeError):
+            _core.crc32_of_chunks([wrong], 64)
+
+
+def test_lanes_take_no_memory_of_their_own_when_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many transitions there are: a segment at a time."""
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 1 << 16)
+    buffer: Any = fr.ReplayBuffer(400_000, {"n": ((), "uint8")}, lanes=3, ends=(), output="numpy")
+    buffer.extend(np.zeros(400_000, np.uint8), lanes=np.arange(400_000) % 3)
+    buffer.save(tmp_path)
+    fr.ReplayBuffer.load(tmp_path)  # what is imported for it
+    tracemalloc.start()
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000  # 5 bytes a transition are 2 MB
+    assert loaded.trajectory_stats() == buffer.trajectory_stats()
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    buffer, _ = filled("plain", 20)
+    buffer.save(tmp_path)
+    for name in ("manifest.json", *files(tmp_path, "records")):
+        (tmp_path / name).rename(tmp_path / "aside")
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=name):
+            fr.ReplayBuffer.load(tmp_path)
+        (tmp_path / "aside").rename(tmp_path / name)
+    fr.ReplayBuffer.load(tmp_path)
+
+
+def test_what_a_loader_had_ahead_is_counted_once(tmp_path: Path) -> None:
+    """It is drawn again by who goes on from the checkpoint."""
+    buffer, _ = filled("plain", 20)
+    buffer.sample(5)
+    with buffer.loader(32, depth=4) as loader:
+        for _ in range(3):
+            next(loader)
+        while loader._num_rows_ahead < 4 * 32:
+            time.sleep(0.001)
+        buffer.save(tmp_path)
+        assert buffer.stats()["sampled"] == 5 + 7 * 32
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    assert loaded.stats()["sampled"] == 5 + 3 * 32
 
 
 MEMORY = """

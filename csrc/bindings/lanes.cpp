@@ -241,6 +241,7 @@ void bind_lanes(py::module_& m) {
       .def("save_states", &save_states)
       .def("restore_states", &restore_states, py::arg("states").noconvert(), py::arg("ends").noconvert())
       .def("restore", &restore_links, py::arg("first"), py::arg("lanes").noconvert(), py::arg("links").noconvert())
+      .def("link_restored", &Lanes::link_restored, py::arg("first"), py::arg("end"))
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
   py::class_<SentLinks>(m, "SentLinks")

@@ -22,5 +22,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fastreplay::bind_take_rows(m);
   fastreplay::bind_prefetcher(m);
   fastreplay::bind_turn(m);
+  fastreplay::bind_crc32(m);
   fastreplay::refuse_bare_objects(m);
 }

@@ -19,6 +19,7 @@ void bind_take_rows(pybind11::module_& m);
 void bind_prefetcher(pybind11::module_& m);
 void bind_turn(pybind11::module_& m);
 void bind_ring_file(pybind11::module_& m);
+void bind_crc32(pybind11::module_& m);
 
 // Of all classes that were bound before.
 void refuse_bare_objects(const pybind11::module_& m);

@@ -132,8 +132,7 @@ class MinibatchQueue {
     return py::make_tuple(number, std::move(minibatch), rows);
   }
 
-  // A member's draw that the oldest minibatch is of in which it has a share, its number and how far epochs were before
-  // it; None where there is none.
+  // A member's draw for the oldest minibatch in which it has a share: its number, how far epochs were; None without.
   [[nodiscard]] py::object oldest_call(std::size_t member) {
     check_process();
     if (member >= members_.size()) throw py::index_error{"no such member"};
@@ -172,6 +171,8 @@ class MinibatchQueue {
     return all;
   }
 
+  // Rows that the first member has drawn and nobody has got; none of draws that a device makes.
+  [[nodiscard]] std::size_t num_rows_ahead() { return is_here() && native_ ? native_->num_rows_ahead() : 0; }
   [[nodiscard]] std::size_t num_ahead() {
     const std::scoped_lock lock{mutex_};
     return num_in_ - num_out_;
@@ -192,8 +193,7 @@ class MinibatchQueue {
     return native_ ? native_->error() : 0;
   }
 
-  // Ends the thread; nothing is handed out any more. In a child after a fork there is no thread, and its mutexes are
-  // as they were: what is left of it is forgotten.
+  // Ends the thread; nothing is handed out any more. In a child after a fork there is none: what is left is forgotten.
   void stop() {
     if (!is_here()) {
       (void)native_.release();
@@ -385,6 +385,7 @@ void bind_prefetcher(py::module_& m) {
       .def("take", &MinibatchQueue::take, py::arg("number"))
       .def_property_readonly("minibatches", &MinibatchQueue::minibatches)
       .def_property_readonly("num_ahead", &MinibatchQueue::num_ahead)
+      .def_property_readonly("num_rows_ahead", &MinibatchQueue::num_rows_ahead)
       .def_property_readonly("is_stopped", &MinibatchQueue::is_stopped)
       .def("retry", &MinibatchQueue::retry)
       .def_property_readonly("error", &MinibatchQueue::error)

@@ -53,8 +53,7 @@ py::array beside(const py::object& self) {
 // its fields' places, and of what lies beside a record the part that is its own: from where on, and how many frames.
 using GroupPlaces = std::tuple<std::vector<std::size_t>, std::size_t, std::size_t, std::size_t, std::size_t>;
 
-std::vector<GroupPlaces> groups(const Records& records) {
-  const RecordLayout& layout = records.layout();
+std::vector<GroupPlaces> groups_in(const RecordLayout& layout) {
   std::vector<GroupPlaces> groups;
   std::size_t column = layout.num_fields() + layout.frames().size();
   for (const auto& [group, frame_bytes, newest, extra_offset] : layout.frames()) {
@@ -76,6 +75,10 @@ void bind_records(py::module_& m) {
   m.def(
       "record_bytes", [](const Sizes& fields, const Groups& groups) { return record_layout(fields, groups).stride(); },
       py::arg("fields"), py::arg("groups") = Groups{});
+  m.def(
+      "record_groups",
+      [](const Sizes& fields, const Groups& groups) { return groups_in(record_layout(fields, groups)); },
+      py::arg("fields"), py::arg("groups"));
 
   py::class_<Records, std::shared_ptr<Records>>(m, "Records")
       .def(py::init([](const Sizes& fields, std::size_t capacity) {
@@ -86,7 +89,7 @@ void bind_records(py::module_& m) {
       .def_property_readonly("num_bytes", &Records::num_bytes)
       .def_property_readonly("record_bytes", [](const Records& records) { return records.layout().stride(); })
       .def_property_readonly("offsets", &offsets)
-      .def_property_readonly("groups", &groups)
+      .def_property_readonly("groups", [](const Records& records) { return groups_in(records.layout()); })
       .def_property_readonly("first_beside", [](Records& records) { return records.place(records.beside(0)); })
       .def("beside", &beside)
       .def("column", &column, py::arg("field"), py::arg("dtype"), py::arg("shape"))

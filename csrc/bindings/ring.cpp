@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "batch/pool.hpp"
 #include "batch/read.hpp"
@@ -75,6 +77,32 @@ Ticket read_run_into(const Ring& ring, Ticket first, const Block& block) {
   return without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
 }
 
+// Lays records behind the last of a ring that nobody else uses: rows of some of its columns, without gaps.
+void put_rows(Ring& ring, const std::vector<std::size_t>& numbers, const std::vector<Bytes>& rows) {
+  const std::vector<Column>& columns = ring.records().layout().columns();
+  std::vector<Rows> fields(columns.size(), Rows{.data = nullptr, .stride_bytes = 0});
+  std::size_t num_bytes = 0;
+  std::optional<std::size_t> num_rows;
+  if (numbers.size() != rows.size()) throw py::value_error{"as many columns as numbers"};
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (numbers[i] >= columns.size()) throw py::value_error{"the record has no such column"};
+    const Column& column = columns[numbers[i]];
+    const auto size = static_cast<std::size_t>(rows[i].size());
+    if (column.num_frames > 0) throw py::value_error{"a field whose rows do not lie in the records"};
+    if (size % column.row_bytes != 0 || num_rows.value_or(size / column.row_bytes) != size / column.row_bytes) {
+      throw py::value_error{"expected as many rows of each column"};
+    }
+    num_rows = size / column.row_bytes;
+    num_bytes += size;
+    fields[numbers[i]] = {.data = reinterpret_cast<const std::byte*>(rows[i].data()), .stride_bytes = column.row_bytes};
+  }
+  if (num_rows.value_or(0) > ring.capacity()) throw py::value_error{"more rows than slots"};
+  without_gil(num_bytes, [&]() noexcept {
+    ring.write(fields, 0, ring.slot(ring.num_reserved()), num_rows.value_or(0));
+    return true;
+  });
+}
+
 void restore_rows(Ring& ring, std::size_t num_rows) {
   if (num_rows > ring.capacity()) throw py::value_error{"more rows than slots"};
   ring.restore(num_rows);
@@ -122,6 +150,7 @@ void bind_ring(py::module_& m) {
       .def("hold_on_from", &Ring::hold_on_from, py::arg("first"))
       .def("let_go", &Ring::let_go)
       .def("start_at", &Ring::start_at, py::arg("ticket"))
+      .def("put", &put_rows, py::arg("numbers"), py::arg("rows").noconvert())
       .def("restore", &restore_rows, py::arg("num_rows"))
       .def("begin_here", &Ring::begin_here)
       .def("count", &Ring::count, py::arg("num_inserted"), py::arg("num_overwritten"))

@@ -113,6 +113,11 @@ class Loader(Generic[ArrayT]):
         return self._prefetcher.num_ahead
 
     @property
+    def _num_rows_ahead(self) -> int:
+        """Transitions of those that are drawn."""
+        return self._prefetcher.num_rows_ahead
+
+    @property
     def rng_state(self) -> RngState:
         """The state from which the next minibatch follows, to be set on the buffer or sampler that goes on from here.
 

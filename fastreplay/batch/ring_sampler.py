@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RingSampler"]
 
+_TRIES = 100
+
 
 class RingSampler:
     """Draws minibatches from a ring, uniformly and each row by itself.
@@ -149,6 +151,15 @@ class RingSampler:
             "redraws": generator.num_redraws,
             "without_mass": generator.num_without_mass,
         }
+
+    def counters_not_handed_out(self) -> Counters:
+        """Return the counters without what loaders have drawn and nobody has got, which will be drawn again."""
+        for _ in range(_TRIES):
+            counters, ahead = self.counters, sum(loader._num_rows_ahead for loader in self._loaders)
+            if counters == self.counters:  # both of one moment, unless somebody draws without a pause
+                break
+        counters["sampled"] = max(0, counters["sampled"] - ahead)
+        return counters
 
     @property
     def _generator(self) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.buffer.lanes import checked_ends
-from fastreplay.buffer.links import SavedLinks
+from fastreplay.buffer.links import put_links
 from fastreplay.buffer.pickled import Pickled, rebuilt
 from fastreplay.buffer.priorities import check_masses
 from fastreplay.checkpoint.stored import Column, Stored
@@ -283,27 +283,23 @@ class Kept(Pickled[ArrayT]):
         """
         from fastreplay.checkpoint.load import naming
 
-        lanes: list[NDArray[Any]] = []
-        links: list[NDArray[Any]] = []
+        end = first
         for ticket, columns in state:
-            if self._masses is not None:
-                masses = columns.pop(0)
-                with naming(path):
+            with naming(path):
+                if self._masses is not None:
+                    masses = columns.pop(0)
                     check_masses(masses)
-                self._masses.restore(ticket, masses)
-            if self._lanes is not None:
-                lanes.append(columns[0].copy())
-                links.append(columns[1].copy())
+                    self._masses.restore(ticket, masses)
+                if self._lanes is not None:
+                    put_links(self._lanes, ticket, *columns)
+                    end = ticket + len(columns[0])
         if said.largest is not None:
             self._kept("load").largest = said.largest
         if self._lanes is not None:
-            of_lanes = np.concatenate([np.empty(0, np.uint32), *lanes])
-            of_links = np.concatenate([np.empty(0, np.uint8), *links])
-            states, ends = np.array(said.lanes[0], np.uint8), np.array(said.lanes[1], np.uint64)
-            saved = SavedLinks(first, of_lanes, of_links, said.skips_resets, states, ends)
-            with naming(path):
-                saved.check(self._lanes)
-            saved.restore(self._lanes)
+            states, ends = said.lanes
+            self._lanes.core.skips_resets = said.skips_resets
+            self._lanes.core.link_restored(first, end)
+            self._lanes.core.restore_states(np.array(states, np.uint8), np.array(ends, np.uint64))
         self._num_spawned = _core.Counter(said.num_spawned)
         self._sampler.restart(tuple(said.rng_state["key"]), said.rng_state["calls"], None)
         if said.counters is not None:
@@ -363,7 +359,7 @@ class Kept(Pickled[ArrayT]):
             largest=None if self._masses is None else self._kept("save").largest,
             skips_resets=self._lanes is not None and self._lanes.core.skips_resets,
             lanes=([int(each) for each in states], [int(each) for each in ends]),
-            counters=self._sampler.counters,
+            counters=self._sampler.counters_not_handed_out(),
         )
 
     def _num_inserted_before(self, end: int) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastreplay import _core
     from fastreplay.buffer.lanes import Lanes
 
-__all__ = ["Links", "SavedLinks", "checked_links"]
+__all__ = ["Links", "SavedLinks", "checked_links", "put_links"]
 
 _MOST_STATE = 4
 
@@ -36,8 +36,7 @@ class SavedLinks(NamedTuple):
         Raises:
             ValueError: It is.
         """
-        if len(self.lanes) and int(self.lanes.max()) >= lanes.core.num_lanes:
-            raise ValueError(f"links: expected lanes in [0, {lanes.core.num_lanes}), got {int(self.lanes.max())}")
+        _check_lanes(self.lanes, lanes)
         if len(self.states) != lanes.core.num_lanes:
             raise ValueError(f"links: expected the states of {lanes.core.num_lanes} lanes, got {len(self.states)}")
 
@@ -52,8 +51,9 @@ class SavedLinks(NamedTuple):
 
     def restore(self, lanes: Lanes) -> None:
         """Link the transitions of a ring that nobody else uses."""
+        put_links(lanes, self.first, self.lanes, self.links)
         lanes.core.skips_resets = self.skips_resets
-        lanes.core.restore(self.first, self.lanes, self.links)
+        lanes.core.link_restored(self.first, self.first + len(self.lanes))
         lanes.core.restore_states(self.states, self.ends)
 
 
@@ -83,6 +83,21 @@ class Links:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SavedLinks, tuple(self.read())
+
+
+def put_links(lanes: Lanes, first: int, numbers: NDArray[np.uint32], links: NDArray[np.uint8]) -> None:
+    """Lay down how transitions from a ticket on were linked, in a ring that nobody else uses; `link_restored` follows.
+
+    Raises:
+        ValueError: A lane is none; nothing was changed.
+    """
+    _check_lanes(numbers, lanes)
+    lanes.core.restore(first, numbers, links)
+
+
+def _check_lanes(numbers: NDArray[np.uint32], lanes: Lanes) -> None:
+    if len(numbers) and int(numbers.max()) >= lanes.core.num_lanes:
+        raise ValueError(f"links: expected lanes in [0, {lanes.core.num_lanes}), got {int(numbers.max())}")
 
 
 def checked_links(links: object) -> SavedLinks:

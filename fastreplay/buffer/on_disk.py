@@ -81,7 +81,7 @@ class _Parts:
         return {
             "rng_state": {"key": [*rng["key"]], "calls": rng["calls"]},
             "num_spawned": self.num_spawned.value,
-            "counters": self.sampler.counters,
+            "counters": self.sampler.counters_not_handed_out(),
             "inserted": max(inserted, 0),
             "overwritten": min(self.ring.num_overwritten, max(inserted, 0)),
             "skips_resets": self.lanes is not None and self.lanes.skips_resets,

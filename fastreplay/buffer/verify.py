@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastreplay import _core
 from fastreplay.buffer.described import Described
 from fastreplay.buffer.frames import frames_in
 from fastreplay.buffer.kept import checked_path, state_columns
 from fastreplay.checkpoint.load import check, load
 from fastreplay.checkpoint.manifest import MANIFEST
 from fastreplay.checkpoint.segment import SegmentForm, attached_form
-from fastreplay.checkpoint.stored import Stored
+from fastreplay.checkpoint.stored import StoredForm
 from fastreplay.support.checks import readable_bytes
-from fastreplay.support.memory_limit import new_ring
 
 if TYPE_CHECKING:
     import os
@@ -128,8 +128,6 @@ def _forms(said: Described) -> tuple[SegmentForm, SegmentForm]:
     """Return the forms of the segments of records and of what is kept beside."""
     lanes, schema = said.options["lanes"], said.schema
     frames = frames_in(schema, said.options["share_next"], lanes)
-    # Where columns lie does not depend on how many records there are.
-    num_spare = 1 if frames.groups else 0
-    stored = Stored(new_ring(schema.sizes, 1, "capacity", frames.groups, num_spare), schema)
+    stored = StoredForm(schema, _core.record_groups(schema.sizes, frames.groups))
     columns = state_columns(has_masses=said.options["priorities"] is not None, has_lanes=lanes is not None)
     return SegmentForm(stored.columns, stored.beside), SegmentForm(columns)

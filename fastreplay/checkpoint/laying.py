@@ -45,7 +45,7 @@ class Laying:
             ValueError: A code names no frame, or there are other frames beside records than they name.
         """
         stored, stop = self._stored, ticket + len(columns[0])
-        counts = [stored.num_beside(group, codes) for group, codes in stored.codes(columns)]
+        counts = [stored.form.num_beside(group, codes) for group, codes in stored.form.codes(columns)]
         if [int(each.sum()) for each in counts] != [len(frames) for frames in beside]:
             raise ValueError("its records have other frames beside them than it holds")
         for begin, end, is_kept in ((self.start, self._first, False), (self._first, self._end, True)):
@@ -75,7 +75,7 @@ def copied(source: Stored, target: Stored, wanted: Retreat) -> bool:
     """Copy records into another ring; False, to be begun anew, where writers come past."""
     spare = source.ring.num_spare
     laying = Laying(target, wanted.first, wanted.end, spare)
-    count = max(1, _BYTES // max(1, source.row_bytes))
+    count = max(1, _BYTES // max(1, source.form.row_bytes))
     for begin, end, is_kept in ((laying.start, wanted.first, False), (wanted.first, wanted.end, True)):
         for ticket in range(begin, end, count):
             oldest, columns, beside = source.read(ticket, min(count, end - ticket))

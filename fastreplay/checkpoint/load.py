@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.checkpoint.folder import Folder
@@ -66,11 +67,10 @@ def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int)
     """
     form, scratch = SegmentForm(stored.columns, stored.beside), Scratch()
     laying = Laying(stored, first, manifest.end, first - manifest.first + manifest.looks_back)
-    for entry in manifest.records:
-        if entry.end <= laying.start:
-            continue
-        if len(entry.beside) != len(stored.groups):
-            raise ValueError(f"{folder.file(entry.file)}: expected frames beside records of {len(stored.groups)} kinds")
+    num_kinds = len(stored.form.groups)
+    for entry in _ahead(folder, [each for each in manifest.records if each.end > laying.start]):
+        if len(entry.beside) != num_kinds:
+            raise ValueError(f"{folder.file(entry.file)}: expected frames beside records of {num_kinds} kinds")
         arrays = read_segment(folder, form, entry, scratch)
         with naming(folder.file(entry.file)):
             laying.add(entry.first, arrays[: len(stored.columns)], arrays[len(stored.columns) :])
@@ -86,12 +86,11 @@ def read_columns(
         OSError, ValueError: As `load`.
     """
     form, scratch = SegmentForm(columns), Scratch()
-    for entry in entries if columns else ():
+    for entry in _ahead(folder, [each for each in entries if each.end > first] if columns else ()):
         if entry.beside:
             raise ValueError(f"{folder.file(entry.file)}: expected nothing beside its rows")
-        if entry.end > first:
-            skipped = max(0, first - entry.first)
-            yield entry.first + skipped, [each[skipped:] for each in read_segment(folder, form, entry, scratch)]
+        skipped = max(0, first - entry.first)
+        yield entry.first + skipped, [each[skipped:] for each in read_segment(folder, form, entry, scratch)]
 
 
 def read_attached(folder: Folder, manifest: Manifest) -> dict[str, Array]:
@@ -113,5 +112,13 @@ def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: Segme
     scratch = Scratch()
     segments = ((records, manifest.records), (state, manifest.state), (attached_form(), manifest.attached.values()))
     for form, entries in segments:
-        for entry in entries if form.columns else ():
+        for entry in _ahead(folder, [*entries]) if form.columns else ():
             read_segment(folder, form, entry, scratch)
+
+
+def _ahead(folder: Folder, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Yield segments; meanwhile the disk reads the one after."""
+    for entry, later in zip_longest(entries, entries[1:]):
+        if later is not None:
+            folder.ask_for(later.file)
+        yield entry

@@ -39,7 +39,7 @@ def pieces_of(stored: Stored, form: Format) -> Iterator[int]:
 def _runs(stored: Stored) -> Iterator[tuple[int, int, bool, list[Array]]]:
     from fastreplay.checkpoint.retreat import Retreat
 
-    length, wanted = run_length(stored.row_bytes), Retreat(stored)
+    length, wanted = run_length(stored.form.row_bytes), Retreat(stored)
     while True:
         is_whole, num_before = True, stored.num_spare if wanted.first < wanted.end else 0
         start = max(wanted.first - num_before, 0)
@@ -107,8 +107,8 @@ class ReceivedRecords(Receiver):
         for column in columns:
             yield from self._fill(column)
         beside: list[Array] = []
-        for group, codes in stored.codes(columns):
-            frames = np.empty((int(stored.num_beside(group, codes).sum()), *group.shape), group.dtype)
+        for group, codes in stored.form.codes(columns):
+            frames = np.empty((int(stored.form.num_beside(group, codes).sum()), *group.shape), group.dtype)
             yield from self._fill(frames)
             beside.append(frames)
         stored.put(columns, beside)

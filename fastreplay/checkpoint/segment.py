@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastreplay import _core
 from fastreplay.checkpoint.stored import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -70,6 +70,7 @@ class SegmentForm:
     def __init__(self, columns: Sequence[Column], beside: Sequence[Column] = ()) -> None:
         self.columns = [*columns, *beside]
         self._num_beside = len(beside)
+        self._dtypes = [_DTYPES.get(column.dtype.name) for column in self.columns]  # the name takes long to make
         self.row_bytes = sum(column.row_bytes for column in columns)  # but for what lies beside
         # Larger elements first: then all are aligned.
         self.order = sorted(range(len(self.columns)), key=lambda i: -self.columns[i].dtype.alignment)
@@ -81,17 +82,17 @@ class SegmentForm:
 
     def header(self, entry: Entry) -> bytes:
         """Return what a segment begins with."""
-        kept_as_bytes = {c.name: c.dtype.str for c in self.columns if c.dtype.name not in _DTYPES}
         metadata = {"first_ticket": str(entry.first)}
-        metadata |= {f"dtype of {name}": dtype for name, dtype in kept_as_bytes.items()}
+        named = zip(self.columns, self._dtypes, strict=True)
+        metadata |= {f"dtype of {column.name}": column.dtype.str for column, dtype in named if dtype is None}
         header: dict[str, Any] = {"__metadata__": metadata}
         shapes, at = self.shapes(entry), 0
         for i in self.order:
             column, shape = self.columns[i], shapes[i]
             end = at + math.prod(shape) * column.dtype.itemsize
-            if column.dtype.name not in _DTYPES:
-                shape = (*shape, column.dtype.itemsize)
-            dtype = _DTYPES.get(column.dtype.name, "U8")
+            dtype = self._dtypes[i]
+            if dtype is None:
+                dtype, shape = "U8", (*shape, column.dtype.itemsize)
             header[column.name] = {"dtype": dtype, "shape": [*shape], "data_offsets": [at, end]}
             at = end
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -100,40 +101,16 @@ class SegmentForm:
 
     def num_bytes(self, entry: Entry) -> int:
         """Return the bytes of a segment."""
-        sizes = [math.prod(s) * c.dtype.itemsize for s, c in zip(self.shapes(entry), self.columns, strict=True)]
-        return len(self.header(entry)) + sum(sizes)
+        return len(self.header(entry)) + self.payload_bytes(entry)
+
+    def payload_bytes(self, entry: Entry) -> int:
+        """Return the bytes of its columns."""
+        return sum(math.prod(s) * c.dtype.itemsize for s, c in zip(self.shapes(entry), self.columns, strict=True))
 
 
 def attached_form() -> SegmentForm:
     """Return the form of a segment of bytes that somebody gave."""
     return SegmentForm([Column("data", (), np.dtype(np.uint8))])
-
-
-class _Checksums:
-    """Takes the bytes of a file as they come; has the checksum of each chunk."""
-
-    def __init__(self) -> None:
-        self._of_whole: list[str] = []
-        self._crc = 0
-        self._num_bytes = 0
-
-    def add(self, data: memoryview) -> None:
-        while data:
-            part = data[: _CHUNK_BYTES - self._num_bytes]
-            self._crc = zlib.crc32(part, self._crc)
-            self._num_bytes += len(part)
-            data = data[len(part) :]
-            if self._num_bytes == _CHUNK_BYTES:
-                self._close()
-
-    def _close(self) -> None:
-        self._of_whole.append(f"{self._crc:08x}")
-        self._crc = self._num_bytes = 0
-
-    def text(self) -> str:
-        if self._num_bytes:
-            self._close()
-        return "".join(self._of_whole)
 
 
 def write_segment(folder: Folder, form: SegmentForm, entry: Entry, arrays: Sequence[Array]) -> tuple[int, str]:
@@ -142,20 +119,10 @@ def write_segment(folder: Folder, form: SegmentForm, entry: Entry, arrays: Seque
     Raises:
         OSError: It cannot be written; then it is not there.
     """
-    checksums = _Checksums()
-
-    def parts() -> Iterator[memoryview]:
-        yield memoryview(form.header(entry))
-        for i in form.order:
-            yield _bytes_of(np.ascontiguousarray(arrays[i]))
-
-    def counted() -> Iterator[memoryview]:
-        for part in parts():
-            checksums.add(part)
-            yield part
-
-    fd = folder.write(entry.file, counted())
-    return fd, checksums.text()
+    parts: list[Any] = [np.frombuffer(form.header(entry), np.uint8)]
+    parts += [_bytes_of(np.ascontiguousarray(arrays[i])) for i in form.order]
+    checksums = "".join(f"{each:08x}" for each in _core.crc32_of_chunks(parts, _CHUNK_BYTES))
+    return folder.write(entry.file, parts), checksums
 
 
 class Scratch:
@@ -178,7 +145,8 @@ def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scrat
         OSError: It cannot be read.
         ValueError: It is not what was written; the message names the file and the place.
     """
-    num_bytes, at = form.num_bytes(entry), folder.file(entry.file)
+    header, at = form.header(entry), folder.file(entry.file)
+    num_bytes = len(header) + form.payload_bytes(entry)
     fd = folder.open(entry.file)
     try:
         there = os.fstat(fd).st_size  # before there is memory for it
@@ -187,10 +155,9 @@ def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scrat
         if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
             raise ValueError(f"{at}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
         data = scratch.of(num_bytes)
-        _fill(fd, _bytes_of(data), entry, at)
+        _fill(fd, data, entry, at)
     finally:
         os.close(fd)
-    header = form.header(entry)
     if data[: len(header)].tobytes() != header:
         raise ValueError(f"{at}: at byte 0: expected the header of tickets [{entry.first}, {entry.end})")
     shapes, arrays, offset = form.shapes(entry), {}, len(header)
@@ -203,20 +170,22 @@ def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scrat
     return [arrays[i] for i in range(len(shapes))]
 
 
-def _fill(fd: int, memory: memoryview, entry: Entry, path: str) -> None:
+def _fill(fd: int, data: Any, entry: Entry, path: str) -> None:
     """Fill memory from a file, chunk by chunk, each of which is compared with its checksum."""
-    for number, start in enumerate(range(0, len(memory), _CHUNK_BYTES)):
-        chunk = memory[start : start + _CHUNK_BYTES]
-        filled = 0
-        while filled < len(chunk):
-            got = os.readv(fd, [chunk[filled:]])
+    for number, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
+        chunk = data[start : start + _CHUNK_BYTES]
+        left = memoryview(chunk)
+        while left:
+            got = os.readv(fd, [left])
             if not got:
-                raise ValueError(f"{path}: at byte {start + filled}: expected {len(memory):,} bytes, got an end")
-            filled += got
-        if f"{zlib.crc32(chunk):08x}" != entry.checksums[8 * number : 8 * number + 8]:
+                at = start + len(chunk) - len(left)
+                raise ValueError(f"{path}: at byte {at}: expected {len(data):,} bytes, got an end")
+            left = left[got:]
+        (checksum,) = _core.crc32_of_chunks([chunk], _CHUNK_BYTES)
+        if f"{checksum:08x}" != entry.checksums[8 * number : 8 * number + 8]:
             raise ValueError(f"{path}: at byte {start}: the checksum of the next {len(chunk):,} bytes is another")
 
 
-def _bytes_of(array: Array) -> memoryview:
-    flat: Any = array.reshape(-1).view(np.uint8)
-    return memoryview(flat)
+def _bytes_of(array: Array) -> Array:
+    """Return the bytes (n,) of a C-contiguous array."""
+    return array.reshape(-1).view(np.uint8)

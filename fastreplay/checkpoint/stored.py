@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MOST_TICKETS", "Column", "Readable", "Stored"]
+__all__ = ["MOST_TICKETS", "Column", "Readable", "Stored", "StoredForm"]
 
 # Tickets beyond it are no counts of anything: a billion inserts a second take 146 years to get there.
 MOST_TICKETS = 2**62
@@ -80,28 +80,30 @@ class Readable(Protocol):
         """Return the oldest ticket of which what was read is whole."""
 
 
-class Stored:
-    """The records of a ring as columns: fields, newest frames, and codes in place of places.
+class StoredForm:
+    """The columns of records: fields, newest frames, and codes in place of places.
 
     A code says whose a frame is, and which of its own: age * (frames that a record may have) + number, the age in
     tickets, 0 the number of the newest frame.
 
+    Args:
+        schema: What a transition is made of.
+        groups: Where records have their frames, as the core says it.
+
     Attributes:
         columns: Those of a row a record.
         beside: Those of the frames beside records, of which each has as many as its codes say.
+        groups: The fields that have frames in common.
+        numbers: Those of the columns in the core's records.
         row_bytes: Bytes of a record's rows.
-        num_spare: Records before the window that are looked up.
     """
 
-    def __init__(self, ring: _core.Ring, schema: Schema) -> None:
-        self.ring = ring
-        self.num_spare = ring.num_spare
-        self._records = ring.records
+    def __init__(self, schema: Schema, groups: list[tuple[list[int], int, int, int, int]]) -> None:
         self.groups: list[Group] = []
         names, fields = schema.names, tuple(schema.values())
         framed: set[int] = set()
         frames, places, self.beside = [], [], []
-        for positions, newest, column, first_beside, num_beside in self._records.groups:
+        for positions, newest, column, first_beside, num_beside in groups:
             field, name = fields[positions[0]], names[positions[0]]
             num_frames, shape = (1, field.shape) if field.stack is None else (field.stack, field.shape[1:])
             of_fields = [(column + i, num_frames) for i in range(len(positions))]
@@ -114,12 +116,43 @@ class Stored:
             framed.update(positions)
         alone = [(i, Column(names[i], f.shape, f.dtype)) for i, f in enumerate(fields) if i not in framed]
         self._first_of_places = len(alone) + len(frames)
-        self._numbers = [number for number, _ in [*alone, *frames, *places]]
+        self.numbers = [number for number, _ in [*alone, *frames, *places]]
         self.columns = [column for _, column in [*alone, *frames, *places]]
         self.row_bytes = sum(column.row_bytes for column in self.columns)
+
+    def num_beside(self, group: Group, codes: list[Array]) -> Array:
+        """Return how many frames lie beside each record, (n,), of its codes."""
+        highest = np.max([each.max(axis=1, initial=0, where=each <= group.num_beside) for each in codes], axis=0)
+        counts: Array = highest.astype(np.int64)
+        return counts
+
+    def codes(self, columns: list[Array]) -> Iterator[tuple[Group, list[Any]]]:
+        """Yield each group, and those of the columns that are its fields' codes."""
+        at = self._first_of_places
+        for group in self.groups:
+            yield group, columns[at : at + len(group.places)]
+            at += len(group.places)
+
+
+class Stored:
+    """The records of a ring as columns.
+
+    Attributes:
+        form: Of the columns.
+        columns: Those of a row a record.
+        beside: Those of the frames beside records, of which each has as many as its codes say.
+        num_spare: Records before the window that are looked up.
+    """
+
+    def __init__(self, ring: _core.Ring, schema: Schema) -> None:
+        self.ring = ring
+        self.num_spare = ring.num_spare
+        self._records = ring.records
+        self.form = form = StoredForm(schema, self._records.groups)
+        self.columns, self.beside = form.columns, form.beside
         tickets = _core.transition_parts(schema.sizes)[-1]
         parts = [
-            (_FROM_START, column.row_bytes, number) for number, column in zip(self._numbers, self.columns, strict=True)
+            (_FROM_START, column.row_bytes, number) for number, column in zip(form.numbers, form.columns, strict=True)
         ]
         self._parts = [*parts, tickets]
 
@@ -140,10 +173,10 @@ class Stored:
             column_bytes = block.flat[offset : offset + count * column.row_bytes]
             arrays.append(column_bytes.view(column.dtype).reshape(count, *column.shape))
         beside: list[Array] = []
-        for group, codes in [*self.codes(arrays)]:
+        for group, codes in [*self.form.codes(arrays)]:
             for each in codes:
                 each[...] = self._code_of(group, each, first)
-            rows, numbers = _numbered(self.num_beside(group, codes))
+            rows, numbers = _numbered(self.form.num_beside(group, codes))
             beside.append(self._beside_of(group)[(first + rows) % self.ring.capacity, numbers])
         return self.oldest_whole(), arrays, beside
 
@@ -157,32 +190,14 @@ class Stored:
         Raises:
             ValueError: A code names no frame.
         """
-        first, count, capacity = self.ring.num_reserved, len(columns[0]), self.ring.capacity
-        slots = np.arange(first, first + count) % capacity
-        for (group, codes), frames in zip(self.codes(columns), beside, strict=True):
-            rows, numbers = _numbered(self.num_beside(group, codes))
+        first, count = self.ring.num_reserved, len(columns[0])
+        for (group, codes), frames in zip(self.form.codes(columns), beside, strict=True):
+            slots = np.arange(first, first + count) % self.ring.capacity
+            rows, numbers = _numbered(self.form.num_beside(group, codes))
             self._beside_of(group)[slots[rows], numbers] = frames
             for each in codes:
                 each[...] = self._place_of(group, each, slots)
-        at = first % capacity
-        before_wrap = min(count, capacity - at)
-        for number, column, values in zip(self._numbers, self.columns, columns, strict=True):
-            rows_of = self._records.column(number, column.dtype, list(column.shape))
-            rows_of[at : at + before_wrap] = values[:before_wrap]
-            rows_of[: count - before_wrap] = values[before_wrap:]
-
-    def num_beside(self, group: Group, codes: list[Array]) -> Array:
-        """Return how many frames lie beside each record, (n,), of its codes."""
-        highest = np.max([each.max(axis=1, initial=0, where=each <= group.num_beside) for each in codes], axis=0)
-        counts: Array = highest.astype(np.int64)
-        return counts
-
-    def codes(self, columns: list[Array]) -> Iterator[tuple[Group, list[Any]]]:
-        """Yield each group, and those of the columns that are its fields' codes."""
-        at = self._first_of_places
-        for group in self.groups:
-            yield group, columns[at : at + len(group.places)]
-            at += len(group.places)
+        self.ring.put(self.form.numbers, [np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in columns])
 
     def _code_of(self, group: Group, places: Any, first: int) -> Array:
         start, stride = self._records.first_beside, self._records.record_bytes

@@ -80,6 +80,16 @@ std::optional<Sampler::Call> Prefetcher::oldest_call(std::size_t member) const {
   return std::nullopt;
 }
 
+std::size_t Prefetcher::num_rows_ahead(std::size_t member) const {
+  const auto lock = locked();
+  std::size_t num_rows = 0;
+  for (std::uint64_t n = num_taken_; n < num_pushed_; ++n) {
+    const Job& job = jobs_[n % jobs_.size()];
+    if (job.state == State::kFilled) num_rows += job.turns[member].call.num_rows;
+  }
+  return num_rows;
+}
+
 void Prefetcher::retry() {
   {
     const auto lock = locked();

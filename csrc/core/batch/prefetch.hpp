@@ -91,6 +91,9 @@ class Prefetcher {
   // A member's call for the oldest block that it has a piece of, if there is one and it had something to draw from.
   [[nodiscard]] std::optional<Sampler::Call> oldest_call(std::size_t member = 0) const;
 
+  // Rows that a member has drawn of blocks that nobody has taken.
+  [[nodiscard]] std::size_t num_rows_ahead(std::size_t member = 0) const;
+
   // Takes block `number` out if it is the oldest and filled. False, with nothing changed, where it is not (any more),
   // and after stop().
   [[nodiscard]] bool take(std::uint64_t number);

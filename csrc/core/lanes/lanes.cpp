@@ -181,20 +181,27 @@ Ticket Lanes::save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::
   return ring_.oldest_whole();
 }
 
-bool Lanes::restore(Ticket first, std::span<const std::uint32_t> lanes, std::span<const std::uint8_t> links) {
+bool Lanes::restore(Ticket first, std::span<const std::uint32_t> lanes, std::span<const std::uint8_t> links) noexcept {
   if (std::ranges::any_of(lanes, [this](std::uint32_t lane) { return lane >= lanes_.size(); })) return false;
   const Window window = ring_.window();
+  const Ticket end = std::clamp(first + lanes.size(), window.first, window.end);
+  for (Ticket ticket = std::max(first, window.first); ticket < end; ++ticket) {
+    const SavedLink::Bits bits = links[ticket - first];
+    links_.begin(ticket, lanes[ticket - first], restored_before(bits), restored_after(bits));
+  }
+  return true;
+}
+
+void Lanes::link_restored(Ticket first, Ticket end) noexcept {
+  const Window window = ring_.window();
   const Ticket known = std::clamp(first, window.first, window.end);
-  const Ticket known_end = std::clamp(first + lanes.size(), known, window.end);
+  const Ticket known_end = std::clamp(end, known, window.end);
   for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
-    const bool is_known = ticket >= known && ticket < known_end;
-    const SavedLink::Bits bits = is_known ? links[ticket - first] : SavedLink::kUnknown | SavedLink::kAnother;
-    links_.begin(ticket, is_known ? lanes[ticket - first] : 0, restored_before(bits), restored_after(bits));
+    if (ticket < known || ticket >= known_end) links_.begin(ticket, 0, Before::kLost, After::kUnknown);
   }
   relink(known, known_end);
   if (frames_ != nullptr) frames_->count();
   if (known_end < window.end) std::ranges::for_each(lanes_, [this](Lane& lane) { lose_track(lane); });
-  return true;
 }
 
 void Lanes::save_states(std::span<std::uint8_t> states, std::span<Ticket> ends) noexcept {

@@ -95,9 +95,13 @@ class Lanes {
   // Reads how tickets first, first + 1, ... are linked, all published, while others insert. Returns the oldest of which
   // that is known.
   [[nodiscard]] Ticket save(Ticket first, std::span<std::uint32_t> lanes, std::span<std::uint8_t> links) const noexcept;
-  // Links what lies in the ring anew, nobody else using it: all that was saved, and the rest by itself; where that came
-  // later, every lane begins anew. False, with nothing changed, where a lane is none.
-  [[nodiscard]] bool restore(Ticket first, std::span<const std::uint32_t> lanes, std::span<const std::uint8_t> links);
+  // Over a ring that nobody else uses: lays down how tickets first, first + 1, ... were linked, of those that lie in
+  // it; link_restored() comes after the last. False, with nothing changed, where a lane is none.
+  [[nodiscard]] bool restore(Ticket first, std::span<const std::uint32_t> lanes,
+                             std::span<const std::uint8_t> links) noexcept;
+  // Links what lies in the ring anew: tickets [first, end), which were restored, and the rest by itself; where that
+  // came later, every lane begins anew.
+  void link_restored(Ticket first, Ticket end) noexcept;
 
   // Reads where each lane stands, and one past its newest ticket then; kNobodyKnows of one that somebody is in.
   static constexpr std::uint8_t kNobodyKnows = 4;
