@@ -34,7 +34,7 @@ class Followers:
         Any thread may ask.
     """
 
-    __slots__ = ("_by_rule", "_deliveries", "_lanes", "_sampler", "_schema")
+    __slots__ = ("_by_rule", "_deliveries", "_lanes", "_last", "_sampler", "_schema")
 
     def __init__(self, sampler: RingSampler, schema: Schema, lanes: Lanes | None) -> None:
         self._sampler = sampler
@@ -42,6 +42,7 @@ class Followers:
         self._lanes = lanes
         self._by_rule: Latest[Follow, RingSampler] = Latest(_RULES)
         self._deliveries: Latest[tuple[Any, ...], Delivery] = Latest(_DELIVERIES)
+        self._last: tuple[Follow | None, RingSampler] = None, sampler  # to know it again takes a tenth of finding it
 
     def of(self, rule: Follow, new_delivery: Callable[[Form], Delivery]) -> RingSampler:
         """Return a sampler of the same draws whose minibatches follow the rule.
@@ -54,10 +55,14 @@ class Followers:
             TypeError: It is no rule.
             ValueError: The buffer has no lanes, or not the fields; or the rule draws again what is drawn in epochs.
         """
+        last, found = self._last
+        if rule is last:
+            return found
         if not isinstance(rule, Follow):
             raise TypeError(f"follow: expected NStep, Sequence, Window or None, got {rule!r}")
-        found = self._by_rule.get(rule)
-        return self._new(rule, new_delivery) if found is None else found
+        made = self._by_rule.get(rule) or self._new(rule, new_delivery)
+        self._last = rule, made
+        return made
 
     def _new(self, rule: Follow, new_delivery: Callable[[Form], Delivery]) -> RingSampler:
         if self._lanes is None:

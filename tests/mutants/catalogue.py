@@ -328,17 +328,17 @@ MUTANTS = (
     Mutant(
         "a successor is linked into any lap",
         LINKS,
-        "    const std::uint64_t desired = word(ticket, after);\n",
-        "    expected = Atomics::load(at(ticket).after, std::memory_order_relaxed) >> 32 << 32;\n"
+        "    const std::uint64_t desired = word(place, after);\n",
+        "    expected = Atomics::load(in(place.slot).after, std::memory_order_relaxed) >> 32 << 32;\n"
         "    const std::uint64_t desired = expected | after;\n",
         test="lanes",
     ),
     Mutant(
         "a successor is linked by a store",
         LINKS,
-        "    const std::uint64_t desired = word(ticket, after);\n",
-        "    const std::uint64_t desired = word(ticket, after);\n"
-        "    Atomics::store(at(ticket).after, desired, std::memory_order_release);\n",
+        "    const std::uint64_t desired = word(place, after);\n",
+        "    const std::uint64_t desired = word(place, after);\n"
+        "    Atomics::store(in(place.slot).after, desired, std::memory_order_release);\n",
         test="lanes",
     ),
     Mutant(
@@ -366,8 +366,8 @@ MUTANTS = (
     Mutant(
         "far steps are summed again from the second",
         DISCOUNTED,
-        "  for (Place place = begin;;) {\n    at(",
-        "  for (Place place = links_.later(begin, num_steps > 1 ? 1 : 0);;) {\n    at(",
+        "place(block_.tickets()[row]);;) {",
+        "place(block_.tickets()[row] + (num_steps > 1 ? 1 : 0));;) {",
         test="lanes",
     ),
     Mutant(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "batch/block.hpp"
+#include "batch/gather.hpp"
 #include "batch/walks.hpp"
 #include "lanes/lanes.hpp"
 #include "ring/ring.hpp"
@@ -37,19 +38,19 @@ struct SumRule {
 class DiscountedSums {
  public:
   DiscountedSums(const Ring& ring, const Lanes& lanes, const SumRule& rule, const Block& block,
-                 const Ways& ways) noexcept
-      : ring_{ring}, links_{lanes.links()}, rule_{rule}, block_{block}, ways_{ways} {}
+                 const Ways& ways) noexcept;
 
-  // Makes those of a row that begins there, over all steps of its way.
-  void make(std::size_t row, Lanes::Links::Place begin) const noexcept;
+  // Makes those of rows first_row, first_row + 1, ..., over all steps of their ways.
+  void make(std::size_t first_row, std::size_t num_rows) const noexcept;
 
  private:
-  using Place = Lanes::Links::Place;
+  static constexpr std::size_t kAheadRows = 16;
 
+  void make(std::size_t row) const noexcept;
   template <class At>
-  double weigh(std::size_t row, Place begin, At at) const noexcept;
+  double weigh(std::size_t row, At at) const noexcept;
   template <class At>
-  double weigh_far(Place begin, std::uint32_t num_steps, At at) const noexcept;
+  double weigh_far(std::size_t row, At at) const noexcept;
   [[nodiscard]] double next_weight(double weight, std::size_t slot) const noexcept;
   [[nodiscard]] double number(const FloatField& of, std::size_t slot, std::size_t element) const noexcept;
 
@@ -58,6 +59,7 @@ class DiscountedSums {
   const SumRule& rule_;
   const Block& block_;
   const Ways& ways_;
+  Extent extent_;  // of what is summed of a record
 };
 
 }  // namespace fastreplay

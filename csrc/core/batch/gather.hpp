@@ -74,30 +74,34 @@ inline void load_frames(std::byte* rows, std::size_t rows_stride, std::span<cons
   }
 }
 
-// Copies a field of these records to rows, one after another.
-inline void load_field(std::byte* rows, std::span<const std::byte* const> records, const Column& column,
-                       const std::byte* first_record) noexcept {
-  if (column.num_frames == 0) [[likely]]
-    return load_rows(rows, records, column.offset, column.row_bytes);
-  load_frames(rows, column.row_bytes, records, column, first_record);
-}
-
-// The same to rows that have `num_apart` rows from one to the next.
-inline void load_field_apart(std::byte* rows, std::size_t num_apart, std::span<const std::byte* const> records,
-                             const Column& column, const std::byte* first_record) noexcept {
+// Copies a field of these records to rows that have `num_apart` rows from one to the next.
+inline void load_field(std::byte* rows, std::size_t num_apart, std::span<const std::byte* const> records,
+                       const Column& column, const std::byte* first_record) noexcept {
   const std::size_t rows_stride = num_apart * column.row_bytes;
-  if (column.num_frames > 0) return load_frames(rows, rows_stride, records, column, first_record);
+  if (column.num_frames > 0) [[unlikely]]
+    return load_frames(rows, rows_stride, records, column, first_record);
+  if (num_apart == 1) [[likely]]
+    return load_rows(rows, records, column.offset, column.row_bytes);
   load_rows_apart(rows, rows_stride, records, column.offset, column.row_bytes);
 }
 
 // Whether records are in the second cache level already, or are to be asked for.
 enum class Distance { kFar, kNear };
 
-// Copies fields of the records that next() points to, one after another, into rows first_row, first_row + 1, ...,
-// num_rows of them, of their parts in the block at `data`.
+// Where records go: lines of rows, counted in rows of a part.
+struct Lines {
+  std::size_t first_row;  // of the first line
+  std::size_t num_rows;   // of a line
+  std::size_t num_lines = 1;
+  std::size_t num_apart = 1;        // from a row of a line to its next
+  std::size_t num_lines_apart = 0;  // from a line's first row to that of the next
+};
+
+// Copies fields of the records that next() points to, one after another, into lines of their parts in the block at
+// `data`.
 template <Distance kDistance, class Next>
 void gather_fields(std::span<const Column> columns, const std::byte* first_record, std::span<const Copied> fields,
-                   std::byte* data, std::size_t first_row, std::size_t num_rows, Next next) noexcept {
+                   std::byte* data, const Lines& lines, Next next) noexcept {
   if (fields.empty()) return;
   Extent extent;
   std::size_t frames_bytes = 0;
@@ -107,20 +111,31 @@ void gather_fields(std::span<const Column> columns, const std::byte* first_recor
   }
   const Reach reach{extent.num_bytes() + frames_bytes};
   std::array<const std::byte*, 2 * Reach::kMaxAheadRows> records;  // those fetched and not yet copied
+  const std::size_t num_records = lines.num_lines * lines.num_rows;
   std::size_t fetched = 0;
+  std::size_t copied = 0;
+  const std::size_t share = (reach.group_rows + fields.size() - 1) / fields.size();
   compiler_barrier();
-  for (std::size_t row = 0; row < num_rows; row += reach.group_rows) {
-    for (const std::size_t end = std::min(num_rows, row + reach.group_rows + reach.ahead_rows); fetched < end;
-         ++fetched) {
-      const std::byte* record = next();
-      records[fetched % records.size()] = record;
-      if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
-    }
-    const std::span<const std::byte* const> group{records.data() + row % records.size(),
-                                                  std::min(reach.group_rows, num_rows - row)};
-    for (const auto& [field, row_bytes, offset] : fields) {
-      load_field(data + offset + (first_row + row) * row_bytes, group, columns[field], first_record);
-      at_stop_point(StopPoint::kFieldCopied);
+  for (std::size_t line = 0; line < lines.num_lines; ++line) {
+    for (std::size_t row = 0; row < lines.num_rows;) {
+      const std::size_t place = copied % records.size();
+      const std::span<const std::byte* const> group{
+          records.data() + place, std::min({reach.group_rows, lines.num_rows - row, records.size() - place})};
+      const std::size_t first = lines.first_row + line * lines.num_lines_apart + row * lines.num_apart;
+      const std::size_t most = std::min(num_records, copied + reach.ahead_rows + group.size());
+      std::size_t end = copied + reach.ahead_rows;
+      for (const auto& [field, row_bytes, offset] : fields) {
+        // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
+        for (end = std::min(most, end + share); fetched < end; ++fetched) {
+          const std::byte* record = next();
+          records[fetched % records.size()] = record;
+          if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
+        }
+        load_field(data + offset + first * row_bytes, lines.num_apart, group, columns[field], first_record);
+        at_stop_point(StopPoint::kFieldCopied);
+      }
+      row += group.size();
+      copied += group.size();
     }
   }
 }
@@ -129,8 +144,8 @@ void gather_fields(std::span<const Column> columns, const std::byte* first_recor
 template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
             std::size_t num_rows, NextSlot next_slot) noexcept {
-  gather_fields<kDistance>(records.layout().columns(), records.at(0), fields, block.data(), first_row, num_rows,
-                           [&] { return records.at(next_slot()); });
+  gather_fields<kDistance>(records.layout().columns(), records.at(0), fields, block.data(),
+                           {.first_row = first_row, .num_rows = num_rows}, [&] { return records.at(next_slot()); });
 }
 
 }  // namespace fastreplay

@@ -2,6 +2,7 @@
 // How far rows get in their trajectories, before and after the record that was drawn. Knows nothing of what is copied.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -24,33 +25,39 @@ struct Trail {
   bool is_known = false;  // else nothing is
 };
 
-// Goes from rows to what surrounds them, many rows at once, so that none waits for memory: what a step needs is asked
-// for when the one before is taken; where there are many steps, some before, as if transitions of a lane were equally
-// far apart. `Ahead` asks for what is to be copied: on_way(slot) of a record that a step may come to, at_last(slot) of
-// one that a row ends at.
-template <class Ahead>
+// Goes from rows to what surrounds them, many rows at once, so that none waits for memory: all that a row may need is
+// asked for before it is walked from, as if transitions of a lane were equally far apart. Where they are not, what
+// comes next is asked for, and the other rows go on meanwhile.
 class Walks {
  public:
   using Place = Lanes::Links::Place;
 
   static constexpr std::size_t kRowsTogether = 32;
-  static constexpr std::size_t kFewSteps = 16;
-  static constexpr std::size_t kStepsOfTurn = 8;
 
-  Walks(const Ring& ring, const Lanes& lanes, const Window& window, std::size_t most_before, std::size_t most_after,
-        const Ahead& ahead) noexcept
+  Walks(const Ring& ring, const Lanes& lanes, const Window& window, std::size_t most_before,
+        std::size_t most_after) noexcept
       : ring_{ring},
         links_{lanes.links()},
         window_{window},
         oldest_{links_.place(window.first)},
         most_before_{most_before},
         most_after_{most_after},
-        ahead_{ahead} {}
+        usual_gap_{lanes.num_lanes()} {}
 
   // Where a ticket is; without a division, if it is in the window.
   [[nodiscard]] Place begin(Ticket ticket) const noexcept {
     const std::uint64_t position = ticket - window_.first;
     return position < ring_.capacity() ? links_.later(oldest_, position) : links_.place(ticket);
+  }
+
+  // Asks for what a walk from there looks at.
+  void ask(const Place& begin) const noexcept {
+    const std::size_t before = most_before_ * usual_gap_, after = most_after_ * usual_gap_;
+    const std::size_t step = std::max(usual_gap_, Lanes::Links::kOfLine);
+    if (before + after >= ring_.capacity()) return links_.prefetch(begin.slot);
+    const std::size_t first = links_.earlier(begin, before).slot;
+    for (std::size_t i = 0; i < before + after; i += step) links_.prefetch(links_.wrapped(first + i));
+    links_.prefetch(links_.wrapped(first + before + after));
   }
 
   // Walks from each of the rows first_row, first_row + 1, ..., at most kRowsTogether, that begin there.
@@ -112,6 +119,11 @@ class Walks {
   }
 
  private:
+  // As the ring says it, most of which needs no call.
+  [[nodiscard]] bool is_published(Ticket ticket) const noexcept {
+    return ticket < window_.committed || ring_.is_published(ticket, window_);
+  }
+
   // How far a row got in one direction, and where its next step is said to be.
   struct Steps {
     Place at;
@@ -131,7 +143,7 @@ class Walks {
     // What a link says counts if the successor says the same of what comes before it: it is published then, of the
     // same lane and trajectory.
     static bool holds(const Walks& walks, const Steps& steps, const Place& next) noexcept {
-      return walks.ring_.is_published(ticket(steps), walks.window_) && walks.links_.before(next.slot) == steps.gap;
+      return walks.is_published(ticket(steps)) && walks.links_.before(next.slot) == steps.gap;
     }
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return num_steps; }
   };
@@ -146,49 +158,49 @@ class Walks {
     static Ticket ticket(const Steps& steps) noexcept { return steps.ticket - steps.gap; }
     // A published ticket's own link is no hint; but what it names may have left the ring, or been cleared.
     static bool holds(const Walks& walks, const Steps& steps, const Place& /*next*/) noexcept {
-      return steps.ticket >= walks.window_.first + steps.gap && walks.ring_.is_published(ticket(steps), walks.window_);
+      return steps.ticket >= walks.window_.first + steps.gap && walks.is_published(ticket(steps));
     }
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return -std::ptrdiff_t{num_steps}; }
   };
 
-  // All rows by a turn of steps, then by the next.
+  // All rows as far as their steps are equally far apart, then again.
   template <class Direction>
   void go(const Ways& ways, std::size_t first_row, std::span<Steps> rows) const noexcept {
-    const std::size_t turn = Direction::most(*this) <= kFewSteps ? 1 : kStepsOfTurn;
     const std::size_t num_kept = Direction::kIsKept ? ~std::size_t{0} : ways.num_kept();
     for (std::size_t i = 0; i < rows.size(); ++i) {
       ways.slots(first_row + i)[0] = static_cast<std::uint32_t>(rows[i].at.slot);
       look_ahead<Direction>(rows[i]);
-      for (std::size_t k = 1; k <= turn && rows[i].gap != 0; ++k) prefetch<Direction>(rows[i], k);
     }
     bool goes_on = true;
     while (goes_on) {
       goes_on = false;
       for (std::size_t i = 0; i < rows.size(); ++i) {
         if (rows[i].gap == 0) continue;
-        Steps steps = rows[i];
-        go_turn<Direction>(steps, ways.slots(first_row + i), num_kept, turn);
-        if (steps.gap == 0) ahead_.at_last(steps.at.slot);
-        goes_on = goes_on || steps.gap != 0;
-        rows[i] = steps;
+        rows[i] = go_evenly<Direction>(rows[i], ways.slots(first_row + i), num_kept);
+        if (rows[i].gap == 0) continue;
+        links_.prefetch(Direction::place(*this, rows[i]).slot);
+        goes_on = true;
       }
     }
   }
 
+  // As far as steps are as far apart as the next one is. Where each is does not hang on what the one before says, so
+  // that a processor need not wait for that.
   template <class Direction>
-  [[gnu::always_inline]] void go_turn(Steps& steps, std::uint32_t* slots, std::size_t num_kept,
-                                      std::size_t turn) const noexcept {
-    for (std::size_t k = 0; k < turn && steps.gap != 0; ++k) {
+  [[gnu::always_inline]] Steps go_evenly(Steps steps, std::uint32_t* slots, std::size_t num_kept) const noexcept {
+    const Gap gap = steps.gap;
+    do {
+      steps.gap = gap;
       const Place next = Direction::place(*this, steps);
       if (!Direction::holds(*this, steps, next)) {
         steps.gap = 0;
-        return;
+        return steps;
       }
       steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
       if (steps.num_steps < num_kept) slots[Direction::step(steps.num_steps)] = static_cast<std::uint32_t>(next.slot);
       look_ahead<Direction>(steps);
-      if (steps.gap != 0) prefetch<Direction>(steps, turn);
-    }
+    } while (steps.gap == gap);
+    return steps;
   }
 
   template <class Direction>
@@ -209,23 +221,13 @@ class Walks {
     if (is_gap(gap) && gap < ring_.capacity()) steps.gap = gap;
   }
 
-  // Asks for the step that is so many ahead, if the gaps between them are as the next.
-  template <class Direction>
-  [[gnu::always_inline]] void prefetch(const Steps& steps, std::size_t num_ahead) const noexcept {
-    Steps far = steps;
-    if (num_ahead * steps.gap < ring_.capacity()) far.gap *= static_cast<Gap>(num_ahead);
-    const std::size_t slot = Direction::place(*this, far).slot;
-    links_.prefetch(slot);
-    ahead_.on_way(slot);
-  }
-
   const Ring& ring_;
   const Lanes::Links& links_;
   const Window& window_;
   const Place oldest_;
   const std::size_t most_before_;
   const std::size_t most_after_;
-  const Ahead& ahead_;
+  const std::size_t usual_gap_;  // where lanes go in step
 };
 
 }  // namespace fastreplay

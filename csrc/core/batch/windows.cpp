@@ -13,9 +13,6 @@ namespace fastreplay {
 
 namespace {
 
-// What rows ask for before the first of them is copied is to be in the near caches still.
-constexpr std::size_t kNearBytes = 32768;
-
 // Tells each part that the rule makes but its ways, and the bytes of a row.
 template <class Tell>
 void tell_made(const WindowRule& rule, const RecordLayout& record, Tell tell) noexcept {
@@ -34,8 +31,8 @@ void tell_made(const WindowRule& rule, const RecordLayout& record, Tell tell) no
 // How many of the steps come before one.
 std::size_t reached(const Steps& steps, std::int64_t step) noexcept {
   if (step <= steps.first) return 0;
-  const auto stride = static_cast<std::int64_t>(steps.stride);
-  return std::min(steps.count, static_cast<std::size_t>((step - steps.first + stride - 1) / stride));
+  const auto distance = static_cast<std::size_t>(step - steps.first);
+  return std::min(steps.count, steps.stride == 1 ? distance : (distance + steps.stride - 1) / steps.stride);
 }
 
 // Which of the steps are there: from one to before another.
@@ -71,77 +68,13 @@ bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout&
 
 std::optional<Ticket> newest_complete(const Ring& ring, const Lanes& lanes, const WindowRule& rule, Ticket first,
                                       Ticket end) noexcept {
-  struct Nothing {
-    void on_way(std::size_t /*slot*/) const noexcept {}
-    void at_last(std::size_t /*slot*/) const noexcept {}
-  };
   const Window window{.first = first, .end = end, .committed = end};
-  const Nothing ahead;
-  const Walks walks{ring, lanes, window, rule.most_before, rule.most_after, ahead};
+  const Walks walks{ring, lanes, window, rule.most_before, rule.most_after};
   for (Ticket ticket = end; ticket > first;) {
     if (const std::optional<Ticket> oldest = walks.oldest_if_complete(--ticket)) return oldest;
   }
   return std::nullopt;
 }
-
-// Asks for what is copied of records.
-struct Windows::Ahead {
-  const Windows& windows;
-
-  [[gnu::always_inline]] void on_way(std::size_t slot) const noexcept {
-    windows.on_way_.prefetch(windows.ring_.records().at(slot));
-  }
-  [[gnu::always_inline]] void at_last(std::size_t slot) const noexcept {
-    windows.at_end_.prefetch(windows.ring_.records().at(slot));
-  }
-};
-
-// Records on their way to places of a block that are equally far apart: some at a time, field by field.
-class Windows::Line {
- public:
-  Line(const Windows& windows, const WindowRule::Taken& taken, std::size_t num_apart) noexcept
-      : windows_{windows}, taken_{taken}, num_apart_{num_apart} {}
-  ~Line() { copy(); }
-  Line(const Line&) = delete;
-  Line& operator=(const Line&) = delete;
-
-  // What is added from here on goes to this place, counted in rows of its field, and on.
-  void begin(std::size_t place) noexcept {
-    copy();
-    place_ = place;
-  }
-  void add(std::size_t slot) noexcept {
-    records_[num_added_] = windows_.ring_.records().at(slot);
-    if (windows_.rows_together_ == 1) windows_.on_way_.prefetch(records_[num_added_]);
-    if (++num_added_ == kTogether) copy();
-  }
-
- private:
-  static constexpr std::size_t kTogether = 64;
-
-  void copy() noexcept {
-    const std::span<const std::byte* const> records{records_.data(), num_added_};
-    for (std::size_t i = 0; i < taken_.fields.size() && num_added_ > 0; ++i) {
-      const Column& column = windows_.ring_.records().layout().columns()[taken_.fields[i]];
-      std::byte* first = windows_.begin_of(taken_.parts[i], column.row_bytes) + place_ * column.row_bytes;
-      if (num_apart_ == 1) {
-        load_field(first, records, column, windows_.ring_.records().at(0));
-      } else {
-        load_field_apart(first, num_apart_, records, column, windows_.ring_.records().at(0));
-      }
-      at_stop_point(StopPoint::kFieldCopied);
-    }
-    place_ += num_added_ * num_apart_;
-    num_added_ = 0;
-  }
-
-  const Windows& windows_;
-  const WindowRule::Taken& taken_;
-  const std::size_t num_apart_;
-  std::size_t place_ = 0;
-  std::size_t num_added_ = 0;
-  std::array<const std::byte*, kTogether> records_;
-};
 
 Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block,
                  std::size_t num_rows) noexcept
@@ -150,80 +83,72 @@ Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const B
       rule_{rule},
       block_{block},
       ways_{block.part(rule.ways_part), block.layout().parts()[rule.ways_part].row_bytes, rule.most_before},
-      num_rows_{block.layout().is_share() ? block.layout().whole_rows() : num_rows},
-      rows_together_{Walks<Ahead>::kRowsTogether} {
-  const std::span<const Column> columns{ring.records().layout().columns()};
-  for (const Copied& each : block.layout().copied_at_start()) at_start_.add(columns[each.field]);
-  for (const Copied& each : block.layout().copied_at_end()) at_end_.add(columns[each.field]);
-  if (rule.sums) {
-    for (const SumRule::Sum& each : rule.sums->sums) on_way_.add(each.of.column);
-    for (const FloatField& each : rule.sums->stored_discount) on_way_.add(each.column);
-  }
-  std::size_t num_taken = 0;
-  std::size_t frames_bytes = 0;
-  for (const WindowRule::Taken& taken : rule.taken) {
-    num_taken = std::max(num_taken, taken.steps.count);
-    for (const std::size_t field : taken.fields) {
-      on_way_.add(columns[field]);
-      if (columns[field].num_frames > 0) frames_bytes += columns[field].row_bytes;
-    }
-  }
-  if (num_taken > 0) {
-    const std::size_t step_bytes = on_way_.num_bytes() + frames_bytes;
-    rows_together_ = std::clamp<std::size_t>(kNearBytes / (num_taken * step_bytes), 1, rows_together_);
-  }
-}
+      num_rows_{block.layout().is_share() ? block.layout().whole_rows() : num_rows} {}
 
 Ticket Windows::copy(std::size_t first_row, std::size_t num_rows) const noexcept {
-  const std::span<const Ticket> tickets = block_.tickets().subspan(first_row, num_rows);
-  const Window window = ring_.window_to_draw_from();
-  const Ahead ahead{*this};
-  const Walks walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead};
-  std::array<Place, kMostRows> begins;
-  std::size_t fetched = 0;
-  for (std::size_t row = 0; row < num_rows; row += rows_together_) {
-    for (const std::size_t end = std::min(num_rows, row + 2 * rows_together_); fetched < end; ++fetched) {
-      begins[fetched] = walks.begin(tickets[fetched]);
-      lanes_.links().prefetch(begins[fetched].slot);
-      ahead.on_way(begins[fetched].slot);
-      at_start_.prefetch(ring_.records().at(begins[fetched].slot));
-    }
-    copy_together(walks, first_row + row, std::span{begins}.subspan(row, std::min(rows_together_, num_rows - row)));
-  }
+  walk(first_row, num_rows);
+  const Lines rows{.first_row = first_row, .num_rows = num_rows};
+  std::size_t row = first_row;
+  copy(block_.layout().copied_at_start(), rows, [&] { return ways_.slots(row++)[0]; });
+  row = first_row;
+  copy(block_.layout().copied_at_end(), rows, [&] { return ways_[row++].last_slot; });
+  for (const WindowRule::Taken& taken : rule_.taken) take(taken, first_row, num_rows);
+  if (rule_.sums) DiscountedSums{ring_, lanes_, *rule_.sums, block_, ways_}.make(first_row, num_rows);
+  for (const WindowRule::Said& said : rule_.said) say(said, first_row, num_rows);
   Ticket least = ~Ticket{0};
-  for (std::size_t row = first_row; row < first_row + num_rows; ++row) least = std::min(least, rank(row));
+  for (row = first_row; row < first_row + num_rows; ++row) least = std::min(least, rank(row));
   return least;
 }
 
-// Rows first_row, first_row + 1, ..., of which what is at their beginnings has been asked for.
-template <class Walking>
-void Windows::copy_together(const Walking& walks, std::size_t first_row, std::span<const Place> begins) const noexcept {
-  const std::size_t num_rows = begins.size();
-  walks.walk(ways_, first_row, block_.tickets().subspan(first_row, num_rows), begins);
-  const std::span<const Column> columns{ring_.records().layout().columns()};
-  const Place* begin = begins.data();
-  gather_fields<Distance::kNear>(columns, ring_.records().at(0), block_.layout().copied_at_start(), block_.data(),
-                                 first_row, num_rows, [&] { return ring_.records().at((begin++)->slot); });
-  std::size_t row = first_row;
-  gather_fields<Distance::kNear>(columns, ring_.records().at(0), block_.layout().copied_at_end(), block_.data(),
-                                 first_row, num_rows, [&] { return ring_.records().at(ways_[row++].last_slot); });
-  for (const WindowRule::Taken& taken : rule_.taken) take(taken, first_row, num_rows);
-  if (rule_.sums) {
-    const DiscountedSums sums{ring_, lanes_, *rule_.sums, block_, ways_};
-    for (std::size_t i = 0; i < num_rows; ++i) sums.make(first_row + i, begins[i]);
-  }
-  for (const WindowRule::Said& said : rule_.said) {
-    for (std::size_t i = 0; i < num_rows; ++i) say(said, first_row + i);
+void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
+  const std::span<const Ticket> tickets = block_.tickets().subspan(first_row, num_rows);
+  const Window window = ring_.window_to_draw_from();
+  const Walks walks{ring_, lanes_, window, rule_.most_before, rule_.most_after};
+  std::array<Place, kMostRows> begins;
+  std::size_t asked = 0;
+  for (std::size_t row = 0; row < num_rows; row += Walks::kRowsTogether) {
+    for (const std::size_t end = std::min(num_rows, row + 2 * Walks::kRowsTogether); asked < end; ++asked) {
+      begins[asked] = walks.begin(tickets[asked]);
+      walks.ask(begins[asked]);
+    }
+    const std::size_t together = std::min(Walks::kRowsTogether, num_rows - row);
+    walks.walk(ways_, first_row + row, tickets.subspan(row, together), {begins.data() + row, together});
   }
 }
 
+template <class NextSlot>
+void Windows::copy(std::span<const Copied> fields, const Lines& lines, NextSlot next_slot) const noexcept {
+  const Records& records = ring_.records();
+  gather_fields<Distance::kFar>(records.layout().columns(), records.at(0), fields, block_.data(), lines,
+                                [&] { return records.at(next_slot()); });
+}
+
 void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept {
+  std::array<Copied, 16> fields;
+  for (std::size_t begin = 0; begin < taken.fields.size(); begin += fields.size()) {
+    const std::size_t num_fields = std::min(fields.size(), taken.fields.size() - begin);
+    for (std::size_t i = 0; i < num_fields; ++i) fields[i] = copied(taken.fields[begin + i], taken.parts[begin + i]);
+    take({fields.data(), num_fields}, taken, first_row, num_rows);
+  }
+  if (!taken.pads_with_zeros) return;
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) put_zeros(taken, row);
+}
+
+// A field that is given of steps.
+Copied Windows::copied(std::size_t field, std::size_t part) const noexcept {
+  const std::size_t row_bytes = ring_.records().layout().columns()[field].row_bytes;
+  const auto offset = static_cast<std::size_t>(begin_of(part, row_bytes) - block_.data());
+  return {.field = field, .row_bytes = row_bytes, .offset = offset};
+}
+
+void Windows::take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
+                   std::size_t num_rows) const noexcept {
   const std::size_t count = taken.num_given();
-  std::array<std::pair<std::size_t, std::size_t>, Walks<Ahead>::kRowsTogether> ranges;
-  std::array<std::size_t, Walks<Ahead>::kRowsTogether> first_steps{};
+  std::array<std::pair<std::size_t, std::size_t>, kMostRows> ranges;
+  std::array<std::size_t, kMostRows> first_steps;
   for (std::size_t i = 0; i < num_rows; ++i) {
     auto& [begin, end] = ranges[i] = there(taken.steps, ways_[first_row + i]);
-    if (taken.is_first_only && begin < end) first_steps[i] = std::exchange(begin, 0);
+    first_steps[i] = taken.is_first_only && begin < end ? std::exchange(begin, 0) : 0;
   }
   const auto slot = [&](std::size_t i, std::size_t k) -> std::size_t {
     const auto [begin, end] = ranges[i];
@@ -231,24 +156,28 @@ void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::s
            : k < end ? ways_.slots(first_row + i)[taken.steps.at(first_steps[i] + k)]
                      : ways_[first_row + i].last_slot;
   };
-  compiler_barrier();
   // The longer lines of the two, where steps follow each other.
-  if (rule_.is_time_major && num_rows >= count) {
-    Line line{*this, taken, 1};
-    for (std::size_t k = 0; k < count; ++k) {
-      line.begin(k * num_rows_ + first_row);
-      for (std::size_t i = 0; i < num_rows; ++i) line.add(slot(i, k));
-    }
-  } else {
-    Line line{*this, taken, rule_.is_time_major ? num_rows_ : 1};
-    line.begin(first_row * count);
-    for (std::size_t i = 0; i < num_rows; ++i) {
-      if (rule_.is_time_major) line.begin(first_row + i);
-      for (std::size_t k = 0; k < count; ++k) line.add(slot(i, k));
-    }
+  const bool is_by_step = rule_.is_time_major && num_rows >= count;
+  Lines lines{.first_row = first_row * count, .num_rows = num_rows * count};
+  if (is_by_step) {
+    lines = {.first_row = first_row, .num_rows = num_rows, .num_lines = count, .num_lines_apart = num_rows_};
+  } else if (rule_.is_time_major) {
+    lines = {
+        .first_row = first_row, .num_rows = count, .num_lines = num_rows, .num_apart = num_rows_, .num_lines_apart = 1};
   }
-  if (!taken.pads_with_zeros) return;
-  for (std::size_t i = 0; i < num_rows; ++i) put_zeros(taken, first_row + i);
+  copy(fields, lines, [&, i = std::size_t{0}, k = std::size_t{0}]() mutable {
+    const std::size_t found = slot(i, k);
+    if (is_by_step) {
+      if (++i == num_rows) {
+        i = 0;
+        ++k;
+      }
+    } else if (++k == count) {
+      k = 0;
+      ++i;
+    }
+    return found;
+  });
 }
 
 void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept {
@@ -262,17 +191,28 @@ void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const n
   }
 }
 
-void Windows::say(const WindowRule::Said& said, std::size_t row) const noexcept {
-  const Way& way = ways_[row];
-  auto [begin, end] = there(said.steps, way);
-  if (said.what == Saying::kTrained) begin = std::min(end, std::max(begin, reached(said.steps, 0)));
-  if (said.what == Saying::kFirst) {
-    const bool is_there = way.begins && begin < end && said.steps.at(begin) == -std::int64_t{way.num_before};
-    end = is_there ? begin + 1 : begin;
-  }
+void Windows::say(const WindowRule::Said& said, std::size_t first_row, std::size_t num_rows) const noexcept {
+  const std::size_t count = said.steps.count;
   std::byte* part = begin_of(said.part, 1);
-  fill(part, 1, row, said.steps.count, 0, said.steps.count, std::byte{0});
-  fill(part, 1, row, said.steps.count, begin, end, std::byte{1});
+  // Of most rows all is there.
+  const std::byte of_most{said.what != Saying::kFirst};
+  if (!rule_.is_time_major) std::fill_n(part + first_row * count, num_rows * count, of_most);
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
+    const Way& way = ways_[row];
+    auto [begin, end] = there(said.steps, way);
+    if (said.what == Saying::kTrained) begin = std::min(end, std::max(begin, reached(said.steps, 0)));
+    if (said.what == Saying::kFirst) {
+      const bool is_there = way.begins && begin < end && said.steps.at(begin) == -std::int64_t{way.num_before};
+      end = is_there ? begin + 1 : begin;
+    }
+    if (rule_.is_time_major) fill(part, 1, row, count, 0, count, of_most);
+    if (of_most == std::byte{1}) {
+      fill(part, 1, row, count, 0, begin, std::byte{0});
+      fill(part, 1, row, count, end, count, std::byte{0});
+    } else {
+      fill(part, 1, row, count, begin, end, std::byte{1});
+    }
+  }
 }
 
 // Of a share of a block, whose rows are not the first, the rows of a step begin elsewhere than all steps of a row do.
@@ -283,6 +223,7 @@ std::byte* Windows::begin_of(std::size_t part, std::size_t step_bytes) const noe
 
 void Windows::fill(std::byte* part, std::size_t step_bytes, std::size_t row, std::size_t count, std::size_t begin,
                    std::size_t end, std::byte value) const noexcept {
+  if (begin == end) return;
   if (!rule_.is_time_major) {
     std::fill_n(part + (row * count + begin) * step_bytes, (end - begin) * step_bytes, value);
     return;
@@ -292,9 +233,8 @@ void Windows::fill(std::byte* part, std::size_t step_bytes, std::size_t row, std
 }
 
 bool Windows::suits(Ticket ticket, const Window& window) const noexcept {
-  const Ahead ahead{*this};
-  return suits_all() || Walks{ring_, lanes_, window, rule_.most_before, rule_.most_after, ahead}.is_complete(
-                            ticket, trail(ticket, window));
+  return suits_all() ||
+         Walks{ring_, lanes_, window, rule_.most_before, rule_.most_after}.is_complete(ticket, trail(ticket, window));
 }
 
 // That of the ticket's lane, in this window.

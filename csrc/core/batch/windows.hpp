@@ -129,8 +129,6 @@ class Windows {
   }
 
  private:
-  struct Ahead;
-  class Line;
   // What suits() knows of each lane; nothing where there is no memory.
   struct Trails {
     std::unique_ptr<Trail[]> of_lanes;
@@ -140,11 +138,15 @@ class Windows {
   using Place = Lanes::Links::Place;
 
   [[nodiscard]] Trail& trail(Ticket ticket, const Window& window) const noexcept;
-  template <class Walking>
-  void copy_together(const Walking& walks, std::size_t first_row, std::span<const Place> begins) const noexcept;
+  void walk(std::size_t first_row, std::size_t num_rows) const noexcept;
+  template <class NextSlot>
+  void copy(std::span<const Copied> fields, const Lines& lines, NextSlot next_slot) const noexcept;
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
+  void take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
+            std::size_t num_rows) const noexcept;
+  [[nodiscard]] Copied copied(std::size_t field, std::size_t part) const noexcept;
   void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
-  void say(const WindowRule::Said& said, std::size_t row) const noexcept;
+  void say(const WindowRule::Said& said, std::size_t first_row, std::size_t num_rows) const noexcept;
   // Where a part's first row, or the first step of it, begins.
   [[nodiscard]] std::byte* begin_of(std::size_t part, std::size_t step_bytes) const noexcept;
   // Sets steps [begin, end) of a row, of `count` that each has, to a byte.
@@ -157,10 +159,6 @@ class Windows {
   const Block& block_;
   const Ways ways_;
   std::size_t num_rows_;  // from a step to the next of the same row, where steps come first
-  Extent at_start_;       // of what is copied of the drawn record
-  Extent at_end_;         // of the last step
-  Extent on_way_;         // of any step
-  std::size_t rows_together_;
   mutable Trails trails_;
 };
 

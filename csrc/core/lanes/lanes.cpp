@@ -10,10 +10,19 @@ namespace fastreplay {
 
 namespace {
 
+template <class Word>
+std::uint64_t bits_at(const std::byte* element) noexcept {
+  Word bits;
+  std::memcpy(&bits, element, sizeof bits);
+  return bits;
+}
+
 // Whether the element is another number than 0.
 bool is_set(const std::byte* element, std::size_t num_bytes, bool has_sign) noexcept {
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, element, num_bytes);  // of a little-endian machine
+  const std::uint64_t bits = num_bytes == 1   ? bits_at<std::uint8_t>(element)
+                             : num_bytes == 2 ? bits_at<std::uint16_t>(element)
+                             : num_bytes == 4 ? bits_at<std::uint32_t>(element)
+                                              : bits_at<std::uint64_t>(element);
   return (has_sign ? bits << (65 - 8 * num_bytes) : bits) != 0;
 }
 
@@ -127,7 +136,9 @@ bool Lanes::ends(RowOf row_of) const noexcept {
 }
 
 void Lanes::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_rows) noexcept {
-  for (std::size_t i = 0; i < num_rows; ++i) {
+  first_ = all_.links_.place(first);
+  Links::Place place = first_;
+  for (std::size_t i = 0; i < num_rows; ++i, place = all_.links_.later(place, 1)) {
     const auto number = static_cast<std::size_t>(lanes_[first_row + i]);
     Lane& lane = all_.lanes_[number];
     const Ticket ticket = first + i;
@@ -139,21 +150,22 @@ void Lanes::NewRows::begin(Ticket first, std::size_t first_row, std::size_t num_
       before = Before::kLost;
     }
     // By what lies in the record, which is ours and not published.
-    const std::byte* record = all_.ring_.record(ticket);
+    const std::byte* record = all_.ring_.records().at(place.slot);
     const bool is_end = all_.ends([record](const EndColumn& end) { return record + end.column.offset; });
-    all_.links_.begin(ticket, static_cast<std::uint32_t>(number), before, is_end ? After::kEnded : After::kOpen);
+    all_.links_.begin(place, static_cast<std::uint32_t>(number), before, is_end ? After::kEnded : After::kOpen);
     lane.last = ticket;
     lane.state = is_end ? State::kEnd : State::kMidway;
   }
 }
 
 void Lanes::NewRows::end(Ticket first, std::size_t num_rows) noexcept {
-  for (Ticket ticket = first; ticket < first + num_rows; ++ticket) {
+  Links::Place place = first_;
+  for (Ticket ticket = first; ticket < first + num_rows; ++ticket, place = all_.links_.later(place, 1)) {
     // Its own link, or that of who has its slot by now. Then what is joined is older than this ticket, and overwritten
     // or about to be: who follows it reads that `before`, too, or a newer one (join() and after() order it), and so
     // finds its beginning gone.
-    const Gap before = all_.links_.before(all_.ring_.slot(ticket));
-    if (is_gap(before) && before <= ticket) all_.links_.join(ticket - before, before);
+    const Gap before = all_.links_.before(place.slot);
+    if (is_gap(before) && before <= ticket) all_.links_.join(all_.links_.earlier(place, before), before);
   }
 }
 

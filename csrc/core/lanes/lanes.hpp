@@ -90,6 +90,7 @@ class Lanes {
     Lanes& all_;
     const std::int64_t* lanes_;
     std::span<const Rows> fields_;
+    Links::Place first_{};  // from begin() on
   };
 
   // Reads how tickets first, first + 1, ... are linked, all published, while others insert. Returns the oldest of which

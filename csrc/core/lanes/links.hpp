@@ -30,30 +30,6 @@ class BasicLinks {
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return links_.num_bytes(); }
 
-  // Makes the link of a ticket that is reserved and not yet published, by its owner. `after` is kOpen or kEnded.
-  void begin(Ticket ticket, std::uint32_t lane, Gap before, Gap after) noexcept {
-    Link& link = at(ticket);
-    // relaxed, all three: the release of the ring's word orders them; partner: the loads below, after an acquire of
-    // that word.
-    Atomics::store(link.lane, lane, std::memory_order_relaxed);
-    Atomics::store(link.before, before, std::memory_order_relaxed);
-    Atomics::store(link.after, word(ticket, after), std::memory_order_relaxed);
-  }
-
-  // Says what comes after a published ticket of which nothing is known yet: by who published the successor, or who
-  // cuts.
-  void join(Ticket ticket, Gap after) noexcept {
-    std::uint64_t expected = word(ticket, After::kOpen);
-    const std::uint64_t desired = word(ticket, after);
-    // release: who follows the link sees the successor published, and a `before` no older than the one that this was
-    // made of; partner: the acquire load in after(). relaxed on failure: the slot is another ticket's, and nobody asks
-    // any more.
-    while (!Atomics::compare_exchange_weak(at(ticket).after, expected, desired, std::memory_order_release,
-                                           std::memory_order_relaxed)) {
-      if (expected != word(ticket, After::kOpen)) return;
-    }
-  }
-
   // Where a ticket's link is, for who goes from one to the next: a division is as much work as a step.
   struct Place {
     std::size_t slot;
@@ -67,6 +43,38 @@ class BasicLinks {
   [[nodiscard]] Place earlier(Place place, std::size_t tickets) const noexcept {
     return place.slot >= tickets ? Place{place.slot - tickets, place.lap}
                                  : Place{place.slot + capacity_ - tickets, place.lap - 1};
+  }
+
+  // Makes the link of a ticket that is reserved and not yet published, by its owner. `after` is kOpen or kEnded.
+  void begin(Place place, std::uint32_t lane, Gap before, Gap after) noexcept {
+    Link& link = in(place.slot);
+    // relaxed, all three: the release of the ring's word orders them; partner: the loads below, after an acquire of
+    // that word.
+    Atomics::store(link.lane, lane, std::memory_order_relaxed);
+    Atomics::store(link.before, before, std::memory_order_relaxed);
+    Atomics::store(link.after, word(place, after), std::memory_order_relaxed);
+  }
+  void begin(Ticket ticket, std::uint32_t lane, Gap before, Gap after) noexcept {
+    begin(place(ticket), lane, before, after);
+  }
+
+  // Says what comes after a published ticket of which nothing is known yet: by who published the successor, or who
+  // cuts.
+  void join(Place place, Gap after) noexcept {
+    std::uint64_t expected = word(place, After::kOpen);
+    const std::uint64_t desired = word(place, after);
+    // release: who follows the link sees the successor published, and a `before` no older than the one that this was
+    // made of; partner: the acquire load in after(). relaxed on failure: the slot is another ticket's, and nobody asks
+    // any more.
+    while (!Atomics::compare_exchange_weak(in(place.slot).after, expected, desired, std::memory_order_release,
+                                           std::memory_order_relaxed)) {
+      if (expected != word(place, After::kOpen)) return;
+    }
+  }
+  void join(Ticket ticket, Gap after) noexcept { join(place(ticket), after); }
+
+  [[nodiscard]] std::size_t wrapped(std::size_t slot) const noexcept {  // of less than twice as many
+    return slot < capacity_ ? slot : slot - capacity_;
   }
 
   // Of a published ticket; After::kUnknown where the slot is another's by now.
@@ -87,6 +95,8 @@ class BasicLinks {
     return Atomics::load(in(slot).lane, std::memory_order_relaxed);
   }
 
+  static constexpr std::size_t kOfLine = kCacheLine / 16;  // links that lie in one line
+
   // Inlined by force: GCC drops calls of a function that only prefetches.
   [[gnu::always_inline]] void prefetch(std::size_t slot) const noexcept { __builtin_prefetch(&in(slot), 0, 2); }
 
@@ -103,10 +113,7 @@ class BasicLinks {
     if (capacity > kMostGap) throw std::invalid_argument{"links reach over fewer transitions"};
     return capacity;
   }
-  [[nodiscard]] std::uint64_t word(Ticket ticket, Gap after) const noexcept {
-    return (ticket / capacity_) << 32 | after;
-  }
-  [[nodiscard]] Link& at(Ticket ticket) const noexcept { return in(ticket % capacity_); }
+  [[nodiscard]] static std::uint64_t word(Place place, Gap after) noexcept { return place.lap << 32 | after; }
 
   std::size_t capacity_;
   Region links_;

@@ -146,9 +146,10 @@ inline void copy_word_rows(std::size_t num_rows, To to, From from) noexcept {
   for (std::size_t i = 0; i < num_rows; ++i) copy_word<Word>(to(i), from(i));
 }
 
-// Copies row i from from(i) to to(i). What a size needs is decided once, not for each row.
+// Copies row i from from(i) to to(i). What a size needs is decided once, not for each row. Inlined by force: else what
+// `to` and `from` are made of goes by the stack, and a few rows take no longer than that.
 template <class To, class From>
-inline void copy_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+[[gnu::always_inline]] inline void copy_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
   switch (row_bytes) {
     case 1:
       return copy_word_rows<std::uint8_t>(num_rows, to, from);
@@ -182,12 +183,12 @@ inline void copy_each(std::size_t num_rows, std::size_t row_bytes, To to, From f
 }
 
 template <class To, class From>
-inline void load_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+[[gnu::always_inline]] inline void load_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
   copy_each(num_rows, row_bytes, to, from);
 }
 
 template <class To, class From>
-inline void store_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+[[gnu::always_inline]] inline void store_each(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
   copy_each(num_rows, row_bytes, to, from);
 }
 
