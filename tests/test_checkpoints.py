@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fuzz_checkpoints import Fuzzing, seeds
+from fuzz_checkpoints import Fuzzing, Texts, bodies_of, seeds
 from gymnasium import spaces
+from shares import turn
 from support import IS_LONG_FORM
 from test_saving import PEAK
 
@@ -670,10 +671,19 @@ def test_a_hostile_manifest_is_refused_or_right(kind: str, tmp_path: Path) -> No
 def test_changed_checkpoints_are_refused_or_right() -> None:
     """As many as some seconds allow; more of them in `make fuzz`."""
     fuzzing = Fuzzing(int(os.environ.get("FASTREPLAY_SEED", "5")), seeds())
-    fuzzing.read_for(float(os.environ.get("FASTREPLAY_FUZZ_S", "2")))
-    assert fuzzing.num_read > 200
+    fuzzing.read_for(float(os.environ.get("FASTREPLAY_FUZZ_S", "1.5")))
+    assert fuzzing.num_read > 150
     assert len(fuzzing.ways) > 20
     assert fuzzing.ways["loaded"] > 10
+
+
+def test_changed_manifests_are_refused_or_right() -> None:
+    """100,000 of them, with turns a quarter with each commit."""
+    at = turn()
+    texts = Texts(5 if at is None else at, bodies_of(seeds()))
+    texts.read(100_000 if at is None else 25_000)
+    assert len(texts.ways) > 200
+    assert texts.ways["whole"] > 200
 
 
 def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ class Said:
         text = repr(got)
         raise ValueError(f"{self.path}: expected {expected}, got {text if len(text) < 80 else text[:77] + '...'}")
 
-    def _entry(self, key: str, expected: str, *kinds: type) -> Any:
+    def _entry(self, key: str, expected: str, kind: type) -> Any:
         value = self.entries.get(key)
-        if type(value) not in kinds:
+        if type(value) is not kind:
             Said._at(self.path, key).refuse(expected, value)
         return value
 
@@ -45,17 +46,17 @@ class Said:
 
     def integer(self, key: str, low: int = 0, high: int = _MOST) -> int:
         """Return an integer in [low, high]."""
-        value: int = self._entry(key, f"an integer in [{low}, {high}]", int)
-        if not low <= value <= high:
+        value = self.entries.get(key)
+        if type(value) is not int or not low <= value <= high:
             Said._at(self.path, key).refuse(f"an integer in [{low}, {high}]", value)
         return value
 
     def number(self, key: str, low: float) -> float:
         """Return a finite number from `low` on."""
-        value = float(self._entry(key, f"a number from {low} on", int, float))
-        if not low <= value < float("inf"):
+        value: Any = self.entries.get(key)
+        if type(value) not in (int, float) or not low <= value <= sys.float_info.max:
             Said._at(self.path, key).refuse(f"a number from {low} on", value)
-        return value
+        return float(value)
 
     def flag(self, key: str) -> bool:
         """Return a bool."""
@@ -88,7 +89,10 @@ class Said:
     def integers(self, key: str, low: int = 0, high: int = _MOST) -> list[int]:
         """Return a list of integers in [low, high]."""
         values: list[Any] = self._entry(key, "a list", list)
-        return [Said({"": value}, f"{self.path}: {key}[{i}]").integer("", low, high) for i, value in enumerate(values)]
+        for i, value in enumerate(values):
+            if type(value) is not int or not low <= value <= high:
+                Said._at(self.path, f"{key}[{i}]").refuse(f"an integer in [{low}, {high}]", value)
+        return values
 
     def generator(self, key: str) -> dict[str, Any]:
         """Return the state of a generator: its key, of two numbers, and its calls."""
