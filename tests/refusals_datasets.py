@@ -164,6 +164,8 @@ FROM_ARRAYS: dict[str, Any] = {
     "other lengths": (ValueError, lambda _: Call(Native.from_arrays, {"a": [1], "b": [1, 2]})),
     "names: of no column": (ValueError, lambda _: Call(Native.from_arrays, {"a": [1]}, names={"b": "c"})),
     "capacity: too small": (ValueError, lambda _: Call(Native.from_arrays, {"a": [1, 2]}, 1)),
+    "capacity: no number": (TypeError, lambda _: Call(Native.from_arrays, {"a": [1, 2]}, "2")),
+    "path: a file": (ValueError, lambda _: Call(Native.from_arrays, {"a": [1, 2]}, path=FILE)),
     "capacity: more than memory": (MemoryError, lambda _: Call(Native.from_arrays, {"a": [1, 2]}, 2**50)),
     "device: of nobody": (RuntimeError, lambda _: Call(Native.from_arrays, {"a": [1]}, device="nobody")),
 }

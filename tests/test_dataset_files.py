@@ -563,3 +563,35 @@ def test_what_minari_cannot_hold_is_refused_and_nothing_is_left(minari: Any) -> 
     narrow = new_buffer(fields=FIELDS | {"observation": (2,), "next_observation": (2,)})
     with pytest.raises(ValueError, match=r"it-v0: observations: expected rows \(2,\) .*, got \(3,\)"):
         narrow.load_minari("it-v0")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_values_that_are_not_of_the_given_space_are_refused(minari: Any) -> None:
+    from gymnasium import spaces
+
+    buffer = nested_buffer([4, 1, 6])
+    eye, arm = spaces.Box(0, 255, (32, 32, 3), np.uint8), spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Discrete(5)])
+    seen, three = spaces.Dict({"eye": eye, "arm": arm}), spaces.Discrete(3)
+    for observation, action, message in (
+        (spaces.Dict({"eye": eye}), three, "observation: expected eye, as the space has, got arm, eye|eye, arm"),
+        (eye, three, r"observation: expected rows \(32, 32, 3\) uint8, as the space has, got several parts"),
+        (seen, spaces.Dict({"a": three}), "action: expected a, as the space has, got an array"),
+        (seen, spaces.Discrete(2), r"action: expected values of Discrete\(2\), got 2 in row 2 of its trajectory"),
+        (seen, spaces.MultiBinary(3), r"action: expected rows \(3,\) int8, as the space has, got \(\) int64"),
+        (
+            spaces.Dict({"eye": eye, "arm": spaces.Tuple([spaces.Box(-1, 0, (2,)), spaces.Discrete(5)])}),
+            three,
+            r"observation/arm/0: expected values of Box\(-1",
+        ),
+        (
+            spaces.Dict({"eye": eye, "arm": spaces.Tuple([spaces.Box(0, 1, (2,), np.uint8), spaces.Discrete(5)])}),
+            three,
+            r"observation/arm/0: expected rows \(2,\) uint8, as the space has, got \(2,\) float32",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            buffer.to_minari("it-v0", observation_space=observation, action_space=action)
+        assert minari.list_local_datasets() == {}
+    with pytest.raises(ValueError, match="observation: expected rows"):
+        buffer.to_minari("it-v0", env="CartPole-v1")
+    assert buffer.to_minari("it-v0", observation_space=seen, action_space=three).trajectories == 2

@@ -338,7 +338,7 @@ def test_nothing_is_overwritten_unasked() -> None:
     buffer = new_buffer(6, lanes=1)
     assert buffer.load_arrays(d4rl_of("..t")) == (3, 1, 0, 0)
     with pytest.raises(
-        ValueError, match="columns: expected at most 3 rows, for which there is room, got 8; overwrite="
+        ValueError, match="columns: expected at most 3 transitions, for which there is room, got 8; overwrite="
     ):
         buffer.load_arrays(d4rl_of("..t....t"))
     assert len(buffer) == 3
@@ -456,7 +456,7 @@ def test_a_buffer_of_columns_with_lanes_and_names() -> None:
         (ValueError, "fields: expected at least one field", ({},)),
         (ValueError, "columns: expected at least one row", ({"a": []},)),
         (ValueError, r"columns: b: expected 2 rows, as a has, got 3", ({"a": [1, 2], "b": [1, 2, 3]}, 9)),
-        (ValueError, "expected at most 1 rows", ({"a": [1, 2]}, 1)),
+        (ValueError, "capacity: expected at least 2", ({"a": [1, 2]}, 1)),
         (TypeError, "columns: a: expected numbers, got <U1", ({"a": ["x"]},)),
         (ValueError, r"columns: a: shape: expected positive lengths", ({"a": np.zeros((2, 0))},)),
         (ValueError, "keys: this name is reserved", ({"keys": [1]},)),
@@ -608,3 +608,110 @@ def test_no_rows_make_no_buffer() -> None:
     for capacity in (None, 10):
         with pytest.raises(ValueError, match="columns: expected at least one row"):
             fr.from_arrays({"observation": np.empty((0, 3))}, capacity)
+
+
+# ---- Whose lanes they are ----
+
+
+@pytest.mark.parametrize("lane", [None, 1])
+def test_lanes_belong_to_the_load_while_it_lasts(small_blocks: None, lane: int | None) -> None:
+    buffer = new_buffer(lanes=2)
+    row: dict[str, Any] = {"observation": [0] * 3, "action": -1, "reward": 0, "next_observation": [1] * 3}
+    row |= {"terminated": False, "truncated": False}
+    refused: list[str] = []
+
+    def meddle() -> None:
+        for call in (
+            lambda: buffer.add(**row, lane=1),
+            lambda: buffer.extend(**{name: [value] for name, value in row.items()}, lanes=[1]),
+            lambda: buffer.cut(1),
+            buffer.cut,
+            lambda: buffer.load_arrays(d4rl_of("..t"), lane=1),
+            lambda: buffer.extend(other),
+        ):
+            with pytest.raises(RuntimeError, match=r"^lane [01]: another thread is inserting into it"):
+                call()
+            refused.append("")
+        if lane == 1:
+            buffer.add(**row, lane=0)
+
+    def tell(_done: int, _total: int) -> None:
+        for each in (meddle, threading.Thread(target=meddle)):
+            if isinstance(each, threading.Thread):
+                each.start()
+                each.join()
+            else:
+                each()
+
+    other = new_buffer(lanes=2)
+    other.load_arrays(d4rl_of("..t.o"))
+    buffer.load_arrays(d4rl_of("..t.o...t"), lane=lane, progress=tell)
+    assert refused
+    rows = [[row for row, _ in each] for each in told(buffer) if each[0][0] >= 0]
+    assert sorted(rows) == [[0, 1, 2], [3], [5, 6, 7, 8]]
+    buffer.add(**row, lane=1)  # it is nobody's again
+    buffer.cut()
+
+
+def test_lanes_of_a_load_that_fails_are_nobodys(small_blocks: None) -> None:
+    buffer = new_buffer(lanes=2)
+
+    def stop(done: int, _total: int) -> None:
+        if done > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as kept:  # and what it went through, which has the lanes' owner
+        buffer.load_arrays(d4rl_of("." * 20), progress=stop)
+    buffer.cut()
+    assert kept.value is not None
+    held = fr._core.HeldLanes(buffer._lanes.core)
+    assert held.take([1]) == -1
+    before = len(buffer)
+    with pytest.raises(RuntimeError, match=r"^lane 1: another thread"):
+        buffer.load_arrays(d4rl_of("..t"))
+    with pytest.raises(RuntimeError, match=r"^lane 1: another thread"):
+        buffer.extend(new_buffer(lanes=2))
+    assert len(buffer) == before
+    del held
+    assert buffer.load_arrays(d4rl_of("..t"), lane=1).transitions == 3
+
+
+# ---- Room ----
+
+
+def test_room_is_what_transitions_take(small_blocks: None) -> None:
+    ends = "..o...o.t"  # nine rows, of which seven become transitions
+    for capacity in (7, 6):
+        for options in ({}, {"lanes": 2}):
+            buffer = new_buffer(capacity, **options)
+            if capacity == 7:
+                assert buffer.load_arrays(d4rl_of(ends)) == (7, 3, 2, 0)
+                continue
+            with pytest.raises(ValueError, match="expected at most 6 transitions, for which there is room, got 7"):
+                buffer.load_arrays(d4rl_of(ends))
+            assert len(buffer) == 0
+            assert buffer.load_arrays(d4rl_of(ends), overwrite=True) == (7, 3, 2, 1)
+
+
+def test_a_load_that_does_not_fit_cuts_nothing() -> None:
+    buffer = new_buffer(4, lanes=1)
+    row: dict[str, Any] = {"observation": [0] * 3, "action": 7, "reward": 0, "next_observation": [1] * 3}
+    flags = {"terminated": False, "truncated": False}
+    buffer.add(**row, **flags)
+    with pytest.raises(ValueError, match="expected at most 3 transitions"):
+        buffer.load_arrays(d4rl_of("....t"))
+    buffer.add(**row, **flags)
+    buffer.cut()
+    assert [len(each) for each in whole_trajectories(buffer)] == [2]
+
+
+def test_a_new_buffer_of_columns_is_new(tmp_path: Path) -> None:
+    make: Any = fr.from_arrays
+    with pytest.raises(ValueError, match="capacity: expected at least 3, as there are so many rows, got 2"):
+        make({"a": [1, 2, 3]}, 2)
+    path = tmp_path / "ring.fr"
+    assert len(make({"a": [1, 2, 3]}, 5, path=path)) == 3
+    with pytest.raises(ValueError, match=r"path: expected the file of a new ring, got '.*ring\.fr', which is there"):
+        make({"a": [1, 2]}, 5, path=path)
+    again: Any = fr.ReplayBuffer(5, {"a": ((), "int64")}, path=path, output="numpy")
+    assert again[:].a.tolist() == [1, 2, 3]

@@ -15,6 +15,7 @@ from test_checkpoints import KINDS, LANES, Streams, assert_same_contents, assert
 import fastreplay as fr
 from fastreplay.buffer import grown
 from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.written import whole_trajectories
 from fastreplay.checkpoint import laying
 from fastreplay.checkpoint.stored import Stored
 
@@ -374,3 +375,13 @@ def test_n_steps_go_where_there_is_a_field_for_their_discount() -> None:
     buffer.extend(batch)
     np.testing.assert_array_equal(buffer[:].discount, batch.discount)
     np.testing.assert_array_equal(buffer[:].reward, batch.reward)
+
+
+def test_what_comes_of_an_empty_buffer_cuts_lanes_as_ever() -> None:
+    fields: dict[str, Any] = {"x": ((), "int64"), "terminated": ((), "bool")}
+    buffer, empty = (fr.ReplayBuffer(9, fields, lanes=2, output="numpy", seed=0) for _ in range(2))
+    buffer.add(x=1, terminated=False, lane=1)
+    buffer.extend(empty)
+    buffer.add(x=2, terminated=False, lane=1)
+    buffer.cut()
+    assert [each.tolist() for each in whole_trajectories(buffer)] == [[0], [1]]

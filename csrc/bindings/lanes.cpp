@@ -12,6 +12,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -64,6 +65,49 @@ std::int64_t cut_lanes(Lanes& lanes, std::optional<std::size_t> lane) {
   lanes.leave(which, owner);
   return -1;
 }
+
+// Lanes that belong to one caller over many calls, until end(): whoever else inserts into one of them, or cuts it, is
+// refused meanwhile. A fork's child, where they belong to nobody, takes them again when it goes on.
+class HeldLanes {
+ public:
+  explicit HeldLanes(Lanes& lanes) noexcept : lanes_{lanes} {}
+  HeldLanes(const HeldLanes&) = delete;
+  HeldLanes& operator=(const HeldLanes&) = delete;
+  ~HeldLanes() { lanes_.leave(numbers_, owner()); }
+
+  // Takes lanes, once. Returns -1, or the lane that was another's, with nothing taken.
+  std::int64_t take(std::vector<std::int64_t> numbers) {
+    for (const std::int64_t each : numbers) {
+      if (each < 0 || static_cast<std::size_t>(each) >= lanes_.num_lanes()) throw py::index_error{"no such lane"};
+    }
+    const std::size_t busy = lanes_.enter(numbers, owner());
+    if (busy != Lanes::kNone) return numbers[busy];
+    numbers_ = std::move(numbers);
+    return -1;
+  }
+  [[nodiscard]] Lanes::Owner owner() const noexcept { return reinterpret_cast<Lanes::Owner>(this); }
+
+  void cut(std::size_t which) {
+    if (which >= numbers_.size()) throw py::index_error{"no such lane"};
+    cut(std::span{numbers_}.subspan(which, 1));
+  }
+  void cut_all() noexcept { cut(std::span{numbers_}); }
+  // Cuts them, and lets them go.
+  void end() noexcept {
+    cut_all();
+    lanes_.leave(numbers_, owner());
+    numbers_.clear();
+  }
+
+ private:
+  void cut(std::span<const std::int64_t> which) noexcept {
+    if (lanes_.enter(which, owner()) != Lanes::kNone) return;
+    for (const std::int64_t each : which) lanes_.cut(static_cast<std::size_t>(each));
+  }
+
+  Lanes& lanes_;
+  std::vector<std::int64_t> numbers_;
+};
 
 // The lanes and links of so many tickets, and the oldest of which they are known.
 std::tuple<LaneNumbers, LinkBits, Ticket> save_links(const Lanes& lanes, Ticket first, std::size_t count) {
@@ -226,6 +270,16 @@ void begin_in_child(Ring& ring, Priorities* priorities, Lanes* lanes) {
   if (lanes != nullptr) lanes->begin_in_child();
 }
 
+void bind_held_lanes(py::module_& m) {
+  py::class_<HeldLanes>(m, "HeldLanes")
+      .def(py::init<Lanes&>(), py::arg("lanes"), py::keep_alive<1, 2>())
+      .def("take", &HeldLanes::take, py::arg("numbers"))
+      .def_property_readonly("owner", &HeldLanes::owner)
+      .def("cut", py::overload_cast<std::size_t>(&HeldLanes::cut), py::arg("which"))
+      .def("cut_all", &HeldLanes::cut_all)
+      .def("end", &HeldLanes::end);
+}
+
 }  // namespace
 
 void bind_lanes(py::module_& m) {
@@ -244,6 +298,7 @@ void bind_lanes(py::module_& m) {
       .def("link_restored", &Lanes::link_restored, py::arg("first"), py::arg("end"))
       .def("capsule", [](Lanes& lanes) { return py::capsule{&lanes, kLanesCapsule}; });
 
+  bind_held_lanes(m);
   py::class_<SentLinks>(m, "SentLinks")
       .def(py::init<const Lanes&>(), py::arg("lanes"), py::keep_alive<1, 2>())
       .def("read", &read_links, py::arg("first"), py::arg("links").noconvert())

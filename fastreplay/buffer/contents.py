@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, SupportsFloat, TypeVar, overload
 import numpy as np
 
 from fastreplay.buffer import insert
+from fastreplay.buffer.lanes import somebodys
 from fastreplay.support.checks import checked_addresses, checked_index, readable_bytes
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
                 raise ValueError(f"lane: expected a lane in [0, {count}), got {lane}")
         busy = self._lanes.core.cut(lane)
         if busy >= 0:
-            raise RuntimeError(f"lane {busy}: another thread is inserting into it; a lane has one owner at a time")
+            raise somebodys(busy)
 
     def clear(self) -> None:
         """Forget every transition. Tickets and the generator go on.

@@ -316,8 +316,8 @@ class Filled(Kept[ArrayT]):
             ImportError: Minari is not there; the message says how to get it.
             TypeError: There is no space for a field's dtype; or Minari refuses an argument.
             ValueError: The buffer has no lanes, no whole trajectory, or not the fields; a transition's next
-                observation is not the observation of the one after it; there is such a dataset already. None is
-                made, and none is left half written.
+                observation is not the observation of the one after it; a value is not of the space that was given, or
+                of `env`'s; there is such a dataset already. None is made, and none is left half written.
 
         Thread safety:
             May be called from any thread, beside others. What they overwrite before it is read is left out.

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay import _core
+from fastreplay.buffer.contents import Contents
+from fastreplay.buffer.given import HeldRows
+from fastreplay.buffer.lanes import somebodys
 from fastreplay.datasets.plan import checked_names, plan
 from fastreplay.datasets.steps import read_steps
 from fastreplay.support.checks import checked_flag, checked_index
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay.buffer.filled import Filled
+    from fastreplay.datasets.plan import FieldPlan
     from fastreplay.datasets.steps import TableSteps
     from fastreplay.datasets.table import Table
 
@@ -34,7 +39,8 @@ class LoadedData(NamedTuple):
         transitions: Inserted.
         trajectories: That have some of them.
         left_out: Rows that became no transition: the last of trajectories whose next observation is not in the data.
-        overwritten: Transitions that they took the place of, those loaded before among them.
+        overwritten: Transitions that they took the place of, those loaded before among them. What others insert
+            meanwhile takes room, too, and is not counted.
     """
 
     transitions: int
@@ -67,17 +73,13 @@ def load(buffer: Filled[Any], said: Asked, open_table: Callable[[], Table]) -> L
             buffer.ends if buffer.ends is not None else [n for n in ("terminated", "truncated") if n in buffer.schema]
         )
         made = plan(table, buffer.schema, names, ends, buffer._next_fields())
-        first, end = buffer._ring.window()
-        room = buffer.capacity - min(end - first, buffer.capacity)
-        if made.num_rows > room and not overwrite:
-            raise ValueError(
-                f"{table.path}: expected at most {room} rows, for which there is room, got {made.num_rows}; "
-                "overwrite=True keeps the newest"
-            )
-        into, busy = _Filling(buffer, lane, ends, room), -1
-        into.cut(lane)
-        cut = None if buffer._lanes is None else buffer._lanes.core.cut
+        room = buffer.capacity - min(np.diff(buffer._ring.window())[0], buffer.capacity)
+        if not overwrite:
+            _check_room(table, made, int(room), open_table)
+        into = _Filling(buffer, lane, ends, int(room))
+        end = into.end
         try:
+            into.begin()
             for steps in read_steps(table, made, buffer.schema):
                 into.insert(steps)
                 tell(steps.first + len(steps.ends), made.num_rows)
@@ -86,11 +88,26 @@ def load(buffer: Filled[Any], said: Asked, open_table: Callable[[], Table]) -> L
             where = "" if table.path in str(error) else f"{table.path}: "
             raise _again(error, f"{where}{error}; {count} transitions were inserted before") from error
         finally:
-            if cut is not None:  # a call of C comes before any handler of signals: nothing interrupts it
-                busy = cut(lane)
-        if busy >= 0:
-            raise RuntimeError(f"lane {busy}: another thread is inserting into it; a lane has one owner at a time")
+            end()  # a call of C comes before any handler of signals: nothing interrupts it
         return into.loaded
+
+
+def _check_room(table: Table, made: FieldPlan, room: int, open_table: Callable[[], Table]) -> None:
+    """Refuse more transitions than there is room for; which rows become some, a look at the flags tells.
+
+    Raises:
+        OSError, TypeError, ValueError: As `load_arrays`.
+    """
+    count = made.num_rows
+    if made.shifted and count > room:
+        with closing(open_table()) as again:
+            flags = made._replace(columns={}, absent=())
+            count = sum(int(steps.kept.sum()) for steps in read_steps(again, flags, {}))
+    if count > room:
+        raise ValueError(
+            f"{table.path}: expected at most {room} transitions, for which there is room, got {count}; "
+            "overwrite=True keeps the newest"
+        )
 
 
 def _again(error: Exception, message: str) -> Exception:
@@ -131,6 +148,9 @@ class _Filling:
         self._num_inserted = self._num_left_out = self._num_trajectories = 0
         self._at = 0  # the number of the trajectory
         self._counted = -1  # the last that counts
+        self._held = None if lanes is None else _core.HeldLanes(lanes.core)
+        # Lets the lanes go, and cuts them: a function of C, where there is something to do.
+        self.end: Callable[[], object] = dict if self._held is None else self._held.end
 
     @property
     def loaded(self) -> LoadedData:
@@ -138,10 +158,17 @@ class _Filling:
         num_over = max(0, self._num_inserted - self._room)
         return LoadedData(self._num_inserted, self._num_trajectories, self._num_left_out, num_over)
 
-    def cut(self, lane: int | None) -> None:
-        """End the trajectory of a lane, where there are lanes; None for all."""
-        if self._num_lanes:
-            self._buffer.cut(lane)
+    def begin(self) -> None:
+        """Take the lanes, for as long as it lasts, and cut what was open in them.
+
+        Raises:
+            RuntimeError: One is another's.
+        """
+        if self._held is not None:
+            busy = self._held.take(range(self._num_lanes) if self._lane is None else [self._lane])
+            if busy >= 0:
+                raise somebodys(busy)
+            self._held.cut_all()
 
     def insert(self, steps: TableSteps) -> None:
         """Insert steps, and cut trajectories of which the buffer does not see the end."""
@@ -149,8 +176,8 @@ class _Filling:
         begin = 0
         for stop, is_kept, is_over in self._stops(steps):
             self._insert(steps, trajectories, slice(begin, stop + is_kept))
-            if is_over and self._num_lanes:
-                self.cut(int(trajectories[stop]) % self._num_lanes if self._lane is None else self._lane)
+            if is_over and self._held is not None:
+                self._held.cut(int(trajectories[stop]) % self._num_lanes if self._lane is None else 0)
             begin = stop + 1
         self._insert(steps, trajectories, slice(begin, len(steps.ends)))
         self._at += int(steps.ends.sum())
@@ -172,10 +199,11 @@ class _Filling:
         if count <= 0:
             return
         beside: dict[str, Any] = {}
-        if self._num_lanes:
-            beside["lanes"] = trajectories[rows] % self._num_lanes if self._lane is None else self._lane
+        if self._held is not None:
+            lanes = trajectories[rows] % self._num_lanes if self._lane is None else self._lane
+            beside["lanes"] = HeldRows(self._held, lanes)
         try:
-            self._buffer.extend(*[column[rows] for column in steps.columns], **beside)
+            Contents.extend(self._buffer, *[column[rows] for column in steps.columns], **beside)
         except (TypeError, ValueError) as error:
             first = steps.first + rows.start
             raise _again(error, f"rows [{first}, {first + count}): {error}") from error

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fastreplay.buffer.kept import checked_path
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.datasets.arrays import flattened, schema_of
+from fastreplay.support.checks import checked_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +67,7 @@ def from_arrays(
     Raises:
         TypeError: It is no mapping, a column is of no numbers, or an option of the wrong type.
         ValueError: There is no column, or no row; columns are of different lengths, or longer than `capacity`; a name
-            is none, or one that a buffer needs for itself; or as `ReplayBuffer`.
+            is none, or one that a buffer needs for itself; the file of `path` is there already; or as `ReplayBuffer`.
         RuntimeError, MemoryError: As `ReplayBuffer`.
 
     Example:
@@ -78,10 +81,16 @@ def from_arrays(
         raise TypeError(f"names: expected a mapping of fields to columns, got {type(names).__name__}")
     named = {} if names is None else dict(names)
     schema = schema_of("columns", arrays, named)
-    if not max(map(len, arrays.values())):
+    num_rows = max(map(len, arrays.values()))
+    if not num_rows:
         raise ValueError("columns: expected at least one row, got none")
     if capacity is None:
-        capacity = max(map(len, arrays.values()), default=0)
+        capacity = num_rows
+    if checked_count("capacity", capacity) < num_rows:
+        raise ValueError(f"capacity: expected at least {num_rows}, as there are so many rows, got {capacity}")
+    path = options.get("path")
+    if path is not None and os.path.exists(checked_path(path)):  # noqa: PTH110 - it takes no import of pathlib
+        raise ValueError(f"path: expected the file of a new ring, got {str(path)!r}, which is there already")
     buffer: ReplayBuffer[Any] = ReplayBuffer(capacity, schema, output=output, **options)
     columns_of = {column: field for field, column in named.items()}
     by_field: dict[str, object] = {columns_of.get(column, column): array for column, array in arrays.items()}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
     from fastreplay import _core
 
-__all__ = ["LANE_NAMES", "Given", "one_each"]
+__all__ = ["LANE_NAMES", "Given", "HeldRows", "one_each"]
 
 _LANE, _LANES, _MASK = LANE_NAMES = ("lane", "lanes", "mask")
+
+
+class HeldRows(NamedTuple):
+    """Rows of lanes that the caller holds: the lane of each, or of all."""
+
+    held: _core.HeldLanes
+    lanes: int | NDArray[Any]
 
 
 class Given:
@@ -33,12 +40,13 @@ class Given:
     Attributes:
         priority: () or (n,) float64, NaN for rows that are not to be drawn yet; None for new transitions.
         lanes: () or (n,) int64; None where rows go into the lanes in order.
+        owner: The number of whoever has these lanes for longer than the insert; 0 of nobody.
 
     Raises:
         TypeError, ValueError: Something is not what it should be; the message names it.
     """
 
-    __slots__ = ("_mask", "lanes", "priority")
+    __slots__ = ("_mask", "lanes", "owner", "priority")
 
     def __init__(self, given: Mapping[str, Any], lanes: _core.Lanes | None, is_one: bool) -> None:
         for name in (_LANES, _MASK) if is_one else (_LANE,):
@@ -46,9 +54,13 @@ class Given:
                 raise TypeError(f"unknown field {name!r}; {'add' if is_one else 'extend'} takes no {name}=")
         self.priority = checked_priorities(given[PRIORITY]) if PRIORITY in given else None
         self.lanes: NDArray[np.int64] | None = None
+        self.owner = 0
         for name in (_LANE, _LANES):
-            if name in given and given[name] is not None:
-                self.lanes = _checked_lanes(name, given[name], cast("_core.Lanes", lanes).num_lanes, is_one)
+            value = given.get(name)
+            if isinstance(value, HeldRows):
+                self.owner, value = value.held.owner, value.lanes
+            if value is not None:
+                self.lanes = _checked_lanes(name, value, cast("_core.Lanes", lanes).num_lanes, is_one)
         self._mask = None if given.get(_MASK) is None else _checked_mask(given[_MASK])
 
     @staticmethod

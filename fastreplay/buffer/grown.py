@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.filled import Filled
+from fastreplay.buffer.given import HeldRows
+from fastreplay.buffer.lanes import somebodys
 from fastreplay.buffer.pickled import own_attributes, rebuilt
 from fastreplay.buffer.snapshot import Run
 from fastreplay.checkpoint.stored import Stored
@@ -98,13 +101,13 @@ class Grown(Filled[ArrayT]):
         self._check_fields(other)
         joining = _Joining.of(self, other, beside.get("lanes"))
         at, end = other._ring.window()
-        if joining is not None and at < end:
-            joining.cut()
         try:
+            if joining is not None:
+                joining.begin()
             self._copy(other, joining, at, end)
         finally:
-            if joining is not None and at < end:
-                joining.cut()
+            if joining is not None:
+                joining.held.end()
 
     def _copy(self, other: Grown[Any], joining: _Joining | None, at: int, end: int) -> None:
         count = run_length(sum(field.row_bytes for field in other.schema.values()))
@@ -150,6 +153,7 @@ class _Joining:
         self._source = source
         self._into = into
         self._states = np.full(len(into), _FRESH)  # of the other's lanes, each where it goes to
+        self.held = _core.HeldLanes(lanes.core)
 
     @classmethod
     def of(cls, buffer: Grown[Any], other: Grown[Any], lanes: Any) -> _Joining | None:
@@ -174,10 +178,16 @@ class _Joining:
             raise ValueError(f"lanes: expected {expected}, got {into.tolist()}")
         return cls(buffer, own, source, into)
 
-    def cut(self) -> None:
-        """Let nothing that is inserted from now on continue what was."""
-        for lane in range(len(self._into)):
-            self._cut(lane)
+    def begin(self) -> None:
+        """Take the lanes, and cut what was open in them.
+
+        Raises:
+            RuntimeError: One is another's.
+        """
+        busy = self.held.take(self._into.tolist())
+        if busy >= 0:
+            raise somebodys(busy)
+        self.held.cut_all()
 
     def read(self, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the lanes, and what came before, of so many tickets, some of which may be overwritten by now."""
@@ -229,14 +239,18 @@ class _Joining:
     def _extend(self, columns: dict[str, NDArray[Any]], lanes: NDArray[Any], begin: int, end: int) -> None:
         if begin < end:
             rows: Any = {name: column[begin:end] for name, column in columns.items()}
-            Contents.extend(self._buffer, **rows, lanes=self._into[lanes[begin:end]])
+            self._insert(rows, self._into[lanes[begin:end]])
+
+    def _insert(self, rows: dict[str, Any], lanes: NDArray[Any], **beside: Any) -> None:
+        held: Any = HeldRows(self.held, lanes)
+        Contents.extend(self._buffer, **rows, lanes=held, **beside)
 
     def _cut(self, lane: int) -> None:
-        self._buffer.cut(int(self._into[lane]))
+        self.held.cut(lane)
         self._states[lane] = _FRESH
 
     def _lose_track(self, lane: int, columns: dict[str, NDArray[Any]]) -> None:
         """Say that what came last in a lane is not known, which a row that ends nothing does where it is left out."""
         row: Any = {name: np.zeros((1, *column.shape[1:]), column.dtype) for name, column in columns.items()}
-        Contents.extend(self._buffer, **row, lanes=self._into[[lane]], mask=[False])
+        self._insert(row, self._into[[lane]], mask=[False])
         self._states[lane] = _BROKEN

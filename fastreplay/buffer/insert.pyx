@@ -208,18 +208,17 @@ cdef class Inserter:
             return self.insert_in_lanes(beside, &around, rows, num_rows)
         return self.insert_rows(&around, rows, 0, num_rows)
 
-    # As insert(): makes the caller the owner of the rows' lanes meanwhile, before a ticket is taken.
+    # As insert(): makes the call the owner of the rows' lanes meanwhile, but where the caller is, before a ticket is taken.
     cdef int insert_in_lanes(self, object beside, BesideRing *around, const Rows *rows, size_t num_rows) except -1:
-        cdef object lanes = None
-        cdef object mask = None if beside is None else beside.mask_of_rows(num_rows)
-        cdef Py_ssize_t busy
+        cdef object lanes, mask = None if beside is None else beside.mask_of_rows(num_rows)
+        cdef const void *owner = around if beside is None or not beside.owner else <const void *><size_t>beside.owner
         around.lanes = self.lanes
         if num_rows == num_lanes(self.lanes[0]) and (beside is None or beside.lanes is None):
             around.lane_of = lanes_in_order(self.lanes[0])
         else:
             lanes = Given.lanes_of_rows(beside, self.lanes_object, num_rows)
             around.lane_of = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes)
-        busy = enter_lanes(self.lanes[0], around.lane_of, num_rows, around)
+        cdef Py_ssize_t busy = enter_lanes(self.lanes[0], around.lane_of, num_rows, owner)
         if busy >= 0:
             raise RuntimeError(
                 f"lane {around.lane_of[busy]}: another thread is inserting into it; a lane has one owner at a time")
@@ -229,7 +228,8 @@ cdef class Inserter:
             else:
                 self.insert_kept(around, rows, num_rows, mask)
         finally:
-            leave_lanes(self.lanes[0], around.lane_of, num_rows, around)
+            if owner == <const void *>around:
+                leave_lanes(self.lanes[0], around.lane_of, num_rows, around)
         return 0
 
     # The rows that a mask does not leave out, and that do not only reset an environment, which those before them tell.

@@ -15,7 +15,7 @@ from fastreplay.support.memory_limit import check_memory
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Lanes", "checked_ends", "lanes_of_env", "new_lanes"]
+__all__ = ["Lanes", "checked_ends", "lanes_of_env", "new_lanes", "somebodys"]
 
 _ENDS = ("terminated", "truncated")
 _BYTES_OF_LINK, _BYTES_OF_LANE = 16, 72
@@ -117,3 +117,8 @@ def lanes_of_env(env: Any, lanes: int | bool | None, ends: Sequence[str] | None)
             f"got {ends!r}"
         )
     return count, skips_resets
+
+
+def somebodys(lane: int) -> RuntimeError:
+    """Return the error that a lane is another's."""
+    return RuntimeError(f"lane {lane}: another thread is inserting into it; a lane has one owner at a time")

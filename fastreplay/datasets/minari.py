@@ -135,6 +135,53 @@ def _box(name: str, field: Field, spaces: Any) -> Any:
     raise TypeError(f"{name}: expected integers or floats, got {dtype}: give the space yourself")
 
 
+def _check_in(space: Any, name: str, value: Any) -> None:
+    """Refuse rows (n, ...) of which a space has one not, or that have another structure.
+
+    Raises:
+        ValueError: So they are.
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts = space.spaces if isinstance(space, spaces.Dict) else dict(enumerate(space.spaces))
+        values = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, tuple) else {}
+        if {*parts} != {*values}:
+            there = "an array" if not values else ", ".join(map(str, values))
+            raise ValueError(f"{name}: expected {', '.join(map(str, parts))}, as the space has, got {there}")
+        for key, part in parts.items():
+            _check_in(part, f"{name}/{key}", values[key])
+        return
+    bounds = _bounds_of(space, spaces)
+    if bounds is None:
+        return  # whatever else Minari can write
+    got = "several parts" if isinstance(value, (dict, tuple)) else f"{value.shape[1:]} {value.dtype}"
+    if isinstance(value, (dict, tuple)) or value.shape[1:] != space.shape or not _is_kind(value.dtype, space.dtype):
+        raise ValueError(f"{name}: expected rows {space.shape} {space.dtype}, as the space has, got {got}")
+    rows = value.astype(space.dtype) if space.dtype.kind == "f" else value
+    for where in np.argwhere((rows < bounds[0]) | (rows > bounds[1]))[:1]:
+        row = tuple(where.tolist())
+        raise ValueError(f"{name}: expected values of {space}, got {rows[row]} in row {row[0]} of its trajectory")
+
+
+def _bounds_of(space: Any, spaces: Any) -> tuple[Any, Any] | None:
+    """Return the least and the largest values of a space; None of one that has none."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    if isinstance(space, spaces.Discrete):
+        return space.start, space.start + space.n - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        start = getattr(space, "start", 0)
+        return start, start + space.nvec - 1
+    return (0, 1) if isinstance(space, spaces.MultiBinary) else None
+
+
+def _is_kind(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Tell whether values are of the same kind or a narrower one: flags, integers, floats."""
+    order = "biuf"
+    return order.index(wanted.kind) >= order.index(dtype.kind) or {wanted.kind, dtype.kind} <= {"i", "u"}
+
+
 def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Iterable[Mapping[str, Any]]) -> Any:
     """Write trajectories into a new dataset, some megabytes of them at a time.
 
@@ -148,7 +195,7 @@ def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Ite
 
     Raises:
         ImportError: Minari is not there.
-        ValueError: There is such a dataset already; or a space does not fit.
+        ValueError: There is such a dataset already; or the data are not of a space.
     """
     minari = minari_of("to_minari")
     made = needed("minari.data_collector", "to_minari", _INSTALL).EpisodeBuffer
@@ -157,6 +204,8 @@ def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Ite
     try:
         waiting, num_bytes = [], 0
         for each in trajectories:
+            _check_in(dataset.observation_space, "observation", each["observations"])
+            _check_in(dataset.action_space, "action", each["actions"])
             waiting.append(made(**each))
             num_bytes += sum(array.nbytes for array in flattened(dataset_id, {"": each["observations"]}).values())
             if num_bytes > _WRITTEN_BYTES:

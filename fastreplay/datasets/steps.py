@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from fastreplay.datasets.plan import FieldPlan
     from fastreplay.datasets.table import Table
-    from fastreplay.schema import Schema
+    from fastreplay.schema import Field
 
     Array = NDArray[Any]
 
@@ -42,7 +42,7 @@ class TableSteps(NamedTuple):
     kept: Array
 
 
-def read_steps(table: Table, plan: FieldPlan, schema: Schema) -> Iterator[TableSteps]:
+def read_steps(table: Table, plan: FieldPlan, schema: Mapping[str, Field]) -> Iterator[TableSteps]:
     """Yield the steps of a table. One row is held back, as the row after it tells what comes next.
 
     Raises:
@@ -66,7 +66,7 @@ def read_steps(table: Table, plan: FieldPlan, schema: Schema) -> Iterator[TableS
 class _BlockRows:
     """The memory of a block."""
 
-    def __init__(self, table: Table, plan: FieldPlan, schema: Schema) -> None:
+    def __init__(self, table: Table, plan: FieldPlan, schema: Mapping[str, Field]) -> None:
         self._table, self._plan, self._schema = table, plan, schema
         field_of = {column: schema[field] for field, column in plan.columns.items()}
         shapes, dtypes = {}, {}
