@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from minari import MinariDataset
+    from typing_extensions import Unpack
 
-    from fastreplay.buffer.filling import LoadedData
+    from fastreplay.buffer.filling import LoadedData, LoadOptions
     from fastreplay.buffer.written import WrittenData
     from fastreplay.datasets.table import Table
     from fastreplay.support.progress import Progress
@@ -76,16 +77,12 @@ class Filled(Kept[ArrayT]):
 
             return ArrayTable("columns", flattened("columns", columns))
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, names=names, lane=lane, overwrite=overwrite, progress=progress)
 
     def load_npz(
         self,
         path: str | os.PathLike[str],
-        *,
-        names: Mapping[str, str | None] | None = None,
-        lane: int | None = None,
-        overwrite: bool = False,
-        progress: Progress = True,
+        **options: Unpack[LoadOptions],
     ) -> LoadedData:
         """Do as `load_arrays` with a file of `numpy.savez` or `savez_compressed`, some rows at a time.
 
@@ -93,10 +90,7 @@ class Filled(Kept[ArrayT]):
 
         Args:
             path: The file.
-            names: As in `load_arrays`.
-            lane: As there.
-            overwrite: As there.
-            progress: As there.
+            **options: As in `load_arrays`: `names`, `lane`, `overwrite`, `progress`.
 
         Returns:
             As there.
@@ -115,16 +109,12 @@ class Filled(Kept[ArrayT]):
 
             return NpzTable(where)
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, **options)
 
     def load_parquet(
         self,
         path: str | os.PathLike[str],
-        *,
-        names: Mapping[str, str | None] | None = None,
-        lane: int | None = None,
-        overwrite: bool = False,
-        progress: Progress = True,
+        **options: Unpack[LoadOptions],
     ) -> LoadedData:
         """Do as `load_arrays` with a Parquet file, or with all in a folder, in the order of their names.
 
@@ -133,10 +123,7 @@ class Filled(Kept[ArrayT]):
 
         Args:
             path: The file or folder.
-            names: As in `load_arrays`.
-            lane: As there.
-            overwrite: As there.
-            progress: As there.
+            **options: As in `load_arrays`: `names`, `lane`, `overwrite`, `progress`.
 
         Returns:
             As there.
@@ -156,17 +143,14 @@ class Filled(Kept[ArrayT]):
 
             return ParquetTable(where, parquet_paths(where))
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, **options)
 
     def load_hdf5(
         self,
         path: str | os.PathLike[str],
         *,
         mask: str | None = None,
-        names: Mapping[str, str | None] | None = None,
-        lane: int | None = None,
-        overwrite: bool = False,
-        progress: Progress = True,
+        **options: Unpack[LoadOptions],
     ) -> LoadedData:
         """Do as `load_arrays` with an HDF5 file in D4RL's layout, or in robomimic's, some rows at a time.
 
@@ -177,10 +161,7 @@ class Filled(Kept[ArrayT]):
         Args:
             path: The file.
             mask: Which of robomimic's trajectories: those of `mask/<name>`; None for all.
-            names: As in `load_arrays`.
-            lane: As there.
-            overwrite: As there.
-            progress: As there.
+            **options: As in `load_arrays`: `names`, `lane`, `overwrite`, `progress`.
 
         Returns:
             As there.
@@ -202,16 +183,12 @@ class Filled(Kept[ArrayT]):
 
             return hdf5_table(where, mask)
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, **options)
 
     def load_minari(
         self,
         dataset: MinariDataset | str,
-        *,
-        names: Mapping[str, str | None] | None = None,
-        lane: int | None = None,
-        overwrite: bool = False,
-        progress: Progress = True,
+        **options: Unpack[LoadOptions],
     ) -> LoadedData:
         """Do as `load_arrays` with a dataset of Minari, one trajectory at a time.
 
@@ -219,11 +196,8 @@ class Filled(Kept[ArrayT]):
 
         Args:
             dataset: It, filtered or not, or the name of one on this machine.
-            names: As in `load_arrays`, of `observations`, `actions`, `rewards`, `terminations`, `truncations` and
-                what is below `infos`.
-            lane: As there.
-            overwrite: As there.
-            progress: As there.
+            **options: As in `load_arrays`; the columns are `observations`, `actions`, `rewards`, `terminations`,
+                `truncations` and what is below `infos`.
 
         Returns:
             As there.
@@ -243,16 +217,12 @@ class Filled(Kept[ArrayT]):
 
             return ApartTable(lambda: MinariTable(dataset))
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, **options)
 
     def load_lerobot(
         self,
         root: str | os.PathLike[str],
-        *,
-        names: Mapping[str, str | None] | None = None,
-        lane: int | None = None,
-        overwrite: bool = False,
-        progress: Progress = True,
+        **options: Unpack[LoadOptions],
     ) -> LoadedData:
         """Do as `load_arrays` with a dataset of LeRobot on this machine, of format 2 or 3.
 
@@ -262,10 +232,7 @@ class Filled(Kept[ArrayT]):
 
         Args:
             root: The dataset's folder, in which `meta/info.json` is.
-            names: As in `load_arrays`.
-            lane: As there.
-            overwrite: As there.
-            progress: As there.
+            **options: As in `load_arrays`: `names`, `lane`, `overwrite`, `progress`.
 
         Returns:
             As there.
@@ -286,7 +253,7 @@ class Filled(Kept[ArrayT]):
 
             return LeRobotTable(where)
 
-        return self._load(open_table, names, lane, overwrite, progress)
+        return self._load(open_table, **options)
 
     def to_minari(
         self,
@@ -327,12 +294,10 @@ class Filled(Kept[ArrayT]):
         spaces = {"env": env, "observation_space": observation_space, "action_space": action_space}
         return to_minari(self, dataset_id, spaces, about)
 
-    def _load(
-        self, open_table: Callable[[], Table], names: object, lane: object, overwrite: object, progress: object
-    ) -> LoadedData:
-        from fastreplay.buffer.filling import Asked, load
+    def _load(self, open_table: Callable[[], Table], **options: Unpack[LoadOptions]) -> LoadedData:
+        from fastreplay.buffer.filling import load
 
-        return load(self, Asked(names, lane, overwrite, progress), open_table)
+        return load(self, open_table, **options)
 
     def _next_fields(self) -> Mapping[str, str]:
         """Return which fields are the next of others, beside those that are called so."""

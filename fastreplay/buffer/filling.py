@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from fastreplay.support.checks import checked_flag, checked_index
 from fastreplay.support.progress import progress_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -26,10 +26,20 @@ if TYPE_CHECKING:
     from fastreplay.datasets.plan import FieldPlan
     from fastreplay.datasets.steps import TableSteps
     from fastreplay.datasets.table import Table
+    from fastreplay.support.progress import Progress
 
     Array = NDArray[Any]
 
-__all__ = ["Asked", "LoadedData", "load"]
+    class LoadOptions(TypedDict, total=False):
+        """What every way in takes beside what it reads, as `load_arrays` says."""
+
+        names: Mapping[str, str | None] | None
+        lane: int | None
+        overwrite: bool
+        progress: Progress
+
+
+__all__ = ["LoadedData", "load"]
 
 
 class LoadedData(NamedTuple):
@@ -49,34 +59,33 @@ class LoadedData(NamedTuple):
     overwritten: int
 
 
-class Asked(NamedTuple):
-    """What a caller says of loading, unchecked."""
-
-    names: object
-    lane: object
-    overwrite: object
-    progress: object
-
-
-def load(buffer: Filled[Any], said: Asked, open_table: Callable[[], Table]) -> LoadedData:
+def load(
+    buffer: Filled[Any],
+    open_table: Callable[[], Table],
+    *,
+    names: object = None,
+    lane: object = None,
+    overwrite: object = False,
+    progress: object = True,
+) -> LoadedData:
     """Insert the steps of a table.
 
     Raises:
-        OSError, TypeError, ValueError: As `load_arrays`.
+        OSError, TypeError, ValueError, RuntimeError: As `load_arrays`.
     """
-    names = checked_names(said.names, buffer.schema)
-    lane = _checked_lane(said.lane, buffer.lanes)
-    overwrite = checked_flag("overwrite", said.overwrite)
-    tell = progress_of(said.progress, "loading")
+    named = checked_names(names, buffer.schema)
+    into_lane = _checked_lane(lane, buffer.lanes)
+    may_overwrite = checked_flag("overwrite", overwrite)
+    tell = progress_of(progress, "loading")
     with closing(open_table()) as table:
         ends = (
             buffer.ends if buffer.ends is not None else [n for n in ("terminated", "truncated") if n in buffer.schema]
         )
-        made = plan(table, buffer.schema, names, ends, buffer._next_fields())
+        made = plan(table, buffer.schema, named, ends, buffer._next_fields())
         room = buffer.capacity - min(np.diff(buffer._ring.window())[0], buffer.capacity)
-        if not overwrite:
+        if not may_overwrite:
             _check_room(table, made, int(room), open_table)
-        into = _Filling(buffer, lane, ends, int(room))
+        into = _Filling(buffer, into_lane, ends, int(room))
         end = into.end
         try:
             into.begin()
