@@ -50,8 +50,36 @@ def of_failed_disk() -> Any:
 def within_flush() -> Any:
     """Make a buffer that is being flushed, as a signal's handler finds it."""
     b: Any = NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy", path=FOLDER / "within")
-    b._disk._parts._is_within = True
-    atexit.register(setattr, b._disk._parts, "_is_within", False)
+    b._disk._parts._within.acquire()
+    atexit.register(b._disk._parts._within.release)
+    return b
+
+
+@cache
+def with_view() -> Any:
+    """Make a buffer of which an array is in use."""
+    b: Any = NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy", path=FOLDER / "viewed")
+    return b, b.view(b.schema.names[0])
+
+
+@cache
+def of_failing_disk() -> Any:
+    """Make a buffer whose disk fails when it is asked."""
+    b: Any = NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy", path=FOLDER / "failing")
+
+    def confirm(*_given: object, **_named: object) -> None:
+        raise OSError("the disk is broken")
+
+    b._disk._file.confirm = confirm
+    atexit.register(delattr, b._disk._file, "confirm")
+    return b
+
+
+@cache
+def closed() -> Any:
+    """Make a buffer that was closed."""
+    b: Any = NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy")
+    b.close()
     return b
 
 
@@ -60,6 +88,8 @@ def files() -> Scene:
     held()
     of_failed_disk()
     within_flush()
+    with_view()
+    of_failing_disk()
     return Scene(b=NativeBuffer(CAPACITY, FIELDS, seed=3, output="numpy"))
 
 
@@ -88,7 +118,7 @@ INIT: dict[str, Any] = {
     "path: of a buffer without lanes": (ValueError, lambda _: made(lanes=2, ends=(), path=THERE)),
     "path: of a buffer without priorities": (ValueError, lambda _: made(priorities=fr.Priorities(), path=THERE)),
     "path: more than the disk": (OSError, lambda _: made(2**45, path=NEW)),
-    "path: with frames": (ValueError, lambda _: made(fields=FRAMES, lanes=1, path=NEW)),
+    "path: of a buffer without frames": (ValueError, lambda _: made(fields=FRAMES, lanes=1, path=THERE)),
     "path: with a field that cannot end": (ValueError, lambda _: made(lanes=1, ends=["none"], path=NEW)),
     "path: with a rule that is none": (TypeError, lambda _: made(priorities=0.6, path=NEW)),
 }
@@ -102,9 +132,21 @@ FLUSH: dict[str, Any] = {
     "a disk that had failed": (OSError, lambda _: Call(of_failed_disk().flush)),
     "in the midst of one": (RuntimeError, lambda _: Call(within_flush().flush)),
 }
+CLOSE: dict[str, Any] = {
+    "a disk that fails": (OSError, lambda _: Call(of_failing_disk().close)),
+    "an array of view in use": (RuntimeError, lambda _: Call(with_view()[0].close)),
+    "in the midst of a flush": (RuntimeError, lambda _: Call(within_flush().close)),
+}
+EXIT: dict[str, Any] = {
+    "an array of view in use": (RuntimeError, lambda _: Call(with_view()[0].__exit__, None, None, None)),
+}
+ENTER: dict[str, Any] = {"closed": (RuntimeError, lambda _: Call(closed().__enter__))}
 
 RING_FILES: list[Case] = [
     *cases("fr.ReplayBuffer.__init__", files, go_on, INIT),
     *cases("fr.ReplayBuffer.from_env", files, go_on, FROM_ENV),
     *cases("fr.ReplayBuffer.flush", files, go_on, FLUSH),
+    *cases("fr.ReplayBuffer.close", files, go_on, CLOSE),
+    *cases("fr.ReplayBuffer.__enter__", files, go_on, ENTER),
+    *cases("fr.ReplayBuffer.__exit__", files, go_on, EXIT),
 ]

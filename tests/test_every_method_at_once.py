@@ -436,6 +436,15 @@ def initialize(actor: Actor) -> None:
     assert set(assert_whole(FIELDS, buffer.sample(9))[1]) <= {8, 9, 10}
 
 
+def close_buffer(actor: Actor) -> None:
+    with NativeBuffer(3, FIELDS, seed=actor.number, output="numpy") as buffer:
+        buffer.extend(**certified(FIELDS, [7, 8]))
+        face = buffer.spawn(1)[0]
+    with pytest.raises(RuntimeError, match="sample: the ReplayBuffer was closed"):
+        face.sample(2)
+    buffer.close()
+
+
 def cut(actor: Actor) -> None:
     """Each in a lane of its own, a trajectory of numbers that go on by one: no window may come to another."""
     streams, count = actor.world.streams, int(actor.rng.integers(1, 30))
@@ -489,6 +498,9 @@ BUFFER: dict[str, Action] = {
     "nbytes": lambda actor: _equal(actor.buffer.nbytes, actor.world.schema.nbytes(CAPACITY)),
     "schema": lambda actor: _equal(actor.buffer.schema, actor.world.schema),
     "__init__": initialize,
+    "close": close_buffer,
+    "__enter__": close_buffer,
+    "__exit__": close_buffer,
     "__len__": length,
     "__getitem__": get_item,
     "__repr__": lambda actor: _contains(repr(actor.buffer), f"of {CAPACITY} transitions"),

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import stall
 
 import fastreplay as fr
 from fastreplay import _core
@@ -46,46 +47,79 @@ FIELDS = {
     "reward": ((), "float64"),
     "terminated": ((), "bool"),
 }
+# What goes on along a lane, is stored once, and breaks off at an end.
+SHARED = {
+    **FIELDS,
+    "state": ((2,), "int64"),
+    "next_state": ((2,), "int64"),
+    "frames": fr.Field((3,), "int64", stack=3),
+    "next_frames": fr.Field((3,), "int64", stack=3),
+}
+STACKED = {**FIELDS, "frames": fr.Field((70,), "int64", stack=3)}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "weighed": {"priorities": fr.Priorities(alpha=1.0, eps=0.0)},
     "lanes": {"lanes": 3},
     "all": {"lanes": 3, "priorities": fr.Priorities(alpha=1.0, eps=0.0)},
+    "shared": {"lanes": 3, "share_next": True, "priorities": fr.Priorities(alpha=1.0, eps=0.0)},
+    "stacked": {"lanes": 3},
 }
 CAPACITY = 200
 WRITE = ring_file._write
 
 
-def rows(first: int, count: int) -> dict[str, Any]:
-    ids = np.arange(first, first + count)
+def columns(ids: Any, wide: int = 3) -> dict[str, Any]:
+    """Return what these rows are in every field; frames are so wide."""
+    ends = ids % 17 == 16
+    since = np.select([ids % 17 == 2, ids % 17 == 5], [0, 1], 2)  # steps of the lane since its last end
+    frames = ids[:, None] - 3 * np.minimum(since[:, None], [2, 1, 0])
+    newest = ids + 3 + 1_000_000 * ends
+    states, next_states = ids[:, None] * [1, -1], newest[:, None] * [1, -1]
+    next_frames = np.concatenate([frames[:, 1:], newest[:, None]], axis=1)
+    of_frame = np.arange(wide)
     return {
         "observation": ids[:, None] * 5 + np.arange(5),
-        "pixels": np.repeat(ids % 251, 21).reshape(count, 3, 7).astype(np.uint8),
+        "pixels": np.repeat(ids % 251, 21).reshape(len(ids), 3, 7).astype(np.uint8),
         "reward": ids * 0.5,
-        "terminated": ids % 17 == 16,
+        "terminated": ends,
+        "state": states,
+        "next_state": next_states,
+        "frames": frames[:, :, None] * 7 + of_frame,
+        "next_frames": next_frames[:, :, None] * 7 + of_frame,
     }
+
+
+def rows(schema: fr.Schema, first: int, count: int) -> dict[str, Any]:
+    ids = np.arange(first, first + count)
+    wide = schema["frames"].shape[1:] if "frames" in schema else ()
+    return {name: value for name, value in columns(ids, *wide).items() if name in schema}
 
 
 def ids_of(batch: Any) -> Any:
     """Return which rows these are, all of which are whole."""
     ids = batch.observation[:, 0] // 5
-    for i, row in enumerate(ids):
-        for name, value in rows(int(row), 1).items():
-            assert (getattr(batch, name)[i] == value[0]).all(), (name, row)
+    wide = batch.frames.shape[2:] if hasattr(batch, "frames") else ()
+    for name, value in columns(ids, *wide).items():
+        if hasattr(batch, name):
+            assert (getattr(batch, name) == value).all(), (name, ids)
     return ids
+
+
+def fields_of(kind: str) -> Any:
+    return {"shared": SHARED, "stacked": STACKED}.get(kind, FIELDS)
 
 
 def made(path: Path | None, kind: str = "plain", capacity: int = CAPACITY, **options: Any) -> Buffer:
     options = {"output": "numpy", **KINDS[kind], **({} if path is None else {"path": path}), **options}
-    return fr.ReplayBuffer(capacity, FIELDS, **options)
+    return fr.ReplayBuffer(capacity, fields_of(kind), **options)
 
 
 def insert(buffer: Buffer, first: int, count: int) -> None:
     lanes = {} if buffer._lanes is None else {"lanes": np.arange(first, first + count) % 3}
     for at in range(0, count, 20):
         part = slice(at, min(at + 20, count))
-        columns = {name: value[part] for name, value in rows(first, count).items()}
-        buffer.extend(**columns, **{name: value[part] for name, value in lanes.items()})
+        given = {name: value[part] for name, value in rows(buffer.schema, first, count).items()}
+        buffer.extend(**given, **{name: value[part] for name, value in lanes.items()})
 
 
 def no_wait(_fd: int) -> None:
@@ -181,7 +215,7 @@ done = [first + i for i in range(3)]
 def work(lane):
     i = first + lane
     while True:
-        row = {{name: value[0] for name, value in t.rows(i, 1).items()}}
+        row = {{name: value[0] for name, value in t.rows(buffer.schema, i, 1).items()}}
         buffer.add(**row, **({{}} if buffer._lanes is None else {{"lane": lane}}))
         os.write(1, b"%d\\n" % i)
         i += 3
@@ -212,7 +246,7 @@ def killed_while_it_inserts(path: Path, kind: str, first: int, most: int) -> set
     return {int(line) for line in said[: said.rfind("\n") + 1].split()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS if LONG else [*KINDS][:-1])
 def test_after_a_kill_everything_is_there(tmp_path: Path, kind: str) -> None:
     first, expected = 0, -1
     for turn in range(20 if LONG else 2):
@@ -415,12 +449,12 @@ def test_a_disk_that_fails_is_not_asked_again(tmp_path: Path, monkeypatch: pytes
     insert(buffer, 0, 20)
     calls = []
 
-    def fails(fd: int) -> None:
+    def counted(fd: int) -> None:
         calls.append(fd)
-        raise OSError(errno.EIO, "the disk is broken")
+        fails(fd)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fails)
+        patch.setattr(os, "fsync", counted)
         with pytest.raises(OSError, match="the disk is broken"):
             buffer.flush()
     with pytest.raises(OSError, match="the disk failed before"):
@@ -430,6 +464,65 @@ def test_a_disk_that_fails_is_not_asked_again(tmp_path: Path, monkeypatch: pytes
     assert (contents(buffer) == np.arange(40)).all()
     buffer.save(tmp_path / "kept")
     assert len(Buffer.load(tmp_path / "kept")) == 40
+
+
+def test_opening_waits_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a new file before it has its name; for another before its places are written to."""
+    steps: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any], *given: Any) -> Any:
+        steps.append(name)
+        return real(*given)
+
+    monkeypatch.setattr(os, "fsync", partial(noted, "fsync", os.fsync))
+    monkeypatch.setattr(os, "link", partial(noted, "link", os.link))
+    monkeypatch.setattr(ring_file, "_write", partial(noted, "write", WRITE))
+    there = [made(tmp_path / "ring")]
+    assert steps == ["write", "write", "fsync", "link", "fsync"]  # the head, a place; and the folder
+    insert(there[0], 0, 20)
+    steps.clear()
+    closed(there)
+    assert steps == ["fsync", "write", "fsync"]
+    steps.clear()
+    made(tmp_path / "ring")
+    assert steps[:2] == ["fsync", "write"]
+    assert len(steps) == 2 + 3  # as it is closed
+
+
+def test_power_is_lost_after_a_kill_within_a_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens a file does not write over the one place that the disk is known to have."""
+    monkeypatch.setattr(ring_file.RingFile, "_life", lambda _: "the same")
+    path, left, rng = tmp_path / "ring", tmp_path / "left", np.random.default_rng(2)
+    with monkeypatch.context() as patch:
+        power = Power(path, patch)
+        buffer = made(path)
+        insert(buffer, 0, 20)
+        buffer.flush()
+        insert(buffer, 20, 20)
+        waits = iter([os.fsync, no_wait])  # it is killed while it waits for the second time
+        patch.setattr(os, "fsync", lambda fd: next(waits)(fd))  # noqa: PLW0108 - another each time
+        buffer.flush()
+        power.note()
+        left.write_bytes(path.read_bytes())
+    with monkeypatch.context() as patch:
+        after = Power(left, patch)
+        after.images = power.images
+
+        def writing(fd: int, data: bytes, offset: int) -> None:
+            WRITE(fd, data, offset)
+            after.note()
+
+        patch.setattr(ring_file, "_write", writing)
+        there = [made(left)]
+        for turn in range(100):
+            lost = tmp_path / f"lost {turn % 2}"
+            after.lost(lost, rng)
+            with monkeypatch.context() as inner:
+                inner.setattr(ring_file.RingFile, "_life", lambda _: "another")
+                inner.setattr(ring_file, "_write", WRITE)
+                inner.setattr(os, "fsync", no_wait)
+                assert (contents(made(lost)) == np.arange(40)).all()
+        del there
 
 
 def test_an_interrupted_flush_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -668,6 +761,9 @@ def held_in(folder: Path) -> list[str]:
     return [each for each in links if each.startswith(f"{folder}/")]
 
 
+MAKING_AND_CLOSING = ("/replay_buffer.py", "/held.py", "/on_disk.py", "/ring_file.py", "/closed.py")
+
+
 @contextmanager
 def interrupting(number: int) -> Iterator[None]:
     """Raise KeyboardInterrupt at so many lines of where a buffer and its file are made."""
@@ -675,7 +771,9 @@ def interrupting(number: int) -> Iterator[None]:
 
     def trace(frame: Any, event: str, _argument: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.endswith(("/replay_buffer.py", "/kept.py", "/on_disk.py", "/ring_file.py")):
+        if not frame.f_code.co_filename.endswith(
+            ("/replay_buffer.py", "/held.py", "/on_disk.py", "/ring_file.py", "/closed.py")
+        ):
             return None
         if event == "line":
             left -= 1
@@ -692,6 +790,161 @@ def interrupting(number: int) -> Iterator[None]:
         sys.settrace(before)
 
 
+# ---- closed
+
+
+@pytest.mark.parametrize("kind", ["plain", "shared"])
+def test_closed(tmp_path: Path, kind: str) -> None:
+    """Every call raises, of faces and samplers, too; minibatches stay; others can open the file."""
+    with made(tmp_path / "ring", kind, seed=1) as buffer:
+        insert(buffer, 0, 50)
+        face, sampler, add = buffer.spawn(1)[0], buffer.sampler(), buffer.add
+        loader = sampler.loader(8)
+        batch, ahead = buffer.sample(16), next(loader)
+    for one in (buffer, face, sampler):
+        for name in ("sample", "stats", "loader", "rng_state", "save", "add", "view", "flush", "cut", "schema"):
+            if hasattr(fr.ReplayBuffer if one is not sampler else fr.Sampler, name):
+                with pytest.raises(RuntimeError, match=f"^{name}: the (ReplayBuffer|Sampler) was closed"):
+                    getattr(one, name)(8)
+        with pytest.raises(RuntimeError, match="was closed"):
+            pickle.dumps(one)
+        assert repr(one) == f"{type(one).__name__}(closed)"
+    for refused in (lambda: len(buffer), lambda: buffer[0], buffer.__enter__):
+        with pytest.raises(RuntimeError, match="the ReplayBuffer was closed"):
+            refused()
+    with pytest.raises(RuntimeError, match="closed meanwhile; 0 of 1 rows"):  # as who was about to call it
+        add(
+            **{name: value[0] for name, value in columns(np.array([50])).items() if name in fields_of(kind)},
+            **({} if kind == "plain" else {"lane": 0}),
+        )
+    assert [*loader] == []
+    buffer.close()
+    assert held_in(tmp_path) == []
+    assert isinstance(buffer, fr.ReplayBuffer)
+    again = made(tmp_path / "ring", kind)
+    assert (contents(again) == np.arange(50)).all()
+    assert {*ids_of(batch)} | {*ids_of(ahead)} <= {*range(50)}
+    if os.fork() == 0:
+        os._exit(0)
+    assert os.wait()[1] == 0
+
+
+def test_closed_in_memory() -> None:
+    with made(None) as buffer:
+        insert(buffer, 0, 20)
+        view = buffer.view("reward")
+    with pytest.raises(RuntimeError, match="sample: the ReplayBuffer was closed"):
+        buffer.sample(4)
+    assert view[3] == 1.5
+
+
+def test_what_keeps_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has changed where it cannot be closed."""
+    buffer = made(tmp_path / "ring")
+    insert(buffer, 0, 20)
+    views = [buffer.view("reward"), buffer.view("observation")[3:5]]
+    with pytest.raises(RuntimeError, match=r"close: 2 arrays that view\(\) gave lie in .*ring"):
+        buffer.close()
+    views.pop()
+    with pytest.raises(RuntimeError, match="close: 1 arrays"):
+        buffer.close()
+    views.clear()
+    insert(buffer, 20, 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="the disk is broken"):
+            buffer.close()
+    assert (contents(buffer) == np.arange(40)).all()
+    with pytest.raises(RuntimeError, match="is open"):
+        made(tmp_path / "ring")
+    buffer.close()
+    assert len(made(tmp_path / "ring")) == 40
+
+
+def fails(_fd: int) -> None:
+    """Stand for fsync, of a disk that cannot."""
+    raise OSError(errno.EIO, "the disk is broken")
+
+
+def test_an_insert_that_has_stopped_keeps_it_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_disk, "_PATIENCE_S", 0.02)
+    buffer = made(tmp_path / "ring", capacity=8192)
+    with stall.stalled_insert(buffer, rows(buffer.schema, 0, 600), "observation", at=300):
+        with pytest.raises(RuntimeError, match="close: another thread is in the midst of an insert"):
+            buffer.close()
+        assert len(buffer) == 0
+    insert(buffer, 600, 20)
+    assert (contents(buffer) == np.arange(620)).all()
+    buffer.close()
+    assert (contents(made(tmp_path / "ring", capacity=8192)) == np.arange(620)).all()
+
+
+@pytest.mark.parametrize("kind", ["all", "shared"])
+def test_closed_while_others_are_in_the_midst(tmp_path: Path, kind: str) -> None:
+    """Each call comes before or raises; what had returned is there."""
+    for turn in range(100 if LONG else 4):
+        buffer = made(tmp_path / f"ring {turn}", kind)
+        insert(buffer, 0, 60)
+        done, wrong = [57, 58, 59], list[BaseException]()
+
+        # As who was about to call it, whom nobody stops.
+        def add(lane: int, call: Any = buffer.add, done: Any = done, schema: Any = buffer.schema) -> None:
+            call(**{name: value[0] for name, value in rows(schema, done[lane] + 3, 1).items()}, lane=lane)
+            done[lane] += 3
+
+        def sample(sample: Any = buffer.sample, read: Any = buffer.__getitem__) -> None:
+            ids_of(sample(64))
+            ids_of(read(slice(-20, None)))
+
+        def until_it_is_closed(call: Callable[[], object], wrong: Any = wrong) -> None:
+            end = time.monotonic() + 20
+            try:
+                while time.monotonic() < end:
+                    call()
+                wrong.append(AssertionError("it is open"))
+            except RuntimeError as error:
+                if "closed" not in str(error):
+                    wrong.append(error)
+            except BaseException as error:  # noqa: BLE001 - looked at below
+                wrong.append(error)
+
+        calls = [*(partial(add, lane) for lane in range(3)), sample, partial(buffer.save, tmp_path / f"kept {turn}")]
+        threads = [threading.Thread(target=until_it_is_closed, args=(call,)) for call in calls]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.002 * (turn + 1))
+        buffer.close()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        again = made(tmp_path / f"ring {turn}", kind)
+        found = contents(again)
+        for lane in range(3):
+            mine = found[found % 3 == lane]
+            assert (np.diff(mine) == 3).all()
+            assert mine[-1] - done[lane] in {0, 3} if len(mine) else len(found) == CAPACITY  # all of others since
+        if (tmp_path / f"kept {turn}" / "manifest.json").exists():
+            kept = contents(fr.ReplayBuffer.load(tmp_path / f"kept {turn}"))
+            assert len(kept) >= 60
+
+
+def test_an_interrupt_at_any_line_of_close(tmp_path: Path) -> None:
+    done, line = False, 1
+    while not done:
+        buffer = made(tmp_path / f"ring {line}", "all")
+        insert(buffer, 0, 20)
+        try:
+            with interrupting(line):
+                buffer.close()
+            done = True
+        except KeyboardInterrupt:
+            buffer.close()
+        assert held_in(tmp_path) == [], line
+        assert len(made(tmp_path / f"ring {line}", "all")) == 20
+        line += 1 if LONG else 7
+    assert line > 30
+
+
 # ---- what is refused
 
 
@@ -701,6 +954,7 @@ def interrupting(number: int) -> Iterator[None]:
         (201, "plain", {}, r"ring: capacity: expected 200, as the file has it, got 201"),
         (200, "lanes", {}, r"lanes: expected None, as the file has it, got 3"),
         (200, "weighed", {}, r"priorities: expected None, as the file has it, got \{"),
+        (200, "shared", {}, r"fields: expected \["),
     ],
 )
 def test_a_file_of_another_buffer(
@@ -737,11 +991,7 @@ def test_what_is_no_file_of_a_ring(tmp_path: Path) -> None:
         made(3)  # type: ignore[arg-type]
     with pytest.raises(OSError, match=r"the ring would take [\d,]+ bytes, and [\d,]+ are free"):
         made(tmp_path / "large", capacity=10**12)
-    stacked: Any = {"observation": fr.Field((4, 4), "uint8", stack=2), "terminated": ()}
-    with pytest.raises(ValueError, match="expected None with share_next or stacks"):
-        fr.ReplayBuffer(10, stacked, lanes=1, path=tmp_path / "x")
     assert not (tmp_path / "large").exists()
-    assert not (tmp_path / "x").exists()
 
 
 def test_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -750,6 +1000,28 @@ def test_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ring_file, "_NETWORKS", {"ext4", "tmpfs", "overlay", "xfs", "btrfs"})
     with pytest.raises(OSError, match=r"lies on .*, whose files other machines may change"):
         made(tmp_path / "ring")
+
+
+def test_a_link_to_a_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is where the file lies, and of several mounts at one place the last."""
+    far, near = tmp_path / "far away", tmp_path / "near"
+    near.mkdir()
+    far.mkdir()
+    (near / "ring").symlink_to(far / "ring")
+    mounts = tmp_path / "mountinfo"
+    point = str(far).replace(" ", "\\040")
+    mounts.write_text(
+        "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"22 21 0:5 / {point} rw shared:1 - autofs auto rw\n"
+        f"23 22 0:6 / {point} rw - nfs4 host:/home rw\n"
+    )
+    monkeypatch.setattr(ring_file, "_MOUNTS", str(mounts))
+    for path in (near / "ring", far / "ring"):
+        with pytest.raises(OSError, match=r"path: .*/far away/ring lies on nfs4, whose files"):
+            made(path)
+    assert [*far.iterdir()] == []
+    made(near / "other")
+    made(tmp_path / "far away too")
 
 
 def test_no_room_leaves_nothing(tmp_path: Path) -> None:
@@ -767,7 +1039,7 @@ def test_no_room_leaves_nothing(tmp_path: Path) -> None:
     assert held_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["all", "plain"])
+@pytest.mark.parametrize("kind", ["all", "plain", "shared"])
 @pytest.mark.parametrize("boot", [None, "another"])
 def test_damage_is_refused_or_harmless(
     tmp_path: Path, kind: str, boot: str | None, monkeypatch: pytest.MonkeyPatch
@@ -799,7 +1071,7 @@ def test_damage_is_refused_or_harmless(
             continue
         buffer = there[0]
         if len(buffer):
-            follow: dict[str, Any] = {"follow": fr.NStep(3, 0.9)} if kind == "all" else {}
+            follow: dict[str, Any] = {"follow": fr.NStep(3, 0.9)} if kind != "plain" else {}
             buffer.sample(32, **follow)
             if boot is not None:
                 contents(buffer)
@@ -817,7 +1089,7 @@ def test_rows_are_asked_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     capacity = 30_000
     there = [made(tmp_path / "ring", capacity=capacity)]
     for first in range(0, capacity, 3000):
-        there[0].extend(**rows(first, 3000))
+        there[0].extend(**rows(there[0].schema, first, 3000))
     closed(there)
     monkeypatch.setattr(on_disk, "memory_limit", lambda: 1 << 20)
 

@@ -24,6 +24,7 @@
 #include "lanes/trajectories.hpp"
 #include "module.hpp"
 #include "priority/priorities.hpp"
+#include "ring/insert.hpp"
 #include "rows.hpp"
 
 namespace py = pybind11;
@@ -261,11 +262,7 @@ std::unique_ptr<FollowRule> new_follow(const Lanes& lanes, std::uint32_t most_be
 
 // In the child after a fork, where nobody is left to finish an insert.
 void begin_in_child(Ring& ring, Priorities* priorities, Lanes* lanes) {
-  ring.let_go();  // whoever copied is not there to go on
-  ring.discard_unfinished([&](Ticket from, Ticket to) {
-    if (priorities != nullptr) priorities->move(from, to);
-    if (lanes != nullptr) lanes->move(from, to);
-  });
+  discard_unfinished(ring, priorities, lanes);
   if (priorities != nullptr) priorities->begin_in_child();
   if (lanes != nullptr) lanes->begin_in_child();
 }

@@ -79,6 +79,10 @@ void bind_records(py::module_& m) {
       "record_groups",
       [](const Sizes& fields, const Groups& groups) { return groups_in(record_layout(fields, groups)); },
       py::arg("fields"), py::arg("groups"));
+  m.def(
+      "beside_bytes",
+      [](const Sizes& fields, const Groups& groups) { return record_layout(fields, groups).extra_bytes(); },
+      py::arg("fields"), py::arg("groups"));
 
   py::class_<Records, std::shared_ptr<Records>>(m, "Records")
       .def(py::init([](const Sizes& fields, std::size_t capacity) {

@@ -29,11 +29,17 @@ std::span<const std::int64_t> rows_of(const Integers& addresses, const Block& bl
   return {addresses.data(), block.batch_size()};
 }
 
+// Whoever read while it was closed would have less than there was.
+void throw_if_closed(const Ring& ring) {
+  if (ring.is_closed()) throw std::runtime_error{"the buffer was closed meanwhile"};
+}
+
 void throw_unless_whole(const ReadResult& result, const Ring& ring, bool by_slot, const Integers& addresses) {
   switch (result.status) {
     case ReadResult::Status::kWhole:
       return;
     case ReadResult::Status::kOutOfRange:
+      throw_if_closed(ring);
       throw py::index_error{
           (by_slot ? "slot " : "index ") + std::to_string(addresses.data()[result.row]) +
           " holds no transition: the buffer has " + std::to_string(result.published) + " of at most " +
@@ -74,7 +80,9 @@ py::list slots_for_python(const Ring& ring, const Block& block) {
 
 Ticket read_run_into(const Ring& ring, Ticket first, const Block& block) {
   check_fits(block, ring);
-  return without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
+  const Ticket oldest = without_gil(block.layout().num_bytes(), [&] { return read_run(ring, first, block); });
+  throw_if_closed(ring);
+  return oldest;
 }
 
 // Lays records behind the last of a ring that nobody else uses: rows of some of its columns, without gaps.
@@ -111,7 +119,9 @@ void restore_rows(Ring& ring, std::size_t num_rows) {
 // Whole records, first, first + 1, ..., as many as the memory holds; returns the oldest ticket whose copy is whole.
 Ticket read_records_into(const Ring& ring, Ticket first, Bytes memory) {
   const std::span<std::byte> records = span_of(memory);
-  return without_gil(records.size(), [&] { return read_records(ring, first, records); });
+  const Ticket oldest = without_gil(records.size(), [&] { return read_records(ring, first, records); });
+  throw_if_closed(ring);
+  return oldest;
 }
 
 // What an insert waits for.
@@ -119,6 +129,13 @@ std::string describe_gate(Ring& ring) {
   const auto [ticket, is_held] = ring.gate();
   return "transition " + std::to_string(ticket) + ", a whole lap behind, was still being " +
          (is_held ? "saved" : "written");
+}
+
+// For an insert that waits, of which so many rows are done.
+void check_open(const Ring& ring, std::size_t num_inserted, std::size_t num_rows) {
+  if (!ring.is_closed()) return;
+  throw std::runtime_error{"insert: the buffer was closed meanwhile; " + std::to_string(num_inserted) + " of " +
+                           std::to_string(num_rows) + " rows were inserted"};
 }
 
 }  // namespace
@@ -141,10 +158,13 @@ void bind_ring(py::module_& m) {
       .def("window",
            [](Ring& ring) {
              const Window window = ring.window();
+             throw_if_closed(ring);
              return std::pair{window.first, std::max(window.first, window.committed)};
            })
       .def_property_readonly("num_reserved", &Ring::num_reserved)
       .def("describe_gate", &describe_gate)
+      .def_property_readonly("is_closed", &Ring::is_closed)
+      .def("check_open", &check_open, py::arg("num_inserted"), py::arg("num_rows"))
       .def("clear", &Ring::clear)
       .def("try_hold", &Ring::try_hold, py::arg("first"))
       .def("hold_on_from", &Ring::hold_on_from, py::arg("first"))

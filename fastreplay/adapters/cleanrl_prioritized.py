@@ -11,7 +11,7 @@ import numpy as np
 from fastreplay.adapters.kept_steps import Loading, said_of_adapter
 from fastreplay.adapters.pending_steps import PendingStep, bytes_of_steps, taken_steps
 from fastreplay.adapters.shared_frames import SharedFrames
-from fastreplay.buffer.kept import checked_path
+from fastreplay.buffer.held import checked_path
 from fastreplay.buffer.priorities import Priorities
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.support.checks import checked_addresses, checked_count, checked_number

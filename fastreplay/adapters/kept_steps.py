@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from fastreplay.adapters.random_integers import NativeIntegers
-from fastreplay.buffer.kept import checked_path
+from fastreplay.buffer.held import checked_path
 
 if TYPE_CHECKING:
     import os

@@ -191,7 +191,13 @@ class RingSampler:
         return 0.0
 
     def describe_nothing(self, batch_size: int) -> str:  # noqa: ARG002 - for draws of a whole batch
-        """Say why there is nothing to draw from."""
+        """Say why there is nothing to draw from.
+
+        Raises:
+            RuntimeError: The buffer was closed meanwhile.
+        """
+        if self._ring.is_closed:
+            raise RuntimeError("sample: the buffer was closed meanwhile")
         if isinstance(self._from, _core.Follow) and len(self._ring):
             count, _, longest, *_ = self._from.count()
             return (

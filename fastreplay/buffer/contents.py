@@ -153,7 +153,11 @@ class Contents(insert.Inserter, Generic[ArrayT]):
             raise KeyError(
                 f"{name!r} is put together from frames that transitions have in common: read it by buffer[:]"
             )
-        return self._ring.records.column(position, field.dtype, list(field.shape))
+        return self._shown(self._ring.records.column(position, field.dtype, list(field.shape)))
+
+    def _shown(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return an array that lies in the ring, of which account may have to be kept."""
+        return array
 
     def cut(self, lane: int | None = None) -> None:
         """End the trajectory of a lane where it is, as when you reset its environment yourself.

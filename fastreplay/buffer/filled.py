@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastreplay.buffer.kept import Kept, checked_path
+from fastreplay.buffer.held import checked_path
+from fastreplay.buffer.kept import Kept
 
 if TYPE_CHECKING:
     import os

@@ -306,13 +306,13 @@ cdef class Inserter:
             if done == num_rows:
                 return 0
             PyErr_CheckSignals()
+            self.ring_object.check_open(num_before + done, num_before + num_rows)
             if done > before:
                 shut_since = monotonic()
             if monotonic() - shut_since >= self.timeout_s:
                 raise TimeoutError(
                     f"insert: {self.ring_object.describe_gate()} after {self.timeout_s:g} s; "
-                    f"{num_before + done} of {num_before + num_rows} rows were "
-                    "inserted")
+                    f"{num_before + done} of {num_before + num_rows} rows were inserted")
 
 
 cdef inline int add(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,

@@ -4,37 +4,35 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.buffer.lanes import checked_ends
+from fastreplay.buffer.held import Held, checked_path
 from fastreplay.buffer.links import put_links
-from fastreplay.buffer.pickled import Pickled, rebuilt
+from fastreplay.buffer.pickled import rebuilt
 from fastreplay.buffer.priorities import check_masses
 from fastreplay.checkpoint.stored import Column, Stored
 from fastreplay.support.checks import checked_bytes, checked_count, checked_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    import os
+    from collections.abc import Callable, Iterable, Mapping
 
     import torch
     from numpy.typing import NDArray
     from typing_extensions import Buffer, Self
 
     from fastreplay.buffer.described import Described
-    from fastreplay.buffer.on_disk import OnDisk
     from fastreplay.buffer.options import Storage
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.checkpoint.folder import Folder
     from fastreplay.checkpoint.manifest import Manifest
     from fastreplay.checkpoint.save import SavedRange, SaveSource
     from fastreplay.checkpoint.save_handle import SaveHandle
-    from fastreplay.support.checks import Seed
 
-__all__ = ["Kept", "checked_path", "state_columns"]
+__all__ = ["Kept", "state_columns"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
@@ -42,7 +40,7 @@ _MASS = Column("mass", (), np.dtype(np.float32))
 _LINKS = [Column("lane", (), np.dtype(np.uint32)), Column("link", (), np.dtype(np.uint8))]
 
 
-class Kept(Pickled[ArrayT]):
+class Kept(Held[ArrayT]):
     """Base of the replay buffer: its checkpoints.
 
     Attributes:
@@ -50,68 +48,6 @@ class Kept(Pickled[ArrayT]):
     """
 
     attached: dict[str, bytes]
-    _disk: OnDisk | None
-
-    def flush(self) -> None:
-        """Have what was inserted up to now where it is to be: on the disk, or on the device.
-
-        With `path`, wait until the disk has it. After a loss of power the buffer then has at least this, but for what
-        later inserts were overwriting; the generator and the counters go on from here, too. Rows that were changed
-        through `view` since they were first confirmed are not known again, and take what is older with them.
-
-        With storage="cuda", queue that the device gets it. `sample` does so itself, but for one that was captured in a
-        CUDA graph, with `out`: each replay draws a new minibatch from what was flushed before, on the stream of the
-        replays. What the graph refers to lives as long as this buffer and `out`. Else do nothing.
-
-        Raises:
-            OSError: The disk has it not. It is not asked again, as what it could not write may pass for written.
-            RuntimeError: With `path`, a signal's handler calls it in the midst of another by the same thread, for which
-                it would have to wait.
-
-        Thread safety:
-            May be called from any thread.
-        """
-        if self._disk is not None:
-            self._disk.confirm()
-        if self._mirror is not None:
-            self._mirror.flush()
-
-    def _new_disk(
-        self,
-        path: object,
-        capacity: int,
-        lanes: int | None,
-        ends: Sequence[str] | None,
-        priorities: Priorities | None,
-    ) -> OnDisk:
-        where = checked_path(path)
-        if self._storage == "cuda":
-            raise ValueError("path: expected None with storage='cuda', which keeps the ring on the device")
-        if self._frames.groups:
-            raise ValueError("path: expected None with share_next or stacks, whose frames lie in memory alone")
-        from fastreplay.buffer.on_disk import OnDisk, form_of
-
-        names = None if lanes is None else checked_ends(ends, self._schema)
-        form = form_of(capacity, self._schema, lanes, names, priorities)
-        return OnDisk(where, form, capacity * _core.record_bytes(self._schema.sizes))
-
-    def _go_on_from(self, disk: OnDisk, seed: Seed) -> None:
-        """Take up what lies in the file, and let it count."""
-        left = disk.begin(self._ring, self._lanes, self._masses)
-        if left is not None and seed is None:
-            self._sampler.restart(left.key, left.calls, None)
-            self._num_spawned = _core.Counter(left.num_spawned)
-        if left is not None:
-            self._sampler.count_on_from(left.counters)
-        disk.finish(self._sampler, self._num_spawned)
-        self._disk = disk
-
-    def _leave_disk(self) -> None:
-        """In the child after a fork: begin anew, in memory; tickets that the parent gave are none of this ring."""
-        assert self._disk is not None
-        self._disk.leave()
-        self._lineage.begin_anew()
-        self._origin += 1
 
     def save(
         self,
@@ -374,16 +310,3 @@ class Kept(Pickled[ArrayT]):
 def state_columns(*, has_masses: bool, has_lanes: bool) -> list[Column]:
     """Return what is kept beside a buffer's transitions."""
     return [*([_MASS] if has_masses else []), *(_LINKS if has_lanes else [])]
-
-
-def checked_path(path: object) -> str:
-    """Return a path as the system takes it, whatever folder this process works in later.
-
-    Raises:
-        TypeError: It is none.
-    """
-    try:
-        decoded = os.fsdecode(os.fspath(path))  # type: ignore[call-overload]
-    except TypeError:
-        raise TypeError(f"path: expected a path, got {path!r}") from None
-    return os.path.abspath(decoded) if decoded else decoded  # noqa: PTH100 - it takes no import of pathlib

@@ -15,10 +15,14 @@ from fastreplay.buffer.described import describe_priorities, describe_schema
 from fastreplay.checkpoint.load import naming
 from fastreplay.checkpoint.ring_file import RingFile
 from fastreplay.checkpoint.said import Said
+from fastreplay.support.living import Living
 from fastreplay.support.memory_limit import memory_limit
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fastreplay.batch.ring_sampler import RingSampler
+    from fastreplay.buffer.frames import ShareNext
     from fastreplay.buffer.lanes import Lanes
     from fastreplay.buffer.priorities import Priorities
     from fastreplay.schema import Schema
@@ -26,10 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["OnDisk", "form_of"]
 
 _MOST_TICKETS = 2**62
+_PATIENCE_S = 1.0  # of who closes, with an insert that is under way
 
 
 def form_of(
-    capacity: int, schema: Schema, lanes: int | None, ends: tuple[str, ...] | None, priorities: Priorities | None
+    capacity: int,
+    schema: Schema,
+    lanes: int | None,
+    ends: tuple[str, ...] | None,
+    priorities: Priorities | None,
+    *,
+    share_next: ShareNext,
 ) -> dict[str, Any]:
     """Return what of a buffer its file is made for."""
     return {
@@ -38,6 +49,7 @@ def form_of(
         "lanes": lanes,
         "ends": None if ends is None else [*ends],
         "priorities": describe_priorities(priorities),
+        "share_next": share_next if isinstance(share_next, bool) else dict(share_next),
     }
 
 
@@ -52,27 +64,28 @@ class _Parts:
         self.checksums = _core.Checksums(ring, self.lanes, file.memory)
         self.sampler: RingSampler | None = None
         self.num_spawned = _core.Counter()
-        self._turn = threading.RLock()
-        self._is_within = False
+        self.turn = threading.RLock()
+        self._within = threading.Lock()
 
-    def confirm(self) -> None:
+    def confirm(self, *, is_opening: bool = False) -> None:
         """Have on the disk what is published now.
+
+        Args:
+            is_opening: Whether nobody relies on it yet.
 
         Raises:
             OSError: The disk has it not.
             RuntimeError: This thread is in the midst of it.
         """
-        with self._turn:
-            if self._is_within:  # a signal's handler, which would have to wait for what it has interrupted
+        with self.turn:
+            if self._within.locked():  # a signal's handler, which would have to wait for what it has interrupted
                 raise RuntimeError("flush: it was called in the midst of another by the same thread")
-            self._is_within = True
-            try:
+            with self._within:
                 first, end = self.ring.window()
                 begin = max(first, min(self.file.confirmed.end, end))
                 oldest = self.checksums.confirm(begin, end)
-                self.file.confirm(oldest if oldest > begin else first, end, self._said(end))
-            finally:
-                self._is_within = False
+                first = oldest if oldest > begin else first
+                self.file.confirm(first, end, self._said(end), is_opening=is_opening)
 
     def _said(self, end: int) -> dict[str, Any]:
         assert self.sampler is not None
@@ -107,15 +120,18 @@ class OnDisk:
         path: Where it is; it is made where there is none.
         form: What it is made for.
         num_bytes: Of its records.
+        num_bytes_beside: Of the room for frames beside them, most of which nobody touches.
 
     Raises:
         OSError, RuntimeError, ValueError: As `RingFile`.
     """
 
-    def __init__(self, path: str, form: dict[str, Any], num_bytes: int) -> None:
+    def __init__(self, path: str, form: dict[str, Any], num_bytes: int, num_bytes_beside: int) -> None:
         limit = memory_limit()
-        self._file = RingFile(path, form, num_bytes, fits=limit is None or num_bytes <= limit // 2)
+        fits = limit is None or num_bytes <= limit // 2
+        self._file = RingFile(path, form, num_bytes + num_bytes_beside, fits=fits)
         self._parts: _Parts | None = None
+        self._views: Living[NDArray[Any]] = Living()
         self.num_lost = 0
 
     def open(self) -> _core.MappedFile:
@@ -176,7 +192,7 @@ class OnDisk:
         """
         assert self._parts is not None
         self._parts.sampler, self._parts.num_spawned = sampler, num_spawned
-        self._parts.confirm()
+        self._parts.confirm(is_opening=True)
         self._file.name()
         self._end = weakref.finalize(self, partial(_confirm_and_close, self._parts))
 
@@ -189,6 +205,49 @@ class OnDisk:
         if self._parts is not None:
             self._parts.confirm()
 
+    def show(self, array: NDArray[Any]) -> None:
+        """Keep account of an array that lies in the file.
+
+        Raises:
+            RuntimeError: The file was closed meanwhile.
+        """
+        parts = self._parts
+        if parts is None:  # in a child
+            return
+        with parts.turn:
+            if parts.ring.is_closed:
+                raise RuntimeError("view: the buffer was closed meanwhile")
+            self._views.add(array)
+
+    def close(self) -> None:
+        """Have on the disk what is published now, and let others open the file. Again, it does nothing.
+
+        Raises:
+            OSError: The disk has it not; a second call does without.
+            RuntimeError: Arrays lie in it, an insert is not finished, or this thread is in the midst of `confirm`.
+        """
+        parts = self._parts
+        if parts is None:
+            return
+        with parts.turn:
+            if not parts.ring.is_closed:  # an interrupt may have come after that
+                self._close_ring(parts)
+            self._end.detach()
+            self._file.close()
+            self._parts = None
+
+    def _close_ring(self, parts: _Parts) -> None:
+        num_views = len(self._views)
+        if num_views:
+            raise RuntimeError(
+                f"close: {num_views} arrays that view() gave lie in {self._file.path}, and somebody refers to them; "
+                "let go of them first"
+            )
+        if not self._file.is_over():
+            parts.confirm()
+        if not _core.close_ring(parts.ring, self._file.memory, _PATIENCE_S):
+            raise RuntimeError("close: another thread is in the midst of an insert; the buffer is open as before")
+
     def leave(self) -> None:
         """In the child after a fork: the file is the parent's. What lies in it becomes memory of zeros."""
         if self._parts is None:  # as another face has said
@@ -200,7 +259,7 @@ class OnDisk:
 
 def _confirm_and_close(parts: _Parts) -> None:
     try:
-        if not parts.file.is_over():  # which somebody was told, or wanted
+        if not parts.ring.is_closed and not parts.file.is_over():  # which somebody was told, or wanted
             try:
                 parts.confirm()
             except KeyboardInterrupt:  # which would be swallowed here

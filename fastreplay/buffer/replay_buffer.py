@@ -90,7 +90,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         path: A file that the ring lies in, in place of memory, which it may be larger than. It is made where there is
             none; else the buffer goes on from what is there, and with its generator, if no `seed` is given. After the
             process was killed every transition is there that was inserted; after a loss of power what `flush` last
-            confirmed. Linux only; without `share_next` and stacks of frames, with storage="host".
+            confirmed. With `share_next` and stacks of frames the disk has room for all frames; memory is taken by those
+            that are there. `close` lets others open it. Linux only; with storage="host".
 
     Raises:
         TypeError: An argument is of the wrong type, or torch has no dtype for a field.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastreplay import _core
 from fastreplay.buffer.described import Described
 from fastreplay.buffer.frames import frames_in
-from fastreplay.buffer.kept import checked_path, state_columns
+from fastreplay.buffer.held import checked_path
+from fastreplay.buffer.kept import state_columns
 from fastreplay.checkpoint.load import check, load
 from fastreplay.checkpoint.manifest import MANIFEST
 from fastreplay.checkpoint.segment import SegmentForm, attached_form

@@ -34,6 +34,9 @@ _PAGE = 4096
 _HEAD = struct.Struct("<16sIQ")  # magic, version, bytes of a place; then its checksum
 _PLACE = struct.Struct("<II")  # checksum of the text, its length
 _MOST_PLACE = 1 << 26
+# What earlier files do not say of their rings.
+_SAID_LATER = {"share_next": False}
+_MOUNTS = "/proc/self/mountinfo"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Other machines may write to them behind this one's back, and what is mapped is not told.
 _NETWORKS = {
@@ -60,8 +63,7 @@ class RingFile:
     """
 
     def __init__(self, path: str, form: dict[str, Any], num_bytes: int, *, fits: bool) -> None:
-        _check_system(path)
-        self.path = os.path.realpath(path)
+        self.path = _checked(path)
         self.form: dict[str, Any] = json.loads(json.dumps(form))
         self.is_new = False
         self.is_failed = False
@@ -155,6 +157,7 @@ class RingFile:
         return parsed(text, "what it says")
 
     def _check_form(self, form: dict[str, Any]) -> None:
+        form = _SAID_LATER | form
         for name, expected in self.form.items():
             if form.get(name) != expected:
                 raise ValueError(f"{name}: expected {form.get(name)!r}, as the file has it, got {expected!r}")
@@ -183,8 +186,18 @@ class RingFile:
         found = os.fstat(self._fd)
         return f"{_boot()} {found.st_dev} {found.st_ino}"
 
-    def confirm(self, first: int, end: int, buffer: dict[str, Any]) -> None:
+    def confirm(self, first: int, end: int, buffer: dict[str, Any], *, is_opening: bool = False) -> None:
         """Wait until the disk has all of the file; then say that it has tickets [first, end), and wait for that.
+
+        The wait before is for the other place, too: what is written over is never what a loss of power would need. A
+        new file has none. The wait after is for who relies on it; what an opening says counts for this life, as long as
+        which the page cache keeps it.
+
+        Args:
+            first: The first of them.
+            end: One past the last.
+            buffer: What to say of the buffer beside.
+            is_opening: Whether nobody does yet.
 
         Raises:
             OSError: The disk has it not. It is not asked again: what it could not write may pass for written.
@@ -199,10 +212,12 @@ class RingFile:
         if len(text) > self._room - _PLACE.size:
             raise ValueError(f"{self.path}: {len(text)} bytes to say of a ring, in a place of {self._room}")
         try:
-            os.fsync(self._fd)
+            if self._new is None:
+                os.fsync(self._fd)
             place = _PLACE.pack(zlib.crc32(text), len(text)) + text
             _write(self._fd, place, _PAGE + number % 2 * self._room)
-            os.fsync(self._fd)
+            if self._new is not None or not is_opening:  # a name is given to what the disk has
+                os.fsync(self._fd)
         except OSError:
             self.is_failed = True
             raise
@@ -266,26 +281,29 @@ class Confirmed(NamedTuple):
     buffer: dict[str, Any]
 
 
-def _check_system(path: str) -> None:
+def _checked(path: str) -> str:
+    """Return where a path leads in the end, once it is known that rings can lie there."""
     if not _core.MAPS_FILES or sys.byteorder != "little":
         raise OSError("path: rings in files need Linux, on a machine that stores the low byte first")
     if not path or "\0" in path:
         raise ValueError(f"path: expected the path of a file, got {path!r}")
-    kind = _network(os.path.dirname(path))  # noqa: PTH120
+    real = os.path.realpath(path)
+    kind = _network(real)
     if kind is not None:
-        raise OSError(f"path: {path} lies on {kind}, whose files other machines may change; use a disk of this one")
+        raise OSError(f"path: {real} lies on {kind}, whose files other machines may change; use a disk of this one")
+    return real
 
 
-def _network(folder: str) -> str | None:
-    """Return the kind of the network that a folder lies on."""
-    mounts: list[tuple[str, str]] = []
-    real = os.path.realpath(folder)
-    with suppress(OSError), open("/proc/self/mountinfo") as lines:  # noqa: PTH123
+def _network(path: str) -> str | None:
+    """Return the kind of the network that a file lies on, or will; of a path without links."""
+    kind, length = "", 0
+    with suppress(OSError), open(_MOUNTS) as lines:  # noqa: PTH123
         for line in lines:
             before, _, after = line.partition(" - ")
-            mounts.append((before.split()[4], after.split()[0]))
-    inside = [(point, kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
-    kind = max(inside, key=lambda mount: len(mount[0]))[1] if inside else ""
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
+            is_inside = path == point or path.startswith(point.rstrip("/") + "/")
+            if is_inside and len(point) >= length:  # of several at one place, the last one hides the others
+                kind, length = after.split()[0], len(point)
     return kind if kind in _NETWORKS else None
 
 

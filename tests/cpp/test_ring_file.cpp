@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Rings in files, whose process is killed after any instruction: of an insert, of the taking up of what another process
 // left. What is found is every transition that was published, whole, in order, of its lane and with its mass, and no
-// other. Then checksums, of which one byte that is another shows; and what regions of a file are.
+// other. Then checksums, of which one byte that is another shows; a ring that is closed under who uses it; and what
+// regions of a file are.
 //
 // A child does the work one instruction at a time; the file as it is after each is what a kill would leave.
 #include <fcntl.h>
@@ -21,7 +22,9 @@
 #include <memory>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -67,44 +70,101 @@ Image read_all(int descriptor) {
   return image;
 }
 
-fastreplay::RecordLayout layout() {
-  return fastreplay::RecordLayout{rows::fields_of(std::vector<std::size_t>{8, 5, 1})};
+// How many slots there are, and how many of them are kept for frames; without any, there are none.
+struct Of {
+  std::size_t capacity;
+  std::size_t num_spare = 0;
+};
+
+constexpr std::size_t kNow = 3, kNext = 4, kStack = 2, kFrameBytes = 12;
+
+fastreplay::RecordLayout layout(const Of& of) {
+  std::vector<std::size_t> row_bytes{8, 5, 1};
+  std::vector<fastreplay::FrameGroup> groups;
+  if (of.num_spare > 0) {
+    row_bytes.resize(kNext + 1, kStack * kFrameBytes);
+    groups.push_back({.fields = {kNow, kNext}, .num_frames = kStack});
+  }
+  return fastreplay::RecordLayout{rows::fields_of(row_bytes), std::move(groups)};
 }
+
+// Frames go on along a lane for 5 steps; then others begin.
+std::byte byte_of(std::uint64_t id, std::size_t field, std::size_t place) {
+  if (field < kNow) return rows::byte_of(id, field, place);
+  const std::uint64_t lane = id % kLanes, trajectory = id / kLanes / 5, step = id / kLanes % 5;
+  const std::uint64_t number = step + field - kNow + 1 + place / kFrameBytes;  // of the first two the older is the same
+  return rows::byte_of((trajectory * kLanes + lane) * 100 + std::max<std::uint64_t>(number, kStack), 9,
+                       place % kFrameBytes);
+}
+
+// The rows of transitions id, id + 1, ...
+class Batch {
+ public:
+  Batch(const fastreplay::RecordLayout& layout, std::uint64_t first_id, std::size_t num_rows) {
+    for (std::size_t f = 0; f < layout.num_fields(); ++f) {
+      const std::size_t row_bytes = layout.columns()[f].row_bytes;
+      auto& bytes = bytes_.emplace_back(num_rows * row_bytes);
+      for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = byte_of(first_id + i / row_bytes, f, i % row_bytes);
+      rows_.push_back({.data = bytes.data(), .stride_bytes = row_bytes});
+    }
+  }
+
+  [[nodiscard]] std::span<const fastreplay::Rows> rows() const { return rows_; }
+
+ private:
+  std::vector<std::vector<std::byte>> bytes_;
+  std::vector<fastreplay::Rows> rows_;
+};
 
 // A ring with lanes and priorities in a file: transition i is of lane i % 2 and has the mass i + 1.
 struct Stored {
-  Stored(int descriptor, std::size_t capacity, bool is_new)
+  Stored(int descriptor, const Of& of, bool is_new)
       : file{std::make_shared<MappedFile>(descriptor, 0, is_new, /*fits=*/true)},
-        ring{layout(), capacity, 0, *file},
+        ring{layout(of), of.capacity, of.num_spare, *file},
         lanes{ring, kLanes, {}, *file},
         priorities{ring, {.alpha = 1, .eps = 0, .floor = 0}, -1, false, false, *file},
         checksums{ring, &lanes, *file} {}
 
-  void insert(const rows::Batch& batch, std::uint64_t id, std::size_t num_rows) {
+  void insert(const Batch& batch, std::uint64_t id, std::size_t num_rows) {
     std::array<std::int64_t, kMostRows> of_lanes;
     std::array<double, kMostRows> masses;
     for (std::size_t i = 0; i < num_rows; ++i) {
       of_lanes[i] = static_cast<std::int64_t>((id + i) % kLanes);
       masses[i] = static_cast<double>(id + i + 1);
     }
-    CHECK(fastreplay::insert_beside(ring, batch.rows(), 0, num_rows, {},
-                                    Lanes::NewRows{lanes, of_lanes.data(), batch.rows()},
-                                    Priorities::NewRows{priorities, masses.data()}));
+    std::array<fastreplay::Rows, 8> columns;
+    const fastreplay::Frames* frames = lanes.frames();
+    CHECK(fastreplay::insert_beside(
+        ring, frames == nullptr ? batch.rows() : frames->stored_as_given(batch.rows(), columns), 0, num_rows, {},
+        Lanes::NewRows{lanes, of_lanes.data(), batch.rows()}, Priorities::NewRows{priorities, masses.data()}));
   }
   void insert(std::uint64_t id, std::size_t num_rows) {
-    for (std::size_t i = 0; i < num_rows; ++i) insert(rows::Batch{layout(), id + i, 1}, id + i, 1);
+    for (std::size_t i = 0; i < num_rows; ++i) insert(Batch{ring.records().layout(), id + i, 1}, id + i, 1);
   }
 
   // As the bindings do.
   bool go_on() {
     if (!ring.is_sound()) return false;
-    ring.let_go();
-    ring.discard_unfinished([&](Ticket from, Ticket to) {
-      priorities.move(from, to);
-      lanes.move(from, to);
-    });
+    fastreplay::discard_unfinished(ring, &priorities, &lanes);
     priorities.go_on();
     return lanes.go_on();
+  }
+
+  // Whether it is that transition, frame by frame.
+  [[nodiscard]] bool is(Ticket ticket, std::uint64_t id) const {
+    const auto& records = ring.records();
+    for (std::size_t f = 0; f < records.layout().num_fields(); ++f) {
+      const auto [offset, row_bytes, num_frames] = records.layout().columns()[f];
+      const std::byte* in_record = ring.record(ticket) + offset;
+      for (std::size_t i = 0; i < row_bytes; ++i) {
+        const auto* places = reinterpret_cast<const fastreplay::FramePlace*>(in_record);
+        const std::byte* at = num_frames == 0
+                                  ? in_record + i
+                                  : records.frames().at(places[i / kFrameBytes], kFrameBytes) + i % kFrameBytes;
+        if (*at != byte_of(id, f, i)) return false;
+      }
+    }
+    return true;
   }
 
   // What there is; nothing where a record is none, or its lane, mass or link is not its own.
@@ -117,7 +177,7 @@ struct Stored {
     if (window.committed != window.end) return std::nullopt;
     for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
       std::uint64_t id = 0;
-      while (id < most && !rows::is_record_of(ring, ring.record(ticket), id)) ++id;
+      while (id < most && !is(ticket, id)) ++id;
       const std::size_t lane = lanes.links().lane(ring.slot(ticket));
       if (id == most || lane != id % kLanes) return std::nullopt;
       if (masses[ticket - window.first] != static_cast<float>(id + 1)) return std::nullopt;
@@ -138,10 +198,10 @@ struct Stored {
 };
 
 // What is found in a file like this one.
-std::optional<std::vector<std::uint64_t>> found_in(const Image& image, std::size_t capacity, std::uint64_t most) {
+std::optional<std::vector<std::uint64_t>> found_in(const Image& image, const Of& of, std::uint64_t most) {
   const int descriptor = new_file();
   CHECK_EQ(pwrite(descriptor, image.data(), image.size(), 0), static_cast<ssize_t>(image.size()));
-  Stored stored{descriptor, capacity, false};
+  Stored stored{descriptor, of, false};
   CHECK_EQ(close(descriptor), 0);
   if (!stored.go_on()) return std::nullopt;
   std::optional<std::vector<std::uint64_t>> ids = stored.ids(most);
@@ -149,7 +209,7 @@ std::optional<std::vector<std::uint64_t>> found_in(const Image& image, std::size
   const Ticket next = stored.ring.window().end;
   stored.insert(most, 3);
   CHECK_EQ(stored.ring.window().end, next + 3);
-  CHECK(rows::is_record_of(stored.ring, stored.ring.record(next), most));
+  CHECK(stored.is(next, most));
   if (next > 0) CHECK_EQ(stored.lanes.links().before(stored.ring.slot(next)), fastreplay::Before::kLost);
   return ids;
 }
@@ -183,15 +243,15 @@ std::vector<Image> images_while(int descriptor, const std::function<void()>& cal
   return images;
 }
 
-void a_writer_is_killed(std::size_t capacity, std::uint64_t num_before, std::size_t num_rows) {
+void a_writer_is_killed(const Of& of, std::uint64_t num_before, std::size_t num_rows) {
   const int descriptor = new_file();
-  Stored stored{descriptor, capacity, true};
+  Stored stored{descriptor, of, true};
   stored.insert(0, num_before);
-  const rows::Batch batch{layout(), num_before, num_rows};
+  const Batch batch{layout(of), num_before, num_rows};
   const std::vector<Image> images = images_while(descriptor, [&] { stored.insert(batch, num_before, num_rows); });
   std::uint64_t end = num_before;
   for (const Image& image : images) {
-    const auto ids = found_in(image, capacity, num_before + num_rows);
+    const auto ids = found_in(image, of, num_before + num_rows);
     CHECK(ids && (!ids->empty() || end == 0));
     if (!ids) continue;
     const std::uint64_t last = ids->empty() ? 0 : ids->back() + 1;
@@ -199,7 +259,7 @@ void a_writer_is_killed(std::size_t capacity, std::uint64_t num_before, std::siz
     end = last;
     for (std::size_t i = 1; i < ids->size(); ++i) CHECK_EQ((*ids)[i], (*ids)[i - 1] + 1);
     // What was reserved, and no more, is gone of the oldest.
-    CHECK(ids->size() + num_rows >= std::min<std::uint64_t>(capacity, last));
+    CHECK(ids->size() + num_rows >= std::min<std::uint64_t>(of.capacity - of.num_spare, last));
   }
   if (!images.empty()) CHECK_EQ(end, num_before + num_rows);
   CHECK_EQ(close(descriptor), 0);
@@ -213,7 +273,7 @@ void a_file_with_gaps(Stored& stored, std::uint64_t num_before, std::uint64_t& n
   for (const std::size_t num_unfinished : {2, 1, 3}) {
     for (std::size_t i = 0; i < num_unfinished; ++i) {
       CHECK(stored.ring.reserve(1, {}, ticket));
-      const rows::Batch half{layout(), 1'000'000, 1};
+      const Batch half{stored.ring.records().layout(), 1'000'000, 1};
       stored.ring.write(half.rows().first(2), 0, stored.ring.slot(ticket), 1);
     }
     stored.insert(next, 2);
@@ -221,21 +281,21 @@ void a_file_with_gaps(Stored& stored, std::uint64_t num_before, std::uint64_t& n
   }
 }
 
-void who_takes_it_up_is_killed(std::size_t capacity, std::uint64_t num_before) {
+void who_takes_it_up_is_killed(const Of& of, std::uint64_t num_before) {
   const int descriptor = new_file();
   std::uint64_t next = 0;
-  a_file_with_gaps(*std::make_unique<Stored>(descriptor, capacity, true), num_before, next);
-  const auto expected = found_in(read_all(descriptor), capacity, next);
+  a_file_with_gaps(*std::make_unique<Stored>(descriptor, of, true), num_before, next);
+  const auto expected = found_in(read_all(descriptor), of, next);
   CHECK(expected && expected->size() >= 6 && expected->back() == next - 1);
-  Stored stored{descriptor, capacity, false};
+  Stored stored{descriptor, of, false};
   const std::vector<Image> images = images_while(descriptor, [&] { (void)stored.go_on(); });
-  for (const Image& image : images) CHECK(found_in(image, capacity, next) == expected);
+  for (const Image& image : images) CHECK(found_in(image, of, next) == expected);
   CHECK_EQ(close(descriptor), 0);
 }
 
 void each_byte_counts() {
   const int descriptor = new_file();
-  Stored stored{descriptor, 8, true};
+  Stored stored{descriptor, {.capacity = 8}, true};
   stored.insert(0, 13);
   CHECK_EQ(stored.checksums.confirm(5, 13), 5U);
   CHECK_EQ(stored.checksums.oldest_intact(5, 13), 5U);
@@ -258,23 +318,93 @@ void each_byte_counts() {
   CHECK_EQ(close(descriptor), 0);
 }
 
-void headers_that_cannot_be() {
+void each_byte_of_a_frame_counts() {
   const int descriptor = new_file();
-  Stored stored{descriptor, 8, true};
+  Stored stored{descriptor, {.capacity = 16, .num_spare = 6}, true};
+  stored.insert(0, 23);
+  CHECK_EQ(stored.checksums.confirm(13, 23), 13U);
+  CHECK_EQ(stored.checksums.oldest_intact(13, 23), 13U);
+  std::size_t num_frames = 0;
+  for (Ticket ticket = 13; ticket < 23; ++ticket) {
+    at_older_frames(stored.ring.records(), stored.ring.slot(ticket),
+                    [&](const std::byte* frame, std::size_t num_bytes) {
+                      ++num_frames;
+                      for (std::size_t i = 0; i < num_bytes; ++i) {
+                        const_cast<std::byte*>(frame)[i] ^= std::byte{0x10};
+                        CHECK(stored.checksums.oldest_intact(13, 23) > ticket);
+                        const_cast<std::byte*>(frame)[i] ^= std::byte{0x10};
+                      }
+                    });
+  }
+  CHECK(num_frames >= 18);
+  CHECK_EQ(stored.checksums.oldest_intact(13, 23), 13U);
+  stored.insert(23, 2);  // over the oldest that are kept for their frames
+  CHECK(stored.checksums.oldest_intact(13, 23) <= 15);
+  CHECK_EQ(close(descriptor), 0);
+}
+
+void headers_that_cannot_be(const Of& of) {
+  const int descriptor = new_file();
+  Stored stored{descriptor, of, true};
   stored.insert(0, 13);
   const Image sound = read_all(descriptor);
-  CHECK(found_in(sound, 8, 13));
+  CHECK(found_in(sound, of, 13));
   Image with_more = sound;
-  reinterpret_cast<fastreplay::RingHeader*>(with_more.data())->head += 9;
-  CHECK(!found_in(with_more, 8, 13));
+  reinterpret_cast<fastreplay::RingHeader*>(with_more.data())->head += of.capacity + 1;
+  CHECK(!found_in(with_more, of, 13));
   check::Random random{4};
-  for (int turn = 0; turn < 2000; ++turn) {
+  for (int turn = 0; turn < 1000; ++turn) {
     Image image = sound;
     const std::size_t at = random.below(4) == 0 ? random.below(image.size()) : random.below(400);
     const std::uint64_t value = random.below(2) == 0 ? random.next() : random.below(30);
     std::memcpy(image.data() + std::min(at, image.size() - sizeof value), &value, sizeof value);
-    (void)found_in(image, 8, 13);  // is refused, or some of it is taken for something: nothing is touched beyond it
+    (void)found_in(image, of, 13);  // is refused, or some of it is taken for something: nothing is touched beyond it
   }
+  CHECK_EQ(close(descriptor), 0);
+}
+
+// Whoever is using a ring finds it empty and shut, and finishes what it began; then the file is whole, and nobody's.
+void it_is_closed() {
+  const Of of{.capacity = 8};
+  const int descriptor = new_file();
+  Stored stored{descriptor, of, true};
+  Ring& ring = stored.ring;
+  stored.insert(0, 13);
+  Ticket unfinished = 0;
+  CHECK(ring.reserve(1, {}, unfinished));
+  const fastreplay::RingHeader closed = ring.closed_header();
+  fastreplay::RingHeader before;
+  for (const std::size_t num_inserted : {14, 15}) {
+    stored.file->take_over(ring.header_memory(), std::as_bytes(std::span{&closed, 1}));
+    stored.file->read(ring.header_memory(), std::as_writable_bytes(std::span{&before, 1}));
+    CHECK_EQ(before.head, num_inserted);
+    CHECK(ring.is_closed() && ring.oldest_whole() > before.head);
+    CHECK(ring.window().reserved() == 0 && ring.window().published() == 0);
+    Ticket none = 0;
+    CHECK(!ring.reserve(1, {}, none));
+    ring.clear();
+    if (num_inserted == 15) break;
+    CHECK(!ring.has_finished(before));
+    const Batch batch{layout(of), 13, 1};
+    const std::int64_t lane = 13 % kLanes;
+    const double mass = 14;
+    {
+      const Ring::Claim claim{ring, unfinished, 1};
+      ring.write(batch.rows(), 0, claim.slot(), 1);
+      Lanes::NewRows{stored.lanes, &lane, batch.rows()}.begin(unfinished, 0, 1);
+      Priorities::NewRows{stored.priorities, &mass}.begin(unfinished, 0, 1);
+    }
+    CHECK(ring.has_finished(before));
+    stored.file->give_back(ring.header_memory());
+    CHECK(!ring.is_closed());
+    stored.insert(14, 1);
+  }
+  stored.file->leave();
+  Ticket none = 0;
+  CHECK(ring.is_closed() && ring.window().reserved() == 0 && !ring.reserve(1, {}, none));
+  std::memset(const_cast<std::byte*>(ring.record(14)), 0xFF, ring.records().layout().stride());
+  const auto found = found_in(read_all(descriptor), of, 15);
+  CHECK(found && found->size() == 8 && found->front() == 7);
   CHECK_EQ(close(descriptor), 0);
 }
 
@@ -297,18 +427,22 @@ void regions_are_the_file() {
     const auto file = std::make_shared<MappedFile>(descriptor, Region::kPageBytes, is_new, true);
     const Region first = file->take(100);
     const Region second = file->take(2 * Region::kHugePageBytes + 5);
-    Region third = file->take(1);
+    const Region third = file->take(1, Region::kPageBytes + 1);
     CHECK_EQ(reinterpret_cast<std::uintptr_t>(second.data()) % Region::kHugePageBytes, 0U);
-    for (const Region* region : {&first, &second, static_cast<const Region*>(&third)}) {
+    for (const Region* region : {&first, &second, &third}) {
       std::byte* bytes = region->data();
       CHECK(bytes[0] == (is_new ? std::byte{0} : std::byte{7}) && bytes[region->num_bytes() - 1] == bytes[0]);
       bytes[0] = bytes[region->num_bytes() - 1] = std::byte{7};
     }
-    CHECK_EQ(file->end(), 3 * Region::kHugePageBytes + 2 * Region::kPageBytes);
+    CHECK(third.sparse()[Region::kPageBytes] == (is_new ? std::byte{0} : std::byte{8}));
+    third.sparse()[Region::kPageBytes] = std::byte{8};
+    third.drop(third.sparse(), 2 * Region::kPageBytes);  // which is not ours to give back
+    CHECK(third.is_lent() && third.sparse()[Region::kPageBytes] == std::byte{8});
+    CHECK_EQ(file->end(), 3 * Region::kHugePageBytes + 4 * Region::kPageBytes);
     CHECK_EQ(file->end(), read_all(descriptor).size());
-    CHECK(check::throws<std::invalid_argument>([&] { (void)file->take(1, 1); }));
     if (!is_new) CHECK(check::throws<std::invalid_argument>([&] { (void)file->take(1); }));
     if (is_new) CHECK(check::throws<std::bad_alloc>([&] { (void)file->take(~std::size_t{0} / 2); }));
+    if (is_new) CHECK(check::throws<std::bad_alloc>([&] { (void)file->take(1, ~std::size_t{0} / 2); }));
     if (is_new) no_room_is_said(*file);
     if (is_new) continue;
     file->leave();  // as in a child
@@ -327,13 +461,20 @@ int main() {
 #endif
   if (!MappedFile::is_supported()) return check::result();
   regions_are_the_file();
+  it_is_closed();
   each_byte_counts();
-  headers_that_cannot_be();
+  each_byte_of_a_frame_counts();
+  headers_that_cannot_be({.capacity = 8});
+  headers_that_cannot_be({.capacity = 14, .num_spare = 6});
   for (const std::uint64_t num_before : {0, 5, 8, 21}) {
-    a_writer_is_killed(8, num_before, 1);
-    a_writer_is_killed(32, num_before, 3);
+    a_writer_is_killed({.capacity = 8}, num_before, 1);
+    a_writer_is_killed({.capacity = 32}, num_before, 3);
   }
-  for (const std::uint64_t num_before : {3, 16, 37}) who_takes_it_up_is_killed(16, num_before);
+  for (const std::uint64_t num_before : {0, 9, 31}) a_writer_is_killed({.capacity = 36, .num_spare = 8}, num_before, 3);
+  for (const std::uint64_t num_before : {3, 16, 37}) who_takes_it_up_is_killed({.capacity = 16}, num_before);
+  for (const std::uint64_t num_before : {3, 16, 37}) {
+    who_takes_it_up_is_killed({.capacity = 24, .num_spare = 8}, num_before);
+  }
   std::cout << num_images << " files as kills leave them\n";
   return check::result();
 }

@@ -441,7 +441,7 @@ MUTANTS = (
     Mutant(
         "a frame is taken for the one that should come",
         FRAMES,
-        "is_same_row(records.frame(expected.places[i]), frame, frame_bytes)",
+        "is_same_row(records.frames().at(expected.places[i], frame_bytes), frame, frame_bytes)",
         "true",
         test="frames",
     ),
@@ -476,7 +476,7 @@ MUTANTS = (
     Mutant(
         "a child finds frames where they were",
         FRAMES,
-        "    place += static_cast<FramePlace>(begin(moved->second) - begin(moved->first));\n",
+        "    place += static_cast<FramePlace>(begin(slot) - begin(old_slot));\n",
         "    (void)begin;\n",
         test="frames",
     ),
@@ -522,6 +522,34 @@ MUTANTS = (
         CHECKSUMS,
         "  Mix mix{ticket + 1};",
         "  Mix mix{1};",
+        test="ring_file",
+    ),
+    Mutant(
+        "frames are not confirmed",
+        CHECKSUMS,
+        "mix.add_copied(frame, num_bytes); });",
+        "mix.add(num_bytes); (void)frame; });",
+        test="ring_file",
+    ),
+    Mutant(
+        "later transitions look for frames where they were",
+        FRAMES,
+        "  for (Ticket later = from + 1; later < end; ++later) at_each_place(ring_.slot(later), follow);\n",
+        "  (void)end;\n",
+        test="ring_file",
+    ),
+    Mutant(
+        "who has reserved is not waited for",
+        RING,
+        "    if (!is_published(ticket, window)) return false;\n",
+        "",
+        test="ring_file",
+    ),
+    Mutant(
+        "a closed ring can be read",
+        RING,
+        "  header.base = header.start = header.head = unfinished + capacity_;\n",
+        "  header.base = header.start = header.head = unfinished;\n",
         test="ring_file",
     ),
     Mutant(

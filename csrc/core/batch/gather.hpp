@@ -59,16 +59,16 @@ struct Reach {
   std::size_t group_rows;  // a power of two
 };
 
-// Copies a field that is frames, which lie at places from `first_record` on, of these records to rows so far apart.
+// Copies a field that is frames of these records to rows so far apart.
 inline void load_frames(std::byte* rows, std::size_t rows_stride, std::span<const std::byte* const> records,
-                        const Column& column, const std::byte* first_record) noexcept {
+                        const Column& column, const FrameMemory& frames) noexcept {
   const std::size_t frame_bytes = column.row_bytes / column.num_frames;
   for (const std::byte* record : records) {
     const auto* places = reinterpret_cast<const FramePlace*>(record + column.offset);
     for (std::size_t frame = 0; frame < column.num_frames; ++frame) {
-      // relaxed: as the bytes of a record (storage/copy.hpp). Whichever was stored there names a frame of this ring.
-      load_row(rows + frame * frame_bytes, first_record + StdAtomics::load(places[frame], std::memory_order_relaxed),
-               frame_bytes);
+      // relaxed: as the bytes of a record (storage/copy.hpp).
+      load_row(rows + frame * frame_bytes,
+               frames.at(StdAtomics::load(places[frame], std::memory_order_relaxed), frame_bytes), frame_bytes);
     }
     rows += rows_stride;
   }
@@ -76,10 +76,10 @@ inline void load_frames(std::byte* rows, std::size_t rows_stride, std::span<cons
 
 // Copies a field of these records to rows that have `num_apart` rows from one to the next.
 inline void load_field(std::byte* rows, std::size_t num_apart, std::span<const std::byte* const> records,
-                       const Column& column, const std::byte* first_record) noexcept {
+                       const Column& column, const FrameMemory& frames) noexcept {
   const std::size_t rows_stride = num_apart * column.row_bytes;
   if (column.num_frames > 0) [[unlikely]]
-    return load_frames(rows, rows_stride, records, column, first_record);
+    return load_frames(rows, rows_stride, records, column, frames);
   if (num_apart == 1) [[likely]]
     return load_rows(rows, records, column.offset, column.row_bytes);
   load_rows_apart(rows, rows_stride, records, column.offset, column.row_bytes);
@@ -100,7 +100,7 @@ struct Lines {
 // Copies fields of the records that next() points to, one after another, into lines of their parts in the block at
 // `data`.
 template <Distance kDistance, class Next>
-void gather_fields(std::span<const Column> columns, const std::byte* first_record, std::span<const Copied> fields,
+void gather_fields(std::span<const Column> columns, const FrameMemory& frames, std::span<const Copied> fields,
                    std::byte* data, const Lines& lines, Next next) noexcept {
   if (fields.empty()) return;
   Extent extent;
@@ -131,7 +131,7 @@ void gather_fields(std::span<const Column> columns, const std::byte* first_recor
           records[fetched % records.size()] = record;
           if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
         }
-        load_field(data + offset + first * row_bytes, lines.num_apart, group, columns[field], first_record);
+        load_field(data + offset + first * row_bytes, lines.num_apart, group, columns[field], frames);
         at_stop_point(StopPoint::kFieldCopied);
       }
       row += group.size();
@@ -144,7 +144,7 @@ void gather_fields(std::span<const Column> columns, const std::byte* first_recor
 template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
             std::size_t num_rows, NextSlot next_slot) noexcept {
-  gather_fields<kDistance>(records.layout().columns(), records.at(0), fields, block.data(),
+  gather_fields<kDistance>(records.layout().columns(), records.frames(), fields, block.data(),
                            {.first_row = first_row, .num_rows = num_rows}, [&] { return records.at(next_slot()); });
 }
 

@@ -88,6 +88,11 @@ Ticket copy_asked(const Ring& ring, const Follow& follow, const Block& block, st
       const std::size_t end = std::min(slot + after + 1, ring.capacity());
       copy.ask(ring.records().at(first), (end - first) * ring.records().layout().stride());
     }
+    // Which frames a record is made of lies in it.
+    for (const Ticket ticket : block.tickets().subspan(first_row, num_rows)) {
+      at_older_frames(ring.records(), ring.slot(ticket),
+                      [&copy](const std::byte* frame, std::size_t num_bytes) { copy.ask(frame, num_bytes); });
+    }
   }
   return copy_chunk(follow, first_row, num_rows, shares);
 }

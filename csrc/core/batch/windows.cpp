@@ -119,7 +119,7 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
 template <class NextSlot>
 void Windows::copy(std::span<const Copied> fields, const Lines& lines, NextSlot next_slot) const noexcept {
   const Records& records = ring_.records();
-  gather_fields<Distance::kFar>(records.layout().columns(), records.at(0), fields, block_.data(), lines,
+  gather_fields<Distance::kFar>(records.layout().columns(), records.frames(), fields, block_.data(), lines,
                                 [&] { return records.at(next_slot()); });
 }
 

@@ -28,14 +28,24 @@ class Mix {
       add(word);
     }
   }
+  // Of what others may be writing.
+  void add_copied(const std::byte* from, std::size_t num_bytes) noexcept {
+    std::array<std::byte, kTogether> copied;
+    for (std::size_t begin = 0; begin < num_bytes; begin += kTogether) {
+      const std::size_t count = std::min(kTogether, num_bytes - begin);
+      compiler_barrier();
+      load_row(copied.data(), from + begin, count);
+      compiler_barrier();
+      add(std::span{copied}.first(count));
+    }
+  }
   [[nodiscard]] std::uint64_t number() const noexcept { return number_ ^ (number_ >> 32); }
 
  private:
+  static constexpr std::size_t kTogether = 4096;  // a multiple of a word
+
   std::uint64_t number_;
 };
-
-// Of a record, that are copied before they are looked at: a multiple of a word.
-constexpr std::size_t kTogether = 4096;
 
 }  // namespace
 
@@ -54,17 +64,11 @@ Ticket Checksums::oldest_intact(Ticket first, Ticket end) const noexcept {
 }
 
 std::uint64_t Checksums::of(Ticket ticket) const noexcept {
-  std::array<std::byte, kTogether> copied;
   Mix mix{ticket + 1};
-  const std::byte* record = ring_.record(ticket);
-  const std::size_t num_bytes = ring_.records().layout().used_bytes();
-  for (std::size_t begin = 0; begin < num_bytes; begin += kTogether) {
-    const std::size_t count = std::min(kTogether, num_bytes - begin);
-    compiler_barrier();
-    load_row(copied.data(), record + begin, count);
-    compiler_barrier();
-    mix.add(std::span{copied}.first(count));
-  }
+  mix.add_copied(ring_.record(ticket), ring_.records().layout().used_bytes());
+  // Wherever they lie: in records that are too old to be confirmed, too.
+  at_older_frames(ring_.records(), ring_.slot(ticket),
+                  [&mix](const std::byte* frame, std::size_t num_bytes) { mix.add_copied(frame, num_bytes); });
   if (lanes_ != nullptr) {
     const Lanes::Links& links = lanes_->links();
     const Lanes::Links::Place place = links.place(ticket);

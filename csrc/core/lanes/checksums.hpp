@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What each transition of a ring was when it was confirmed: a number of its bytes, its ticket and its link, by which
-// it is known again wherever only some of what was written later has reached a disk.
+// What each transition of a ring was when it was confirmed: a number of its bytes, its ticket and its link, and of all
+// frames that it is made of, by which it is known again wherever only some of what was written later has reached a
+// disk.
 #pragma once
 
 #include <cstddef>

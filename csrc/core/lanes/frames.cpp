@@ -37,14 +37,15 @@ std::span<const Rows> Frames::stored_as_given(std::span<const Rows> fields, std:
 
 void Frames::begin(Ticket ticket, Ticket previous, std::span<const Rows> fields, std::size_t row) noexcept {
   const std::size_t slot = ring_.slot(ticket);
-  const std::size_t bytes_before = bytes_beside(slot);
+  const bool is_counted = ring_.records().is_sparse();
+  const std::size_t bytes_before = is_counted ? bytes_beside(slot) : 0;
   for (const RecordLayout::Frames& each : ring_.records().layout().frames()) {
     begin_group(each, continued(each, previous, ticket), ticket, fields, row);
   }
   // acquire: if a place or frame that we looked at was of a later lap, whoever is given our record sees the reservation
   // of that lap, and drops it; pairs with fence R1 in Ring::write().
   StdAtomics::fence(std::memory_order_acquire);
-  const std::size_t num_bytes = bytes_beside(slot);
+  const std::size_t num_bytes = is_counted ? bytes_beside(slot) : 0;
   if (num_bytes == bytes_before) return;
   // relaxed: a statistic, of which the sum is never below 0.
   bytes_beside_.fetch_add(num_bytes - bytes_before, std::memory_order_relaxed);
@@ -66,6 +67,7 @@ Frames::Stack Frames::continued(const RecordLayout::Frames& frames, Ticket previ
     // relaxed: whoever stored it published it before we knew of it, or was us. Or has taken the slot anew meanwhile;
     // what is stored for us is overwritten then, too.
     const FramePlace place = StdAtomics::load(places[i], std::memory_order_relaxed);
+    if (!records.frames().has(place)) continue;
     const std::size_t owner = records.owner(place);
     const std::size_t age = owner <= slot ? slot - owner : slot + ring_.capacity() - owner;
     if (ticket - previous + age <= ring_.num_spare()) stack.places[i] = place;
@@ -90,7 +92,8 @@ void Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Tic
       const std::byte* frame = stack + i * frame_bytes;
       if (i + 1 == num_frames && f + 1 == frames.group.fields.size()) {
         stored.places[i] = records.place(records.at(slot) + records.layout().columns()[frames.column].offset);
-      } else if (expected.places[i] != kNowhere && is_same_row(records.frame(expected.places[i]), frame, frame_bytes)) {
+      } else if (expected.places[i] != kNowhere &&
+                 is_same_row(records.frames().at(expected.places[i], frame_bytes), frame, frame_bytes)) {
         stored.places[i] = expected.places[i];
       } else if (i + 1 < num_frames && std::memcmp(frame, frame + frame_bytes, frame_bytes) == 0) {
         stored.places[i] = stored.places[i + 1];
@@ -108,6 +111,8 @@ void Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Tic
 }
 
 std::size_t Frames::num_bytes() const noexcept {
+  const Records& records = ring_.records();
+  if (!records.is_sparse()) return records.capacity() * records.layout().extra_bytes();
   // relaxed: a statistic.
   return bytes_beside_.load(std::memory_order_relaxed);
 }
@@ -132,34 +137,33 @@ std::size_t Frames::bytes_beside(std::size_t slot) noexcept {
   at_each_place(slot, [&](FramePlace& place, std::size_t frame_bytes) {
     // relaxed: ours, or of the slot's owner before us, who published it before we could take it.
     const FramePlace stored = StdAtomics::load(place, std::memory_order_relaxed);
-    if (stored - begin < room) num_bytes = std::max(num_bytes, stored - begin + frame_bytes);
+    if (stored - begin < room)
+      num_bytes = std::max(num_bytes, std::min<std::size_t>(stored - begin + frame_bytes, room));
   });
   return round_up(num_bytes, records.drops_pages() ? Region::kPageBytes : 1);
 }
 
-// Frames move with the record that they belong to, which comes before all others that have their places.
-void Frames::move(Ticket from, Ticket to) {
+// Frames move with the record that they belong to. All that name them are told at once, of unfinished tickets, too,
+// which are nobody's: it is done before the move counts, and can be done again.
+void Frames::move(Ticket from, Ticket to) noexcept {
   Records& records = ring_.records();
   const std::size_t old_slot = ring_.slot(from);
   const std::size_t slot = ring_.slot(to);
   std::memcpy(records.beside(slot), records.beside(old_slot), bytes_beside(old_slot));
-  moved_[old_slot] = slot;
-  at_each_place(slot, [&](FramePlace& place, std::size_t) {
-    const auto moved = moved_.find(records.owner(place));
-    if (moved == moved_.end()) return;
+  const auto follow = [&](FramePlace& place, std::size_t) {
+    if (!records.frames().has(place) || records.owner(place) != old_slot) return;
     const bool is_beside = records.is_beside(place);
     const auto begin = [&](std::size_t of) { return is_beside ? records.beside(of) : records.at(of); };
-    place += static_cast<FramePlace>(begin(moved->second) - begin(moved->first));
-  });
-}
-
-void Frames::begin_in_child() noexcept {
-  moved_.clear();
-  count();
+    place += static_cast<FramePlace>(begin(slot) - begin(old_slot));
+  };
+  at_each_place(slot, follow);
+  const Ticket end = std::min(ring_.num_reserved(), from + ring_.num_spare() + 1);
+  for (Ticket later = from + 1; later < end; ++later) at_each_place(ring_.slot(later), follow);
 }
 
 // Of all slots, since those of discarded tickets have frames, too.
 void Frames::count() noexcept {
+  if (!ring_.records().is_sparse()) return;
   std::size_t num_bytes = 0;
   for (std::size_t slot = 0; slot < ring_.capacity(); ++slot) num_bytes += bytes_beside(slot);
   // relaxed: a statistic.

@@ -16,8 +16,9 @@
 #include <atomic>
 #include <cstddef>
 #include <span>
-#include <unordered_map>
+#include <vector>
 
+#include "ring/atomics.hpp"
 #include "ring/ring.hpp"
 
 namespace fastreplay {
@@ -43,9 +44,8 @@ class Frames {
   // Memory beside records.
   [[nodiscard]] std::size_t num_bytes() const noexcept;
 
-  // In the child after a fork, as of Lanes, where tickets were discarded.
-  void move(Ticket from, Ticket to);
-  void begin_in_child() noexcept;
+  // As of Lanes, where tickets were discarded. Where it is killed, whoever does it again ends it.
+  void move(Ticket from, Ticket to) noexcept;
 
   // Counts the frames beside records anew, nobody else using the ring.
   void count() noexcept;
@@ -65,7 +65,31 @@ class Frames {
   Ring& ring_;
   // Of frames beside records. A statistic, to which writers add; orders nothing.
   std::atomic<std::size_t> bytes_beside_{0};
-  std::unordered_map<std::size_t, std::size_t> moved_;  // slots, in a child
 };
+
+// Visits the frames that a record is made of beside what lies in it: where each lies, and its bytes. Those that
+// successive rows have in common come once.
+template <class Visit>
+void at_older_frames(const Records& records, std::size_t slot, Visit visit) noexcept {
+  const std::vector<Column>& columns = records.layout().columns();
+  // relaxed: as the bytes of a record (storage/copy.hpp).
+  const auto load = [](const FramePlace& place) { return StdAtomics::load(place, std::memory_order_relaxed); };
+  for (const RecordLayout::Frames& each : records.layout().frames()) {
+    const FramePlace newest = records.place(records.at(slot) + columns[each.column].offset);
+    const FramePlace* before = nullptr;  // of the row before
+    for (const std::size_t field : each.group.fields) {
+      const auto* places = reinterpret_cast<const FramePlace*>(records.at(slot) + columns[field].offset);
+      FramePlace last = newest;
+      for (std::size_t i = 0; i < each.group.num_frames; ++i) {
+        const FramePlace place = load(places[i]);
+        const bool goes_on = before != nullptr && i + 1 < each.group.num_frames && place == load(before[i + 1]);
+        if (place != newest && place != last && !goes_on)
+          visit(records.frames().at(place, each.frame_bytes), each.frame_bytes);
+        last = place;
+      }
+      before = places;
+    }
+  }
+}
 
 }  // namespace fastreplay

@@ -270,7 +270,7 @@ void Lanes::begin_in_child() noexcept {
       lane.state = lane.before_fork;
     }
   }
-  if (frames_ != nullptr && has_unfinished) frames_->begin_in_child();
+  if (frames_ != nullptr && has_unfinished) frames_->count();
 }
 
 bool Lanes::go_on() noexcept {

@@ -26,6 +26,8 @@ struct RingHeader {
   // ring alone, for whoever finds it where that one was killed.
   Ticket moving_from_end = 0;
   Ticket moving_to = 0;
+  // 1 where it stands in the place of another, for good: nobody inserts or reads any more. Else 0.
+  std::uint64_t is_closed = 0;
   // Next ticket to reserve. Written by writers (CAS), read by all; only grows. The two that writers change lie two
   // lines apart: adjacent-line prefetchers pull pairs.
   alignas(2 * kCacheLine) Ticket head = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// An insert with what lies beside the ring.
+// An insert with what lies beside the ring, and what becomes of those that nobody is left to finish.
 #pragma once
 
 #include <chrono>
@@ -24,6 +24,15 @@ template <class... Beside>
   }
   (beside.end(first, num_rows), ...);
   return true;
+}
+
+// Drops the unfinished inserts of who is gone, and whom it copied for. Of `beside`, null where there is none, each
+// moves its part of a later transition to an earlier ticket, by move(from, to), as Ring::discard_unfinished() tells it.
+template <class... Beside>
+void discard_unfinished(Ring& ring, Beside*... beside) noexcept {
+  ring.let_go();
+  ring.discard_unfinished(
+      [=](Ticket from, Ticket to) { ((beside == nullptr ? void() : beside->move(from, to)), ...); });
 }
 
 }  // namespace fastreplay

@@ -286,6 +286,35 @@ std::pair<Ticket, bool> BasicRing<Atomics>::gate() noexcept {
 }
 
 template <class Atomics>
+RingHeader BasicRing<Atomics>::closed_header() const noexcept {
+  constexpr std::uint64_t kLaps = std::uint64_t{1} << 20;  // that nobody comes to before it stands there
+  // relaxed: see kLaps.
+  std::uint64_t lap = Atomics::load(header_.head, std::memory_order_relaxed) / capacity_ + kLaps;
+  if (lap_word(lap) == 0) ++lap;  // what lies in a word that nobody wrote to
+  const Ticket unfinished = lap * capacity_;
+  RingHeader header;
+  header.commit = unfinished;
+  header.base = header.start = header.head = unfinished + capacity_;
+  header.is_closed = 1;
+  return header;
+}
+
+template <class Atomics>
+bool BasicRing<Atomics>::is_closed() const noexcept {
+  // relaxed: asked by who was refused by this header, or copied what that makes invalid, before fence R2.
+  return Atomics::load(header_.is_closed, std::memory_order_relaxed) != 0;
+}
+
+template <class Atomics>
+bool BasicRing<Atomics>::has_finished(const RingHeader& before) const noexcept {
+  const Window window{.first = before.commit, .end = before.head, .committed = before.commit};
+  for (Ticket ticket = window.first; ticket < window.end; ++ticket) {
+    if (!is_published(ticket, window)) return false;
+  }
+  return true;
+}
+
+template <class Atomics>
 std::uint64_t BasicRing<Atomics>::num_inserted() const noexcept {
   // relaxed: a statistic.
   return Atomics::load(header_.head, std::memory_order_relaxed) - header_.start;

@@ -116,6 +116,14 @@ class BasicRing {
   // The oldest ticket that no writer may overwrite yet, and whether it is a copier's.
   [[nodiscard]] std::pair<Ticket, bool> gate() noexcept;
 
+  // A header for the place of this one's, by which all that is there is overwritten, nothing there to be read, and the
+  // lap gate shut for good. Whoever is in the midst of a call is told so by what it would ask anyway.
+  [[nodiscard]] RingHeader closed_header() const noexcept;
+  [[nodiscard]] bool is_closed() const noexcept;
+  [[nodiscard]] const Region& header_memory() const noexcept { return header_memory_; }
+  // Whether all is published that had been reserved as a header says that stood there before.
+  [[nodiscard]] bool has_finished(const RingHeader& before) const noexcept;
+
   // Makes every ticket reserved so far invisible. Tickets go on.
   void clear() noexcept;
 

@@ -19,7 +19,7 @@ bool BasicRing<Atomics>::is_sound() const noexcept {
   const Ticket base = Atomics::load(header_.base, std::memory_order_relaxed);
   const std::uint64_t overwritten = Atomics::load(header_.overwritten_before_clear, std::memory_order_relaxed);
   return head <= kMostTickets && base <= head && commit <= head && head - commit <= capacity_ &&
-         header_.start <= head && overwritten <= head;
+         header_.start <= head && overwritten <= head && header_.is_closed == 0;
 }
 
 template <class Atomics>

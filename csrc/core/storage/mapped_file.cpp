@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "storage/mapped_file.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <stdexcept>
@@ -47,12 +49,12 @@ MappedFile::MappedFile(int descriptor, std::size_t begin, bool is_new, bool fits
 }
 
 Region MappedFile::take(std::size_t num_bytes, std::size_t num_sparse_bytes) {
-  if (num_sparse_bytes > 0) throw std::invalid_argument{"a file has no sparse regions"};
-  if (num_bytes > kMostFileBytes - end_) throw std::bad_alloc{};
+  if (num_bytes > kMostFileBytes - end_ || num_sparse_bytes > kMostFileBytes - end_ - num_bytes) throw std::bad_alloc{};
   // Address and place in the file alike: else pages are not huge.
   const std::size_t alignment = num_bytes < Region::kHugePageBytes ? Region::kPageBytes : Region::kHugePageBytes;
   const std::size_t begin = round_up(end_, alignment);
-  const std::size_t mapped_bytes = round_up(num_bytes, Region::kPageBytes);
+  const std::size_t dense_bytes = round_up(num_bytes, Region::kPageBytes);
+  const std::size_t mapped_bytes = dense_bytes + round_up(num_sparse_bytes, Region::kPageBytes);
   make_room(begin, mapped_bytes);
   mappings_.reserve(mappings_.size() + 1);
   const std::size_t room = mapped_bytes + alignment;
@@ -66,10 +68,12 @@ Region MappedFile::take(std::size_t num_bytes, std::size_t num_sparse_bytes) {
     errno = error;
     throw_errno("mmap");
   }
-  mappings_.push_back({reserved, room});
+  mappings_.push_back(
+      {.reserved = reserved, .num_reserved_bytes = room, .data = data, .num_bytes = mapped_bytes, .begin = begin});
   // Rows are read at random: where memory is short, their neighbours are not worth the disk's time. A refusal costs
   // speed.
-  (void)madvise(data, mapped_bytes, paging_ == nullptr ? MADV_HUGEPAGE : MADV_RANDOM);
+  (void)madvise(data, dense_bytes, paging_ == nullptr ? MADV_HUGEPAGE : MADV_RANDOM);
+  if (num_sparse_bytes > 0) (void)madvise(data + dense_bytes, mapped_bytes - dense_bytes, MADV_RANDOM);
   end_ = begin + mapped_bytes;
   return Region{shared_from_this(), data, num_bytes};
 }
@@ -86,18 +90,54 @@ void MappedFile::make_room(std::size_t begin, std::size_t num_bytes) const {
   }
 }
 
+MappedFile::Mapping& MappedFile::mapping_of(const Region& region) {
+  const auto found = std::ranges::find(mappings_, region.data(), &Mapping::data);
+  if (found == mappings_.end()) throw std::invalid_argument{"a region of another file"};
+  return *found;
+}
+
+void MappedFile::take_over(const Region& region, std::span<const std::byte> bytes) {
+  Mapping& mapping = mapping_of(region);
+  void* own = mmap(nullptr, mapping.num_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (own == MAP_FAILED) throw_errno("mmap");
+  std::memcpy(own, bytes.data(), std::min(bytes.size(), mapping.num_bytes));
+  if (mremap(own, mapping.num_bytes, mapping.num_bytes, MREMAP_MAYMOVE | MREMAP_FIXED, mapping.data) == MAP_FAILED) {
+    const int error = errno;
+    (void)munmap(own, mapping.num_bytes);
+    errno = error;
+    throw_errno("mremap");
+  }
+  mapping.is_own = true;
+}
+
+void MappedFile::give_back(const Region& region) {
+  Mapping& mapping = mapping_of(region);
+  if (mmap(mapping.data, mapping.num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, descriptor_,
+           static_cast<off_t>(mapping.begin)) == MAP_FAILED) {
+    throw_errno("mmap");
+  }
+  mapping.is_own = false;
+}
+
+void MappedFile::read(const Region& region, std::span<std::byte> bytes) {
+  const auto begin = static_cast<off_t>(mapping_of(region).begin);
+  const ssize_t num_read = pread(descriptor_, bytes.data(), bytes.size(), begin);
+  if (num_read != static_cast<ssize_t>(bytes.size())) throw_errno("pread");
+}
+
 MappedFile::~MappedFile() {
-  for (const auto& [address, num_bytes] : mappings_) (void)munmap(address, num_bytes);
+  for (const Mapping& each : mappings_) (void)munmap(each.reserved, each.num_reserved_bytes);
   if (descriptor_ >= 0) (void)close(descriptor_);
 }
 
 void MappedFile::leave() noexcept {
   constexpr int kFlags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  for (const auto& [address, num_bytes] : mappings_) {
+  for (Mapping& each : mappings_) {
     // It replaces what lies there, and so takes no more of anything but of the counts that overcommitting ignores.
-    (void)mmap(address, num_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+    if (!each.is_own) (void)mmap(each.data, each.num_bytes, PROT_READ | PROT_WRITE, kFlags, -1, 0);
+    each.is_own = true;
   }
-  (void)close(descriptor_);
+  if (descriptor_ >= 0) (void)close(descriptor_);
   descriptor_ = -1;
 }
 
@@ -113,6 +153,12 @@ Region MappedFile::take(std::size_t /*num_bytes*/, std::size_t /*num_sparse_byte
 }
 
 MappedFile::~MappedFile() = default;
+
+void MappedFile::take_over(const Region& /*region*/, std::span<const std::byte> /*bytes*/) {}
+
+void MappedFile::give_back(const Region& /*region*/) {}
+
+void MappedFile::read(const Region& /*region*/, std::span<std::byte> /*bytes*/) {}
 
 void MappedFile::leave() noexcept {}
 

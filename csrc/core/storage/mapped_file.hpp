@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "storage/paging.hpp"
@@ -27,8 +28,8 @@ class MappedFile final : public Memory, public std::enable_shared_from_this<Mapp
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  // Throws std::system_error where the file system cannot, std::invalid_argument where the file ends before, or on a
-  // sparse part, of which it is not known whether the disk has room.
+  // The disk has room for sparse parts, too: what is found missing when it is written to ends the process. Throws
+  // std::system_error where the file system cannot, std::invalid_argument where the file ends before.
   [[nodiscard]] Region take(std::size_t num_bytes, std::size_t num_sparse_bytes = 0) override;
 
   [[nodiscard]] std::shared_ptr<Paging> paging() const override { return paging_; }
@@ -36,17 +37,30 @@ class MappedFile final : public Memory, public std::enable_shared_from_this<Mapp
   // One past the last region.
   [[nodiscard]] std::size_t end() const noexcept { return end_; }
 
-  // In the child after a fork: what the parent has is none of its business. Every region becomes memory of its own, of
-  // zeros; the file is closed.
+  // Puts memory of this process in the place of a region's, which begins with these bytes: at once for whoever is using
+  // it, and what they store goes there from then on. Throws std::system_error.
+  void take_over(const Region& region, std::span<const std::byte> bytes);
+  // The file's again. Throws std::system_error.
+  void give_back(const Region& region);
+  // What the file has of a region. Throws std::system_error.
+  void read(const Region& region, std::span<std::byte> bytes);
+
+  // Every region becomes memory of this process, of zeros, unless it is so already; the file is closed. So in the child
+  // after a fork, where what the parent has is none of its business.
   void leave() noexcept;
 
  private:
   struct Mapping {
-    void* address;
+    void* reserved;
+    std::size_t num_reserved_bytes;
+    std::byte* data;  // within what is reserved
     std::size_t num_bytes;
+    std::size_t begin;  // in the file
+    bool is_own = false;
   };
 
   void make_room(std::size_t begin, std::size_t num_bytes) const;
+  [[nodiscard]] Mapping& mapping_of(const Region& region);
 
   int descriptor_;
   std::size_t end_;

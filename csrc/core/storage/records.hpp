@@ -3,6 +3,7 @@
 // read or write when, or of whose memory it is.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 
@@ -16,6 +17,24 @@ namespace fastreplay {
 struct Rows {
   const std::byte* data;
   std::size_t stride_bytes;
+};
+
+// Where the frames of records lie. Whatever number is taken for a place, a frame can be read there: a file that
+// somebody else may have written to has wrong ones at worst.
+class FrameMemory {
+ public:
+  FrameMemory() noexcept = default;  // of records without frames
+  FrameMemory(const std::byte* first_record, const std::byte* end) noexcept
+      : first_record_{first_record}, end_{static_cast<FramePlace>(end - first_record)} {}
+
+  [[nodiscard]] bool has(FramePlace place) const noexcept { return place < end_; }
+  [[nodiscard]] const std::byte* at(FramePlace place, std::size_t frame_bytes) const noexcept {
+    return first_record_ + std::min(place, end_ - frame_bytes);
+  }
+
+ private:
+  const std::byte* first_record_ = nullptr;
+  FramePlace end_ = 0;
 };
 
 class Records {
@@ -36,16 +55,20 @@ class Records {
 
   // Frames, where the layout has some: of this record alone, beside it; and wherever a place says.
   [[nodiscard]] std::byte* beside(std::size_t slot) noexcept { return region_.sparse() + slot * layout_.extra_bytes(); }
-  [[nodiscard]] const std::byte* frame(FramePlace place) const noexcept { return region_.data() + place; }
+  [[nodiscard]] const FrameMemory& frames() const noexcept { return frames_; }
   [[nodiscard]] FramePlace place(const std::byte* frame) const noexcept {
     return static_cast<FramePlace>(frame - region_.data());
   }
-  // The slot whose record has a frame, or has it beside it.
+  // The slot whose record has a frame, or has it beside it; of a place that frames() has.
   [[nodiscard]] std::size_t owner(FramePlace place) const noexcept {
     const auto begin = static_cast<FramePlace>(region_.sparse() - region_.data());
     return place < begin ? place / layout_.stride() : (place - begin) / layout_.extra_bytes();
   }
-  [[nodiscard]] bool is_beside(FramePlace place) const noexcept { return frame(place) >= region_.sparse(); }
+  [[nodiscard]] bool is_beside(FramePlace place) const noexcept {
+    return place >= static_cast<FramePlace>(region_.sparse() - region_.data());
+  }
+  // Whether room beside records is paid for only where something lies in it.
+  [[nodiscard]] bool is_sparse() const noexcept { return !region_.is_lent(); }
   // Whether the room beside a record is pages of its own; then these bytes of it, in whole pages, are given back.
   [[nodiscard]] bool drops_pages() const noexcept {
     return layout_.extra_bytes() > 0 && layout_.extra_bytes() % Region::kPageBytes == 0;
@@ -58,6 +81,7 @@ class Records {
   RecordLayout layout_;
   std::size_t capacity_;
   Region region_;
+  FrameMemory frames_;
   std::shared_ptr<Paging> paging_;
 };
 

@@ -16,7 +16,7 @@ inline constexpr std::size_t kCacheLine = 64;
 // at a huge-page boundary and advised so (5-30 % on random rows); pages are touched lazily.
 //
 // Behind it there may be a sparse part, from the next page on: of it only those pages are paid for that were written
-// since they were last dropped.
+// since they were last dropped. Of a keeper's memory all is paid for, and nothing dropped.
 class Region {
  public:
   Region() noexcept = default;
@@ -32,6 +32,9 @@ class Region {
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::size_t num_bytes() const noexcept { return num_bytes_; }  // without the sparse part
   [[nodiscard]] std::byte* sparse() const noexcept;
+
+  // Whether it is of a keeper's memory.
+  [[nodiscard]] bool is_lent() const noexcept { return keeper_ != nullptr; }
 
   // Gives back what are whole pages among bytes of the sparse part, all of which are then as they were or zero.
   void drop(std::byte* begin, std::size_t num_bytes) const noexcept;
