@@ -103,6 +103,65 @@ def test_what_the_system_says(inject: str, ends: int, tmp_path: Path) -> None:
     assert_tidy(path)
 
 
+BESIDE = """
+import os, sys, threading
+import numpy as np
+import fastreplay as fr
+buffer = fr.ReplayBuffer(100_000, {"x": (50,)}, output="numpy", seed=0)
+buffer.extend(np.zeros((100_000, 50), np.float32))
+is_saved, began = False, threading.Event()
+def insert():
+    print(threading.get_native_id())
+    buffer.add([1.0] * 50)  # what is initialized once is
+    buffer.sample(8)
+    began.set()
+    os.getppid()  # where the trace begins, and ends
+    while not is_saved:
+        buffer.add([1.0] * 50)
+        buffer.sample(8)
+    os.getppid()
+thread = threading.Thread(target=insert)
+thread.start()
+began.wait()
+buffer.save(sys.argv[1])
+is_saved = True
+thread.join()
+before = ""
+for line in open("/proc/self/maps"):
+    place, *_, name = line.split()
+    if name == "0":  # without a name: what is zero of the file before it
+        name = before
+    before = name
+    if os.path.realpath(sys.executable) == name or "libpython" in name or "/libc" in name:
+        print(place)
+"""
+
+
+def test_who_inserts_and_samples_waits_for_no_save(tmp_path: Path) -> None:
+    """Its thread meets no lock but the interpreter's (the GIL) and the allocator's, and asks the disk for nothing."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    options = ["-f", "-qq", "-o", str(trace), "-e", "trace=futex,flock,fsync,fdatasync,openat,writev,getppid"]
+    command = [strace, *options, sys.executable, "-c", BESIDE, str(tmp_path / "checkpoint")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "ptrace" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    thread, *places = done.stdout.split()
+    ranges = [range(*(int(each, 16) for each in place.split("-"))) for place in places]
+    of_thread = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines() if line.startswith(thread)]
+    first, last = (i for i, call in enumerate(of_thread) if call.startswith("getppid"))
+    assert sum("writev(" in line for line in trace.read_text().splitlines()) > 1
+    for call in of_thread[first + 1 : last]:
+        if call.startswith(("<... futex resumed>", "+++", "---")):
+            continue
+        assert call.startswith("futex("), call
+        address = int(call.removeprefix("futex(").split(",")[0], 16)
+        assert any(address in place for place in ranges), call
+
+
 def saving_again_and_again(kind: str, path: Path) -> int:
     """Fork a child that saves a buffer of its own as often as it can; return its id."""
     if (child := os.fork()) == 0:
