@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,35 @@ def gather_s(ours: Fastreplay, batch_size: int, gather: str) -> float:
     native: Any = require("_gather_floor")
     slots = _rng.integers(0, ours.capacity, (_ROUNDS, batch_size), dtype=np.int64)
     return float(getattr(native, f"{gather}_ns")(ours.buffer._ring, slots)) * 1e-9
+
+
+def lines_s(buffer: Any, batch_size: int, pieces: Iterable[tuple[int, Collection[str]]]) -> float:
+    """Time a copy of the cache lines that fields of random rows' neighbours lie in, as they lie: what has to be read.
+
+    Args:
+        buffer: A full buffer in its first lap.
+        batch_size: Rows of one copy.
+        pieces: By how many slots a neighbour comes after its row, and which fields of it are read.
+
+    Returns:
+        The median over rounds in seconds.
+
+    Raises:
+        AbsentError: The native timer (bench/native) is not built.
+    """
+    native: Any = require("_gather_floor")
+    places = {name: _place(buffer.view(name)) for name in buffer.schema}
+    begin = min(first for first, _ in places.values())
+    spans = [(slots, places[name][0] - begin, places[name][1]) for slots, names in pieces for name in names]
+    capacity = buffer.capacity - max(slots for slots, _, _ in spans)
+    slots = _rng.integers(0, capacity, (_ROUNDS, batch_size), dtype=np.int64)
+    return float(native.copy_lines_ns(buffer._ring, slots, spans)) * 1e-9
+
+
+def _place(column: Any) -> tuple[int, int]:
+    """Return where a column's first row lies, and how many bytes a row has."""
+    rows = np.asarray(column)
+    return rows.__array_interface__["data"][0], rows[0].nbytes
 
 
 def cold_copy(num_bytes: int) -> Callable[[], None]:

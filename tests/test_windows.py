@@ -45,6 +45,25 @@ def test_the_drawn_row_is_the_first_that_is_trained() -> None:
     assert (batch.step.shape, batch.state.shape, batch.mask.dtype) == ((8, 5), (8, 2), np.bool_)
 
 
+@pytest.mark.parametrize("time_major", [False, True])
+def test_steps_of_many_fields(time_major: bool) -> None:
+    """More fields than are copied in one go (16 of csrc/core/batch/windows.cpp), each of another width."""
+    shapes = [(1 + i % 23,) for i in range(40)]
+    buffer = NativeBuffer(300, {f"f{i}": shape for i, shape in enumerate(shapes)}, lanes=2, ends=(), output="numpy")
+    number = np.arange(400, dtype=np.float32)
+    columns = {
+        f"f{i}": number[:, None] * 100 + i + np.linspace(0, 0.5, width, dtype=np.float32)
+        for i, (width,) in enumerate(shapes)
+    }
+    buffer.extend(**columns, lanes=np.random.default_rng(0).integers(0, 2, 400))
+    batch = buffer.sample(50, follow=fr.Sequence(7, time_major=time_major))
+    steps = np.swapaxes(batch.f0[..., 0], 0, 1) if time_major else batch.f0[..., 0]
+    assert (steps[:, 0] == batch.ticket * 100).all()
+    for i, (name, column) in enumerate(columns.items()):
+        expected = column[(batch.f0[..., 0] / 100).astype(int)]
+        np.testing.assert_array_equal(batch[name], expected, err_msg=f"field {i}")
+
+
 def test_zeros_and_every_other_step() -> None:
     batch = in_order(filled([6, 1]), fr.Sequence(2, burn_in=1, stride=2, pad="zero"))
     assert batch.step.tolist()[1:6] == [[0, 1, 3], [0, 2, 4], [1, 3, 5], [2, 4, 0], [3, 5, 0]]

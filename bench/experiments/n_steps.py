@@ -9,20 +9,24 @@ from typing import Any
 
 import numpy as np
 from absence import require
-from experiment import Contestant, Contestants, Experiment, Question, Result
+from experiment import Contestant, Contestants, Experiment, Question, Result, itself
+from floor import lines_s
 from peers.ours import empty_buffer
 from render import Columns, Table, by_title, medians, ratio
+from timing import SECONDS
 from workloads import PLACE_PERIOD, TICKET_PERIOD, WORKLOADS, Workload, chunks, transitions
 
 import fastreplay as fr
 
 _WORKLOAD, _BATCH, _STEPS, _GAMMA, _EPISODE = WORKLOADS["cheetah"], 256, 3, 0.99, 1000
-_PLAIN, _SB3, _WITHOUT = "plain", "sb3", "without"
+_PLAIN, _SB3, _WITHOUT, _LINES, _PLAIN_LINES = "plain", "sb3", "without", "lines", "plain lines"
 _LABELS = {
     "fastreplay": "fastreplay",
     _PLAIN: "our plain `sample`",
     _SB3: "SB3 `NStepReplayBuffer`",
     _WITHOUT: "without lanes",
+    _LINES: "their cache lines, copied bare",
+    _PLAIN_LINES: "those of plain rows",
 }
 
 
@@ -34,7 +38,7 @@ def at_scale(shrink: int = 1) -> list[Experiment]:
             f"n-steps-{lanes}",
             f"`sample({_BATCH}, follow=NStep({_STEPS}, …))`, {lanes} lane{'s' * (lanes > 1)}",
             partial(_drawing, _WORKLOAD, capacity, lanes),
-            [_SB3],
+            [_SB3, _LINES, _PLAIN_LINES],
         )
         for lanes in (1, 16)
     ]
@@ -53,7 +57,15 @@ def _drawing(workload: Workload, capacity: int, lanes: int) -> Contestants:
     def sb3() -> Contestant:
         return Contestant(partial(_sb3(workload, capacity, lanes).sample, _BATCH))
 
-    return {"fastreplay": followed, _PLAIN: plain, _SB3: sb3}
+    def bare(pieces: Sequence[tuple[int, tuple[str, ...]]]) -> Contestant:
+        buffer = _filled(workload, capacity, lanes)
+        return Contestant(lambda: {SECONDS: lines_s(buffer, _BATCH, pieces)}, clock=itself)
+
+    first, last = ("observation", "action"), ("next_observation", "terminated")
+    steps = [(0, first), *[(k * lanes, ("reward",)) for k in range(_STEPS)], ((_STEPS - 1) * lanes, last)]
+    rows = [(0, (*first, *last, "reward"))]
+    floors = {_LINES: partial(bare, steps), _PLAIN_LINES: partial(bare, rows)}
+    return {"fastreplay": followed, _PLAIN: plain, _SB3: sb3, **floors}
 
 
 def _rows(workload: Workload, capacity: int, lanes: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -127,6 +139,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
         **medians(results, _LABELS),
         "over SB3": lambda result: ratio(result.speedup(_SB3)),
         "time of ours over our plain one": lambda result: ratio(result.slowdown((_PLAIN, _WITHOUT))),
+        "of bare lines over those of plain rows": lambda result: ratio(result.speedup(_LINES, ours=_PLAIN_LINES)),
     }
     return [Table("n steps", note, "work", by_title(results), columns)]
 

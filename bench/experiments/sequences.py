@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from absence import require
-from experiment import Contestant, Contestants, Experiment, Question, Result
-from floor import cold_copy
+from experiment import Contestant, Contestants, Experiment, Question, Result, itself
+from floor import cold_copy, lines_s
 from render import Columns, Table, by_title, medians, ratio
+from timing import SECONDS
 
 import fastreplay as fr
 
 _EPISODE, _CHUNK = 1000, 10_000
-_COPY, _TORCHRL = "copy", "torchrl"
-_LABELS = {"fastreplay": "fastreplay", _TORCHRL: "TorchRL `SliceSampler`", _COPY: "one cold `memcpy`"}
+_COPY, _LINES, _TORCHRL = "copy", "lines", "torchrl"
+_LABELS = {
+    "fastreplay": "fastreplay",
+    _TORCHRL: "TorchRL `SliceSampler`",
+    _COPY: "one cold `memcpy`",
+    _LINES: "the records' cache lines, copied bare",
+}
 _LOW: dict[str, Any] = {
     "observation": (17,),
     "action": (6,),
@@ -60,13 +66,17 @@ _WORK = (
 def at_scale(shrink: int = 1) -> list[Experiment]:
     """Return the experiments with their capacities divided by `shrink`."""
     return [
-        Experiment(work.key, work.title, partial(_contestants, work, work.capacity // shrink), [_TORCHRL])
+        Experiment(work.key, work.title, partial(_contestants, work, work.capacity // shrink), [_TORCHRL, _LINES])
         for work in _WORK
     ]
 
 
 def _contestants(work: _Work, capacity: int) -> Contestants:
-    made: Contestants = {"fastreplay": partial(_ours, work, capacity), _COPY: partial(_copy, work, capacity)}
+    made: Contestants = {
+        "fastreplay": partial(_ours, work, capacity),
+        _COPY: partial(_copy, work, capacity),
+        _LINES: partial(_lines, work, capacity),
+    }
     return {**made, _TORCHRL: partial(_torchrl, work, capacity)} if work.inserts else made
 
 
@@ -104,6 +114,12 @@ def _ours(work: _Work, capacity: int) -> Contestant:
 def _copy(work: _Work, capacity: int) -> Contestant:
     batch = _filled(work, min(capacity, _CHUNK)).sample(work.batch_size, follow=work.follow)
     return Contestant(cold_copy(sum(value.numel() * value.element_size() for value in batch.values())))
+
+
+def _lines(work: _Work, capacity: int) -> Contestant:
+    buffer = _filled(work, capacity)
+    pieces = [(step * work.lanes, tuple(buffer.schema)) for step in range(work.follow.burn_in + work.follow.length)]
+    return Contestant(lambda: {SECONDS: lines_s(buffer, work.batch_size, pieces)}, clock=itself)
 
 
 def _torchrl(work: _Work, capacity: int) -> Contestant:
@@ -154,6 +170,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
         **medians(results, _LABELS),
         "over TorchRL": lambda result: ratio(result.speedup(_TORCHRL)),
         "time of ours over the copy's": lambda result: ratio(result.slowdown((_COPY,))),
+        "over the bare lines'": lambda result: ratio(result.slowdown((_LINES,))),
     }
     return [Table("Sequences", note, "work", by_title(results), columns)]
 

@@ -3,11 +3,14 @@
 // gathers rows that no round before it has touched.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "batch/read.hpp"
@@ -43,6 +46,60 @@ void plain_gather(const fr::Ring& ring, const fr::Block& block) {
   }
 }
 
+// The cache lines that pieces of a row's records lie in, copied as they lie, many of them asked for ahead: what has to
+// be read, and no more. A piece is so many slots after the row's, and has a first byte and a number of bytes.
+class Lines {
+ public:
+  using Pieces = std::vector<std::array<std::size_t, 3>>;
+
+  Lines(const fr::Ring& ring, const Pieces& pieces) : first_{ring.records().at(0)} {
+    const std::size_t stride = ring.records().layout().stride();
+    for (const auto& [num_slots, first, num_bytes] : pieces) {
+      for (std::size_t at = first / fr::kCacheLine * fr::kCacheLine; at < first + num_bytes; at += fr::kCacheLine) {
+        offsets_.push_back(num_slots * stride + at);
+      }
+    }
+    std::ranges::sort(offsets_);
+    offsets_.erase(std::unique(offsets_.begin(), offsets_.end()), offsets_.end());
+    if (offsets_.empty() || stride % fr::kCacheLine != 0) throw py::value_error{"expected records of whole lines"};
+  }
+
+  [[nodiscard]] std::size_t of_rows(std::size_t num_rows) const { return num_rows * offsets_.size(); }
+
+  void copy(const fr::Ring& ring, std::span<const fr::Ticket> slots, std::byte* to) const {
+    constexpr std::size_t kAhead = 64;
+    const std::size_t num_lines = of_rows(slots.size());
+    const std::size_t stride = ring.records().layout().stride();
+    Place coming;
+    Place now;
+    for (std::size_t i = 0; i < num_lines + kAhead; ++i) {
+      if (i < num_lines) __builtin_prefetch(at(slots, stride, coming), 0, 2);
+      if (i < kAhead) continue;
+      std::memcpy(to, at(slots, stride, now), fr::kCacheLine);
+      to += fr::kCacheLine;
+    }
+  }
+
+ private:
+  struct Place {
+    std::size_t row = 0;
+    std::size_t line = 0;
+  };
+
+  [[gnu::always_inline]] const std::byte* at(std::span<const fr::Ticket> slots, std::size_t stride,
+                                             Place& place) const {
+    const std::byte* found = first_ + slots[place.row] * stride + offsets_[place.line];
+    if (++place.line == offsets_.size()) {
+      place.line = 0;
+      ++place.row;
+    }
+    return found;
+  }
+
+  const std::byte* first_;
+  std::vector<std::size_t> offsets_;  // from the row's record
+};
+
 // Median nanoseconds of one gather of a row of `slots`, (rounds, batch_size).
 template <class Gather>
 double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
@@ -67,6 +124,12 @@ PYBIND11_MODULE(_gather_floor, m) {
   py::module_::import("fastreplay");
   m.def("gather_ns", [](const fr::Ring& ring, const Slots& slots) {
     return median_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::read_tickets(r, b); });
+  });
+  m.def("copy_lines_ns", [](const fr::Ring& ring, const Slots& slots, const Lines::Pieces& pieces) {
+    const Lines lines{ring, pieces};
+    std::vector<std::byte> target(lines.of_rows(static_cast<std::size_t>(slots.shape(1))) * fr::kCacheLine);
+    return median_ns(ring, slots,
+                     [&](const fr::Ring& r, const fr::Block& b) { lines.copy(r, b.tickets(), target.data()); });
   });
   m.def("plain_gather_ns",
         [](const fr::Ring& ring, const Slots& slots) { return median_ns(ring, slots, plain_gather); });

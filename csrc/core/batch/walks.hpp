@@ -41,8 +41,7 @@ class Walks {
         window_{window},
         oldest_{links_.place(window.first)},
         most_before_{most_before},
-        most_after_{most_after},
-        usual_gap_{lanes.num_lanes()} {}
+        most_after_{most_after} {}
 
   // Where a ticket is; without a division, if it is in the window.
   [[nodiscard]] Place begin(Ticket ticket) const noexcept {
@@ -50,21 +49,38 @@ class Walks {
     return position < ring_.capacity() ? links_.later(oldest_, position) : links_.place(ticket);
   }
 
-  // Asks for what a walk from there looks at.
-  void ask(const Place& begin) const noexcept {
-    const std::size_t before = most_before_ * usual_gap_, after = most_after_ * usual_gap_;
-    const std::size_t step = std::max(usual_gap_, Lanes::Links::kOfLine);
-    if (before + after >= ring_.capacity()) return links_.prefetch(begin.slot);
-    const std::size_t first = links_.earlier(begin, before).slot;
-    for (std::size_t i = 0; i < before + after; i += step) links_.prefetch(links_.wrapped(first + i));
-    links_.prefetch(links_.wrapped(first + before + after));
+  // Where transitions lie in their lane around one, as far as its link says it; else `otherwise`.
+  [[nodiscard]] std::size_t gap_around(const Place& at, std::size_t otherwise) const noexcept {
+    for (const Gap gap : {links_.after(at), links_.before(at.slot)}) {
+      if (is_gap(gap) && gap < ring_.capacity()) return gap;
+    }
+    return otherwise;
   }
 
-  // Walks from each of the rows first_row, first_row + 1, ..., at most kRowsTogether, that begin there.
-  void walk(const Ways& ways, std::size_t first_row, std::span<const Ticket> tickets,
-            std::span<const Place> begins) const noexcept {
+  // Asks for what a walk from there looks at, if transitions are so far apart. Returns how many lines it is.
+  std::size_t ask(const Place& begin, std::size_t gap) const noexcept {
+    const std::size_t before = most_before_ * gap;
+    const std::size_t num_slots = before + most_after_ * gap;
+    links_.prefetch(begin.slot);
+    if (num_slots >= ring_.capacity()) return 1;
+    const std::size_t first = links_.earlier(begin, before).slot;
+    const std::size_t step = std::max(gap, Lanes::Links::kOfLine);
+    for (std::size_t i = 0; i < num_slots; i += step) links_.prefetch(links_.wrapped(first + i));
+    links_.prefetch(links_.wrapped(first + num_slots));
+    return num_slots / step + 1;
+  }
+
+  // Walks from each of the rows first_row, first_row + 1, ..., at most kRowsTogether, that begin there. ask_next() asks
+  // for what later ones look at, a row's worth for each: more at once would wait for each other.
+  template <class AskNext>
+  void walk(const Ways& ways, std::size_t first_row, std::span<const Ticket> tickets, std::span<const Place> begins,
+            AskNext ask_next) const noexcept {
     Steps steps[kRowsTogether];
-    for (std::size_t i = 0; i < begins.size(); ++i) steps[i] = {.at = begins[i], .ticket = tickets[i]};
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+      steps[i] = {.at = begins[i], .ticket = tickets[i]};
+      set_out<Later>(ways, first_row + i, steps[i]);
+      ask_next();
+    }
     go<Later>(ways, first_row, {steps, begins.size()});
     for (std::size_t i = 0; i < begins.size(); ++i) {
       Way& way = ways[first_row + i];
@@ -72,6 +88,7 @@ class Walks {
       way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);
       way.is_complete = steps[i].num_steps == most_after_ || is_end(links_.after(steps[i].at));
       steps[i] = {.at = begins[i], .ticket = tickets[i]};
+      if (most_before_ > 0) set_out<Earlier>(ways, first_row + i, steps[i]);
     }
     if (most_before_ > 0) go<Earlier>(ways, first_row, {steps, begins.size()});
     for (std::size_t i = 0; i < begins.size(); ++i) {
@@ -163,23 +180,23 @@ class Walks {
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return -std::ptrdiff_t{num_steps}; }
   };
 
-  // All rows as far as their steps are equally far apart, then again.
+  // A row, as far as its steps are equally far apart.
+  template <class Direction>
+  void set_out(const Ways& ways, std::size_t row, Steps& steps) const noexcept {
+    ways.slots(row)[0] = static_cast<std::uint32_t>(steps.at.slot);
+    look_ahead<Direction>(steps);
+    if (steps.gap != 0) go_evenly<Direction>(ways, row, steps);
+  }
+
+  // All rows that have not come to an end, in turn.
   template <class Direction>
   void go(const Ways& ways, std::size_t first_row, std::span<Steps> rows) const noexcept {
-    const std::size_t num_kept = Direction::kIsKept ? ~std::size_t{0} : ways.num_kept();
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      ways.slots(first_row + i)[0] = static_cast<std::uint32_t>(rows[i].at.slot);
-      look_ahead<Direction>(rows[i]);
-    }
-    bool goes_on = true;
-    while (goes_on) {
+    for (bool goes_on = true; goes_on;) {
       goes_on = false;
       for (std::size_t i = 0; i < rows.size(); ++i) {
         if (rows[i].gap == 0) continue;
-        rows[i] = go_evenly<Direction>(rows[i], ways.slots(first_row + i), num_kept);
-        if (rows[i].gap == 0) continue;
-        links_.prefetch(Direction::place(*this, rows[i]).slot);
-        goes_on = true;
+        go_evenly<Direction>(ways, first_row + i, rows[i]);
+        goes_on = goes_on || rows[i].gap != 0;
       }
     }
   }
@@ -187,20 +204,24 @@ class Walks {
   // As far as steps are as far apart as the next one is. Where each is does not hang on what the one before says, so
   // that a processor need not wait for that.
   template <class Direction>
-  [[gnu::always_inline]] Steps go_evenly(Steps steps, std::uint32_t* slots, std::size_t num_kept) const noexcept {
+  void go_evenly(const Ways& ways, std::size_t row, Steps& row_steps) const noexcept {
+    const std::size_t num_kept = Direction::kIsKept ? ~std::size_t{0} : ways.num_kept();
+    std::uint32_t* const slots = ways.slots(row);
+    Steps steps = row_steps;
     const Gap gap = steps.gap;
     do {
       steps.gap = gap;
       const Place next = Direction::place(*this, steps);
       if (!Direction::holds(*this, steps, next)) {
         steps.gap = 0;
-        return steps;
+        break;
       }
       steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
       if (steps.num_steps < num_kept) slots[Direction::step(steps.num_steps)] = static_cast<std::uint32_t>(next.slot);
       look_ahead<Direction>(steps);
     } while (steps.gap == gap);
-    return steps;
+    if (steps.gap != 0) links_.prefetch(Direction::place(*this, steps).slot);
+    row_steps = steps;
   }
 
   template <class Direction>
@@ -227,7 +248,6 @@ class Walks {
   const Place oldest_;
   const std::size_t most_before_;
   const std::size_t most_after_;
-  const std::size_t usual_gap_;  // where lanes go in step
 };
 
 }  // namespace fastreplay

@@ -13,6 +13,9 @@ namespace fastreplay {
 
 namespace {
 
+// Of links, that are asked for before the first of them is looked at.
+constexpr std::size_t kLinesAhead = 64;
+
 // Tells each part that the rule makes but its ways, and the bytes of a row.
 template <class Tell>
 void tell_made(const WindowRule& rule, const RecordLayout& record, Tell tell) noexcept {
@@ -105,14 +108,18 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
   const Window window = ring_.window_to_draw_from();
   const Walks walks{ring_, lanes_, window, rule_.most_before, rule_.most_after};
   std::array<Place, kMostRows> begins;
+  begins[0] = walks.begin(tickets[0]);
+  const std::size_t gap = walks.gap_around(begins[0], lanes_.num_lanes());
   std::size_t asked = 0;
+  const auto ask_next = [&]() -> std::size_t {
+    if (asked == num_rows) return kLinesAhead;
+    begins[asked] = walks.begin(tickets[asked]);
+    return walks.ask(begins[asked++], gap);
+  };
+  for (std::size_t num_lines = 0; num_lines < kLinesAhead;) num_lines += ask_next();
   for (std::size_t row = 0; row < num_rows; row += Walks::kRowsTogether) {
-    for (const std::size_t end = std::min(num_rows, row + 2 * Walks::kRowsTogether); asked < end; ++asked) {
-      begins[asked] = walks.begin(tickets[asked]);
-      walks.ask(begins[asked]);
-    }
     const std::size_t together = std::min(Walks::kRowsTogether, num_rows - row);
-    walks.walk(ways_, first_row + row, tickets.subspan(row, together), {begins.data() + row, together});
+    walks.walk(ways_, first_row + row, tickets.subspan(row, together), {begins.data() + row, together}, ask_next);
   }
 }
 
