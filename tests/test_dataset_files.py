@@ -281,6 +281,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
 @needs("pyarrow")
 def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     import pyarrow as pa
+    import pyarrow.parquet
 
     buffer = new_buffer(lanes=1)
     path = tmp_path / "data.parquet"
@@ -304,6 +305,14 @@ def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=rf"^{path}: {message}"):
             buffer.load_parquet(write_parquet(path, columns | change))
+    for twice in (
+        pa.Table.from_arrays([pa.array([0.0])] * 2, names=["rewards", "rewards"]),
+        pa.table({"a": pa.array([{"b": 1}]), "a/b": [1]}),
+    ):
+        pa.parquet.write_table(twice, path)
+        with pytest.raises(ValueError, match=rf"^{path}: (rewards|a/b): expected each column once"):
+            buffer.load_parquet(path)
+    write_parquet(path, columns)
     write_parquet(tmp_path / "more.parquet", {"rewards": np.zeros(3)})
     with pytest.raises(ValueError, match=r"more.parquet: expected the columns of"):
         buffer.load_parquet(tmp_path)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -135,7 +136,8 @@ QUESTION = Question(
     lambda is_quick: at_scale(100) if is_quick else at_scale(),
     _tables,
     _LABELS,
-    distributions=("fastreplay", "numpy", "h5py"),
+    distributions=("fastreplay", "numpy", "h5py", "deflate"),
+    num_threads=lambda: len(os.sched_getaffinity(0)),  # which unpack
     rounds=(7, 1e-3),
     quick_rounds=(2, 5e-5),
 )

@@ -72,7 +72,7 @@ class ParquetTable:
                 schema = file.schema_arrow
                 self._lengths.append(file.metadata.num_rows)
                 if self._schema is None:
-                    self._schema, self._columns = schema, dict(self._columns_of("", schema))
+                    self._schema, self._columns = schema, self._checked(each, schema)
             if not schema.equals(self._schema):
                 raise ValueError(f"{each}: expected the columns of {paths[0]}, {self._schema}, got {schema}")
         self._pieces: Pieces | None = None
@@ -85,6 +85,14 @@ class ParquetTable:
 
     def _reading(self, path: str) -> AbstractContextManager[None]:
         return reading(path, self._arrow.ArrowException)
+
+    def _checked(self, path: str, schema: Any) -> dict[str, Any]:
+        columns: dict[str, Any] = {}
+        for name, kind in self._columns_of("", schema):
+            if name in columns:
+                raise ValueError(f"{path}: {name}: expected each column once, got two of this name")
+            columns[name] = kind
+        return columns
 
     def _columns_of(self, parent: str, fields: Any) -> Iterator[tuple[str, Any]]:
         """Yield names and types, those of structures by their parts."""
