@@ -263,7 +263,7 @@ def _inflate_by_zlib(packed: memoryview, num_bytes: int) -> bytes | None:
 
 
 def _inflate_by_libdeflate(packed: memoryview, num_bytes: int) -> bytearray | None:
-    """Do the same in half of the time and less."""
+    """Do the same in 0.4 to 0.65 of the time."""
     import deflate
 
     try:
