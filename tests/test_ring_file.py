@@ -20,6 +20,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
+from linecache import getline
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -775,7 +776,8 @@ def interrupting(number: int) -> Iterator[None]:
             ("/replay_buffer.py", "/held.py", "/on_disk.py", "/ring_file.py", "/closed.py")
         ):
             return None
-        if event == "line":
+        # Not between the end of a `with` and its release, where no signal is looked for, but where tracers are.
+        if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with "):
             left -= 1
             if left == 0:
                 sys.settrace(None)
