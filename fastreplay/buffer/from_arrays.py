@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from fastreplay.buffer.kept import checked_path
+from fastreplay.buffer.held import checked_path
 from fastreplay.buffer.replay_buffer import ReplayBuffer
 from fastreplay.datasets.arrays import flattened, schema_of
 from fastreplay.support.checks import checked_count

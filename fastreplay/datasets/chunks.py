@@ -267,9 +267,10 @@ def _inflate_by_libdeflate(packed: memoryview, num_bytes: int) -> bytearray | No
     import deflate
 
     try:
-        return deflate.zlib_decompress(packed, num_bytes)
+        data: bytearray = deflate.zlib_decompress(packed, num_bytes)
     except deflate.DeflateError:
         return None
+    return data
 
 
 _inflate = _inflate_by_zlib if importlib.util.find_spec("deflate") is None else _inflate_by_libdeflate
