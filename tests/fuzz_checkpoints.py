@@ -79,9 +79,6 @@ class MemoryFolder:
         """Return what a message calls a file."""
         return name
 
-    def ask_for(self, name: str) -> None:
-        """Do nothing: it is all in memory."""
-
     def open(self, name: str) -> int:
         """Open a file that is to be read."""
         if name not in self.files:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,8 @@ Native: Any = fr  # untyped: what is refused here is what its types refuse
 
 FOLDER = Path(tempfile.mkdtemp())
 FILE, NOTHING, ROBOT = FOLDER / "file", FOLDER / "nothing", FOLDER / "robot"
+PIPES = {each: FOLDER / "pipes" / each for each in ("npz", "hdf5", "parquet")}
+PIPES["lerobot"] = FOLDER / "pipes"  # whose meta/info.json is one
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 FIELDS: dict[str, Any] = {
@@ -54,6 +57,10 @@ WIDE = {name: np.asarray(value)[None] for name, value in wide_row(18).items()}
 def streams() -> Scene:
     """Make buffers with lanes and without, with what came of columns in them."""
     FILE.write_text("1")
+    for pipe in (*list(PIPES.values())[:3], PIPES["lerobot"] / "meta" / "info.json"):
+        pipe.parent.mkdir(parents=True, exist_ok=True)
+        if not pipe.exists():
+            os.mkfifo(pipe)
     (ROBOT / "meta").mkdir(parents=True, exist_ok=True)
     (ROBOT / "meta" / "info.json").write_text('{"features": {}, "total_frames": 0, "codebase_version": "v3.0"}')
     b, alone = (NativeBuffer(12, FIELDS, seed=3, output="numpy", **options) for options in ({"lanes": 2}, {}))
@@ -127,6 +134,7 @@ FILES: dict[str, dict[str, Any]] = {
             FileNotFoundError,
             lambda s, kind=kind: Call(getattr(s.b, f"load_{kind}"), NOTHING),
         ),
+        "a pipe": (ValueError, lambda s, kind=kind: Call(getattr(s.b, f"load_{kind}"), PIPES[kind])),
     }
     for kind in ("npz", "hdf5", "parquet", "lerobot")
 }

@@ -28,6 +28,7 @@ from test_saving import PEAK
 import fastreplay as fr
 from fastreplay import _core
 from fastreplay.checkpoint import save as _saving
+from fastreplay.checkpoint.stored import Stored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -742,6 +743,35 @@ def test_lanes_take_no_memory_of_their_own_when_they_are_loaded(
     tracemalloc.stop()
     assert peak < 1_000_000  # 5 bytes a transition are 2 MB
     assert loaded.trajectory_stats() == buffer.trajectory_stats()
+
+
+def test_what_somebody_wrote_into_the_memory_is_found_when_it_is_saved(tmp_path: Path) -> None:
+    """Places that are no frame's are refused, and the checkpoint before stands; any byte that is not 0 is True."""
+    buffer, _ = filled("frames", 150)
+    buffer.save(tmp_path)
+    before = fr.verify(tmp_path)
+    stored = Stored(buffer._ring, buffer.schema)
+    first = buffer._ring.window()[0]
+    for group, _ in stored.form.codes([None] * len(stored.columns)):  # type: ignore[list-item]
+        for number, num_frames in group.places:
+            places: Any = buffer._ring.records.column(number, np.dtype(np.uint64), [num_frames])
+            where = (first + 5) % buffer._ring.capacity, num_frames - 1
+            there = int(places[where])
+            for place in (there + 1, there - 8, 2**64 - 1, 2**63, int(places.max()) + 2**20):
+                places[where] = np.uint64(place % 2**64)
+                message = rf"^ticket {first + 5}: expected places of its frames: the ring's memory is damaged"
+                with pytest.raises(ValueError, match=message):
+                    buffer.save(tmp_path, full=True)
+                with pytest.raises(ValueError, match=message):
+                    pickle.dumps(buffer)
+                with pytest.raises(ValueError, match=message):
+                    buffer.resized(200)
+            places[where] = np.uint64(there)
+    assert fr.verify(tmp_path) == before
+    buffer.view("terminated").view(np.uint8)[(first + 5) % buffer._ring.capacity] = 2
+    buffer.save(tmp_path, full=True)
+    loaded: Any = fr.ReplayBuffer.load(tmp_path)
+    assert loaded[:].terminated.tolist() == (buffer[:].terminated.view(np.uint8) > 0).tolist()
 
 
 def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:

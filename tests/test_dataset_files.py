@@ -344,6 +344,62 @@ def test_damaged_files_raise_what_is_documented(kind: str, tmp_path: Path) -> No
             assert str(path) in str(error)  # noqa: PT017 - some are whole
 
 
+# ---- What all files have in common ----
+
+
+def of_seven_rows(kind: str, folder: Path) -> Callable[[Any], Any]:
+    """Return what loads nine rows of which seven become transitions."""
+    columns, path = d4rl_of("..o...o.t"), folder / "data"
+    if kind == "npz":
+        np.savez(folder / "data.npz", **columns)
+        return lambda buffer: buffer.load_npz(folder / "data.npz")
+    if kind == "hdf5":
+        write_hdf5(path, columns, compression="gzip", chunks=True)
+    elif kind == "parquet":
+        write_parquet(path, columns)
+    return lambda buffer: getattr(buffer, f"load_{kind}")(path)
+
+
+@needs("h5py", "pyarrow")
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "parquet"])
+def test_a_file_of_which_the_flags_are_read_first_is_opened_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, opened = of_seven_rows(kind, tmp_path), []
+    own = fr.ReplayBuffer._load
+
+    def counting(self: Any, open_table: Any, **options: Any) -> Any:
+        def opening() -> Any:
+            opened.append(kind)
+            return open_table()
+
+        return own(self, opening, **options)
+
+    monkeypatch.setattr(fr.ReplayBuffer, "_load", counting)
+    with pytest.raises(ValueError, match="expected at most 6 transitions, for which there is room, got 7"):
+        load(new_buffer(6))
+    for lanes in ({}, {"lanes": 2}):
+        buffer, other = new_buffer(7, **lanes), new_buffer(7, **lanes)
+        assert load(buffer) == other.load_arrays(d4rl_of("..o...o.t")) == (7, 3, 2, 0)
+        assert_same(buffer, other)
+    assert len(opened) == 3 + 2
+
+
+@needs("h5py", "pyarrow")
+@pytest.mark.parametrize("kind", ["npz", "hdf5", "parquet", "lerobot"])
+def test_a_pipe_in_the_place_of_a_file_of_data_is_refused(kind: str, tmp_path: Path) -> None:
+    """Who opens it would wait for who writes into it."""
+    path = tmp_path / ("meta/info.json" if kind == "lerobot" else "data")
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=rf"^{path}: expected a file, got a pipe, a socket or a device"):
+        getattr(new_buffer(), f"load_{kind}")(tmp_path if kind == "lerobot" else path)
+    if kind == "parquet":
+        path.rename(tmp_path / "data.parquet")
+        with pytest.raises(ValueError, match=r"data\.parquet: expected a file, got a pipe"):
+            new_buffer().load_parquet(tmp_path)
+
+
 # ---- LeRobot ----
 
 
@@ -393,7 +449,7 @@ def test_a_dataset_of_lerobot(tmp_path: Path, layout: str) -> None:
 @needs("pyarrow")
 def test_a_dataset_of_lerobot_that_does_not_say_what_is_done(tmp_path: Path) -> None:
     root = write_lerobot(tmp_path / "undone", [3, 5, 1, 3], "v3.0", **{"next.done": None})
-    buffer = new_buffer(lanes=1)
+    buffer = new_buffer(8, lanes=1)  # for which the flags are read first
     with pytest.raises(ValueError, match="terminated: there is no such column"):
         buffer.load_lerobot(root)
     assert buffer.load_lerobot(root, names={"terminated": None}) == (8, 3, 4, 0)

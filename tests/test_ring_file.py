@@ -10,6 +10,7 @@ import errno
 import gc
 import os
 import pickle
+import re
 import resource
 import signal
 import stat
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import stall
+from support import IS_LONG_FORM
 
 import fastreplay as fr
 from fastreplay import _core
@@ -36,7 +38,6 @@ from fastreplay.checkpoint import ring_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LONG = "FASTREPLAY_LONG" in os.environ
 Buffer = fr.ReplayBuffer[Any]
 
 pytestmark = pytest.mark.skipif(not _core.MAPS_FILES, reason="rings in files need Linux")
@@ -247,10 +248,10 @@ def killed_while_it_inserts(path: Path, kind: str, first: int, most: int) -> set
     return {int(line) for line in said[: said.rfind("\n") + 1].split()}
 
 
-@pytest.mark.parametrize("kind", KINDS if LONG else [*KINDS][:-1])
+@pytest.mark.parametrize("kind", KINDS if IS_LONG_FORM else [*KINDS][:-1])
 def test_after_a_kill_everything_is_there(tmp_path: Path, kind: str) -> None:
     first, expected = 0, -1
-    for turn in range(20 if LONG else 2):
+    for turn in range(20 if IS_LONG_FORM else 2):
         inserted = killed_while_it_inserts(tmp_path / "ring", kind, first, 10 + 170 * (turn % 5))
         there = [made(tmp_path / "ring", kind)]
         buffer = there[0]
@@ -290,7 +291,7 @@ def insert_at_rest(buffer: Buffer, first: int) -> None:
 
 
 def test_killed_while_it_is_made(tmp_path: Path) -> None:
-    for call in ("posix_fallocate", "link", "pwrite", "fsync") if LONG else ("link", "fsync"):
+    for call in ("posix_fallocate", "link", "pwrite", "fsync") if IS_LONG_FORM else ("link", "fsync"):
         text = (
             f"import os, sys, fastreplay as fr; os.{call} = lambda *a: os.kill(os.getpid(), 9);"
             f"fr.ReplayBuffer(100, {{'observation': (3,)}}, path={str(tmp_path / 'ring')!r})"
@@ -355,7 +356,7 @@ def test_after_a_loss_of_power_what_was_confirmed_is_there(
         power = Power(path, patch)
         buffer = made(path, kind)
         confirmed = 0
-        for turn in range(60 if LONG else 8):
+        for turn in range(60 if IS_LONG_FORM else 8):
             count = int(rng.integers(1, 120))
             for part in np.array_split(np.arange(count), 3):
                 insert(buffer, buffer.stats()["inserted"], len(part))
@@ -366,7 +367,7 @@ def test_after_a_loss_of_power_what_was_confirmed_is_there(
                     buffer.cut(int(rng.integers(3)))
                 power.note()
             inserted = buffer.stats()["inserted"]
-            for _ in range(30 if LONG else 4):
+            for _ in range(30 if IS_LONG_FORM else 4):
                 lose_and_check(power, lost, rng, kind, (confirmed, inserted))
             if turn % 3:
                 cut_short(buffer, power, patch, partial(lose_and_check, power, lost, rng, kind, (confirmed, inserted)))
@@ -735,7 +736,7 @@ def test_an_interrupt_at_any_line_of_the_constructor(tmp_path: Path) -> None:
     there = [made(path, "all")]
     insert(there[0], 0, 50)
     closed(there)
-    step = 1 if LONG else 5
+    step = 1 if IS_LONG_FORM else 5
     for is_new in (False, True):
         done, line = False, 1
         while not done:
@@ -884,7 +885,7 @@ def test_an_insert_that_has_stopped_keeps_it_open(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("kind", ["all", "shared"])
 def test_closed_while_others_are_in_the_midst(tmp_path: Path, kind: str) -> None:
     """Each call comes before or raises; what had returned is there."""
-    for turn in range(100 if LONG else 4):
+    for turn in range(100 if IS_LONG_FORM else 4):
         buffer = made(tmp_path / f"ring {turn}", kind)
         insert(buffer, 0, 60)
         done, wrong = [57, 58, 59], list[BaseException]()
@@ -943,7 +944,7 @@ def test_an_interrupt_at_any_line_of_close(tmp_path: Path) -> None:
             buffer.close()
         assert held_in(tmp_path) == [], line
         assert len(made(tmp_path / f"ring {line}", "all")) == 20
-        line += 1 if LONG else 7
+        line += 1 if IS_LONG_FORM else 7
     assert line > 30
 
 
@@ -1046,18 +1047,21 @@ def test_no_room_leaves_nothing(tmp_path: Path) -> None:
 def test_damage_is_refused_or_harmless(
     tmp_path: Path, kind: str, boot: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is in a file, nothing is touched beyond it, and where power was lost, no row is another."""
+    """Whatever is in a file, nothing is touched beyond it, and where power was lost, no row is another.
+
+    What is saved of it is loaded, or refused where it is saved.
+    """
     path = tmp_path / "ring"
     there = [made(path, kind)]
     insert(there[0], 0, 350)
     closed(there)
     sound = path.read_bytes()
     rng = np.random.default_rng(3)
-    refused = 0
+    refused = unsaved = 0
     monkeypatch.setattr(os, "fsync", no_wait)
     if boot is not None:
         monkeypatch.setattr(ring_file, "_boot", lambda: boot)
-    for _ in range(2000 if LONG else 60):
+    for _ in range(2000 if IS_LONG_FORM else 60):
         data = bytearray(sound)
         for _ in range(rng.integers(1, 4)):
             at = int(rng.integers(len(data))) if rng.random() < 0.5 else int(rng.integers(3 * 4096, 3 * 4096 + 700))
@@ -1078,9 +1082,17 @@ def test_damage_is_refused_or_harmless(
             if boot is not None:
                 contents(buffer)
         insert(buffer, 1000, 6)
+        try:
+            buffer.save(tmp_path / "kept")
+        except ValueError as error:
+            assert re.fullmatch(r"ticket \d+: expected places of its frames: .*", str(error))  # noqa: PT017
+            unsaved += 1
+        else:
+            assert len(fr.ReplayBuffer.load(tmp_path / "kept")) == len(buffer)
         del buffer
         closed(there)
     assert refused > 5
+    assert (unsaved > 0) == (kind == "shared" and boot is None)
 
 
 # ---- more than memory

@@ -11,7 +11,7 @@ import numpy as np
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.given import HeldRows
-from fastreplay.buffer.lanes import somebodys
+from fastreplay.buffer.lanes import begin_holding
 from fastreplay.datasets.plan import checked_names, plan
 from fastreplay.datasets.steps import read_steps
 from fastreplay.support.checks import checked_flag, checked_index
@@ -84,7 +84,7 @@ def load(
         made = plan(table, buffer.schema, named, ends, buffer._next_fields())
         room = buffer.capacity - min(np.diff(buffer._ring.window())[0], buffer.capacity)
         if not may_overwrite:
-            _check_room(table, made, int(room), open_table)
+            _check_room(table, made, int(room))
         into = _Filling(buffer, into_lane, ends, int(room))
         end = into.end
         try:
@@ -101,7 +101,7 @@ def load(
         return into.loaded
 
 
-def _check_room(table: Table, made: FieldPlan, room: int, open_table: Callable[[], Table]) -> None:
+def _check_room(table: Table, made: FieldPlan, room: int) -> None:
     """Refuse more transitions than there is room for; which rows become some, a look at the flags tells.
 
     Raises:
@@ -109,9 +109,9 @@ def _check_room(table: Table, made: FieldPlan, room: int, open_table: Callable[[
     """
     count = made.num_rows
     if made.shifted and count > room:
-        with closing(open_table()) as again:
-            flags = made._replace(columns={}, absent=())
-            count = sum(int(steps.kept.sum()) for steps in read_steps(again, flags, {}))
+        flags = made._replace(columns={}, absent=())
+        count = sum(int(steps.kept.sum()) for steps in read_steps(table, flags, {}))
+        table.rewind()
     if count > room:
         raise ValueError(
             f"{table.path}: expected at most {room} transitions, for which there is room, got {count}; "
@@ -174,10 +174,7 @@ class _Filling:
             RuntimeError: One is another's.
         """
         if self._held is not None:
-            busy = self._held.take(range(self._num_lanes) if self._lane is None else [self._lane])
-            if busy >= 0:
-                raise somebodys(busy)
-            self._held.cut_all()
+            begin_holding(self._held, range(self._num_lanes) if self._lane is None else [self._lane])
 
     def insert(self, steps: TableSteps) -> None:
         """Insert steps, and cut trajectories of which the buffer does not see the end."""

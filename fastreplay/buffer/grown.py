@@ -11,7 +11,7 @@ from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.filled import Filled
 from fastreplay.buffer.given import HeldRows
-from fastreplay.buffer.lanes import somebodys
+from fastreplay.buffer.lanes import begin_holding
 from fastreplay.buffer.pickled import own_attributes, rebuilt
 from fastreplay.buffer.snapshot import Run
 from fastreplay.checkpoint.stored import Stored
@@ -179,15 +179,8 @@ class _Joining:
         return cls(buffer, own, source, into)
 
     def begin(self) -> None:
-        """Take the lanes, and cut what was open in them.
-
-        Raises:
-            RuntimeError: One is another's.
-        """
-        busy = self.held.take(self._into.tolist())
-        if busy >= 0:
-            raise somebodys(busy)
-        self.held.cut_all()
+        """Take the lanes, as `begin_holding`."""
+        begin_holding(self.held, self._into.tolist())
 
     def read(self, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the lanes, and what came before, of so many tickets, some of which may be overwritten by now."""

@@ -32,6 +32,7 @@ from sys import intern
 from time import monotonic
 from fastreplay.buffer.given import Given, one_each
 from fastreplay.buffer.convert import as_rows, bind_by_name, wrong_shape
+from fastreplay.buffer.lanes import somebodys
 from fastreplay._core import Lanes as CoreLanes, Priorities as CorePriorities, Ring as CoreRing
 
 cnp.import_array()
@@ -220,8 +221,7 @@ cdef class Inserter:
             around.lane_of = <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>lanes)
         cdef Py_ssize_t busy = enter_lanes(self.lanes[0], around.lane_of, num_rows, owner)
         if busy >= 0:
-            raise RuntimeError(
-                f"lane {around.lane_of[busy]}: another thread is inserting into it; a lane has one owner at a time")
+            raise somebodys(around.lane_of[busy])
         try:
             if mask is None and not skips_resets(self.lanes[0]):
                 self.insert_rows(around, rows, 0, num_rows)

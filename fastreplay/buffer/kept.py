@@ -77,7 +77,7 @@ class Kept(Held[ArrayT]):
 
         Raises:
             OSError: It cannot be written; what was saved before stands.
-            ValueError: Something else lies in the folder.
+            ValueError: Something else lies in the folder; or somebody wrote into the ring's file what no record is.
             RuntimeError: With `hold`, another save of this buffer holds inserts; without, writers were so fast that
                 nothing could be read. Or it was called in the midst of a save by the same thread, as signal handlers
                 are, and would have to wait for that. What was saved before stands.

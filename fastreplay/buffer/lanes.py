@@ -15,7 +15,7 @@ from fastreplay.support.memory_limit import check_memory
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Lanes", "checked_ends", "lanes_of_env", "new_lanes", "somebodys"]
+__all__ = ["Lanes", "begin_holding", "checked_ends", "lanes_of_env", "new_lanes", "somebodys"]
 
 _ENDS = ("terminated", "truncated")
 _BYTES_OF_LINK, _BYTES_OF_LANE = 16, 72
@@ -117,6 +117,18 @@ def lanes_of_env(env: Any, lanes: int | bool | None, ends: Sequence[str] | None)
             f"got {ends!r}"
         )
     return count, skips_resets
+
+
+def begin_holding(held: _core.HeldLanes, lanes: Sequence[int]) -> None:
+    """Take lanes, for as long as they are held, and cut what was open in them.
+
+    Raises:
+        RuntimeError: One is another's.
+    """
+    busy = held.take(lanes)
+    if busy >= 0:
+        raise somebodys(busy)
+    held.cut_all()
 
 
 def somebodys(lane: int) -> RuntimeError:

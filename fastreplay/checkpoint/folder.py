@@ -225,16 +225,6 @@ class Folder:
             error.filename = self.file(name)
             raise
 
-    def ask_for(self, name: str) -> None:
-        """Ask the disk for a file that is to be opened next: whoever opens it hears what is wrong with it."""
-        with suppress(OSError):
-            fd = self.open(name)
-            try:
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(fd)
-
     def remove(self, name: str) -> None:
         """Remove a file, if it is there and can be."""
         with suppress(OSError):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,13 +67,14 @@ def read_records(folder: Folder, manifest: Manifest, stored: Stored, first: int)
     Raises:
         OSError, ValueError: As `load`.
     """
-    form, scratch = SegmentForm(stored.columns, stored.beside), Scratch()
+    form = SegmentForm(stored.columns, stored.beside)
     laying = Laying(stored, first, manifest.end, first - manifest.first + manifest.looks_back)
     num_kinds = len(stored.form.groups)
-    for entry in _ahead(folder, [each for each in manifest.records if each.end > laying.start]):
+    wanted = [each for each in manifest.records if each.end > laying.start]
+    for entry in wanted:
         if len(entry.beside) != num_kinds:
             raise ValueError(f"{folder.file(entry.file)}: expected frames beside records of {num_kinds} kinds")
-        arrays = read_segment(folder, form, entry, scratch)
+    for entry, arrays in _segments(folder, form, wanted):
         with naming(folder.file(entry.file)):
             laying.add(entry.first, arrays[: len(stored.columns)], arrays[len(stored.columns) :])
     laying.begin()
@@ -85,12 +88,13 @@ def read_columns(
     Raises:
         OSError, ValueError: As `load`.
     """
-    form, scratch = SegmentForm(columns), Scratch()
-    for entry in _ahead(folder, [each for each in entries if each.end > first] if columns else ()):
+    wanted = [each for each in entries if each.end > first] if columns else []
+    for entry in wanted:
         if entry.beside:
             raise ValueError(f"{folder.file(entry.file)}: expected nothing beside its rows")
+    for entry, arrays in _segments(folder, SegmentForm(columns), wanted):
         skipped = max(0, first - entry.first)
-        yield entry.first + skipped, [each[skipped:] for each in read_segment(folder, form, entry, scratch)]
+        yield entry.first + skipped, [each[skipped:] for each in arrays]
 
 
 def read_attached(folder: Folder, manifest: Manifest) -> dict[str, Array]:
@@ -100,7 +104,7 @@ def read_attached(folder: Folder, manifest: Manifest) -> dict[str, Array]:
         OSError, ValueError: As `load`.
     """
     form = attached_form()
-    return {name: read_segment(folder, form, entry, Scratch())[0] for name, entry in manifest.attached.items()}
+    return {name: next(_segments(folder, form, [entry]))[1][0] for name, entry in manifest.attached.items()}
 
 
 def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: SegmentForm) -> None:
@@ -109,16 +113,26 @@ def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: Segme
     Raises:
         OSError, ValueError: As `load`.
     """
-    scratch = Scratch()
     segments = ((records, manifest.records), (state, manifest.state), (attached_form(), manifest.attached.values()))
     for form, entries in segments:
-        for entry in _ahead(folder, [*entries]) if form.columns else ():
-            read_segment(folder, form, entry, scratch)
+        for _ in _segments(folder, form, [*entries]) if form.columns else ():
+            pass
 
 
-def _ahead(folder: Folder, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """Yield segments; meanwhile the disk reads the one after."""
-    for entry, later in zip_longest(entries, entries[1:]):
-        if later is not None:
-            folder.ask_for(later.file)
-        yield entry
+def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[Array]]]:
+    """Yield segments, and their columns, valid until the next; meanwhile the disk reads the one after."""
+    scratch, files = Scratch(), deque[int]()  # the one that is read, and the one after
+    try:
+        for entry, later in zip_longest(entries, entries[1:]):
+            if not files:
+                files.append(folder.open(entry.file))
+            if later is not None:
+                files.append(folder.open(later.file))
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(files[-1], 0, 0, os.POSIX_FADV_WILLNEED)
+            arrays = read_segment(files[0], folder.file(entry.file), form, entry, scratch)
+            os.close(files.popleft())
+            yield entry, arrays
+    finally:
+        for fd in files:
+            os.close(fd)

@@ -138,26 +138,29 @@ class Scratch:
         return self._memory[:num_bytes]
 
 
-def read_segment(folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch) -> list[Array]:
+def read_segment(fd: int, at: str, form: SegmentForm, entry: Entry, scratch: Scratch) -> list[Array]:
     """Read a segment: its columns, valid until the next is read into the same memory.
+
+    Args:
+        fd: The file, open.
+        at: What messages call it.
+        form: Of the segment.
+        entry: What the manifest says of it.
+        scratch: The memory.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is not what was written; the message names the file and the place.
     """
-    header, at = form.header(entry), folder.file(entry.file)
+    header = form.header(entry)
     num_bytes = len(header) + form.payload_bytes(entry)
-    fd = folder.open(entry.file)
-    try:
-        there = os.fstat(fd).st_size  # before there is memory for it
-        if there != num_bytes:
-            raise ValueError(f"{at}: expected {num_bytes:,} bytes, got {there:,}")
-        if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
-            raise ValueError(f"{at}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
-        data = scratch.of(num_bytes)
-        _fill(fd, data, entry, at)
-    finally:
-        os.close(fd)
+    there = os.fstat(fd).st_size  # before there is memory for it
+    if there != num_bytes:
+        raise ValueError(f"{at}: expected {num_bytes:,} bytes, got {there:,}")
+    if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
+        raise ValueError(f"{at}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
+    data = scratch.of(num_bytes)
+    _fill(fd, data, entry, at)
     if data[: len(header)].tobytes() != header:
         raise ValueError(f"{at}: at byte 0: expected the header of tickets [{entry.first}, {entry.end})")
     shapes, arrays, offset = form.shapes(entry), {}, len(header)

@@ -165,20 +165,33 @@ class Stored:
         return [np.empty((count, *column.shape), column.dtype) for column in self.columns]
 
     def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
-        """Copy records: the oldest ticket whose copy is whole; their columns, then each group's frames beside them."""
+        """Copy records: the oldest ticket whose copy is whole; their columns, then each group's frames beside them.
+
+        Whoever wrote into the ring's file may have written anything there. What is returned is what `put` takes.
+
+        Raises:
+            ValueError: A record that readers are given has places where no frame of it can be.
+        """
         block = _core.Block(self._parts, count)
         self.ring.read_run(first, block)
         arrays: list[Array] = []
         for column, offset in zip(self.columns, block.offsets, strict=False):
             column_bytes = block.flat[offset : offset + count * column.row_bytes]
             arrays.append(column_bytes.view(column.dtype).reshape(count, *column.shape))
+            if column.dtype == np.bool_:  # whatever byte stands for True
+                np.minimum(column_bytes, 1, out=column_bytes)
         beside: list[Array] = []
+        is_known = np.ones(count, np.bool_)
         for group, codes in [*self.form.codes(arrays)]:
             for each in codes:
-                each[...] = self._code_of(group, each, first)
+                each[...] = self._code_of(group, each, first, is_known)
             rows, numbers = _numbered(self.form.num_beside(group, codes))
             beside.append(self._beside_of(group)[(first + rows) % self.ring.capacity, numbers])
-        return self.oldest_whole(), arrays, beside
+        oldest = self.oldest_whole()
+        given = max(oldest, self.ring.window()[0], first)  # others may be torn, or of slots that never held anything
+        for row in np.flatnonzero(~is_known[given - first :])[:1].tolist():
+            raise ValueError(f"ticket {given + row}: expected places of its frames: the ring's memory is damaged")
+        return oldest, arrays, beside
 
     def oldest_whole(self) -> int:
         """Return the oldest ticket of which what was read is whole, of its record and beside it."""
@@ -199,7 +212,8 @@ class Stored:
                 each[...] = self._place_of(group, each, slots)
         self.ring.put(self.form.numbers, [np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in columns])
 
-    def _code_of(self, group: Group, places: Any, first: int) -> Array:
+    def _code_of(self, group: Group, places: Any, first: int, is_known: Array) -> Array:
+        """Return codes of places; 0 where there is none, whose rows are told."""
         start, stride = self._records.first_beside, self._records.record_bytes
         extra_bytes = max(1, self._records.beside().shape[1])
         is_beside = places >= start
@@ -209,13 +223,19 @@ class Stored:
         slots = np.arange(first, first + len(places)) % self.ring.capacity
         ages = (slots[:, None] - owners) % self.ring.capacity
         codes = (ages.astype(_PLACE) * (group.num_beside + 1) + numbers).astype(_PLACE)
-        known: Array = np.where(ages <= self.ring.num_spare, codes, 0)  # 0 for slots that never held anything
+        is_right = (ages <= self.ring.num_spare) & (self._places(group, codes, slots) == places)
+        is_known &= is_right.all(axis=1)
+        known: Array = np.where(is_right, codes, 0)
         return known
 
     def _place_of(self, group: Group, codes: Any, slots: Array) -> Array:
-        ages, numbers = np.divmod(codes, np.uint64(group.num_beside + 1))
-        if codes.size and int(ages.max()) > self.ring.num_spare:
+        most = (self.ring.num_spare + 1) * (group.num_beside + 1)
+        if codes.size and int(codes.max()) >= most:
             raise ValueError(f"columns: expected frames of at most {self.ring.num_spare} transitions ago")
+        return self._places(group, codes, slots)
+
+    def _places(self, group: Group, codes: Any, slots: Array) -> Array:
+        ages, numbers = np.divmod(codes, np.uint64(group.num_beside + 1))
         owners = (slots[:, None] - ages.astype(np.int64)) % self.ring.capacity
         in_record = owners * self._records.record_bytes + self._records.offsets[group.newest]
         extra_bytes = self._records.beside().shape[1]

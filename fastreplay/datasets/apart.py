@@ -70,6 +70,10 @@ class ApartTable:
         """Do as `Table.read`."""
         self._do(self._table.read, out, begins)
 
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._do(self._table.rewind)
+
     def close(self) -> None:
         """Do as `Table.close`, once the thread is done with what it was told to read."""
         with self._thread:

@@ -53,6 +53,10 @@ class ArrayTable:
             array[:] = self._arrays[name][self._at : end]
         self._at = end
 
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._at = 0
+
     def close(self) -> None:
         """Do as `Table.close`."""
 

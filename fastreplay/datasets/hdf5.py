@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay.datasets.apart import ApartTable, Helpers
 from fastreplay.datasets.chunks import DatasetRows
-from fastreplay.datasets.table import ALIASES, ColumnForm, needed, reading
+from fastreplay.datasets.table import ALIASES, ColumnForm, check_file, needed, reading
 from fastreplay.support.threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def hdf5_table(path: str, mask: str | None) -> Table:
         ValueError: It is no HDF5 file, or of neither layout.
     """
     h5py = needed("h5py", "load_hdf5", _INSTALL)
-    with open(path, "rb"):  # noqa: PTH123 - for the system's own error
-        pass
+    check_file(path)
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path}: expected an HDF5 file")
     return ApartTable(lambda: _opened(h5py, path, mask))
@@ -158,6 +157,10 @@ class _FlatTable(_FileTable):
                     self._columns[name] = self._rows(self._found[name])
         self._read(self._columns, out)
 
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._columns = {}
+
 
 class _DemoTable(_FileTable):
     """A table of the groups data/demo_*, by number."""
@@ -238,6 +241,10 @@ class _DemoTable(_FileTable):
             self._at += count
             if self._at == length:
                 self._demo, self._at, self._columns = self._demo + 1, 0, {}
+
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._demo, self._at, self._columns = 0, 0, {}
 
 
 def _said(form: ColumnForm | None) -> str:

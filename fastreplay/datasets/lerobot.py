@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastreplay.datasets.parquet import ParquetTable, parquet_paths
-from fastreplay.datasets.table import ALIASES, ColumnForm
+from fastreplay.datasets.table import ALIASES, ColumnForm, check_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +83,11 @@ class LeRobotTable(ParquetTable):
     def _array(self, batch: Any, name: str) -> Any:
         return super()._array(batch, name if name in self._columns else name.replace("/", "."))
 
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        super().rewind()
+        self._last = -1
+
     def _begins(self, columns: Mapping[str, Array], count: int) -> Array:
         numbers = columns[_NUMBER].reshape(count)
         begins: Array = np.diff(numbers, prepend=self._last) != 0
@@ -98,6 +103,7 @@ def _info(root: str) -> tuple[dict[str, str], int]:
         OSError, ValueError: As `LeRobotTable`.
     """
     path = os.path.join(root, _INFO)  # noqa: PTH118
+    check_file(path)
     with open(path, "rb") as file:  # noqa: PTH123
         text = file.read()
     try:

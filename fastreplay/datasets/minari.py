@@ -79,6 +79,10 @@ class MinariTable:
             self._pieces = Pieces(self._trajectories(list(out)), self._num_rows)
         self._pieces.read(out, begins)
 
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._pieces = None
+
     def close(self) -> None:
         """Do as `Table.close`."""
 

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastreplay.datasets.table import ALIASES, ColumnForm, reading
+from fastreplay.datasets.table import ALIASES, ColumnForm, check_file, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,7 @@ class NpzTable:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        check_file(path)
         try:
             with reading(path):
                 self._archive = zipfile.ZipFile(path)
@@ -65,10 +66,15 @@ class NpzTable:
             with reading(f"{self.path}: {name}", *_DAMAGE):
                 self._column(name).read(array)
 
-    def close(self) -> None:
-        """Do as `Table.close`."""
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
         for column in self._columns.values():
             column.close()
+        self._columns = {}
+
+    def close(self) -> None:
+        """Do as `Table.close`."""
+        self.rewind()
         self._archive.close()
 
     def _column(self, name: str) -> _Member:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed, reading
+from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, check_file, needed, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,8 +78,7 @@ class ParquetTable:
         self._pieces: Pieces | None = None
 
     def _opened(self, path: str) -> Any:
-        with open(path, "rb"):  # noqa: PTH123 - for the system's own error
-            pass
+        check_file(path)
         with self._reading(path):
             return self._parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
 
@@ -183,6 +182,10 @@ class ParquetTable:
             depth += 1
         values: Array = array.to_numpy(zero_copy_only=False)
         return values.reshape(len(batch), *shape)
+
+    def rewind(self) -> None:
+        """Do as `Table.rewind`."""
+        self._pieces = None
 
     def close(self) -> None:
         """Do as `Table.close`."""

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["ALIASES", "ColumnForm", "Pieces", "Table", "needed", "reading"]
+__all__ = ["ALIASES", "ColumnForm", "Pieces", "Table", "check_file", "needed", "reading"]
 
 # What libraries raise of damaged files, each where it stumbles.
 _DAMAGE = (RuntimeError, LookupError, ArithmeticError, EOFError, UnicodeError)
@@ -49,7 +51,7 @@ class ColumnForm(NamedTuple):
 
 
 class Table(Protocol):
-    """TableSteps of trajectories, one after another, as columns that are read once, from the first row to the last.
+    """TableSteps of trajectories, one after another, as columns that are read from the first row to the last.
 
     Attributes:
         path: What messages call it.
@@ -77,6 +79,9 @@ class Table(Protocol):
         Raises:
             OSError, TypeError, ValueError: They cannot be read, or are not what the form says.
         """
+
+    def rewind(self) -> None:
+        """Let the next row be the first, and be read as other columns than before, where that is asked for."""
 
     def close(self) -> None:
         """Let go of files."""
@@ -124,6 +129,20 @@ class Pieces:
             return False
         self._at = 0
         return True
+
+
+def check_file(path: str) -> None:
+    """Refuse what cannot be read, and what is no file: whoever opens a pipe waits for who writes into it.
+
+    Raises:
+        OSError: The system's own, of a file that cannot be opened.
+        ValueError: It is a pipe, a socket or a device.
+    """
+    kind = os.stat(path).st_mode  # noqa: PTH116 - it takes no import of pathlib
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise ValueError(f"{path}: expected a file, got a pipe, a socket or a device")
+    with open(path, "rb"):  # noqa: PTH123
+        pass
 
 
 @contextmanager
