@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +122,44 @@ def test_what_a_file_compressed_together_is_read_together(tmp_path: Path, monkey
             chunks = (50_000, 3) if name == "observations" else True
             file.create_dataset(name, data=column, compression="gzip", compression_opts=1, chunks=chunks)
     table, schema = hdf5_table(str(path), None), fr.Schema(FIELDS)
-    blocks = [len(each.ends) for each in read_steps(table, plan(table, schema, {}, [], {}), schema)]
+    made = table.ask(lambda there: plan(there, schema, {}, [], {}))
+    blocks = [len(each.ends) for each in read_steps(table, made, schema)]
     table.close()
     assert blocks == [49_999, 10_001]
+
+
+@needs("h5py")
+def test_the_next_rows_are_read_while_the_last_are_inserted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row goes in when the one after the next, which tells what comes next, is under way."""
+    from fastreplay.buffer.contents import Contents
+    from fastreplay.datasets import steps
+    from fastreplay.datasets.hdf5 import _FlatTable
+
+    monkeypatch.setattr(steps, "_BLOCK_BYTES", 1)  # of a row
+    read, extend, turn = _FlatTable.read, Contents.extend, threading.Condition()
+    counts = {"read": 0, "inserted": 0}
+
+    def reading(self: Any, out: Any, begins: Any) -> None:
+        with turn:
+            counts["read"] += 1
+            turn.notify()
+        read(self, out, begins)
+
+    def inserting(self: Any, *columns: Any, **beside: Any) -> None:
+        with turn:
+            counts["inserted"] += 1
+            assert turn.wait_for(lambda: counts["read"] >= min(counts["inserted"] + 2, ROWS), timeout=10)
+        extend(self, *columns, **beside)
+
+    columns = d4rl_of(ENDS, with_next=True)
+    buffer, other = new_buffer(lanes=2), new_buffer(lanes=2)
+    other.load_arrays(columns)
+    monkeypatch.setattr(_FlatTable, "read", reading)
+    monkeypatch.setattr(Contents, "extend", inserting)
+    assert buffer.load_hdf5(write_hdf5(tmp_path / "data.hdf5", columns)).transitions == ROWS
+    monkeypatch.undo()
+    assert counts == {"read": ROWS, "inserted": ROWS - 1}  # the last two together
+    assert_same(buffer, other)
 
 
 def write_robomimic(path: Path, lengths: list[int], *, with_next: bool = True, dones: bool = True) -> Path:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastreplay.buffer.filling import LoadedData, LoadOptions
     from fastreplay.buffer.written import WrittenData
-    from fastreplay.datasets.table import Table
+    from fastreplay.datasets.table import OpenTable
     from fastreplay.support.progress import Progress
 
 __all__ = ["Filled"]
@@ -73,10 +73,11 @@ class Filled(Kept[ArrayT]):
             transitions are there, and the last trajectory is cut.
         """
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.arrays import ArrayTable, flattened
+            from fastreplay.datasets.table import TableHere
 
-            return ArrayTable("columns", flattened("columns", columns))
+            return TableHere(ArrayTable("columns", flattened("columns", columns)))
 
         return self._load(open_table, names=names, lane=lane, overwrite=overwrite, progress=progress)
 
@@ -105,10 +106,11 @@ class Filled(Kept[ArrayT]):
         """
         where = checked_path(path)
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.npz import NpzTable
+            from fastreplay.datasets.table import TableHere
 
-            return NpzTable(where)
+            return TableHere(NpzTable(where))
 
         return self._load(open_table, **options)
 
@@ -139,10 +141,11 @@ class Filled(Kept[ArrayT]):
         """
         where = checked_path(path)
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.parquet import ParquetTable, parquet_paths
+            from fastreplay.datasets.table import TableHere
 
-            return ParquetTable(where, parquet_paths(where))
+            return TableHere(ParquetTable(where, parquet_paths(where)))
 
         return self._load(open_table, **options)
 
@@ -179,7 +182,7 @@ class Filled(Kept[ArrayT]):
         if not (mask is None or isinstance(mask, str)):
             raise TypeError(f"mask: expected the name of a mask or None, got {mask!r}")
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.hdf5 import hdf5_table
 
             return hdf5_table(where, mask)
@@ -212,7 +215,7 @@ class Filled(Kept[ArrayT]):
             As there.
         """
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.apart import ApartTable
             from fastreplay.datasets.minari import MinariTable
 
@@ -249,10 +252,11 @@ class Filled(Kept[ArrayT]):
         """
         where = checked_path(root)
 
-        def open_table() -> Table:
+        def open_table() -> OpenTable:
             from fastreplay.datasets.lerobot import LeRobotTable
+            from fastreplay.datasets.table import TableHere
 
-            return LeRobotTable(where)
+            return TableHere(LeRobotTable(where))
 
         return self._load(open_table, **options)
 
@@ -295,7 +299,7 @@ class Filled(Kept[ArrayT]):
         spaces = {"env": env, "observation_space": observation_space, "action_space": action_space}
         return to_minari(self, dataset_id, spaces, about)
 
-    def _load(self, open_table: Callable[[], Table], **options: Unpack[LoadOptions]) -> LoadedData:
+    def _load(self, open_table: Callable[[], OpenTable], **options: Unpack[LoadOptions]) -> LoadedData:
         from fastreplay.buffer.filling import load
 
         return load(self, open_table, **options)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastreplay.buffer.filled import Filled
     from fastreplay.datasets.plan import FieldPlan
     from fastreplay.datasets.steps import TableSteps
-    from fastreplay.datasets.table import Table
+    from fastreplay.datasets.table import OpenTable
     from fastreplay.support.progress import Progress
 
     Array = NDArray[Any]
@@ -61,7 +61,7 @@ class LoadedData(NamedTuple):
 
 def load(
     buffer: Filled[Any],
-    open_table: Callable[[], Table],
+    open_table: Callable[[], OpenTable],
     *,
     names: object = None,
     lane: object = None,
@@ -81,7 +81,7 @@ def load(
         ends = (
             buffer.ends if buffer.ends is not None else [n for n in ("terminated", "truncated") if n in buffer.schema]
         )
-        made = plan(table, buffer.schema, named, ends, buffer._next_fields())
+        made = table.ask(lambda there: plan(there, buffer.schema, named, ends, buffer._next_fields()))
         room = buffer.capacity - min(np.diff(buffer._ring.window())[0], buffer.capacity)
         if not may_overwrite:
             _check_room(table, made, int(room))
@@ -101,7 +101,7 @@ def load(
         return into.loaded
 
 
-def _check_room(table: Table, made: FieldPlan, room: int) -> None:
+def _check_room(table: OpenTable, made: FieldPlan, room: int) -> None:
     """Refuse more transitions than there is room for; which rows become some, a look at the flags tells.
 
     Raises:
@@ -111,7 +111,7 @@ def _check_room(table: Table, made: FieldPlan, room: int) -> None:
     if made.shifted and count > room:
         flags = made._replace(columns={}, absent=())
         count = sum(int(steps.kept.sum()) for steps in read_steps(table, flags, {}))
-        table.rewind()
+        table.ask(lambda there: there.rewind())
     if count > room:
         raise ValueError(
             f"{table.path}: expected at most {room} transitions, for which there is room, got {count}; "

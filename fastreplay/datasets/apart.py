@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fastreplay.datasets.table import ColumnForm, Table
+    from fastreplay.datasets.table import Table
 
     Array = NDArray[Any]
 
 __all__ = ["ApartTable", "Helpers"]
 
-_T = TypeVar("_T")
+ResultT = TypeVar("ResultT")
 _MOST_WAITING_BYTES = 4 << 20
 _MOST_SPARE, _MOST_SPARE_BYTES = 64, 1 << 17
 
 
 class ApartTable:
-    """A table that another thread opens, reads and closes, while the caller waits.
+    """A table that another thread opens, reads and closes, while the caller waits, or does something else.
 
     Python runs handlers of signals in the main thread, wherever that is. Where it is inside a finalizer of a library,
     what the handler raises is printed and forgotten: Ctrl-C would do nothing. Waiting for the other thread, the caller
@@ -47,32 +47,18 @@ class ApartTable:
         except BaseException:
             self._thread.shutdown()
             raise
-        self.path, self.aliases = self._table.path, self._table.aliases
-        self.tells_beginnings = self._table.tells_beginnings
+        self.path = self._table.path
 
-    def _do(self, call: Callable[..., _T], *args: Any) -> _T:
+    def _do(self, call: Callable[..., ResultT], *args: Any) -> ResultT:
         return self._thread.submit(call, *args).result()
 
-    @property
-    def block_rows(self) -> int:
-        """Do as `Table.block_rows`."""
-        return self._do(lambda: self._table.block_rows)
+    def ask(self, question: Callable[[Table], ResultT]) -> ResultT:
+        """Do as `OpenTable.ask`: one question takes a quarter of a millisecond, so that they are asked together."""
+        return self._do(question, self._table)
 
-    def names(self) -> list[str]:
-        """Do as `Table.names`."""
-        return self._do(self._table.names)
-
-    def form(self, name: str) -> ColumnForm | None:
-        """Do as `Table.form`."""
-        return self._do(self._table.form, name)
-
-    def read(self, out: Mapping[str, Array], begins: Array) -> None:
-        """Do as `Table.read`."""
-        self._do(self._table.read, out, begins)
-
-    def rewind(self) -> None:
-        """Do as `Table.rewind`."""
-        self._do(self._table.rewind)
+    def start(self, out: Mapping[str, Array], begins: Array) -> Callable[[], object]:
+        """Do as `OpenTable.start`; meanwhile the caller is free."""
+        return self._thread.submit(self._table.read, out, begins).result
 
     def close(self) -> None:
         """Do as `Table.close`, once the thread is done with what it was told to read."""

@@ -30,7 +30,7 @@ _INSTALL = "fastreplay[hdf5]"
 _DEMO = "demo_"
 
 
-def hdf5_table(path: str, mask: str | None) -> Table:
+def hdf5_table(path: str, mask: str | None) -> ApartTable:
     """Open a file.
 
     Args:

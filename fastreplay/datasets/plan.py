@@ -39,14 +39,18 @@ class FieldPlan(NamedTuple):
         shifted: Of fields that are the next row of another field: that field.
         absent: Fields of flags of which there are none.
         flags: What says where trajectories end.
+        forms: Of the columns that are read.
         num_rows: Of every column.
+        block_rows: A number of rows of which multiples are read best.
     """
 
     columns: Mapping[str, str]
     shifted: Mapping[str, str]
     absent: Sequence[str]
     flags: Sequence[Flag]
+    forms: Mapping[str, ColumnForm]
     num_rows: int
+    block_rows: int
 
     @property
     def read(self) -> list[str]:
@@ -165,10 +169,11 @@ def plan(
     flags = _flags(match, columns, ends)
     if shifted and not table.tells_beginnings:
         _check_told(match, flags)
-    made = FieldPlan(columns, shifted, absent, flags, 0)
-    for column in made.read:
-        _check(table.path, column, match.form(column), [name for name in columns if columns[name] == column], schema)
-    return made._replace(num_rows=_common_length(table.path, {name: match.form(name).length for name in made.read}))
+    forms = {column: match.form(column) for column in (*columns.values(), *(flag.column for flag in flags))}
+    for column, form in forms.items():
+        _check(table.path, column, form, [name for name in columns if columns[name] == column], schema)
+    num_rows = _common_length(table.path, {column: form.length for column, form in forms.items()})
+    return FieldPlan(columns, shifted, absent, flags, forms, num_rows, table.block_rows)
 
 
 def _before(field: str, schema: Schema, pairs: Mapping[str, str]) -> str | None:

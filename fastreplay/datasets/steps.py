@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay.datasets.plan import FieldPlan
-    from fastreplay.datasets.table import Table
+    from fastreplay.datasets.table import OpenTable
     from fastreplay.schema import Field
 
     Array = NDArray[Any]
 
 __all__ = ["TableSteps", "read_steps"]
 
-# Bytes of a block: it stays in the cache between being read and being inserted, and takes much longer than the calls
-# that read it. Blocks grow beyond it to take whole what a file compressed together, up to the larger number.
-_BLOCK_BYTES, _MOST_BLOCK_BYTES = 8 << 20, 24 << 20
+# Bytes of a block, of which there are two: it stays in the cache between being read and being inserted, and takes much
+# longer than the calls that read it. Blocks grow beyond it to take whole what a file compressed together, up to the
+# larger number.
+_BLOCK_BYTES, _MOST_BLOCK_BYTES = 8 << 20, 16 << 20
 
 
 class TableSteps(NamedTuple):
@@ -42,41 +43,45 @@ class TableSteps(NamedTuple):
     kept: Array
 
 
-def read_steps(table: Table, plan: FieldPlan, schema: Mapping[str, Field]) -> Iterator[TableSteps]:
-    """Yield the steps of a table. One row is held back, as the row after it tells what comes next.
+def read_steps(table: OpenTable, plan: FieldPlan, schema: Mapping[str, Field]) -> Iterator[TableSteps]:
+    """Yield the steps of a table; meanwhile the next are read, where the table does that beside.
+
+    One row is held back, as the row after it tells what comes next.
 
     Raises:
         OSError, TypeError, ValueError: As `Table.read`; or a flag is neither 0 nor 1.
     """
-    rows = _BlockRows(table, plan, schema)
-    held = done = 0
-    while done < plan.num_rows:
-        count = min(rows.most, plan.num_rows - done)
-        rows.read(slice(held, held + count))
-        done += count
-        total = held + count
-        is_last = done == plan.num_rows
-        num_steps = total if is_last else total - 1
+    now, later = _BlockRows(table, plan, schema), _BlockRows(table, plan, schema)
+    begin, total = 0, min(now.most, plan.num_rows)
+    if total:
+        now.start(slice(0, total))
+    while total:
+        now.finish()
+        end = begin + total
+        count = min(now.most, plan.num_rows - end)
+        if count:
+            later.start(slice(1, 1 + count))
+        num_steps = total - 1 if count else total
         if num_steps:
-            yield rows.steps(done - total, num_steps, is_last)
-        rows.hold(total - 1)
-        held = 1
+            yield now.steps(begin, num_steps, is_last=not count)
+        later.hold(now, total - 1)
+        begin, total = end - 1, 1 + count if count else 0
+        now, later = later, now
 
 
 class _BlockRows:
     """The memory of a block."""
 
-    def __init__(self, table: Table, plan: FieldPlan, schema: Mapping[str, Field]) -> None:
+    def __init__(self, table: OpenTable, plan: FieldPlan, schema: Mapping[str, Field]) -> None:
         self._table, self._plan, self._schema = table, plan, schema
         field_of = {column: schema[field] for field, column in plan.columns.items()}
         shapes, dtypes = {}, {}
         for name in plan.read:
-            form = table.form(name)
-            assert form is not None
+            form = plan.forms[name]
             shapes[name] = form.shape if form.shape is not None else field_of[name].shape if name in field_of else ()
             dtypes[name] = form.dtype
         row_bytes = sum(math.prod(shapes[name]) * np.dtype(dtypes[name]).itemsize for name in shapes)
-        self.most = _block_rows(row_bytes, table.block_rows, plan.num_rows)
+        self.most = _block_rows(row_bytes, plan.block_rows, plan.num_rows)
         # One row is held back, one is laid behind the last.
         self._arrays: dict[str, Array] = {n: np.empty((self.most + 2, *shapes[n]), dtypes[n]) for n in shapes}
         self._begins = np.zeros(self.most + 2, bool)
@@ -84,19 +89,25 @@ class _BlockRows:
             name: np.zeros((self.most + 1, *schema[name].shape), schema[name].dtype) for name in plan.absent
         }
 
-    def read(self, where: slice) -> None:
-        """Read the next rows."""
-        begins = self._begins[where]
-        begins[:] = False
-        self._table.read({name: array[where] for name, array in self._arrays.items()}, begins)
+    def start(self, where: slice) -> None:
+        """Begin to read the next rows."""
+        self._begins[where] = False
+        self._where = where
+        self._wait = self._table.start({name: each[where] for name, each in self._arrays.items()}, self._begins[where])
+
+    def finish(self) -> None:
+        """Wait until they are read."""
+        self._wait()
         for array in self._arrays.values():
             if array.dtype.kind == "b":  # whatever byte stands for True
-                np.minimum(array[where].view(np.uint8), 1, out=array[where].view(np.uint8))
+                flags = array[self._where].view(np.uint8)
+                np.minimum(flags, 1, out=flags)
 
-    def hold(self, row: int) -> None:
-        """Lay a row before those that are read next."""
-        for array in (*self._arrays.values(), self._begins):
-            array[0] = array[row]
+    def hold(self, before: _BlockRows, row: int) -> None:
+        """Lay a row of the block before first."""
+        for name, array in self._arrays.items():
+            array[0] = before._arrays[name][row]
+        self._begins[0] = before._begins[row]
 
     def steps(self, first: int, count: int, is_last: bool) -> TableSteps:
         """Return the first rows as steps."""

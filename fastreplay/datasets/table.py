@@ -7,18 +7,21 @@ import importlib
 import os
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-__all__ = ["ALIASES", "ColumnForm", "Pieces", "Table", "check_file", "needed", "reading"]
+__all__ = ["ALIASES", "ColumnForm", "OpenTable", "Pieces", "Table", "TableHere", "check_file", "needed", "reading"]
+
+ResultT = TypeVar("ResultT")
 
 # What libraries raise of damaged files, each where it stumbles.
 _DAMAGE = (RuntimeError, LookupError, ArithmeticError, EOFError, UnicodeError)
@@ -85,6 +88,44 @@ class Table(Protocol):
 
     def close(self) -> None:
         """Let go of files."""
+
+
+class OpenTable(Protocol):
+    """A table that somebody reads, wherever it is.
+
+    Attributes:
+        path: What messages call it.
+    """
+
+    path: str
+
+    def ask(self, question: Callable[[Table], ResultT]) -> ResultT:
+        """Return what a call makes of the table."""
+
+    def start(self, out: Mapping[str, Array], begins: Array) -> Callable[[], object]:
+        """Begin with `Table.read`. What is returned waits until it is done, and raises what it raised."""
+
+    def close(self) -> None:
+        """Do as `Table.close`, once what was begun is done."""
+
+
+class TableHere:
+    """A table that is read when it is told to, by who tells it."""
+
+    def __init__(self, table: Table) -> None:
+        self.path, self._table = table.path, table
+
+    def ask(self, question: Callable[[Table], ResultT]) -> ResultT:
+        """Do as `OpenTable.ask`."""
+        return question(self._table)
+
+    def start(self, out: Mapping[str, Array], begins: Array) -> Callable[[], object]:
+        """Do as `OpenTable.start`; who waits for it, does it."""
+        return partial(self._table.read, out, begins)
+
+    def close(self) -> None:
+        """Do as `Table.close`."""
+        self._table.close()
 
 
 class Pieces:
