@@ -297,12 +297,12 @@ class FakeCuda:
         if self.launch_error:
             return self.launch_error
         now = numbers(sampling.now, 3).tolist() if sampling.now else None
-        pieces = numbers(sampling.pieces, 4 * sampling.num_pieces).reshape(-1, 4).tolist()
+        pieces = numbers(sampling.pieces, 6 * sampling.num_pieces).reshape(-1, 6).tolist()
         weighing = copied(masses.Weighing, sampling.weighing) if sampling.weighing else None
         around = None
         if sampling.following:
             rule = copied(following._Following, sampling.following)
-            around = rule, numbers(rule.made, 8 * rule.num_made).reshape(-1, 8).view(np.int64).tolist()
+            around = rule, numbers(rule.made, 10 * rule.num_made).reshape(-1, 10).view(np.int64).tolist()
         self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing, around))
         return 0
 
@@ -426,9 +426,11 @@ def sample(
         window.make(sampling, around, tickets.tolist())
     generator[2:4] += np.array([1, sampling.batch_size], np.uint64)
     for row, ticket in enumerate(tickets.tolist()):
-        record = sampling.records + (first_slot + ticket - first) % sampling.capacity * sampling.stride
-        for record_offset, block_offset, row_bytes, num_bytes in pieces:
-            ctypes.memmove(sampling.block + block_offset + row * row_bytes, record + record_offset, num_bytes)
+        offset = (first_slot + ticket - first) % sampling.capacity * sampling.stride
+        for piece in pieces:
+            _, block_offset, row_bytes, num_bytes, *_ = piece
+            source = fake_following.source_of(piece, sampling.records, offset)
+            ctypes.memmove(sampling.block + block_offset + row * row_bytes, source, num_bytes)
 
 
 def copied(kind: Any, address: int) -> Any:

@@ -26,6 +26,15 @@ def is_gap(word: int) -> bool:
     return 0 < word <= _MOST_GAP
 
 
+def source_of(piece: Sequence[int], records: int, offset: int) -> int:
+    """Return where a piece lies, of struct fastreplay_cuda_piece, of the record so far from the first one."""
+    within, _, _, _, place_offset, frame_alignment = piece
+    if not frame_alignment:
+        return records + offset + within
+    place = ctypes.c_uint64.from_address(records + offset + place_offset).value
+    return (records + place) % 2**64 + within
+
+
 def complete_links(linking: Any) -> None:
     links = words(linking.links, 2 * linking.capacity).reshape(-1, 2)
     for i in range(linking.count):
@@ -146,11 +155,12 @@ class Piece:
 
     def __init__(self, sampling: Any, rule: Any, *numbers: int) -> None:
         self._sampling, self._rule = sampling, rule
-        self.making, self.record, self.block, self.row_bytes, self.num_bytes, *steps = numbers
-        self.first, self.count, self.stride = steps
+        self.piece, (self.making, self.first, self.count, self.stride) = numbers[:6], numbers[6:]
+        _, self.block, self.row_bytes, self.num_bytes, *_ = self.piece
 
-    def record_of(self, ticket: int) -> int:
-        return int(self._sampling.records + ticket % self._sampling.capacity * self._sampling.stride)
+    def source_of(self, ticket: int) -> int:
+        offset = ticket % self._sampling.capacity * self._sampling.stride
+        return source_of(self.piece, self._sampling.records, offset)
 
     def make(self, row: int, trail: Trail) -> None:
         if self.making >= 8:
@@ -174,7 +184,7 @@ class Piece:
             ctypes.memset(target, 0, self.num_bytes)
         else:
             ticket = trail.tickets[min(max(place, 0), len(trail.tickets) - 1)]
-            ctypes.memmove(target, self.record_of(ticket) + self.record, self.num_bytes)
+            ctypes.memmove(target, self.source_of(ticket), self.num_bytes)
 
     def _sum(self, row: int, trail: Trail) -> None:
         tickets, kind = trail.tickets[trail.at :], ctypes.c_double if self.making in (9, 11) else ctypes.c_float
@@ -183,10 +193,11 @@ class Piece:
         for element in range(self.count):
             total, weight = 0.0, 1.0
             for ticket in tickets:
-                record = self.record_of(ticket)
+                number = self.source_of(ticket)
                 if self.making < 10:
-                    total += weight * kind.from_address(record + self.record + element * self.num_bytes).value
+                    total += weight * kind.from_address(number + element * self.num_bytes).value
                 weight *= self._rule.gamma
                 if stored is not None:
+                    record = number - self.piece[0]
                     weight *= stored.from_address(record + self._rule.discount_offset).value
             kind.from_address(target + element * self.num_bytes).value = total if self.making < 10 else weight

@@ -296,19 +296,6 @@ def test_whether_anything_is_complete_is_looked_for_once(cuda: FakeCuda) -> None
     assert source.oldest_known == known
 
 
-@pytest.mark.parametrize(
-    ("fields", "options", "what"),
-    [
-        ({"x": fr.Field((4, 2), stack=4)}, {"ends": ()}, "x"),
-        ({"x": (2,), "next_x": (2,)}, {"ends": (), "share_next": True}, "share_next"),
-    ],
-)
-def test_frames_in_common_are_refused(cuda: FakeCuda, fields: Any, options: Any, what: str) -> None:
-    del cuda
-    with pytest.raises(ValueError, match=f"^{what}: expected no frames in common with storage='cuda'"):
-        NativeBuffer(8, fields, lanes=1, device="cuda:0", storage="cuda", **options)
-
-
 def test_other_draws_stay_refused(cuda: FakeCuda) -> None:
     del cuda
     there, _ = pair(8, fields=SMALL)

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fastreplay::bind_fields(m);
   fastreplay::bind_priorities(m);
   fastreplay::bind_lanes(m);
+  fastreplay::bind_sent_frames(m);
   fastreplay::bind_sampling(m);
   fastreplay::bind_index_set(m);
   fastreplay::bind_take_rows(m);

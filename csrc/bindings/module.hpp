@@ -13,6 +13,7 @@ void bind_ring(pybind11::module_& m);
 void bind_fields(pybind11::module_& m);
 void bind_priorities(pybind11::module_& m);
 void bind_lanes(pybind11::module_& m);
+void bind_sent_frames(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
 void bind_index_set(pybind11::module_& m);
 void bind_take_rows(pybind11::module_& m);

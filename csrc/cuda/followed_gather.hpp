@@ -69,11 +69,7 @@ struct FollowedGather {
 
  private:
   [[nodiscard]] FollowedPiece piece_of(const fastreplay_cuda_made& made) const {
-    const fastreplay_cuda_piece piece{.record_offset = made.record_offset,
-                                      .block_offset = made.block_offset,
-                                      .row_bytes = made.row_bytes,
-                                      .num_bytes = made.num_bytes};
-    FollowedPiece of{.copied = GatheredPiece::of(piece, records, stride, block),
+    FollowedPiece of{.copied = GatheredPiece::of(made.piece, records, stride, block),
                      .first_step = made.first_step,
                      .num_steps = static_cast<std::uint32_t>(made.num_steps),
                      .stride = static_cast<std::uint32_t>(made.stride),
@@ -203,7 +199,7 @@ FASTREPLAY_INLINE void follow_share(const FollowedGather& gather, std::uint64_t 
   }
   const auto lane = static_cast<std::uint32_t>(thread) & ((1U << piece.copied.lanes_log2) - 1);
   if (piece.making == FASTREPLAY_CUDA_OF_STEPS_OR_0 && !step.is_there()) return put_zeros(piece.copied, to, lane);
-  copy_share(piece.copied, to, as_global(gather.records) + slot * gather.stride + piece.copied.record_offset, lane);
+  copy_share(piece.copied, to, piece.copied.source(as_global(gather.records), slot * gather.stride), lane);
 }
 
 }  // namespace fastreplay

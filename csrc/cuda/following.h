@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "sampling.h"
+
 #if defined(__cplusplus)
 extern "C" {
 #endif
@@ -45,11 +47,8 @@ enum fastreplay_cuda_making {
 
 /* A piece of a part: of num_steps successive rows of the block (elements, where it is sums) for each drawn row. */
 struct fastreplay_cuda_made {
+  struct fastreplay_cuda_piece piece; /* of one row, or an element */
   uint64_t making;
-  uint64_t record_offset;
-  uint64_t block_offset;
-  uint64_t row_bytes; /* from one row of the block to the next */
-  uint64_t num_bytes; /* of one that are made */
   int64_t first_step;
   uint64_t num_steps;
   uint64_t stride;

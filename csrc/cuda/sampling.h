@@ -27,12 +27,15 @@ struct fastreplay_cuda_generator {
 };
 
 /* A piece of a part that is copied (core/batch/layout.hpp): where it lies in a record, and in row 0 of the block. How a
-   minibatch lies is said by its pieces and tickets_offset alone. */
+   minibatch lies is said by its pieces and tickets_offset alone. Or a piece of a frame, which lies where the record
+   says: so far from the first record, modulo 2^64, as 8 bytes. */
 struct fastreplay_cuda_piece {
-  uint64_t record_offset;
+  uint64_t record_offset; /* in the record, or in the frame */
   uint64_t block_offset;
   uint64_t row_bytes; /* from one row of the block to the next */
   uint64_t num_bytes;
+  uint64_t place_offset;    /* in the record, of where the frame lies */
+  uint64_t frame_alignment; /* how all these frames are aligned, if the first record is; 0: it lies in the record */
 };
 
 /* By priority (masses.h). */

@@ -79,23 +79,36 @@ struct GatheredPiece {
   std::uint64_t record_offset;
   std::uint64_t block_offset;
   std::uint64_t row_bytes;
+  std::uint64_t place_offset;  // where is_of_frame
   std::uint32_t num_units;
   std::uint8_t unit_bytes;  // 16, 8, 4 or 1: as many as lie aligned in every row on both sides
   std::uint8_t lanes_log2;  // a small piece's rows share a warp
+  bool is_of_frame;
 
   [[nodiscard]] static GatheredPiece of(const fastreplay_cuda_piece& piece, const std::byte* records,
                                         std::uint64_t stride, const std::byte* block) {
     const std::uint64_t places = reinterpret_cast<std::uintptr_t>(records) | reinterpret_cast<std::uintptr_t>(block) |
-                                 stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes;
+                                 stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes |
+                                 piece.frame_alignment;
     const std::uint8_t unit_bytes = places % 16 == 0 ? 16 : places % 8 == 0 ? 8 : places % 4 == 0 ? 4 : 1;
     const auto num_units = static_cast<std::uint32_t>(piece.num_bytes / unit_bytes);
     const unsigned num_lanes = std::min(std::bit_ceil(num_units), kMaxLanes);
     return {.record_offset = piece.record_offset,
             .block_offset = piece.block_offset,
             .row_bytes = piece.row_bytes,
+            .place_offset = piece.place_offset,
             .num_units = num_units,
             .unit_bytes = unit_bytes,
-            .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes))};
+            .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes)),
+            .is_of_frame = piece.frame_alignment != 0};
+  }
+
+  // Where it is copied from, of the record that begins so many bytes after the first.
+  [[nodiscard]] FASTREPLAY_INLINE const std::byte* source(const std::byte* records, std::uint64_t offset) const {
+    if (is_of_frame) offset = *reinterpret_cast<const std::uint64_t*>(records + offset + place_offset);
+    // By numbers: a frame may lie in other memory than the records, before it, too.
+    return as_global(reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(records) + offset)) +
+           record_offset;
   }
 };
 
@@ -174,7 +187,7 @@ FASTREPLAY_INLINE void gather_share(const Gather& gather, std::uint64_t thread, 
   // Without a division: a window has no more tickets than there are slots.
   std::uint64_t slot = gather.window->first_slot + (as_global(gather.tickets)[row] - gather.window->first);
   if (slot >= gather.capacity) slot -= gather.capacity;
-  const std::byte* from = as_global(gather.records) + slot * gather.stride + piece.record_offset;
+  const std::byte* from = piece.source(as_global(gather.records), slot * gather.stride);
   std::byte* to = as_global(gather.block) + piece.block_offset + row * piece.row_bytes;
   copy_share(piece, to, from, lane);
 }

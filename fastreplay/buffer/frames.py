@@ -37,12 +37,12 @@ class Frames(NamedTuple):
         return any(position in positions for positions, _ in self.groups)
 
 
-def frames_in(schema: Schema, share_next: ShareNext, lanes: int | None, storage: str = "host") -> Frames:
+def frames_in(schema: Schema, share_next: ShareNext, lanes: int | None) -> Frames:
     """Return what a buffer's transitions have in common.
 
     Raises:
         TypeError: `share_next` is no bool or mapping of names.
-        ValueError: Its fields are not there, or not alike; or the buffer has no lanes, or its ring is a device's, too.
+        ValueError: Its fields are not there, or not alike; or the buffer has no lanes.
     """
     pairs = _pairs(schema, share_next)
     of_pairs = [[schema.position(now), schema.position(later)] for later, now in pairs.items()]
@@ -55,8 +55,6 @@ def frames_in(schema: Schema, share_next: ShareNext, lanes: int | None, storage:
         raise ValueError(
             f"{what}: expected lanes=, one for each environment, as their transitions have frames in common"
         )
-    if groups and storage == "cuda":
-        raise ValueError(f"{what}: expected no frames in common with storage='cuda', which keeps each record by itself")
     longest = max([stack for _, stack in groups], default=0)
     return Frames(share_next if pairs else False, groups, _SLACK * longest * (lanes or 0))
 

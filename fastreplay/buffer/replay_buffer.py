@@ -86,7 +86,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         share_next: Whether each `next_X` is the `X` of the lane's next transition, and stored once for both, where it
             is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
             only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
-            memory of its own: the first observations of trajectories. With storage="host" only.
+            memory of its own: the first observations of trajectories. With storage="cuda" on the device, too, as it is
+            needed: where there is none, the call that sends it raises, and nothing is lost.
         path: A file that the ring lies in, in place of memory, which it may be larger than. It is made where there is
             none; else the buffer goes on from what is there, and with its generator, if no `seed` is given. After the
             process was killed every transition is there that was inserted; after a loss of power what `flush` last
@@ -166,7 +167,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         check_storage(storage, self._device)
         self._storage = storage
         self._gpu = gpu_of(self._device)
-        self._frames = frames_in(self._schema, share_next, lanes, storage)
+        self._frames = frames_in(self._schema, share_next, lanes)
         self._priorities = priorities
         self._disk = None
         disk = None if path is None else self._new_disk(path, capacity, lanes, ends, priorities)

@@ -10,6 +10,7 @@ import torch
 
 from fastreplay.gpu import memory, streams
 from fastreplay.gpu.following import LINK_BYTES, DeviceLinks
+from fastreplay.gpu.frames import DeviceFrames, new_sent_frames
 from fastreplay.gpu.library import cuda_error, cuda_sender
 from fastreplay.gpu.masses import MASS_BYTES
 from fastreplay.gpu.mirror import Mirror
@@ -75,13 +76,18 @@ class Device:
         rule: tuple[float, float, float],
         lanes: _core.Lanes | None,
     ) -> Mirror:
-        """Make a twin of a ring in the device's memory; of its masses, that follow a rule, and links, if it has some.
+        """Make a twin of a ring in the device's memory; of its masses, that follow a rule, links and frames, if any.
 
         Raises:
             RuntimeError: It cannot be had, and why.
         """
         num_beside = (0 if masses is None else MASS_BYTES) + (0 if lanes is None else LINK_BYTES)
-        mirror = Mirror(DeviceRing(self.device, ring.capacity, ring.records.record_bytes, num_beside), ring, waits)
+        sent = new_sent_frames(ring)
+        most_frames = 0 if sent is None else sent.most_bytes
+        there = DeviceRing(self.device, ring.capacity, ring.records.record_bytes, num_beside, most_frames)
+        mirror = Mirror(there, ring, waits)
+        if sent is not None:
+            mirror.frames = DeviceFrames(there, sent)
         if masses is not None:
             mirror.masses = MirrorMasses(mirror, masses, rule)
         if lanes is not None:

@@ -10,22 +10,22 @@ import numpy as np
 
 from fastreplay import _core
 from fastreplay.gpu.library import cuda_following
+from fastreplay.gpu.pieces import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import torch
     from numpy.typing import NDArray
 
-    from fastreplay.batch.form import Around, Steps
+    from fastreplay.batch.form import Around
     from fastreplay.batch.layout import Layout
+    from fastreplay.gpu.pieces import RecordFields
     from fastreplay.gpu.ring import DeviceRing, Stage
 
-__all__ = ["LINK_BYTES", "PIECE_BYTES", "DeviceLinks", "Following"]
+__all__ = ["LINK_BYTES", "DeviceLinks", "Following"]
 
 LINK_BYTES = 8  # struct fastreplay_cuda_link
-# One piece of a row is copied by 32 threads, each with 64 bytes on their way at once.
-PIECE_BYTES = 2048
 
 # enum fastreplay_cuda_making
 _OF_START, _OF_END, _OF_STEPS, _OF_STEPS_OR_0, _OF_FIRST = range(5)
@@ -118,9 +118,9 @@ class DeviceLinks:
         linking = _Linking(self._memory.data_ptr(), self._ring.capacity, slot, count, changes, num_changes)
         self._ring.launch(self._complete, ctypes.addressof(linking))
 
-    def following(self, around: Around, layout: Layout, offsets: Sequence[int]) -> Following:
-        """Return how the rows of a block that lies so are surrounded, of records whose fields lie at `offsets`."""
-        made = np.array([[*piece] for piece in _pieces(around, layout, offsets)], np.int64).view(np.uint64)
+    def following(self, around: Around, layout: Layout, of_fields: RecordFields) -> Following:
+        """Return how the rows of a block that lies so are surrounded, of records with such fields."""
+        made = np.array([[*piece, *rest] for piece, *rest in _made(around, layout, of_fields)], np.int64)
         gamma, _, stored, _, _ = around.sums or (0.0, [], [], 0, False)
         field, is_double = stored[0] if stored else (0, False)
         native = _Following(
@@ -133,39 +133,36 @@ class DeviceLinks:
             layout.form.parts[around.ways_part][1],
             gamma,
             (8 if is_double else 4) if stored else 0,
-            offsets[field],
+            of_fields.offsets[field],
             made.ctypes.data,
             len(made),
         )
-        return Following(native, made)
+        return Following(native, made.view(np.uint64))
 
 
-_Piece = tuple[int, ...]  # struct fastreplay_cuda_made
+_Made = tuple[Piece, int, int, int, int]  # struct fastreplay_cuda_made
 
 
-def _pieces(around: Around, layout: Layout, offsets: Sequence[int]) -> Iterator[_Piece]:
+def _made(around: Around, layout: Layout, of_fields: RecordFields) -> Iterator[_Made]:
     for (source, row_bytes, field), block_offset in zip(layout.form.parts, layout.offsets, strict=True):
         if source in _COPIED:
-            yield from _cut(_COPIED[source], offsets[field], block_offset, row_bytes, _ALONE)
+            for piece in of_fields.of(field, block_offset, row_bytes):
+                yield (piece, _COPIED[source], *_ALONE)
     for steps, with_zeros, is_first_only, fields, parts in around.taken:
         making = _OF_FIRST if is_first_only else _OF_STEPS_OR_0 if with_zeros else _OF_STEPS
         for field, part in zip(fields, parts, strict=True):
             row_bytes = layout.form.parts[part][1] // (1 if is_first_only else steps.length)
-            yield from _cut(making, offsets[field], layout.offsets[part], row_bytes, steps)
+            for piece in of_fields.of(field, layout.offsets[part], row_bytes):
+                yield (piece, making, *steps)
     for steps, what, part in around.said:
-        yield (_SAID[what], 0, layout.offsets[part], 1, 1, *steps)
+        yield (Piece(0, layout.offsets[part], 1, 1), _SAID[what], *steps)
     if around.sums is None:
         return
     _, sums, _, discount_part, is_discount_double = around.sums
     for (field, is_double), part in sums:
         num_bytes, row_bytes = 8 if is_double else 4, layout.form.parts[part][1]
-        making = _SUM_DOUBLES if is_double else _SUM_FLOATS
-        yield (making, offsets[field], layout.offsets[part], row_bytes, num_bytes, 0, row_bytes // num_bytes, 1)
+        piece = Piece(of_fields.offsets[field], layout.offsets[part], row_bytes, num_bytes)
+        yield (piece, _SUM_DOUBLES if is_double else _SUM_FLOATS, 0, row_bytes // num_bytes, 1)
     num_bytes = 8 if is_discount_double else 4
     making = _DISCOUNT_DOUBLE if is_discount_double else _DISCOUNT_FLOAT
-    yield (making, 0, layout.offsets[discount_part], num_bytes, num_bytes, *_ALONE)
-
-
-def _cut(making: int, record: int, block: int, row_bytes: int, steps: Steps | tuple[int, int, int]) -> Iterator[_Piece]:
-    for start in range(0, row_bytes, PIECE_BYTES):
-        yield (making, record + start, block + start, row_bytes, min(PIECE_BYTES, row_bytes - start), *steps)
+    yield (Piece(0, layout.offsets[discount_part], num_bytes, num_bytes), making, *_ALONE)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastreplay.batch.waits import Waits
     from fastreplay.gpu.following import DeviceLinks
+    from fastreplay.gpu.frames import DeviceFrames
     from fastreplay.gpu.mirror_delivery import MirrorBlock
     from fastreplay.gpu.mirror_masses import MirrorMasses
     from fastreplay.gpu.ring import DeviceRing, Generator, Stage
@@ -40,6 +41,7 @@ class Mirror:
         ring: The one on the device.
         masses: What its transitions weigh; None where they are drawn uniformly only.
         links: Which comes after which; None where the native one does not know.
+        frames: What lies beside its records; None where they have no frames in common.
         is_inherited: Whether it is of the process that forked this one, whose device this one cannot use.
 
     Thread safety:
@@ -51,6 +53,7 @@ class Mirror:
         self.ring = ring
         self.masses: MirrorMasses | None = None
         self.links: DeviceLinks | None = None
+        self.frames: DeviceFrames | None = None
         self._source = source
         self._waits = waits
         self.is_inherited = False
@@ -67,7 +70,7 @@ class Mirror:
     @property
     def pinned_bytes(self) -> int:
         """Bytes of page-locked memory."""
-        return sum(stage.host.nbytes + stage.beside.nbytes for stage in self.ring.stages)
+        return sum(stage.pinned.nbytes for stage in self.ring.stages)
 
     @property
     def num_in_flight(self) -> int:
@@ -165,21 +168,34 @@ class Mirror:
         return window
 
     def _send(self, end: int) -> None:
-        """Send the tickets below `end` that were not sent, in runs that lie together on both sides."""
+        """Send the tickets below `end` that were not sent, in runs that lie together on both sides.
+
+        Of those before the window, all published where there are later ones, only what these look up.
+        """
         stride, capacity = self._source.records.record_bytes, self._source.capacity
-        ticket = max(self._end, self._source.window()[0])
+        first, _ = self._source.window()
+        if first >= end:
+            return
+        ticket = max(self._end, first - self._source.num_spare)
         while ticket < end:
             stage = self._next_stage()
             slot = ticket % capacity
-            count = min(end - ticket, capacity - slot, stage.host.nbytes // stride)
-            self._source.read_records(ticket, stage.host[: count * stride])
+            count = min((first if ticket < first else end) - ticket, capacity - slot, stage.num_records)
+            count = self._read(stage, ticket, count)
             self.ring.send(stage, count * stride, slot * stride)
-            if self.masses is not None:
-                self.masses.send(stage, ticket, count)
-            if self.links is not None:
-                self.links.send(stage, ticket, count)
+            for beside in (self.masses, self.links):
+                if beside is not None and ticket >= first:
+                    beside.send(stage, ticket, count)
             ticket += count
         self._end = max(self._end, end)
+
+    def _read(self, stage: Stage, ticket: int, count: int) -> int:
+        """Read up to so many records into a stage, and send what lies beside them; return how many were read."""
+        records = stage.host[: count * self._source.records.record_bytes]
+        if self.frames is not None:
+            return self.frames.read(stage, ticket, records)
+        self._source.read_records(ticket, records)
+        return count
 
     def _next_stage(self) -> Stage:
         stages = self.ring.stages

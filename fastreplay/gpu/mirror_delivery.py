@@ -11,8 +11,8 @@ from fastreplay.batch.delivery import Delivery
 from fastreplay.batch.form import Surroundings
 from fastreplay.batch.layout import Layout
 from fastreplay.batch.pool import SIZES, most_blocks
-from fastreplay.gpu.following import PIECE_BYTES
 from fastreplay.gpu.mirror import MirrorGenerator, QueuedDraws
+from fastreplay.gpu.pieces import Piece, RecordFields
 from fastreplay.gpu.tensors import DeviceTensors
 from fastreplay.support.latest import Latest
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fastreplay.gpu.masses import Weighing
     from fastreplay.gpu.mirror import Mirror
     from fastreplay.gpu.ring import Generator
-    from fastreplay.schema import Schema
 
 __all__ = ["MirrorBlock", "MirrorDelivery"]
 
@@ -105,11 +104,13 @@ class MirrorBlock:
         """Let the next draws be of a ring's transitions, or of what surrounds them."""
         if source is self._around:
             return
-        layout, pieces, following = self.layout, list[tuple[int, int, int, int]](), None
+        layout, pieces, following = self.layout, list[Piece](), None
+        of_fields = RecordFields(self._source.records)
         if isinstance(source, Surroundings) and self._mirror.links is not None:
-            following = self._mirror.links.following(source.around, layout, self._source.records.offsets)
+            following = self._mirror.links.following(source.around, layout, of_fields)
         else:
-            pieces = _pieces(self._source, layout.form.schema, layout.offsets)
+            for field, (row_bytes, _) in enumerate(layout.form.schema.sizes):
+                pieces += of_fields.of(field, layout.offsets[field], row_bytes)
         tickets_offset = layout.offsets[len(layout.form.schema) + len(layout.form.beside)]
         self._draw = self.place.new_draw(
             self._flat, pieces, tickets_offset, layout.batch_size, self._weighing, following=following
@@ -155,15 +156,6 @@ class MirrorBlock:
     def is_free(self) -> bool:
         """Tell whether nothing outside refers to the block's memory."""
         return self.tensors.is_free()
-
-
-def _pieces(source: _core.Ring, schema: Schema, offsets: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    pieces = []
-    for record_offset, block_offset, (row_bytes, _) in zip(source.records.offsets, offsets, schema.sizes, strict=False):
-        for start in range(0, row_bytes, PIECE_BYTES):
-            num_bytes = min(PIECE_BYTES, row_bytes - start)
-            pieces.append((record_offset + start, block_offset + start, row_bytes, num_bytes))
-    return pieces
 
 
 class _Pool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastreplay.gpu.following import Following
     from fastreplay.gpu.masses import Weighing
+    from fastreplay.gpu.pieces import Piece
 
 __all__ = ["DeviceRing", "Generator", "Stage"]
 
@@ -62,14 +63,16 @@ class Stage:
         num_records: How many there is room for.
         stride: Bytes of one.
         num_beside: Bytes of what goes with each.
+        num_frames: Bytes of the frames beside all of them that there is room for.
     """
 
-    def __init__(self, device: torch.device, num_records: int, stride: int, num_beside: int) -> None:
+    def __init__(self, device: torch.device, num_records: int, stride: int, num_beside: int, num_frames: int) -> None:
         self.num_records = num_records
         num_bytes, num_beside = num_records * stride, num_records * num_beside
-        self.pinned = memory.page_locked(num_bytes + num_beside, device)
+        self.pinned = memory.page_locked(num_bytes + num_beside + num_frames, device)
         self.host: NDArray[np.uint8] = self.pinned.numpy()[:num_bytes]
-        self.beside: NDArray[np.uint8] = self.pinned.numpy()[num_bytes:]
+        self.beside: NDArray[np.uint8] = self.pinned.numpy()[num_bytes : num_bytes + num_beside]
+        self.frames: NDArray[np.uint8] = self.pinned.numpy()[num_bytes + num_beside :]
         self.sent = streams.Mark(device)  # its last copy
 
 
@@ -115,13 +118,16 @@ class DeviceRing:
         capacity: Records.
         stride: Bytes of one.
         num_beside: Bytes of what goes over with each.
+        most_frames: Bytes of all frames that one can have beside it.
 
     Raises:
         RuntimeError: There is no CUDA part, it cannot run on this device, memory cannot be had, or a graph is being
             captured.
     """
 
-    def __init__(self, device: torch.device, capacity: int, stride: int, num_beside: int = 0) -> None:
+    def __init__(
+        self, device: torch.device, capacity: int, stride: int, num_beside: int = 0, most_frames: int = 0
+    ) -> None:
         self.device = device
         functions, reason = cuda_sampling(device.index)
         if functions is None:
@@ -131,7 +137,8 @@ class DeviceRing:
         self.capacity = capacity
         self._stride = stride
         num_staged = min(max(_STAGE_BYTES // stride, 1), capacity)
-        self.stages = tuple(Stage(device, num_staged, stride, num_beside) for _ in range(_NUM_STAGES))
+        num_frames = min(max(_STAGE_BYTES, most_frames), num_staged * most_frames)
+        self.stages = tuple(Stage(device, num_staged, stride, num_beside, num_frames) for _ in range(_NUM_STAGES))
         self._records = self.allocate(capacity * stride)
         self._window = self.allocate(ctypes.sizeof(_Window))
         self._last = torch.cuda.current_stream(device)
@@ -184,6 +191,15 @@ class DeviceRing:
         memory.copy(target, stage.pinned[first : first + num_bytes], self._last)
         stage.sent.set(self._last)
 
+    def send_frames(self, stage: Stage, offset: int, num_bytes: int, target: torch.Tensor) -> None:
+        """Queue a copy of some of a stage's frames; do not wait."""
+        self.send_beside(stage, stage.beside.nbytes + offset, num_bytes, target)
+
+    @property
+    def address(self) -> int:
+        """That of the first record."""
+        return self._records.data_ptr()
+
     @property
     def window(self) -> int:
         """The address of the window that graphs draw from."""
@@ -220,7 +236,7 @@ class DeviceRing:
     def new_draw(
         self,
         block: torch.Tensor,
-        pieces: list[tuple[int, int, int, int]],
+        pieces: Sequence[Piece],
         tickets_offset: int,
         batch_size: int,
         weighing: Weighing | None,
@@ -235,8 +251,7 @@ class DeviceRing:
 
         Args:
             block: Memory of a minibatch.
-            pieces: Parts of fields, each its offset in a record, its offset in the block's row 0, the bytes from one
-                row to the next, and its own.
+            pieces: Those of the fields.
             tickets_offset: Where the tickets lie in the block.
             batch_size: Rows.
             weighing: How they are drawn by priority; None for draws that are uniform.

@@ -19,6 +19,7 @@
 #include "lanes/sent_links.hpp"
 #include "linking_kernel.hpp"
 #include "masses_there.hpp"
+#include "pieces_there.hpp"
 
 namespace following_there {
 
@@ -91,15 +92,12 @@ class Links {
 // What becomes of a block's parts by a rule, in pieces of at most so many bytes: fastreplay/gpu/following.py.
 inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowRule& rule, const Block& block,
                                                  std::size_t piece_bytes) {
-  const auto& columns = ring.records().layout().columns();
   const auto& parts = block.layout().parts();
   const auto& offsets = block.layout().offsets();
   std::vector<fastreplay_cuda_made> made;
   const auto cut = [&](fastreplay_cuda_making making, std::size_t field, std::size_t part, const Steps& steps) {
-    const std::size_t row_bytes = columns[field].row_bytes;
-    for (std::size_t start = 0; start < row_bytes; start += piece_bytes) {
-      made.push_back({static_cast<std::uint64_t>(making), columns[field].offset + start, offsets[part] + start,
-                      row_bytes, std::min(piece_bytes, row_bytes - start), steps.first, steps.count, steps.stride});
+    for (const auto& piece : pieces_there::pieces_of(ring.records().layout(), field, offsets[part], piece_bytes)) {
+      made.push_back({piece, static_cast<std::uint64_t>(making), steps.first, steps.count, steps.stride});
     }
   };
   for (std::size_t part = 0; part < parts.size(); ++part) {
@@ -114,20 +112,27 @@ inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowR
   }
   for (const WindowRule::Said& said : rule.said) {
     const auto making = static_cast<std::uint64_t>(FASTREPLAY_CUDA_SAY_THERE) + static_cast<std::uint64_t>(said.what);
-    made.push_back({making, 0, offsets[said.part], 1, 1, said.steps.first, said.steps.count, said.steps.stride});
+    made.push_back(
+        {{0, offsets[said.part], 1, 1, 0, 0}, making, said.steps.first, said.steps.count, said.steps.stride});
   }
   if (!rule.sums) return made;
   for (const auto& [of, part] : rule.sums->sums) {
     const std::size_t num_bytes = of.is_double ? 8 : 4;
     const auto making = of.is_double ? FASTREPLAY_CUDA_SUM_DOUBLES : FASTREPLAY_CUDA_SUM_FLOATS;
-    made.push_back({static_cast<std::uint64_t>(making), of.column.offset, offsets[part], of.column.row_bytes, num_bytes,
-                    0, of.column.row_bytes / num_bytes, 1});
+    made.push_back({{of.column.offset, offsets[part], of.column.row_bytes, num_bytes, 0, 0},
+                    static_cast<std::uint64_t>(making),
+                    0,
+                    of.column.row_bytes / num_bytes,
+                    1});
   }
   const bool is_double = rule.sums->is_discount_double;
   const auto making = is_double ? FASTREPLAY_CUDA_DISCOUNT_DOUBLE : FASTREPLAY_CUDA_DISCOUNT_FLOAT;
   const std::uint64_t num_bytes = is_double ? 8 : 4;
-  made.push_back(
-      {static_cast<std::uint64_t>(making), 0, offsets[rule.sums->discount_part], num_bytes, num_bytes, 0, 1, 1});
+  made.push_back({{0, offsets[rule.sums->discount_part], num_bytes, num_bytes, 0, 0},
+                  static_cast<std::uint64_t>(making),
+                  0,
+                  1,
+                  1});
   return made;
 }
 
@@ -154,7 +159,26 @@ inline fastreplay_cuda_following following_of(const Ring& ring, const WindowRule
   return following;
 }
 
-// Runs what fastreplay_cuda_sample launches.
+// Runs what fastreplay_cuda_sample launches, of transitions by themselves.
+inline void sample_alone(const fastreplay_cuda_sampling& sampling, check::Random& random) {
+  const auto draw = fastreplay::Draw::of(sampling);
+  const fastreplay_cuda_window window = draw.drawn_from();
+  *sampling.window = window;
+  if (window.size == 0) return;
+  by_turns(fastreplay::kDrawThreads, random,
+           [&](std::uint64_t thread) { fastreplay::draw_share(draw, window, static_cast<unsigned>(thread)); });
+  fastreplay::count_draws(draw);
+  fastreplay::Gather gather{sampling};
+  std::span<const fastreplay_cuda_piece> rest{sampling.pieces, sampling.num_pieces};
+  while (!rest.empty()) {
+    const std::uint64_t num_threads = gather.take(rest) + 7;  // the last block is seldom whole
+    by_turns(num_threads * gather.num_pieces, random, [&](std::uint64_t i) {
+      fastreplay::gather_share(gather, i % num_threads, static_cast<unsigned>(i / num_threads));
+    });
+  }
+}
+
+// The same of what surrounds rows.
 inline void sample(const fastreplay_cuda_sampling& sampling, check::Random& random) {
   using fastreplay::FollowedDraw;
   if (sampling.weighing == nullptr) {

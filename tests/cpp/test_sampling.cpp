@@ -12,6 +12,7 @@
 #include "batch/read.hpp"
 #include "batch/sample.hpp"
 #include "check.hpp"
+#include "pieces_there.hpp"
 #include "ring/ring.hpp"
 #include "rows.hpp"
 #include "sampling_kernel.hpp"
@@ -56,13 +57,8 @@ void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& ra
 std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
   std::vector<fastreplay_cuda_piece> pieces;
   for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
-    const auto [offset, row_bytes, num_frames] = ring.records().layout().columns()[f];
-    for (std::size_t start = 0; start < row_bytes; start += piece_bytes) {
-      pieces.push_back({.record_offset = offset + start,
-                        .block_offset = block.layout().offsets()[f] + start,
-                        .row_bytes = row_bytes,
-                        .num_bytes = std::min(piece_bytes, row_bytes - start)});
-    }
+    const auto of = pieces_there::pieces_of(ring.records().layout(), f, block.layout().offsets()[f], piece_bytes);
+    pieces.insert(pieces.end(), of.begin(), of.end());
   }
   return pieces;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../cpp/check.hpp"
+#include "../cpp/pieces_there.hpp"
 #include "batch/random.hpp"
 #include "device.hpp"
 #include "sampling.h"
@@ -19,21 +20,42 @@ namespace sampling_cases {
 using cuda::Array;
 using cuda::Bytes;
 
-// Records on the device, with every byte of the slot's own, and a window of them.
+// Records on the device, with every byte of the slot's own, and a window of them. The first two fields may be stacks of
+// frames: those of records, or such as lie beside them, in an allocation of their own.
 class Records {
  public:
   static constexpr std::size_t kCapacity = 100;
 
-  Records(const std::vector<std::size_t>& row_bytes, std::uint64_t num_inserted)
-      : layout{fields_of(row_bytes)},
+  Records(const std::vector<std::size_t>& row_bytes, std::uint64_t num_inserted, std::size_t num_frames = 0)
+      : layout{fields_of(row_bytes), groups_of(num_frames)},
         host(kCapacity * layout.stride()),
         first{num_inserted > kCapacity ? num_inserted - kCapacity : 0},
         size{std::min<std::uint64_t>(num_inserted, kCapacity)},
         records{host.size()},
-        window{sizeof(fastreplay_cuda_window)} {
+        window{sizeof(fastreplay_cuda_window)},
+        rooms{host_rooms.size()} {
     check::Random random{num_inserted};
     for (std::byte& byte : host) byte = static_cast<std::byte>(random.below(256));
+    for (std::byte& byte : host_rooms) byte = static_cast<std::byte>(random.below(256));
+    if (num_frames > 0) put_places(random);
     records.set(host);
+    rooms.set(host_rooms);
+  }
+
+  void put_row(std::byte* to, std::size_t slot, std::size_t field) const {
+    const auto& [offset, row_bytes, num_frames] = layout.columns()[field];
+    const std::byte* from = host.data() + slot * layout.stride() + offset;
+    if (num_frames == 0) {
+      std::memcpy(to, from, row_bytes);
+      return;
+    }
+    const std::size_t frame_bytes = row_bytes / num_frames;
+    for (std::size_t i = 0; i < num_frames; ++i) {
+      std::uint64_t place = 0;
+      std::memcpy(&place, from + i * sizeof place, sizeof place);
+      const std::byte* frame = place < host.size() ? host.data() + place : host_rooms.data() + (place - first_room());
+      std::memcpy(to + i * frame_bytes, frame, frame_bytes);
+    }
   }
 
   [[nodiscard]] fastreplay_cuda_window window_of(std::uint64_t num_tickets) const {
@@ -46,6 +68,32 @@ class Records {
   Array records, window;
 
  private:
+  static constexpr std::size_t kRooms = 7;
+
+  static std::vector<fastreplay::FrameGroup> groups_of(std::size_t num_frames) {
+    if (num_frames == 0) return {};
+    return {{.fields = {0, 1}, .num_frames = num_frames}};
+  }
+  // How far it is from the first record, modulo 2^64.
+  [[nodiscard]] std::uint64_t first_room() const {
+    return reinterpret_cast<std::uintptr_t>(rooms.at()) - reinterpret_cast<std::uintptr_t>(records.at());
+  }
+  void put_places(check::Random& random) {
+    const auto& [group, frame_bytes, column, extra_offset] = layout.frames()[0];
+    for (std::size_t slot = 0; slot < kCapacity; ++slot) {
+      for (std::size_t i = 0; i < 2 * group.num_frames; ++i) {
+        const bool is_beside = random.below(3) == 0;
+        const std::uint64_t place = is_beside
+                                        ? first_room() + random.below(kRooms) * frame_bytes
+                                        : random.below(kCapacity) * layout.stride() + layout.columns()[column].offset;
+        const std::size_t field = i / group.num_frames;
+        std::memcpy(
+            host.data() + slot * layout.stride() + layout.columns()[field].offset + i % group.num_frames * sizeof place,
+            &place, sizeof place);
+      }
+    }
+  }
+
   static std::vector<fastreplay::FieldSize> fields_of(const std::vector<std::size_t>& row_bytes) {
     std::vector<fastreplay::FieldSize> fields;
     for (const std::size_t bytes : row_bytes) {
@@ -54,6 +102,9 @@ class Records {
     }
     return fields;
   }
+
+  Bytes host_rooms = Bytes(layout.frames().empty() ? 16 : kRooms * layout.frames()[0].frame_bytes);
+  Array rooms;
 };
 
 // One part a field and one of tickets, each at a multiple of 256 bytes; fields in pieces as fastreplay.gpu cuts them.
@@ -69,14 +120,10 @@ struct Minibatch {
       parts.push_back({offset, part_bytes});
       offset = fastreplay::round_up(offset + part_bytes, 256);
     };
-    for (const auto& [record_offset, row_bytes, num_frames] : records.layout.columns()) {
-      for (std::size_t start = 0; start < row_bytes; start += kPieceBytes) {
-        pieces.push_back({.record_offset = record_offset + start,
-                          .block_offset = offset + start,
-                          .row_bytes = row_bytes,
-                          .num_bytes = std::min(kPieceBytes, row_bytes - start)});
-      }
-      place(batch_size * row_bytes);
+    for (std::size_t field = 0; field < records.layout.num_fields(); ++field) {
+      const auto of = pieces_there::pieces_of(records.layout, field, offset, kPieceBytes);
+      pieces.insert(pieces.end(), of.begin(), of.end());
+      place(batch_size * records.layout.columns()[field].row_bytes);
     }
     place(batch_size * sizeof(std::uint64_t));
     num_bytes = parts.back().offset + parts.back().num_bytes;  // not one more
@@ -88,10 +135,9 @@ struct Minibatch {
     fastreplay::WordStream words{key, call};
     for (std::size_t row = 0; row < batch_size; ++row) {
       const std::uint64_t ticket = records.first + words.below(records.size);
-      const std::byte* record = records.host.data() + ticket % Records::kCapacity * records.layout.stride();
-      for (std::size_t f = 0; f < records.layout.columns().size(); ++f) {
-        const auto& [offset, row_bytes, num_frames] = records.layout.columns()[f];
-        std::memcpy(block.data() + parts[f].offset + row * row_bytes, record + offset, row_bytes);
+      for (std::size_t f = 0; f < records.layout.num_fields(); ++f) {
+        std::byte* to = block.data() + parts[f].offset + row * records.layout.columns()[f].row_bytes;
+        records.put_row(to, ticket % Records::kCapacity, f);
       }
       std::memcpy(block.data() + parts.back().offset + row * sizeof ticket, &ticket, sizeof ticket);
     }
@@ -191,6 +237,10 @@ inline void check_sampling(bool is_brief) {
       {28224, 8, 28224, 4, 4},
       std::vector<std::size_t>(210, 6),  // more pieces than one launch takes
   };
+  for (const std::size_t num_frames : {1, 2, 4}) {  // frames of 17, of 24 and of 2,500 bytes
+    const std::size_t row_bytes = num_frames == 1 ? 17 : num_frames == 2 ? 48 : 10000;
+    draws_as_on_the_cpu(Records{{row_bytes, row_bytes, 8, 1}, 250, num_frames}, 257);
+  }
   for (const auto& row_bytes : shapes) {
     for (const std::uint64_t num_inserted : {1, 60, 100, 250}) {  // the last ones' window wraps
       const Records records{row_bytes, num_inserted};
