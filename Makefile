@@ -114,7 +114,8 @@ stress: $(VENV)/.built $(VENV)/.test ## Run the concurrency tests in their long 
 	FASTREPLAY_HOSTILE=2000 $(PYTEST) tests/test_dataset_files.py
 	FASTREPLAY_OWNERSHIP_EXAMPLES=1000 $(VENV)/bin/python -m pytest tests/test_ownership_stateful.py
 
-fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60, and count them in tests/fuzz_executions.json
+fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60 (by libFuzzer, where it is), and count them in tests/fuzz_executions.json
+	-$(PIP) install --quiet --only-binary :all: --constraint constraints.txt --group fuzz
 	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
 bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)

@@ -5,20 +5,27 @@
 
 A case is the files of a checkpoint, in memory. One is made of another by changing what its manifest says, or bytes of a
 segment, the checksums of both fitting again, since else the first of them ends it; now and then they do not. Ten times
-as fast are manifests alone, changed in their text, of which is asked what each segment must be. What is read in a way
-that no case was before (the message without its numbers tells) is changed further, and kept in build/fuzz for the next
-time.
+as fast are manifests alone, changed in their text, of which is asked what each segment must be.
+
+What is read in a way that no case was before is changed further. Where atheris is (`make fuzz` asks for it), libFuzzer
+tells that by the branches of the readers' Python (fuzz_guided.py), and the fewest cases that reach all of them are kept
+in tests/fuzz_corpus.tar.xz, with which everybody begins; elsewhere the message without its numbers tells it.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import importlib.util
+import io
 import json
 import os
-import pickle
 import random
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from collections import Counter
@@ -34,8 +41,10 @@ from fastreplay.checkpoint.load import check
 from fastreplay.checkpoint.manifest import MANIFEST, parsed_manifest
 
 SEEDS = Path(__file__).parent / "kept"
-CORPUS = Path(__file__).parents[1] / "build" / "fuzz" / "cases.pkl"
+CORPUS = Path(__file__).parent / "fuzz_corpus.tar.xz"
+BUILD = Path(__file__).parents[1] / "build" / "fuzz"
 EXECUTIONS = Path(__file__).parent / "fuzz_executions.json"
+KINDS = {"cases": "executions", "manifests": "manifests"}  # and what they are counted as
 CHUNK = 1 << 20
 ODD: list[Any] = [
     *(
@@ -64,6 +73,7 @@ ODD: list[Any] = [
     *("uint8", "bool", "float16", "complex128", "longdouble", "object", "cuda", "numpy", "max", "all"),
 ]
 
+ODD_TEXTS = [json.dumps(each).encode() for each in ODD]
 Files = dict[str, bytes]
 
 
@@ -133,7 +143,10 @@ def entries_of(said: Any) -> list[Any]:
 def case_of(files: Files, rng: np.random.Generator) -> Files:
     """Make a case of another."""
     made = dict(files)
-    said = json.loads(made[MANIFEST])["checkpoint"]
+    try:
+        said = json.loads(made[MANIFEST])["checkpoint"]
+    except (ValueError, KeyError, TypeError):  # which was changed so far that it is none
+        said = {}
     for _ in range(1 + int(rng.integers(4) == 0)):
         entries = entries_of(said)
         if entries and rng.random() < 0.4:
@@ -153,12 +166,35 @@ def case_of(files: Files, rng: np.random.Generator) -> Files:
             said["buffer"] = changed(said["buffer"], rng)
         else:
             said = changed(said, rng)
-    body = json.dumps(said).encode()
-    made[MANIFEST] = b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n"
+    made[MANIFEST] = manifest_of(json.dumps(said).encode())
     if rng.random() < 0.02:
         at = int(rng.integers(len(made[MANIFEST])))
         made[MANIFEST] = made[MANIFEST][:at] + bytes([int(rng.integers(256))]) + made[MANIFEST][at + 1 :]
     return made
+
+
+def changed_text(body: bytes, spans: list[tuple[int, int]], rng: random.Random) -> bytes:
+    """Change the text of a manifest, whose values lie in these places."""
+    chosen = rng.random
+    if not spans or chosen() < 0.03:
+        at = int(chosen() * len(body))
+        return body[:at] + bytes([int(chosen() * 256)]) + body[at + (chosen() < 0.5) :]
+    begin, end = spans[int(chosen() * len(spans))]
+    old, chance = body[begin:end], chosen()
+    if body[end : end + 1] == b":":  # a key
+        other = spans[int(chosen() * len(spans))]
+        new = body[other[0] : other[1]]
+        return body[:begin] + (new if new[:1] == b'"' else b'"x"') + body[end:]
+    if chance < 0.35 and old.isdigit():
+        new = b"%d" % (int(old) + int(chosen() * 7 - 3) * (1 if chosen() < 0.7 else 1 << int(chosen() * 62)))
+    elif chance < 0.7:
+        new = ODD_TEXTS[int(chosen() * len(ODD_TEXTS))]
+    elif chance < 0.9:
+        other = spans[int(chosen() * len(spans))]
+        new = body[other[0] : other[1]]
+    else:  # without it, and what comes before it
+        begin, new = max(body.rfind(b",", 0, begin), body.rfind(b"{", 0, begin) + 1), b""
+    return body[:begin] + new + body[end:]
 
 
 class Texts:
@@ -177,15 +213,14 @@ class Texts:
         self.num_read = 0
         self.ways: Counter[str] = Counter()
         self._rng = random.Random(seed)
-        self._pool = [(body, _spans(body)) for body in bodies]
-        self._odd = [json.dumps(each).encode() for each in ODD]
+        self._pool = [(body, spans_of(body)) for body in bodies]
 
     def read(self, count: int) -> None:
         """Read so many."""
         for _ in range(count):
             body, spans = self._pool[int(self._rng.random() * len(self._pool))]
-            made = self._changed(body, spans)
-            data = b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(made) + made + b"}\n"
+            made = changed_text(body, spans, self._rng)
+            data = manifest_of(made)
             try:
                 way = parse(data)
             except BaseException:
@@ -194,42 +229,25 @@ class Texts:
             self.num_read += 1
             self.ways[way] += 1
             if self.ways[way] == 1 and len(self._pool) < 2000:
-                self._pool.append((made, _spans(made)))
+                self._pool.append((made, spans_of(made)))
 
     @property
     def bodies(self) -> list[bytes]:
         """Those that are changed."""
         return [body for body, _ in self._pool]
 
-    def _changed(self, body: bytes, spans: list[tuple[int, int]]) -> bytes:
-        random = self._rng.random
-        if not spans or random() < 0.03:
-            at = int(random() * len(body))
-            return body[:at] + bytes([int(random() * 256)]) + body[at + (random() < 0.5) :]
-        begin, end = spans[int(random() * len(spans))]
-        old, chance = body[begin:end], random()
-        if body[end : end + 1] == b":":  # a key
-            other = spans[int(random() * len(spans))]
-            new = body[other[0] : other[1]]
-            return body[:begin] + (new if new[:1] == b'"' else b'"x"') + body[end:]
-        if chance < 0.35 and old.isdigit():
-            new = b"%d" % (int(old) + int(random() * 7 - 3) * (1 if random() < 0.7 else 1 << int(random() * 62)))
-        elif chance < 0.7:
-            new = self._odd[int(random() * len(self._odd))]
-        elif chance < 0.9:
-            other = spans[int(random() * len(spans))]
-            new = body[other[0] : other[1]]
-        else:  # without it, and what comes before it
-            begin, new = max(body.rfind(b",", 0, begin), body.rfind(b"{", 0, begin) + 1), b""
-        return body[:begin] + new + body[end:]
-
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null|\[[^][]*\]|\{[^}{]*\}')
 
 
-def _spans(body: bytes) -> list[tuple[int, int]]:
+def spans_of(body: bytes) -> list[tuple[int, int]]:
     """Return where values lie in a text of JSON."""
     return [found.span() for found in _TOKEN.finditer(body)]
+
+
+def manifest_of(body: bytes) -> bytes:
+    """Return the manifest with an inner object, under its checksum."""
+    return b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n"
 
 
 def parse(data: bytes) -> str:
@@ -320,29 +338,99 @@ class Fuzzing:
                 self.pool.append(files)
 
 
-def main() -> None:
-    """Read cases for $SECONDS, half of the time whole ones, and count them."""
-    seconds, seed = float(os.environ.get("SECONDS", "60")), int.from_bytes(os.urandom(4), "little")
-    pool, bodies = seeds(), bodies_of(seeds())
-    if CORPUS.exists():
-        more = pickle.loads(CORPUS.read_bytes())
-        pool, bodies = pool + more["cases"], bodies + more["bodies"]
-    fuzzing, texts = Fuzzing(seed, pool), Texts(seed, bodies)
+def packed(files: Files) -> bytes:
+    """Return the files of a case as one: how long each is by name, in a line, then all of them."""
+    head = json.dumps({name: len(data) for name, data in files.items()}).encode()
+    return b"\n".join([head, b"".join(files.values())])
+
+
+def unpacked(data: bytes) -> Files:
+    """Return the files of a case."""
+    head, _, rest = data.partition(b"\n")
+    files: Files = {}
+    for name, length in json.loads(head).items():
+        files[name], rest = rest[:length], rest[length:]
+    return files
+
+
+def corpus(kind: str) -> list[bytes]:
+    """Return what was found to be read in ways of its own, cases or manifests, by everybody who looked and kept it."""
+    with tarfile.open(CORPUS) as file:
+        return [file.extractfile(each).read() for each in file if each.name.startswith(kind)]  # type: ignore[union-attr]
+
+
+def lay_out(kind: str) -> Path:
+    """Return the folder of what is changed, with what is kept in it."""
+    folder = BUILD / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = bodies_of(seeds()) if kind == "manifests" else [packed(files) for files in seeds()]
+    for data in [*begin, *corpus(kind)]:
+        (folder / hashlib.sha1(data).hexdigest()).write_bytes(data)
+    return folder
+
+
+def guided(kind: str, *options: str) -> str:
+    """Let libFuzzer read and change what lies in folders; return what it says.
+
+    Raises:
+        SystemExit: It found something, which it says, too.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("fuzz_guided.py")), kind, *options]
+    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.exit(done.stdout[-4000:])
+    return done.stdout
+
+
+def read_guided(kind: str, seconds: float) -> int:
+    """Read for so long what libFuzzer chooses, keep what it finds to be worth it, and return how many were read."""
+    folder, least = lay_out(kind), BUILD / f"{kind}-least"
+    limits = ["-max_len=100000", "-timeout=60", "-rss_limit_mb=4096", f"-artifact_prefix={BUILD}/found-"]
+    said = guided(kind, str(folder), f"-max_total_time={max(1, round(seconds))}", "-print_final_stats=1", *limits)
+    shutil.rmtree(least, ignore_errors=True)
+    least.mkdir()
+    guided(kind, str(least), str(folder), "-merge=1", *limits)
+    reached = re.findall(r"cov: (\d+)", said)[-1]
+    print(f"{kind}: {reached} branches reached, by {len([*least.iterdir()])} that are kept")
+    return int(re.findall(r"number_of_executed_units: (\d+)", said)[-1])
+
+
+def keep_least() -> None:
+    """Put the fewest that reach all that was reached in the place of the corpus."""
+    with tarfile.open(CORPUS, "w:xz") as file:
+        for path in sorted(each for kind in KINDS for each in (BUILD / f"{kind}-least").iterdir()):
+            member = tarfile.TarInfo(f"{path.parent.name.removesuffix('-least')}/{path.name}")
+            member.size = path.stat().st_size
+            file.addfile(member, io.BytesIO(path.read_bytes()))
+
+
+def read_alone(seconds: float) -> dict[str, int]:
+    """Read cases and manifests for so long, where there is no libFuzzer; return how many."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    fuzzing = Fuzzing(seed, [*seeds(), *map(unpacked, corpus("cases"))])
+    texts = Texts(seed, [*bodies_of(seeds()), *corpus("manifests")])
     fuzzing.read_for(seconds / 2)
     end = time.monotonic() + seconds / 2
     while time.monotonic() < end:
         texts.read(1000)
-    CORPUS.parent.mkdir(parents=True, exist_ok=True)
-    num_seeds = len(seeds())
-    CORPUS.write_bytes(pickle.dumps({"cases": fuzzing.pool[num_seeds:], "bodies": texts.bodies[num_seeds:]}))
+    print(f"cases read in {len(fuzzing.ways)} ways, manifests in {len(texts.ways)}")
+    return {"executions": fuzzing.num_read, "manifests": texts.num_read}
+
+
+def main() -> None:
+    """Read cases for $SECONDS, half of the time whole ones, and count them."""
+    seconds = float(os.environ.get("SECONDS", "60"))
+    if importlib.util.find_spec("atheris") is None:
+        counts = read_alone(seconds)
+    else:
+        counts = {name: read_guided(kind, seconds / 2) for kind, name in KINDS.items()}
+        keep_least()
     said = json.loads(EXECUTIONS.read_text())
-    for name, num_read in (("executions", fuzzing.num_read), ("manifests", texts.num_read)):
+    for name, num_read in counts.items():
         said[name] = said.get(name, 0) + num_read
     EXECUTIONS.write_text(json.dumps(said) + "\n")
-    print(
-        f"{seconds:.0f} s: {fuzzing.num_read:,} cases, read in {len(fuzzing.ways)} ways, and {texts.num_read:,} "
-        f"manifests, in {len(texts.ways)}; {said['executions']:,} and {said['manifests']:,} in all"
-    )
+    for name, num_read in counts.items():
+        print(f"{num_read:,} {name} in {seconds:.0f} s, {said[name]:,} in all")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from fuzz_checkpoints import Fuzzing, Texts, bodies_of, seeds
+from fuzz_checkpoints import Fuzzing, Texts, bodies_of, corpus, read, seeds, unpacked
 from gymnasium import spaces
 from shares import turn
 from support import IS_LONG_FORM
@@ -670,9 +671,13 @@ def test_a_hostile_manifest_is_refused_or_right(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="its files lie in memory")
 def test_changed_checkpoints_are_refused_or_right() -> None:
-    """As many as some seconds allow; more of them in `make fuzz`."""
-    fuzzing = Fuzzing(int(os.environ.get("FASTREPLAY_SEED", "5")), seeds())
-    fuzzing.read_for(float(os.environ.get("FASTREPLAY_FUZZ_S", "1.5")))
+    """As many as some seconds allow, or as is asked for; more of them in `make fuzz`."""
+    kept = [unpacked(each) for each in corpus("cases")]
+    for files in kept:  # in more ways than chance finds in a second
+        read(files)
+    fuzzing = Fuzzing(int(os.environ.get("FASTREPLAY_SEED", "5")), [*seeds(), *kept])
+    wanted = os.environ.get("FASTREPLAY_CASES")
+    fuzzing.read_for(1.5 if wanted is None else math.inf, sys.maxsize if wanted is None else int(wanted))
     assert fuzzing.num_read > 150
     assert len(fuzzing.ways) > 20
     assert fuzzing.ways["loaded"] > 10
@@ -681,7 +686,7 @@ def test_changed_checkpoints_are_refused_or_right() -> None:
 def test_changed_manifests_are_refused_or_right() -> None:
     """100,000 of them, with turns a quarter with each commit."""
     at = turn()
-    texts = Texts(5 if at is None else at, bodies_of(seeds()))
+    texts = Texts(5 if at is None else at, [*bodies_of(seeds()), *corpus("manifests")])
     texts.read(100_000 if at is None else 25_000)
     assert len(texts.ways) > 200
     assert texts.ways["whole"] > 200

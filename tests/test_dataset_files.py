@@ -6,8 +6,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -664,6 +666,40 @@ def test_what_minari_cannot_hold_is_refused_and_nothing_is_left(minari: Any) -> 
     narrow = new_buffer(fields=FIELDS | {"observation": (2,), "next_observation": (2,)})
     with pytest.raises(ValueError, match=r"it-v0: observations: expected rows \(2,\) .*, got \(3,\)"):
         narrow.load_minari("it-v0")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", ["in the library's finalizer", "between trajectories"])
+def test_ctrl_c_while_a_dataset_of_minari_is_written(minari: Any, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """It is raised also where Python would print and forget it, no later trajectory is read, and nothing is left."""
+    from fastreplay.buffer import written
+
+    buffer, count = new_buffer(lanes=1), 0
+    buffer.load_arrays(d4rl_of("..t" * 20))
+    own, before = written._Reading._fields, {*threading.enumerate()}
+
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)  # here Python would look for signals, and forget what a handler raises
+
+    def fields(self: Any, tickets: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3 and where.startswith("in"):
+            Finalized()
+        elif count == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return own(self, tickets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(written._Reading, "_fields", fields)
+        with pytest.raises(KeyboardInterrupt):
+            buffer.to_minari("walk/cut-v0")
+    assert count < 15
+    assert {*threading.enumerate()} <= before
+    assert buffer.to_minari("walk/cut-v0").trajectories == 20  # there is none of this name
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["ApartTable", "Helpers"]
+__all__ = ["ApartTable", "Helpers", "done_apart"]
 
 ResultT = TypeVar("ResultT")
 _MOST_WAITING_BYTES = 4 << 20
@@ -64,6 +65,28 @@ class ApartTable:
         """Do as `Table.close`, once the thread is done with what it was told to read."""
         with self._thread:
             self._do(self._table.close)
+
+
+def done_apart(work: Callable[[Callable[[], None]], ResultT]) -> ResultT:
+    """Return what a call returns that another thread makes, while the caller waits: `ApartTable` says why.
+
+    Args:
+        work: It; it is given a function that raises where the caller does not wait any more, to be called in between.
+
+    Raises:
+        Exception: What it raises; or what interrupts the wait, once the thread is done.
+    """
+    is_given_up = threading.Event()
+
+    def go_on() -> None:
+        if is_given_up.is_set():
+            raise InterruptedError("nobody waits any more")
+
+    with ThreadPoolExecutor(1, "fastreplay-apart") as thread:
+        try:
+            return thread.submit(work, go_on).result()
+        finally:
+            is_given_up.set()
 
 
 class Helpers:

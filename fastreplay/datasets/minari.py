@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastreplay.datasets.apart import done_apart
 from fastreplay.datasets.arrays import flattened, form_of
 from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -205,9 +206,11 @@ def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Ite
     made = needed("minari.data_collector", "to_minari", _INSTALL).EpisodeBuffer
     # Images are not made JPEGs: what is read is to be what was written.
     dataset = minari.create_dataset_from_buffers(dataset_id, [], **{"jpeg_encoding": False, **about})
-    try:
+
+    def write(go_on: Callable[[], None]) -> None:
         waiting, num_bytes = [], 0
         for each in trajectories:
+            go_on()
             _check_in(dataset.observation_space, "observation", each["observations"])
             _check_in(dataset.action_space, "action", each["actions"])
             waiting.append(made(**each))
@@ -216,6 +219,9 @@ def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Ite
                 dataset.update_dataset_from_buffer(waiting)
                 waiting, num_bytes = [], 0
         dataset.update_dataset_from_buffer(waiting)
+
+    try:
+        done_apart(write)
     except BaseException:
         shutil.rmtree(dataset.storage.data_path.parent)
         raise

@@ -3,10 +3,14 @@
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "batch/layout.hpp"
 #include "check.hpp"
+#if defined(FASTREPLAY_STOP_POINTS)
+#include "yields.hpp"
+#endif
 
 using fastreplay::BatchLayout;
 using fastreplay::FieldSize;
@@ -74,6 +78,39 @@ void sources() {
   CHECK(check::throws<std::invalid_argument>([] { BatchLayout({{Source::kStart, 4, 0}}, 10); }));
 }
 
+// What one of several fills: each part where the block has its rows of it, whatever the block has beside, in any order.
+void shares() {
+  const BatchLayout whole{
+      {{Source::kStart, 68, 0}, {Source::kMade, 4}, {Source::kTicket, sizeof(std::uint64_t)}, {Source::kStart, 8, 1}},
+      100};
+  const std::vector<Part> parts{
+      {Source::kTicket, sizeof(std::uint64_t)}, {Source::kStart, 68, 3}, {Source::kEnd, 5, 0}};
+  const std::vector<std::size_t> places{2, 0, 3};  // the last has room for more
+  for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 100}, {30, 70}, {30, 20}, {100, 0}}) {
+    const BatchLayout share{whole, parts, places, first, count};
+    CHECK(share.is_share());
+    CHECK_EQ(share.batch_size(), count);
+    CHECK_EQ(share.first_row(), first);
+    CHECK_EQ(share.whole_rows(), 100U);
+    CHECK_EQ(share.tickets_offset(), whole.offsets()[2] + first * sizeof(std::uint64_t));
+    CHECK_EQ(share.offsets()[1], whole.offsets()[0] + first * 68);
+    CHECK_EQ(share.offsets()[2], whole.offsets()[3] + first * 8);
+    CHECK_EQ(share.copied_at_start()[0].offset, share.offsets()[1]);
+    CHECK_EQ(share.copied_at_end()[0].offset, share.offsets()[2]);
+    CHECK(!share.has_made_parts());
+    CHECK(check::throws<std::invalid_argument>([&] { BatchLayout(share, parts, places, 0, 1); }));
+  }
+  const std::vector<std::size_t> beyond{2, 0, 4};
+  const std::vector<std::size_t> narrow{2, 3, 0};
+  const std::vector<std::size_t> few{2, 0};
+  for (const auto& [first, count] : {std::pair<std::size_t, std::size_t>{0, 101}, {30, 71}, {101, 0}, {kLargest, 2}}) {
+    CHECK(check::throws<std::invalid_argument>([&] { BatchLayout(whole, parts, places, first, count); }));
+  }
+  for (const auto& wrong : {beyond, narrow, few}) {
+    CHECK(check::throws<std::invalid_argument>([&] { BatchLayout(whole, parts, wrong, 0, 1); }));
+  }
+}
+
 void refused_blocks() {
   const RecordLayout record{{{.row_bytes = 68, .alignment = 4}, {.row_bytes = 1, .alignment = 1}}};
   const RecordLayout huge{{{.row_bytes = kLargest / 16, .alignment = 1}}};
@@ -89,6 +126,7 @@ void refused_blocks() {
 int main() {
   transitions();
   sources();
+  shares();
   refused_blocks();
   return check::result();
 }

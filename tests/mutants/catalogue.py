@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RING, UNSHARED = "ring/protocol.hpp", "ring/unshared.hpp"
+LAYOUT = "batch/layout.cpp"
 DRAW, READ, SAMPLE = "batch/draw.cpp", "batch/read.cpp", "batch/sample.cpp"
 LEAF, LEAVES, MARKS, NODE = "priority/leaf.hpp", "priority/leaves.hpp", "priority/marks.hpp", "priority/node.hpp"
 CHECKSUMS = "lanes/checksums.cpp"
@@ -601,5 +602,34 @@ MUTANTS = (
         "    if (!is_in_row(slot, stop_)) continue;\n",
         "    if (k < num_steps) continue;\n",
         test="frame_steps",
+    ),
+    # Mixtures: what each member fills of a block.
+    Mutant(
+        "a share begins with the block's first row",
+        LAYOUT,
+        "whole.offsets_[places[i]] + first_row * whole.parts_[places[i]].row_bytes",
+        "whole.offsets_[places[i]]",
+        "batch_layout",
+    ),
+    Mutant(
+        "a share's rows are as far apart as its own parts are wide",
+        LAYOUT,
+        "+ first_row * whole.parts_[places[i]].row_bytes",
+        "+ first_row * parts_[i].row_bytes",
+        "batch_layout",
+    ),
+    Mutant(
+        "a share reaches beyond the block",
+        LAYOUT,
+        "num_rows > whole_rows_ - first_row",
+        "num_rows > whole_rows_",
+        "batch_layout",
+    ),
+    Mutant(
+        "a share takes a part that is wider than its place",
+        LAYOUT,
+        "whole.parts_[places[i]].row_bytes < parts_[i].row_bytes",
+        "whole.parts_[places[i]].row_bytes < 1",
+        "batch_layout",
     ),
 )

@@ -81,6 +81,7 @@ LANE_WINDOWS = "500000"
 FRAME_ROWS = "200000"
 IMPATIENT = {
     "stress": ("1000", "3"),
+    "batch_layout": (),
     "history": (),
     "frames": (),
     "frame_steps": (),
@@ -91,6 +92,7 @@ IMPATIENT = {
 }
 # What a test program prints when it notices.
 NOTICED = {
+    "batch_layout": re.compile(r"(test_batch_layout\.cpp:\d+): failed: (.*)$", re.MULTILINE),
     "stress": re.compile(r"^(capacity .*): wrong rows: (.*)$", re.MULTILINE),
     "history": re.compile(r"^(capacity .*): (.*)$", re.MULTILINE),
     "frame_steps": re.compile(r"(test_frame_steps\.cpp:\d+): failed: (.*)$", re.MULTILINE),
