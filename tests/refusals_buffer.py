@@ -273,6 +273,17 @@ FIELD: dict[str, Any] = {
     "stack: a bool": (TypeError, lambda s: Call(Native.Field, (3,), stack=True)),
     "stack: half a frame": (TypeError, lambda s: Call(Native.Field, (3,), stack=2.5)),
     "stack: one dimension too many": (ValueError, lambda s: Call(Native.Field, (1,) * 30, stack=2)),
+    "out: no dtype": (TypeError, lambda s: Call(Native.Field, (), "uint8", out="nonsense")),
+    "out: another float": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float16")),
+    "out: of more bits": (ValueError, lambda s: Call(Native.Field, (), "int64", out="float32")),
+    "divide: without out": (ValueError, lambda s: Call(Native.Field, (), "uint8", divide=255)),
+    "divide: zero": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=0)),
+    "divide: text": (TypeError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide="255")),
+    "scale: and divide": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=2, scale=2)),
+    "scale: infinite": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", scale=float("inf"))),
+    "shift: too far": (ValueError, lambda s: Call(Native.Field, (4, 9), "uint8", shift=4)),
+    "shift: no image": (ValueError, lambda s: Call(Native.Field, (9,), "uint8", shift=1)),
+    "shift: half a pixel": (TypeError, lambda s: Call(Native.Field, (9, 9), "uint8", shift=0.5)),
     "another byte order": (ValueError, lambda s: Call(Native.Field, (), ">f4" if np.little_endian else "<f4")),
 }
 SCHEMA: dict[str, Any] = {

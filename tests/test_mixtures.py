@@ -566,7 +566,7 @@ def test_a_share_of_a_block_is_checked() -> None:
     for places in ([0], [0, 2], [1, 0]):
         with pytest.raises(ValueError, match=r"rows|room"):
             _core.BlockShare(_core.transition_parts(buffer.schema.sizes), places).of(block, 0, 1)
-    marked = _core.Block([*_core.transition_parts(buffer.schema.sizes), (_core.PART_MADE, 8, 0)], 8)
+    marked = _core.Block([*_core.transition_parts(buffer.schema.sizes), (_core.PART_MADE, 8, 0, _core.AS_STORED)], 8)
     for first, count, part in ((0, 9, 2), (9, 0, 2), (1, 2**64 - 1, 2), (0, 1, 3), (0, 1, 0), (0, 1, -1)):
         with pytest.raises(ValueError, match="no such"):
             _core.mark_shares(marked, [(0, first, count, True)], part, -1)

@@ -348,17 +348,23 @@ def test_blocks_that_are_none_are_refused() -> None:
 
 
 def test_parts_that_are_none_are_refused() -> None:
-    slots = (2, 8, 0)
+    as_stored = _core.AS_STORED
+    slots = (2, 8, 0, as_stored)
     none: list[Any] = [
         [],
-        [(0, 4, 0)],
-        *([part, slots] for part in ((6, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
+        [(0, 4, 0, as_stored)],
+        *([(*part, as_stored), slots] for part in ((6, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
+        *([(0, 4, 0, how), slots] for how in ((7, *as_stored[1:]), (0, 3, *as_stored[2:]), (*as_stored[:6], -1))),
     ]
     for parts in none:
         with pytest.raises((ValueError, TypeError)):
             _core.Block(parts, 4)
     with pytest.raises(ValueError, match="another layout"):
-        native(SMALL).read(False, np.arange(4), _core.Block([(0, 4, 1), slots], 4))
+        native(SMALL).read(False, np.arange(4), _core.Block([(0, 4, 1, as_stored), slots], 4))
+    # Conversions that make as many bytes of other fields, or of images that are not there.
+    for how, row_bytes in (((2, 1, 1.0, 0, 0, 0, 0), 4), ((0, 0, 0.0, 1, 4, 2, 2), 8), ((0, 0, 0.0, 1, 0, 2, 2), 8)):
+        with pytest.raises(ValueError, match="another layout"):
+            native(SMALL).read(False, np.arange(4), _core.Block([(0, row_bytes, 0, how), slots], 4))
 
 
 def test_keys_that_free_what_was_looked_at() -> None:

@@ -24,23 +24,53 @@ namespace fastreplay {
 
 namespace {
 
-// The parts of a minibatch: (source, row bytes, field of the record) each.
-using Parts = std::vector<std::tuple<std::uint8_t, std::size_t, std::size_t>>;
+// What becomes of a field: from what, and then what, by which factor; and of shifts how far at most, the bytes of a
+// number, the height and the width of an image.
+using Converting =
+    std::tuple<std::uint8_t, std::uint8_t, float, std::uint16_t, std::uint16_t, std::uint32_t, std::uint32_t>;
+
+// The parts of a minibatch: (source, row bytes, field of the record, what becomes of it) each.
+using Parts = std::vector<std::tuple<std::uint8_t, std::size_t, std::size_t, Converting>>;
+
+Conversion native(const Converting& converting) {
+  const auto& [from, then, factor, most, number_bytes, height, width] = converting;
+  if (from > static_cast<std::uint8_t>(Numbers::kFloat16) || then > static_cast<std::uint8_t>(Then::kMultiply)) {
+    throw py::value_error{"a part has no such conversion"};
+  }
+  return {.from = static_cast<Numbers>(from),
+          .then = static_cast<Then>(then),
+          .factor = factor,
+          .shift = {.most = most, .number_bytes = number_bytes, .height = height, .width = width}};
+}
+
+Converting for_python(const Conversion& conversion) {
+  const auto& [from, then, factor, shift] = conversion;
+  return {static_cast<std::uint8_t>(from),
+          static_cast<std::uint8_t>(then),
+          factor,
+          shift.most,
+          shift.number_bytes,
+          shift.height,
+          shift.width};
+}
 
 std::vector<Part> native(const Parts& parts) {
   std::vector<Part> made;
-  for (const auto& [source, row_bytes, field] : parts) {
+  for (const auto& [source, row_bytes, field, converting] : parts) {
     if (source > static_cast<std::uint8_t>(Source::kMade)) throw py::value_error{"a part has no such source"};
     if (row_bytes == 0) throw py::value_error{"a row has at least one byte"};
-    made.push_back({.source = static_cast<Source>(source), .row_bytes = row_bytes, .field = field});
+    made.push_back({.source = static_cast<Source>(source),
+                    .row_bytes = row_bytes,
+                    .field = field,
+                    .conversion = native(converting)});
   }
   return made;
 }
 
 Parts for_python(const std::vector<Part>& native_parts) {
   Parts parts;
-  for (const auto& [source, row_bytes, field] : native_parts) {
-    parts.emplace_back(static_cast<std::uint8_t>(source), row_bytes, field);
+  for (const auto& [source, row_bytes, field, conversion] : native_parts) {
+    parts.emplace_back(static_cast<std::uint8_t>(source), row_bytes, field, for_python(conversion));
   }
   return parts;
 }
@@ -80,18 +110,30 @@ void bind_pools_and_shares(py::module_& m) {
           py::arg("block"), py::arg("first_row"), py::arg("num_rows"), py::keep_alive<0, 2>());
 }
 
-}  // namespace
-
-void bind_blocks(py::module_& m) {
+void bind_parts(py::module_& m) {
+  using namespace py::literals;
   m.attr("PART_OF_START") = static_cast<int>(Source::kStart);
   m.attr("PART_OF_END") = static_cast<int>(Source::kEnd);
   m.attr("PART_MADE") = static_cast<int>(Source::kMade);
+  m.attr("AS_STORED") = for_python(Conversion{});
+  m.attr("CONVERTED_FROM") =
+      py::dict{"bool"_a = static_cast<int>(Numbers::kBool),   "uint8"_a = static_cast<int>(Numbers::kUInt8),
+               "int8"_a = static_cast<int>(Numbers::kInt8),   "uint16"_a = static_cast<int>(Numbers::kUInt16),
+               "int16"_a = static_cast<int>(Numbers::kInt16), "float16"_a = static_cast<int>(Numbers::kFloat16)};
+  m.attr("THEN_DIVIDED") = static_cast<int>(Then::kDivide);
+  m.attr("THEN_MULTIPLIED") = static_cast<int>(Then::kMultiply);
   m.def(
       "transition_parts", [](const Sizes& fields) { return for_python(transition_parts(record_layout(fields))); },
       py::arg("fields"));
   m.def(
       "weighted_parts", [](const Sizes& fields) { return for_python(weighted_parts(record_layout(fields))); },
       py::arg("fields"));
+}
+
+}  // namespace
+
+void bind_blocks(py::module_& m) {
+  bind_parts(m);
 
   // Offsets of the parts, and the bytes of all, without a block.
   m.def(

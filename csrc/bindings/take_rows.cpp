@@ -44,7 +44,7 @@ py::array take_rows(const py::array& table, const Integers& indices) {
   const auto* first = static_cast<const std::byte*>(table.data());
   gather_fields<Distance::kFar>(
       columns, FrameMemory{}, fields, static_cast<std::byte*>(taken.mutable_data()),
-      {.first_row = 0, .num_rows = rows.size()},
+      {.first_row = 0, .num_rows = rows.size()}, ShiftDraw{},
       [first, stride = table.strides(0), next = rows.data()]() mutable { return first + *next++ * stride; });
   return taken;
 }

@@ -1,5 +1,6 @@
 # Written together with native_step_table.pyx; `make typecheck` holds the two against each other.
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class NativeStepTable:
         infos: object,
     ) -> bool: ...
     @property
-    def parts(self) -> list[tuple[int, int, int]]: ...
+    def parts(self) -> list[tuple[int, int, int, tuple[Any, ...]]]: ...
     def gather_into(self, block: Block, rows: object, envs: object) -> bool: ...
     def gather_n_steps_into(
         self,

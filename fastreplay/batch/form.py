@@ -14,9 +14,9 @@ from fastreplay.schema.schema import Field
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Around", "Form", "Parts", "Steps", "Surroundings", "transition_form", "weighted_form"]
+__all__ = ["Around", "Form", "Parts", "Steps", "Surroundings", "stored_form", "transition_form", "weighted_form"]
 
-Parts: TypeAlias = "list[tuple[int, int, int]]"
+Parts: TypeAlias = "list[tuple[int, int, int, tuple[Any, ...]]]"
 
 _NUMBER = Field((), np.float32)
 
@@ -28,7 +28,7 @@ class Form:
     Attributes:
         schema: The fields, as they are given out.
         parts: Where the fields, what is beside them, and the tickets come from: (source, bytes of a row, field of the
-            record) each; then what nobody is given.
+            record, what becomes of that) each; then what nobody is given.
         beside: What the rows have beside fields, by name.
         time_major: Names of those of both whose steps come first, and then the rows: (L, B, *shape).
     """
@@ -41,7 +41,7 @@ class Form:
     def arrays(self, batch_size: int) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return the dtype and shape of each part that is given out, the tickets last."""
         fields = [*self.schema.items(), *self.beside.items(), ("ticket", Field((), np.int64))]
-        return [(field.dtype, self._shape(name, field.shape, batch_size)) for name, field in fields]
+        return [(field.out_dtype, self._shape(name, field.shape, batch_size)) for name, field in fields]
 
     def _shape(self, name: str, row: tuple[int, ...], batch_size: int) -> tuple[int, ...]:
         return (row[0], batch_size, *row[1:]) if name in self.time_major else (batch_size, *row)
@@ -113,11 +113,24 @@ class Surroundings(_core.Follow):
         return self.oldest_known >= first
 
 
+def stored_form(schema: Schema) -> Form:
+    """Return what is read of a ring: transitions as they are stored."""
+    return Form(schema._as_stored(), _core.transition_parts(schema.sizes), {})
+
+
 def transition_form(schema: Schema) -> Form:
     """Return what is drawn of a ring: transitions."""
-    return Form(schema, _core.transition_parts(schema.sizes), {})
+    return Form(schema, _converted(schema, _core.transition_parts(schema.sizes)), {})
 
 
 def weighted_form(schema: Schema) -> Form:
     """Return what is drawn by priority: transitions with weights and probabilities."""
-    return Form(schema, _core.weighted_parts(schema.sizes), {"weight": _NUMBER, "probability": _NUMBER})
+    parts = _converted(schema, _core.weighted_parts(schema.sizes))
+    return Form(schema, parts, {"weight": _NUMBER, "probability": _NUMBER})
+
+
+def _converted(schema: Schema, parts: Parts) -> Parts:
+    """Return parts of which the first are the fields, as these are given out."""
+    for i, field in enumerate(schema.values()):
+        parts[i] = (parts[i][0], field.out_bytes, i, field.conversion)
+    return parts

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -54,12 +54,12 @@ class MixedForm:
                 beside[name] = Field((), np.float32)
         beside |= {name: field for name, field in forms[0].beside.items() if name not in (_WEIGHT, _PROBABILITY)}
         beside[SOURCE] = Field((), _NUMBER)
-        parts: dict[str, tuple[int, int, int]] = {}
+        parts: dict[str, tuple[int, int, int, tuple[Any, ...]]] = {}
         for form in forms:
-            for name, (source, row_bytes, field) in zip(_names(form), form.parts, strict=True):
+            for name, (source, row_bytes, field, conversion) in zip(_names(form), form.parts, strict=True):
                 most = max(row_bytes, parts[name][1] if name in parts else 0)
-                parts[name] = (source, most, field)
-        parts[SOURCE] = (_core.PART_MADE, _NUMBER.itemsize, 0)
+                parts[name] = (source, most, field, conversion)
+        parts[SOURCE] = (_core.PART_MADE, _NUMBER.itemsize, 0, _core.AS_STORED)
         given = [*schema, *beside, _TICKET]
         order = [*given, *(name for name in parts if name not in given)]
         self.whole = Form(schema, [parts[name] for name in order], beside, forms[0].time_major)
@@ -89,6 +89,11 @@ def _said(form: Form) -> dict[str, str]:
     """Return what each field is, and what is beside them but for how rows were drawn."""
     fields = {**form.schema, **{k: v for k, v in form.beside.items() if k not in (_WEIGHT, _PROBABILITY)}}
     return {
-        name: f"{field.shape} {field.dtype}{' with steps first' if name in form.time_major else ''}"
+        name: f"{_given_out(field)}{' with steps first' if name in form.time_major else ''}"
         for name, field in fields.items()
     }
+
+
+def _given_out(field: Field) -> str:
+    given = f"{field.shape} {field.dtype}"
+    return given if field._as_stored() is field else f"{given}, given out as {field}"

@@ -71,7 +71,22 @@ def has_fields(value: object) -> bool:
 
 def _items(schema: Schema, value: Any) -> dict[str, object]:
     items = {name: value[name] for name in value.keys()}  # noqa: SIM118 - iterating a minibatch gives its values
+    if isinstance(value, Minibatch):
+        _check_is_as_stored(value)
     return items | _made(schema, value) if isinstance(value, Minibatch) else items
+
+
+def _check_is_as_stored(batch: Minibatch[Any]) -> None:
+    """Refuse rows that were converted on their way out: what they were is not known any more.
+
+    Raises:
+        ValueError: They were.
+    """
+    for name, field in batch.schema.items():
+        if field._as_stored() is not field:
+            raise ValueError(
+                f"{name}: expected a minibatch as it is stored, of gather() or buffer[i], got one of {field}"
+            )
 
 
 def _made(schema: Schema, batch: Minibatch[Any]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,12 +121,29 @@ def describe_schema(schema: Schema) -> dict[str, Any]:
     Raises:
         ValueError: They nest by keys that JSON has not.
     """
-    fields = [
-        {"name": name, "shape": [*f.shape], "dtype": f.dtype.name} | ({} if f.stack is None else {"stack": f.stack})
-        for name, f in schema.items()
-    ]
+    fields = [{"name": name, "shape": [*f.shape], "dtype": f.dtype.name} | _given_out(f) for name, f in schema.items()]
     nodes = None if schema._follows_from_names() else [[name, _node(node)] for name, node in schema.parts.items()]
     return {"fields": fields, "nodes": nodes}
+
+
+def _given_out(field: Field) -> dict[str, Any]:
+    """Return what a field is besides, as far as it is anything."""
+    out = None if field.out is None else field.out.name
+    said = {
+        "stack": field.stack,
+        "out": out,
+        "divide": field.divide,
+        "scale": field.scale,
+        "shift": field.shift or None,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _options_of_field(each: Said) -> dict[str, Any]:
+    has = each.entries.keys()
+    options: dict[str, Any] = {key: each.number(key, -math.inf) for key in ("divide", "scale") if key in has}
+    options |= {key: each.integer(key, 1) for key in ("stack", "shift") if key in has}
+    return options | ({"out": each.text("out")} if "out" in has else {})
 
 
 def _node(node: Node) -> dict[str, Any]:
@@ -144,13 +162,14 @@ def _schema(said: Said) -> Schema:
     fields: dict[str, Field] = {}
     for each in said.objects("fields"):
         name, shape = each.text("name"), each.integers("shape", 1)
-        stack = each.integer("stack", 1) if "stack" in each.entries else None
+        options = _options_of_field(each)
+        stack = options.get("stack")
         if stack is not None and shape[:1] != [stack]:
             each.refuse(f"a shape of {stack} frames", shape)
         if name in fields:
             each.refuse("each field once", name)
         try:
-            fields[name] = Field(tuple(shape if stack is None else shape[1:]), each.text("dtype"), stack=stack)
+            fields[name] = Field(tuple(shape if stack is None else shape[1:]), each.text("dtype"), **options)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{each.path}: {error}") from error
     try:

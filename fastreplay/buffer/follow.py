@@ -83,9 +83,9 @@ class Making:
         position = self._schema.position(name)
         field = self._schema[name]
         if not is_first_only:
-            self._fields[name] = Field((steps.length, *field.shape), field.dtype)
+            self._fields[name] = field._of_steps(steps.length)
             self._note_steps(name)
-        self._parts[position] = (_core.PART_MADE, self._fields[name].row_bytes, 0)
+        self._parts[position] = (_core.PART_MADE, self._fields[name].out_bytes, 0, field.conversion)
         self._taken.setdefault((steps, zeros, is_first_only), []).append(name)
         self._reach_to(steps)
 
@@ -104,7 +104,7 @@ class Making:
         """Have something made beside the fields; return its part."""
         part = len(self._fields) + len(self._beside)
         self._beside[self.name_beside(name)] = field
-        self._parts.insert(part, (_core.PART_MADE, field.row_bytes, 0))
+        self._parts.insert(part, (_core.PART_MADE, field.row_bytes, 0, _core.AS_STORED))
         return part
 
     def say(self, name: str, steps: Steps, what: int) -> None:
@@ -123,7 +123,7 @@ class Making:
         """Return the rule."""
         before, after = -self._reach[0], max(self._reach[1], most_after)
         num_kept = before + (1 + after if self._taken else _KEPT)
-        self._parts.append((_core.PART_MADE, _core.bytes_of_way(num_kept), 0))
+        self._parts.append((_core.PART_MADE, _core.bytes_of_way(num_kept), 0, _core.AS_STORED))
         taken = []
         for (steps, zeros, is_first_only), names in self._taken.items():
             positions = [self._schema.position(name) for name in names]

@@ -105,4 +105,6 @@ class NStep(Follow):
         dtype = schema[name].dtype
         if dtype not in (np.float32, np.float64):
             raise ValueError(f"{argument}: expected float32 or float64, and {name!r} is {dtype}")
+        if schema[name].shift:
+            raise ValueError(f"{argument}: expected no shift of a field that is summed, and {name!r} is {schema[name]}")
         return schema.position(name), dtype == np.float64

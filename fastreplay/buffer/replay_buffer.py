@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.batch.form import transition_form
+from fastreplay.batch.form import stored_form
 from fastreplay.batch.reader import Reader
 from fastreplay.batch.waits import Waits
 from fastreplay.buffer.followers import Followers
@@ -164,7 +164,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._output = output
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
-        check_storage(storage, self._device)
+        check_storage(storage, self._device, self._schema)
         self._storage = storage
         self._gpu = gpu_of(self._device)
         self._frames = frames_in(self._schema, share_next, lanes)
@@ -206,7 +206,7 @@ class ReplayBuffer(Sampled[ArrayT]):
     def _begin(self, key: tuple[int, int]) -> None:
         """Make what each face has of its own."""
         self._deliveries = Living()
-        reads = self._new_delivery(transition_form(self._schema))
+        reads = self._new_delivery(stored_form(self._schema))
         self._reader = Reader(self._ring, reads)
         self._sampler = self._own_draw()._sampler(self._source(reads), key)
         self._followers = Followers(self._sampler, self._schema, self._lanes)

@@ -178,10 +178,11 @@ class Sampled(Sampling[ArrayT], Grown[ArrayT]):
         return delivery
 
     def _source(self, delivery: Delivery | None = None) -> Source:
-        """Return what draws see of this buffer; those of the host without anything beside may share a delivery."""
+        """Return what draws see of this buffer; those of the host, as they are stored, may share a delivery."""
 
         def new_delivery(form: Form) -> Delivery:
-            return self._new_delivery(form) if delivery is None or form.beside else delivery
+            is_shared = delivery is not None and not form.beside and form.schema is delivery.schema
+            return delivery if is_shared and delivery is not None else self._new_delivery(form)
 
         return Source(
             self._ring,

@@ -152,7 +152,8 @@ class Stored:
         self.columns, self.beside = form.columns, form.beside
         tickets = _core.transition_parts(schema.sizes)[-1]
         parts = [
-            (_FROM_START, column.row_bytes, number) for number, column in zip(form.numbers, form.columns, strict=True)
+            (_FROM_START, column.row_bytes, number, _core.AS_STORED)
+            for number, column in zip(form.numbers, form.columns, strict=True)
         ]
         self._parts = [*parts, tickets]
 

@@ -144,7 +144,7 @@ _Made = tuple[Piece, int, int, int, int]  # struct fastreplay_cuda_made
 
 
 def _made(around: Around, layout: Layout, of_fields: RecordFields) -> Iterator[_Made]:
-    for (source, row_bytes, field), block_offset in zip(layout.form.parts, layout.offsets, strict=True):
+    for (source, row_bytes, field, _), block_offset in zip(layout.form.parts, layout.offsets, strict=True):
         if source in _COPIED:
             for piece in of_fields.of(field, block_offset, row_bytes):
                 yield (piece, _COPIED[source], *_ALONE)

@@ -3,98 +3,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastreplay import _core
+from fastreplay.schema.field import Field, FieldLike, checked_dtype, checked_stack
 from fastreplay.schema.structure import RESERVED_NAMES, Node, nodes_of_names, walk
-from fastreplay.support.checks import checked_count, checked_index
+from fastreplay.support.checks import checked_index
 
 if TYPE_CHECKING:
     import gymnasium as gym
     from numpy.typing import DTypeLike
 
 __all__ = ["Field", "FieldLike", "Schema"]
-
-_MAX_DIMENSIONS = 30
-_FLOAT32: np.dtype[np.generic] = np.dtype(np.float32)
-
-
-@dataclass(frozen=True)
-class Field:
-    """One named part of a transition.
-
-    Args:
-        shape: Shape of one row, without a batch axis; `()` for a number. Of one frame, where rows are stacks.
-        dtype: A NumPy numeric dtype or bool, in native byte order.
-        stack: A row is a stack of so many frames, the oldest first, and a lane's next row goes on by one frame, as
-            those of Gymnasium's `FrameStackObservation`: each frame is stored once. None for rows by themselves.
-
-    Attributes:
-        shape: Of one row: with `stack`, (stack, *shape of a frame).
-
-    Raises:
-        TypeError: The dtype is neither numeric nor bool, the shape is no tuple of integers, or `stack` no integer.
-        ValueError: The byte order is not native, the shape has a zero or negative length, or `stack` is not in [1, 64].
-    """
-
-    shape: tuple[int, ...] = ()
-    dtype: np.dtype[np.generic] = _FLOAT32
-    stack: int | None = None
-
-    def __init__(self, shape: tuple[int, ...] = (), dtype: DTypeLike = np.float32, *, stack: int | None = None) -> None:
-        frames = () if stack is None else (_checked_stack(stack),)
-        object.__setattr__(self, "shape", _checked_shape((*frames, *_checked_shape(shape))))
-        object.__setattr__(self, "dtype", _checked_dtype(dtype))
-        object.__setattr__(self, "stack", frames[0] if frames else None)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __repr__(self) -> str:
-        if self.stack is not None:
-            return f"Field({self.shape[1:]}, {self.dtype.name!r}, stack={self.stack})"
-        return f"Field({self.shape}, {self.dtype.name!r})"
-
-
-FieldLike: TypeAlias = "Field | tuple[tuple[int, ...], DTypeLike] | tuple[int, ...]"
-
-
-def _checked_shape(shape: object) -> tuple[int, ...]:
-    if not isinstance(shape, (tuple, list)) or not all(
-        isinstance(length, (int, np.integer)) and not isinstance(length, bool) for length in shape
-    ):
-        raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
-    if any(length <= 0 for length in shape):
-        raise ValueError(f"shape: expected positive lengths, got {tuple(shape)}")
-    if len(shape) > _MAX_DIMENSIONS:
-        raise ValueError(f"shape: expected at most {_MAX_DIMENSIONS} dimensions, got {len(shape)}")
-    return tuple(int(length) for length in shape)
-
-
-def _checked_stack(stack: object) -> int:
-    checked = checked_count("stack", stack)
-    if checked > _core.MAX_FRAMES:
-        raise ValueError(f"stack: expected at most {_core.MAX_FRAMES} frames, got {checked}")
-    return checked
-
-
-def _checked_dtype(dtype: DTypeLike) -> np.dtype[np.generic]:
-    try:
-        checked = np.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(f"dtype: expected a NumPy dtype, got {dtype!r}") from error
-    if checked.kind not in "biufc" or checked.shape:
-        raise TypeError(f"dtype: expected a numeric dtype or bool, got {checked}")
-    if not checked.isnative:
-        raise ValueError(f"dtype: expected native byte order, got {checked.str!r}")
-    return checked
 
 
 def _as_field(name: str, spec: FieldLike) -> Field:
@@ -235,7 +158,7 @@ class Schema(Mapping[str, Field]):
         """
         from fastreplay.schema.spaces import node_of_space
 
-        stored = None if dtype is None else _checked_dtype(dtype)
+        stored = None if dtype is None else checked_dtype(dtype)
         fields: dict[str, Field] = {}
         nodes: dict[str, Node] = {}
 
@@ -283,6 +206,10 @@ class Schema(Mapping[str, Field]):
             )
         return cls._of({name: _as_field(name, field) for name, field in fields.items()}, nodes)
 
+    def _as_stored(self) -> Schema:
+        """Return the schema of what is given as it is stored: itself, where all is."""
+        return self._with_fields({name: field._as_stored() for name, field in self.items()})
+
     def _with_fields(self, fields: dict[str, Field]) -> Schema:
         """Return a schema of other fields with the same names, which nest in the same way."""
         return self if fields == self._fields else Schema._of(fields, self._nodes)
@@ -327,7 +254,7 @@ def _restore(fields: dict[str, Field], nodes: dict[str, Node]) -> Schema:  # as 
 
 
 def _stacked(name: str, field: Field, stack: int) -> Field:
-    stack = _checked_stack(stack)
+    stack = checked_stack(stack)
     if field.shape[:1] != (stack,):
         raise ValueError(f"stack: expected a first axis of {stack} frames, and {name} is {field.shape}")
     return Field(field.shape[1:], field.dtype, stack=stack)

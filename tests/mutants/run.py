@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "csrc" / "core"
 SOURCES = (
     "batch/block.cpp",
+    "batch/convert.cpp",
     "batch/discounted_sums.cpp",
     "batch/draw.cpp",
     "batch/epochs.cpp",

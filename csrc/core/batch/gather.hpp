@@ -15,6 +15,7 @@
 #include <span>
 
 #include "batch/block.hpp"
+#include "batch/convert.hpp"
 #include "ring/atomics.hpp"
 #include "ring/stop_points.hpp"
 #include "storage/copy.hpp"
@@ -78,15 +79,18 @@ inline void load_frames(std::byte* rows, std::size_t rows_stride, std::span<cons
   }
 }
 
-// Copies a field of these records to rows that have `num_apart` rows from one to the next.
-inline void load_field(std::byte* rows, std::size_t num_apart, std::span<const std::byte* const> records,
-                       const Column& column, const FrameMemory& frames) noexcept {
-  const std::size_t rows_stride = num_apart * column.row_bytes;
+// Copies a field of these records to rows of its part.
+inline void load_field(const RowsOfPart& rows, const Copied& field, std::span<const std::byte* const> records,
+                       const Column& column, const FrameMemory& frames, const ShiftDraw& shifts) noexcept {
+  if (!field.conversion.is_none()) [[unlikely]]
+    return load_converted(rows, field, records, column, frames, shifts);
+  std::byte* const first = rows.part + rows.first * column.row_bytes;
+  const std::size_t rows_stride = rows.num_apart * column.row_bytes;
   if (column.num_frames > 0) [[unlikely]]
-    return load_frames(rows, rows_stride, records, column, frames);
-  if (num_apart == 1) [[likely]]
-    return load_rows(rows, records, column.offset, column.row_bytes);
-  load_rows_apart(rows, rows_stride, records, column.offset, column.row_bytes);
+    return load_frames(first, rows_stride, records, column, frames);
+  if (rows.num_apart == 1) [[likely]]
+    return load_rows(first, records, column.offset, column.row_bytes);
+  load_rows_apart(first, rows_stride, records, column.offset, column.row_bytes);
 }
 
 // Whether records are in the second cache level already, or are to be asked for.
@@ -102,16 +106,16 @@ struct Lines {
 };
 
 // Copies fields of the records that next() points to, one after another, into lines of their parts in the block at
-// `data`.
+// `data`. Images are shifted by the words that `shifts` says.
 template <Distance kDistance, class Next>
 void gather_fields(std::span<const Column> columns, const FrameMemory& frames, std::span<const Copied> fields,
-                   std::byte* data, const Lines& lines, Next next) noexcept {
+                   std::byte* data, const Lines& lines, const ShiftDraw& shifts, Next next) noexcept {
   if (fields.empty()) return;
   Extent extent;
   std::size_t frames_bytes = 0;
   for (const Copied& each : fields) {
     extent.add(columns[each.field]);
-    if (columns[each.field].num_frames > 0) frames_bytes += each.row_bytes;
+    if (columns[each.field].num_frames > 0) frames_bytes += columns[each.field].row_bytes;
   }
   const Reach reach{extent.num_bytes() + frames_bytes};
   std::array<const std::byte*, 2 * Reach::kMaxAheadRows> records;  // those fetched and not yet copied
@@ -128,14 +132,14 @@ void gather_fields(std::span<const Column> columns, const FrameMemory& frames, s
       const std::size_t first = lines.first_row + line * lines.num_lines_apart + row * lines.num_apart;
       const std::size_t most = std::min(num_records, copied + reach.ahead_rows + group.size());
       std::size_t end = copied + reach.ahead_rows;
-      for (const auto& [field, row_bytes, offset] : fields) {
+      for (const Copied& each : fields) {
         // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
         for (end = std::min(most, end + share); fetched < end; ++fetched) {
           const std::byte* record = next();
           records[fetched % records.size()] = record;
           if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
         }
-        load_field(data + offset + first * row_bytes, lines.num_apart, group, columns[field], frames);
+        load_field({data + each.offset, first, lines.num_apart}, each, group, columns[each.field], frames, shifts);
         at_stop_point(StopPoint::kFieldCopied);
       }
       row += group.size();
@@ -147,9 +151,10 @@ void gather_fields(std::span<const Column> columns, const FrameMemory& frames, s
 // The same out of the records in the slots that next_slot() names, one after another.
 template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
-            std::size_t num_rows, NextSlot next_slot) noexcept {
+            std::size_t num_rows, NextSlot next_slot, const ShiftDraw& shifts = {}) noexcept {
   gather_fields<kDistance>(records.layout().columns(), records.frames(), fields, block.data(),
-                           {.first_row = first_row, .num_rows = num_rows}, [&] { return records.at(next_slot()); });
+                           {.first_row = first_row, .num_rows = num_rows}, shifts,
+                           [&] { return records.at(next_slot()); });
 }
 
 }  // namespace fastreplay

@@ -7,6 +7,12 @@
 
 namespace fastreplay {
 
+bool makes(const Conversion& conversion, std::size_t given_bytes, const Column& column) noexcept {
+  const std::size_t num_frames = std::max<std::size_t>(column.num_frames, 1);
+  const std::size_t frame_bytes = column.row_bytes / num_frames;
+  return conversion.suits(frame_bytes) && conversion.given_bytes(frame_bytes) * num_frames == given_bytes;
+}
+
 std::vector<Part> transition_parts(const RecordLayout& record) {
   std::vector<Part> parts;
   for (std::size_t field = 0; field < record.num_fields(); ++field) {
@@ -72,14 +78,15 @@ std::size_t BatchLayout::offset_of(Source source) const noexcept {
 
 void BatchLayout::add_copied(Source source) {
   for (std::size_t i = 0; i < parts_.size(); ++i) {
-    const auto& [from, row_bytes, field] = parts_[i];
-    if (from == source) copied_.push_back({.field = field, .row_bytes = row_bytes, .offset = offsets_[i]});
+    const auto& [from, row_bytes, field, conversion] = parts_[i];
+    if (from != source) continue;
+    copied_.push_back({.field = field, .row_bytes = row_bytes, .offset = offsets_[i], .conversion = conversion});
   }
 }
 
 bool BatchLayout::fits(const RecordLayout& record) const noexcept {
   return std::ranges::all_of(copied_, [&columns = record.columns()](const Copied& copied) {
-    return copied.field < columns.size() && columns[copied.field].row_bytes == copied.row_bytes;
+    return copied.field < columns.size() && makes(copied.conversion, copied.row_bytes, columns[copied.field]);
   });
 }
 

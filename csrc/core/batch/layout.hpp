@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "batch/conversion.hpp"
 #include "storage/record_layout.hpp"
 
 namespace fastreplay {
@@ -26,7 +27,8 @@ enum class Source : std::uint8_t {
 struct Part {
   Source source;
   std::size_t row_bytes;
-  std::size_t field = 0;  // of the record; of kStart and kEnd alone
+  std::size_t field = 0;    // of the record; of kStart and kEnd alone
+  Conversion conversion{};  // of what is copied out of records
 
   [[nodiscard]] bool operator==(const Part&) const = default;
 };
@@ -34,9 +36,13 @@ struct Part {
 // A field on its way out of a record.
 struct Copied {
   std::size_t field;
-  std::size_t row_bytes;
-  std::size_t offset;  // of its part in the block
+  std::size_t row_bytes;  // as it is given
+  std::size_t offset;     // of its part in the block
+  Conversion conversion{};
 };
+
+// Whether a conversion makes so many bytes of a row.
+[[nodiscard]] bool makes(const Conversion& conversion, std::size_t given_bytes, const Column& column) noexcept;
 
 // What is drawn from a ring: every field of a transition, then the tickets.
 [[nodiscard]] std::vector<Part> transition_parts(const RecordLayout& record);

@@ -37,16 +37,18 @@ struct Alone {
   const Ring& ring;
   const Draw& draw;
   const Block& block;
+  const ShiftDraw& shifts;
 
   // Copies rows [first_row, first_row + num_rows) of the block, which were drawn. Returns the least of their ranks.
   Ticket copy(std::size_t first_row, std::size_t num_rows) const noexcept {
     Ticket smallest = ~Ticket{0};
     const Ticket* next = block.tickets().data() + first_row;
-    gather(ring.records(), block.layout().copied(), block, first_row, num_rows, [&] {
+    const auto next_slot = [&] {
       const Ticket ticket = *next++;
       smallest = std::min(smallest, ticket);
       return draw.slot(ticket);
-    });
+    };
+    gather(ring.records(), block.layout().copied(), block, first_row, num_rows, next_slot, shifts);
     return smallest + 1;
   }
   // As of Windows.
@@ -145,9 +147,11 @@ bool sample(const Ring& ring, Draw& draw, const Follow& follow, const Block& blo
 // With what surrounds each row, if anything does.
 template <class Draw>
 bool sample(Ring& ring, Draw& draw, const Following* following, const Block& block, std::size_t batch_size,
-            std::size_t& num_redraws) noexcept {
-  if (following == nullptr) return sample(ring, draw, Alone<Draw>{ring, draw, block}, block, batch_size, num_redraws);
-  const Windows windows{ring, following->lanes, following->rule, block, batch_size};
+            std::size_t& num_redraws, const ShiftDraw& shifts) noexcept {
+  if (following == nullptr) {
+    return sample(ring, draw, Alone<Draw>{ring, draw, block, shifts}, block, batch_size, num_redraws);
+  }
+  const Windows windows{ring, following->lanes, following->rule, block, batch_size, shifts};
   return sample(ring, draw, windows, block, batch_size, num_redraws, following->giving_up);
 }
 
@@ -194,22 +198,23 @@ bool Sampler::sample(Ring& ring, const Block& block, const Call& call, const Fol
 
 bool Sampler::fill(Ring& ring, const Block& block, const Call& call, const Window& window,
                    const Following* following) noexcept {
+  const ShiftDraw shifts{.key = key_, .call = call.number};
   std::size_t num_redraws = 0;
   bool is_filled = false;
   if (epochs_) {
     EpochDraw draw{ring, *epochs_, key_, call.number, block.tickets()};
-    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws, shifts);
   } else if (trajectories_ != nullptr) {
     TrajectoryDraw draw{ring, *trajectories_, key_, call.number, window, block.tickets()};
-    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws, shifts);
   } else if (priorities_ == nullptr) {
     UniformDraw draw{ring, key_, call.number, recency_, window, block.tickets()};
-    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws, shifts);
   } else {
     PriorityDraw draw{ring, *priorities_, options_, key_, call.number, call.beta, window, block};
     // relaxed: a statistic.
     if (draw.begin()) num_without_mass_.fetch_add(1, std::memory_order_relaxed);
-    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws);
+    is_filled = fastreplay::sample(ring, draw, following, block, call.num_rows, num_redraws, shifts);
     draw.weigh();
   }
   // relaxed: statistics.

@@ -21,13 +21,14 @@ template <class Tell>
 void tell_made(const WindowRule& rule, const RecordLayout& record, Tell tell) noexcept {
   for (const WindowRule::Taken& taken : rule.taken) {
     for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-      tell(taken.parts[i], taken.num_given() * record.columns()[taken.fields[i]].row_bytes);
+      tell(taken.parts[i], record.columns()[taken.fields[i]], taken.num_given());
     }
   }
-  for (const WindowRule::Said& said : rule.said) tell(said.part, said.steps.count);
+  const auto tell_bytes = [&](std::size_t part, std::size_t num_bytes) { tell(part, Column{0, num_bytes}, 1); };
+  for (const WindowRule::Said& said : rule.said) tell_bytes(said.part, said.steps.count);
   if (rule.sums) {
-    for (const SumRule::Sum& sum : rule.sums->sums) tell(sum.part, sum.of.column.row_bytes);
-    tell(rule.sums->discount_part, rule.sums->is_discount_double ? sizeof(double) : sizeof(float));
+    for (const SumRule::Sum& sum : rule.sums->sums) tell_bytes(sum.part, sum.of.column.row_bytes);
+    tell_bytes(rule.sums->discount_part, rule.sums->is_discount_double ? sizeof(double) : sizeof(float));
   }
 }
 
@@ -53,15 +54,16 @@ bool fits(const WindowRule& rule, const RecordLayout& record, const BatchLayout&
   if (ways_bytes < Ways::row_bytes(rule.most_before + num_kept_after + 1) || ways_bytes % sizeof(Ticket) != 0)
     return false;
   std::size_t num_unmade = 1;  // of the rule's parts, those that are not there; its ways are
-  tell_made(rule, record, [&](std::size_t, std::size_t) { ++num_unmade; });
+  tell_made(rule, record, [&](std::size_t, const Column&, std::size_t) { ++num_unmade; });
   for (std::size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].source != Source::kMade) continue;
     std::size_t num_makers = i == rule.ways_part ? 1 : 0;
     bool is_right = true;
-    tell_made(rule, record, [&](std::size_t part, std::size_t row_bytes) {
+    tell_made(rule, record, [&](std::size_t part, const Column& of_step, std::size_t num_steps) {
       if (part != i) return;
       ++num_makers;
-      is_right = row_bytes == parts[i].row_bytes;
+      const std::size_t step_bytes = parts[i].row_bytes / num_steps;
+      is_right = step_bytes * num_steps == parts[i].row_bytes && makes(parts[i].conversion, step_bytes, of_step);
     });
     if (num_makers != 1 || !is_right) return false;
     --num_unmade;
@@ -79,22 +81,23 @@ std::optional<Ticket> newest_complete(const Ring& ring, const Lanes& lanes, cons
   return std::nullopt;
 }
 
-Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block,
-                 std::size_t num_rows) noexcept
+Windows::Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block, std::size_t num_rows,
+                 const ShiftDraw& shifts) noexcept
     : ring_{ring},
       lanes_{lanes},
       rule_{rule},
       block_{block},
       ways_{block.part(rule.ways_part), block.layout().parts()[rule.ways_part].row_bytes, rule.most_before},
+      shifts_{shifts},
       num_rows_{block.layout().is_share() ? block.layout().whole_rows() : num_rows} {}
 
 Ticket Windows::copy(std::size_t first_row, std::size_t num_rows) const noexcept {
   walk(first_row, num_rows);
   const Lines rows{.first_row = first_row, .num_rows = num_rows};
   std::size_t row = first_row;
-  copy(block_.layout().copied_at_start(), rows, [&] { return ways_.slots(row++)[0]; });
+  copy(block_.layout().copied_at_start(), rows, shifts_, [&] { return ways_.slots(row++)[0]; });
   row = first_row;
-  copy(block_.layout().copied_at_end(), rows, [&] { return ways_[row++].last_slot; });
+  copy(block_.layout().copied_at_end(), rows, shifts_, [&] { return ways_[row++].last_slot; });
   for (const WindowRule::Taken& taken : rule_.taken) take(taken, first_row, num_rows);
   if (rule_.sums) DiscountedSums{ring_, lanes_, *rule_.sums, block_, ways_}.make(first_row, num_rows);
   for (const WindowRule::Said& said : rule_.said) say(said, first_row, num_rows);
@@ -124,9 +127,10 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
 }
 
 template <class NextSlot>
-void Windows::copy(std::span<const Copied> fields, const Lines& lines, NextSlot next_slot) const noexcept {
+void Windows::copy(std::span<const Copied> fields, const Lines& lines, const ShiftDraw& shifts,
+                   NextSlot next_slot) const noexcept {
   const Records& records = ring_.records();
-  gather_fields<Distance::kFar>(records.layout().columns(), records.frames(), fields, block_.data(), lines,
+  gather_fields<Distance::kFar>(records.layout().columns(), records.frames(), fields, block_.data(), lines, shifts,
                                 [&] { return records.at(next_slot()); });
 }
 
@@ -143,9 +147,15 @@ void Windows::take(const WindowRule::Taken& taken, std::size_t first_row, std::s
 
 // A field that is given of steps.
 Copied Windows::copied(std::size_t field, std::size_t part) const noexcept {
-  const std::size_t row_bytes = ring_.records().layout().columns()[field].row_bytes;
+  const std::size_t row_bytes = step_bytes(field, part);
   const auto offset = static_cast<std::size_t>(begin_of(part, row_bytes) - block_.data());
-  return {.field = field, .row_bytes = row_bytes, .offset = offset};
+  const Conversion& conversion = block_.layout().parts()[part].conversion;
+  return {.field = field, .row_bytes = row_bytes, .offset = offset, .conversion = conversion};
+}
+
+std::size_t Windows::step_bytes(std::size_t field, std::size_t part) const noexcept {
+  const std::size_t stored_bytes = ring_.records().layout().columns()[field].row_bytes;
+  return block_.layout().parts()[part].conversion.given_bytes(stored_bytes);
 }
 
 void Windows::take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
@@ -172,7 +182,9 @@ void Windows::take(std::span<const Copied> fields, const WindowRule::Taken& take
     lines = {
         .first_row = first_row, .num_rows = count, .num_lines = num_rows, .num_apart = num_rows_, .num_lines_apart = 1};
   }
-  copy(fields, lines, [&, i = std::size_t{0}, k = std::size_t{0}]() mutable {
+  ShiftDraw shifts = shifts_;
+  (rule_.is_time_major ? shifts.num_apart : shifts.num_steps) = rule_.is_time_major ? num_rows_ : count;
+  copy(fields, lines, shifts, [&, i = std::size_t{0}, k = std::size_t{0}]() mutable {
     const std::size_t found = slot(i, k);
     if (is_by_step) {
       if (++i == num_rows) {
@@ -191,10 +203,10 @@ void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const n
   const auto [begin, end] = there(taken.steps, ways_[row]);
   const std::size_t count = taken.steps.count;
   for (std::size_t i = 0; i < taken.fields.size(); ++i) {
-    const std::size_t step_bytes = ring_.records().layout().columns()[taken.fields[i]].row_bytes;
-    std::byte* part = begin_of(taken.parts[i], step_bytes);
-    fill(part, step_bytes, row, count, 0, begin, std::byte{0});
-    fill(part, step_bytes, row, count, end, count, std::byte{0});
+    const std::size_t num_bytes = step_bytes(taken.fields[i], taken.parts[i]);
+    std::byte* part = begin_of(taken.parts[i], num_bytes);
+    fill(part, num_bytes, row, count, 0, begin, std::byte{0});
+    fill(part, num_bytes, row, count, end, count, std::byte{0});
   }
 }
 

@@ -104,7 +104,8 @@ class Windows {
   static constexpr std::size_t kMostRows = 256;  // that are copied at once
 
   // `num_rows` of the block's rows are filled.
-  Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block, std::size_t num_rows) noexcept;
+  Windows(Ring& ring, const Lanes& lanes, const WindowRule& rule, const Block& block, std::size_t num_rows,
+          const ShiftDraw& shifts = {}) noexcept;
 
   // Copies rows [first_row, first_row + num_rows), at most kMostRows, whose tickets are in the block. Returns the least
   // of their rank()s. Any thread may copy other rows meanwhile.
@@ -140,11 +141,14 @@ class Windows {
   [[nodiscard]] Trail& trail(Ticket ticket, const Window& window) const noexcept;
   void walk(std::size_t first_row, std::size_t num_rows) const noexcept;
   template <class NextSlot>
-  void copy(std::span<const Copied> fields, const Lines& lines, NextSlot next_slot) const noexcept;
+  void copy(std::span<const Copied> fields, const Lines& lines, const ShiftDraw& shifts,
+            NextSlot next_slot) const noexcept;
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
   void take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
             std::size_t num_rows) const noexcept;
   [[nodiscard]] Copied copied(std::size_t field, std::size_t part) const noexcept;
+  // Of a step, as it is given.
+  [[nodiscard]] std::size_t step_bytes(std::size_t field, std::size_t part) const noexcept;
   void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
   void say(const WindowRule::Said& said, std::size_t first_row, std::size_t num_rows) const noexcept;
   // Where a part's first row, or the first step of it, begins.
@@ -158,6 +162,7 @@ class Windows {
   const WindowRule& rule_;
   const Block& block_;
   const Ways ways_;
+  const ShiftDraw shifts_;
   std::size_t num_rows_;  // from a step to the next of the same row, where steps come first
   mutable Trails trails_;
 };
