@@ -24,6 +24,7 @@ ON_CPU = (
     "datasets",
     "end-to-end",
     "frames",
+    "given-out",
     "loader",
     "mixtures",
     "n-steps",

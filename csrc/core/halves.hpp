@@ -28,7 +28,10 @@ FASTREPLAY_INLINE float widen(Float16 value) {
   // of infinities and NaN.
   const std::uint32_t small = std::bit_cast<std::uint32_t>(static_cast<float>(static_cast<int>(magnitude)) * 0x1p-24F);
   const std::uint32_t large = (magnitude << 13) + (magnitude < 0x7C00 ? 112U << 23 : 224U << 23);
-  return std::bit_cast<float>(sign | (magnitude < 0x0400 ? small : large));
+  // By a mask: where it is a choice, a compiler makes a branch of it, as what it could leave out may raise a flag, and
+  // no vectors then.
+  const std::uint32_t is_small = 0U - static_cast<std::uint32_t>(magnitude < 0x0400);
+  return std::bit_cast<float>(sign | (small & is_small) | (large & ~is_small));
 }
 
 // Rounds to nearest, ties to even.
