@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What do a checkpoint, the next one and loading it take, beside the same bytes written plainly, and pickle?"""
+"""What do a checkpoint, the next one and loading it take, beside the same bytes written plainly, and pickle?
+
+FASTREPLAY_CHECKPOINT_MB=4000 python bench/run.py checkpoints    of so many megabytes in place of 250, without pickle
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -13,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment import Contestant, Contestants, Experiment, Question, Result
+from experiment import Contestant, Contestants, Experiment, Question, Result, itself
 from render import Columns, Table, by_title, medians, ratio
+from timing import SECONDS, Reading
 
 import fastreplay as fr
 
@@ -26,7 +32,10 @@ _FIELDS: dict[str, Any] = {
     "terminated": ((), "bool"),
     "truncated": ((), "bool"),
 }
-_CAPACITY = 1_500_000
+_ROW_BYTES = sum(field.row_bytes for field in fr.Schema(_FIELDS).values())
+_MEGABYTES = int(os.environ.get("FASTREPLAY_CHECKPOINT_MB", "250"))
+_CAPACITY = _MEGABYTES * 10**6 // _ROW_BYTES
+_MOST_PICKLED = 1000  # megabytes
 _ROWS = 5000
 _PLAIN, _PICKLE = "plain", "pickle"
 _LABELS = {
@@ -38,7 +47,27 @@ _WORK = {
     "checkpoint-save": "`save`",
     "checkpoint-save-again": "`save` after 1 % new transitions",
     "checkpoint-load": "`load`, of files that are in memory",
+    "checkpoint-load-fresh": "the same in a new process, beside reading into memory that is as new",
 }
+# Seconds, in a process of its own: new memory costs a virtual machine more than what is used again.
+_LOAD = """
+import sys, time
+import fastreplay as fr
+fr.ReplayBuffer.load(sys.argv[2])  # what is imported for it
+begin = time.perf_counter()
+buffer = fr.ReplayBuffer.load(sys.argv[1])
+print(time.perf_counter() - begin)
+"""
+_READ = """
+import os, sys, time
+import numpy as np
+begin = time.perf_counter()
+data = np.empty(os.path.getsize(sys.argv[1]), np.uint8)
+with open(sys.argv[1], "rb", buffering=0) as file:
+    for start in range(0, len(data), 1 << 20):
+        file.readinto(memoryview(data)[start : start + (1 << 20)])
+print(time.perf_counter() - begin)
+"""
 
 
 def at_scale(shrink: int = 1) -> list[Experiment]:
@@ -49,6 +78,10 @@ def at_scale(shrink: int = 1) -> list[Experiment]:
 
 def _contestants(work: str, capacity: int) -> Contestants:
     makers = {"fastreplay": _ours, _PLAIN: _plain, _PICKLE: _pickle}
+    if work.endswith("fresh"):
+        makers = {"fastreplay": _ours_fresh, _PLAIN: _plain_fresh}
+    elif _MEGABYTES > _MOST_PICKLED:
+        del makers[_PICKLE]
     return {name: partial(make, work, capacity) for name, make in makers.items()}
 
 
@@ -96,11 +129,29 @@ def _ours(work: str, capacity: int) -> Contestant:
     return Contestant({"save": save, "again": save_again, "load": load}[work.rsplit("-", maxsplit=1)[-1]], check=check)
 
 
+def _ours_fresh(work: str, capacity: int) -> Contestant:  # noqa: ARG001 - as the others are made
+    folder = _Folder()
+    for name, count in (("kept", capacity), ("few", 10)):
+        _filled(count).save(folder.path / name)
+    return Contestant(lambda: _in_child(_LOAD, folder.path / "kept", folder.path / "few"), clock=itself)
+
+
+def _plain_fresh(work: str, capacity: int) -> Contestant:  # noqa: ARG001
+    folder = _Folder()
+    (folder.path / "plain").write_bytes(bytes(capacity * _ROW_BYTES))
+    return Contestant(lambda: _in_child(_READ, folder.path / "plain"), clock=itself)
+
+
+def _in_child(code: str, *paths: Path) -> Reading:
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, capture_output=True, text=True)
+    return {SECONDS: float(done.stdout)}
+
+
 def _plain(work: str, capacity: int) -> Contestant:
     """Write as many bytes as there are new, from memory that is there, or read them."""
-    folder, row_bytes = _Folder(), sum(field.row_bytes for field in fr.Schema(_FIELDS).values())
+    folder = _Folder()
     rows = capacity // 100 if work.endswith("again") else capacity
-    data: Any = np.ones(rows * row_bytes, np.uint8)
+    data: Any = np.ones(rows * _ROW_BYTES, np.uint8)
 
     def write() -> None:
         (folder.path / "plain").unlink(missing_ok=True)
@@ -138,7 +189,7 @@ def _pickle(work: str, capacity: int) -> Contestant:
 def _tables(results: Sequence[Result]) -> list[Table]:
     note = (
         f"µs per call, medians over rounds; ratios are medians of the rounds' ratios. {_CAPACITY:,} transitions of "
-        "cheetah, 260 MB, on the disk of this machine; all but `load` wait until it has them."
+        f"cheetah, {_MEGABYTES} MB, on the disk of this machine; all but `load` wait until it has them."
     )
     columns: Columns = {
         **medians(results, _LABELS),
