@@ -413,7 +413,10 @@ def sample(
         return
     generator = numbers(sampling.generator, 7)
     tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
-    if weighing is None:
+    over = fake_following.TrajectoryDraws(sampling, generator, first, size) if sampling.trajectories else None
+    if over is not None:
+        tickets[:] = [over.found(row, 0, lambda _: True) for row in range(sampling.batch_size)]
+    elif weighing is None:
         counter = [0, int(generator[2]), 0, 0]
         words = np.random.Philox(key=generator[:2], counter=counter).random_raw(sampling.batch_size)
         tickets[:] = [first + (word * size >> 64) for word in words.tolist()]
@@ -422,7 +425,8 @@ def sample(
     if around is not None:
         window = fake_following.Window(sampling, around[0], first, size)
         if weighing is None:
-            tickets[:] = window.completed(tickets.tolist(), generator, fake_following.UniformDraws(generator, window))
+            draws = over or fake_following.UniformDraws(generator, window)
+            tickets[:] = window.completed(tickets.tolist(), generator, draws)
         window.make(sampling, around, tickets.tolist())
     generator[2:4] += np.array([1, sampling.batch_size], np.uint64)
     for row, ticket in enumerate(tickets.tolist()):

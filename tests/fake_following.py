@@ -71,9 +71,50 @@ class UniformDraws:
         return 1.0
 
 
-def word_of(generator: Any, row: int, attempt: int, purpose: int) -> int:
+class TrajectoryDraws:
+    """Attempts of rows, each trajectory as likely as every other, then each of its transitions."""
+
+    def __init__(self, sampling: Any, generator: Any, first: int, size: int) -> None:
+        self._generator, self._first, self._size = generator, first, size
+        links = words(sampling.trajectories, 2 * sampling.capacity).reshape(-1, 2)
+        link = {ticket: links[ticket % sampling.capacity].tolist() for ticket in range(first, first + size)}
+        begun: dict[int, list[int]] = {}  # by the first ticket that is there; then the others
+        of: dict[int, list[int]] = {}
+        for ticket, (before, _) in link.items():
+            if is_gap(before) and ticket - before in link:
+                of[ticket] = of[ticket - before]
+                of[ticket].append(ticket)
+            else:
+                begun[ticket] = of[ticket] = [ticket]
+        self._trajectories = begun
+
+    def found(self, row: int, first: int, is_right: Any) -> int | None:
+        """Return what an attempt from `first` on draws that is right, at the end counted; None where nothing is."""
+        for attempt in range(first, first + 2 * self._size + (first == 0)):
+            if first or attempt:
+                word = word_of(self._generator, row, attempt, 0)
+            else:
+                word = word_of(self._generator, row // 4, 0, 0, row % 4)
+            tickets = self._trajectories.get(self._first + (word * self._size >> 64))
+            if tickets is not None:
+                ticket = tickets[word_of(self._generator, row, attempt, 0, 1) * len(tickets) >> 64]
+                if is_right(ticket):
+                    return ticket
+        attempt, total, found, number = first + 2 * self._size + (first == 0), 0.0, None, 0
+        for tickets in self._trajectories.values():
+            share = 1 / len(tickets)
+            for ticket in filter(is_right, tickets):
+                total += share
+                fraction = (word_of(self._generator, row, attempt, 1 + number) >> 11) * 2.0**-53
+                if found is None or fraction * total < share:
+                    found = ticket
+                number += 1
+        return found
+
+
+def word_of(generator: Any, row: int, attempt: int, purpose: int, number: int = 0) -> int:
     counter = [row, int(generator[2]), attempt, purpose]  # rows count from 1 on, and NumPy counts before it draws
-    return int(np.random.Philox(key=generator[:2], counter=counter).random_raw(1)[0])
+    return int(np.random.Philox(key=generator[:2], counter=counter).random_raw(number + 1)[number])
 
 
 class Window:
@@ -125,6 +166,8 @@ class Window:
         return tickets
 
     def _complete(self, row: int, generator: Any, draws: Any) -> int | None:
+        if isinstance(draws, TrajectoryDraws):
+            return draws.found(row, _REDRAWS + 1, lambda ticket: self.trail(ticket).is_complete)
         most = max(self.size // (self._rule.most_before + self._rule.most_after + 1), _LEAST_MOST)
         for attempt in range(_REDRAWS + 1, _REDRAWS + most + 1):
             ticket = draws.again(row, attempt)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from refusals import Call, Case, PlantedError, Scene, attempt, cases
-from refusals_reading import NO_CUDA, RESIDENT, on_device, settle
+from refusals_reading import NO_CUDA, RESIDENT, go_on_device, on_device, settle
 from refusals_scenes import CAPACITY, Number, on, run_on
 from support import FIELDS, NativeBuffer, transitions
 
@@ -131,6 +131,15 @@ LOADER: dict[str, Any] = {
     "a depth of 0": (ValueError, lambda s: Call(s.sampler.loader, 4, depth=0)),
     "more than memory": (MemoryError, lambda s: Call(s.sampler.loader, 2**62)),
 }
+THERE: dict[str, Any] = {
+    "of the newest, on a device": (ValueError, lambda s: Call(s.b.sampler, draw=fr.Uniform(newest_of=5))),
+    "the newest first, on a device": (ValueError, lambda s: Call(s.b.sampler, draw=fr.Uniform(newest=1))),
+    "over trajectories, without lanes, on a device": (
+        ValueError,
+        lambda s: Call(s.b.sampler, draw=fr.Uniform(over="trajectories")),
+    ),
+    "in epochs, on a device": (ValueError, lambda s: Call(s.b.sampler, draw=fr.Epochs())),
+}
 EMPTY: dict[str, Any] = {"empty": (ValueError, lambda s: Call(s.sampler.sample, 4))}
 AGAIN: dict[str, Any] = {"again": (RuntimeError, lambda s: Call(s.sampler.__init__, None, s.b, fr.Uniform()))}
 
@@ -151,6 +160,7 @@ SAMPLERS: list[Case] = [
         "fr.Sampler.sample", partial(sampled, 0, fr.Uniform(newest=3)), go_on, {"empty, of the newest": EMPTY["empty"]}
     ),
     *cases("fr.Sampler.sample", partial(sampled_there, "cuda"), go_on_there, RESIDENT, is_on_device=True),
+    *cases("fr.ReplayBuffer.sampler", partial(on_device, "cuda"), go_on_device, THERE, is_on_device=True),
     *cases("fr.Sampler.loader", EPOCHS, go_on, LOADER),
     *cases("fr.Sampler.loader", partial(sampled_there, "host"), go_on_there, NO_CUDA, is_on_device=True),
 ]

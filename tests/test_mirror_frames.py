@@ -8,6 +8,8 @@ kernels make of them, tests/cpp/test_sent_frames.cpp runs on the CPU.
 from __future__ import annotations
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch
 from fake_cuda import FakeCuda, cuda_device, queue_check, the_host_never_waits
 from stall import stalled_insert
 from support import NativeBuffer
+from test_frames import fields as fields_of_stacks
+from test_frames import steps
 from test_mirror_lanes import EXACT, content, draw_both
 
 import fastreplay as fr
@@ -177,6 +181,34 @@ class TestOnAnyDevice:
         for _ in range(3):
             draw_both(any_cuda, there, twin, 40)
             fill(streams, 10, there, twin)
+
+
+def test_beside_a_writer_rows_are_whole(any_cuda: Any) -> None:
+    """Of a buffer so small that much is overwritten while it is read."""
+    made = steps([*range(200)], 3, (12, 10))
+    there = NativeBuffer(
+        20, fields_of_stacks(3, (12, 10)), device="cuda:0", storage="cuda", lanes=1, seed=0, share_next=True
+    )
+    there.extend(**made)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            there.extend(**made)
+            there.extend(**{name: values[50:60] for name, values in made.items()})
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            for _ in range(150):
+                batch = there.sample(8)
+                any_cuda.run_all()
+                numbers = batch.action.cpu().numpy()
+                for name in ("observation", "next_observation"):
+                    np.testing.assert_array_equal(batch[name].cpu().numpy(), made[name][numbers])
+        finally:
+            stop.set()
+        writing.result()
 
 
 def test_what_was_unfinished_when_all_was_cleared(cuda: FakeCuda) -> None:

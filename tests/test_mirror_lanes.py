@@ -148,6 +148,52 @@ class TestOnAnyDevice:
         for n in (2, 4):
             draw_both(any_cuda, there, twin, 40, times=3, follow=fr.NStep(n, 0.9, incomplete="redraw"))
 
+    @pytest.mark.parametrize("priorities", [None, EXACT], ids=["without priorities", "with priorities"])
+    def test_draws_over_trajectories(self, any_cuda: Any, priorities: Any) -> None:
+        """Laps, ends, cuts; what is gone in the middle; with all that surrounds rows, drawn again and counted, too."""
+        there, twin = pair(37, lanes=3, fields=SMALL, priorities=priorities)
+        draw = fr.Uniform(over="trajectories")
+        follows: list[Any] = [None, fr.NStep(3, 0.9), fr.Sequence(2, burn_in=1, incomplete="redraw")]
+        samplers = [tuple(each.sampler(draw=draw, follow=f, seed=3) for each in (there, twin)) for f in follows]
+        random = np.random.default_rng(0)
+        for step in range(14):
+            order = random.integers(0, 3, random.integers(1, 30))
+            given = small_rows(100 * step, random.random(len(order)) < 0.1)
+            for each in (there, twin):
+                if step == 9:
+                    each.clear()
+                each.extend(**given, lanes=order)
+                if step % 3 == 1:
+                    each.cut(int(order[-1]))
+            for sampler, other in samplers:
+                draw_both(any_cuda, sampler, other)
+        for sampler, other in samplers:
+            assert sampler.rng_state == other.rng_state
+            assert sampler.stats()["redraws"] == other.stats()["redraws"]
+            with sampler.loader(8, steps=3) as loader:
+                batches = list(loader)
+            any_cuda.run_all()
+            for batch in batches:
+                assert_draw(batch, content(other.sample(8)))
+        assert samplers[2][0].stats()["redraws"] > 0
+
+    def test_one_long_trajectory_is_drawn_from(self, any_cuda: Any) -> None:
+        """Whose beginning as many looks do not always find as there are transitions, twice."""
+        there, twin = pair(60, lanes=1, fields=SMALL)
+        for each in (there, twin):
+            each.extend(**small_rows(0, [False] * 60))
+        draw = fr.Uniform(over="trajectories")
+        sampler, other = (each.sampler(draw=draw, seed=1) for each in (there, twin))
+        draw_both(any_cuda, sampler, other, 60)
+        out = sampler.sample(8)
+        other.sample(8)
+        with any_cuda.capture() as graph:
+            sampler.sample(8, out=out)
+        for _ in range(3):
+            any_cuda.replay(graph)
+            any_cuda.run_all()
+            assert_draw(out, content(other.sample(8)))
+
     def test_what_is_cut_later_is_complete(self, any_cuda: Any) -> None:
         """Also where the next trajectory has begun before anybody draws."""
         follow = fr.NStep(3, 0.9, incomplete="redraw")
@@ -296,11 +342,16 @@ def test_whether_anything_is_complete_is_looked_for_once(cuda: FakeCuda) -> None
     assert source.oldest_known == known
 
 
-def test_other_draws_stay_refused(cuda: FakeCuda) -> None:
+def test_draws_of_the_newest_and_in_epochs_stay_refused(cuda: FakeCuda) -> None:
     del cuda
     there, _ = pair(8, fields=SMALL)
-    with pytest.raises(ValueError, match=r"draw: expected Uniform\(\) with storage='cuda'"):
-        there.sampler(draw=fr.Uniform(over="trajectories"))
+    for draw, said in (
+        (fr.Uniform(newest=1), "nothing of the newest with storage='cuda'"),
+        (fr.Uniform(newest_of=3), "nothing of the newest with storage='cuda'"),
+        (fr.Epochs(), r"Uniform\(\) with storage='cuda'"),
+    ):
+        with pytest.raises(ValueError, match=f"^draw: expected {said}"):
+            there.sampler(draw=draw)
 
 
 def test_no_lanes_without_the_cuda_part(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

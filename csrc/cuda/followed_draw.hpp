@@ -20,6 +20,7 @@ namespace fastreplay {
 struct UniformRows {
   static constexpr unsigned kThreads = 512;
   static constexpr unsigned kDrawSteps = 1;
+  static constexpr std::uint64_t kFewAttempts = 256;
 
   struct Shared {};
 
@@ -39,8 +40,11 @@ struct UniformRows {
   }
 
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t first_row(unsigned thread) const {
-    const std::uint64_t first = (draw.batch_size + kThreads - 1) / kThreads * thread;
-    return first < draw.batch_size ? first : draw.batch_size;
+    return first_row_of<kThreads>(draw, thread);
+  }
+  [[nodiscard]] FASTREPLAY_INLINE std::uint64_t most_attempts(const fastreplay_cuda_window& window,
+                                                              std::uint64_t num_steps) const {
+    return most_attempts_of(window, num_steps);
   }
 
   // One more attempt of a row.
@@ -77,9 +81,6 @@ struct UniformRows {
 template <class Rows>
 struct FollowedDraw {
   static constexpr unsigned kThreads = Rows::kThreads;
-  static constexpr std::uint64_t kFewAttempts = 256;
-  static constexpr std::uint64_t kLeastMost = 64;  // attempts at least before what suits is counted
-
   struct Shared {
     typename Rows::Shared rows;
     std::uint64_t num_redrawn[kThreads];
@@ -145,13 +146,11 @@ struct FollowedDraw {
     return false;
   }
 
-  // As many as have as many steps as there are transitions: max_attempts() of core/batch/draw.hpp.
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t most_attempts(const fastreplay_cuda_window& window) const {
-    const std::uint64_t most = window.size / walk.num_steps();
-    return most > kLeastMost ? most : kLeastMost;
+    return rows.most_attempts(window, walk.num_steps());
   }
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t few_attempts(const fastreplay_cuda_window& window) const {
-    return most_attempts(window) < kFewAttempts ? most_attempts(window) : kFewAttempts;
+    return most_attempts(window) < Rows::kFewAttempts ? most_attempts(window) : Rows::kFewAttempts;
   }
 
   FASTREPLAY_INLINE void begin(const fastreplay_cuda_window& window, unsigned thread, Shared& shared) const {

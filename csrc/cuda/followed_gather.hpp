@@ -161,6 +161,7 @@ FASTREPLAY_INLINE std::uint64_t first_slot_there(const FollowedPiece& piece, con
 }
 
 // Copies, or makes, what falls to a thread, of those in x, of one piece.
+template <bool kHasFrames = true>
 FASTREPLAY_INLINE void follow_share(const FollowedGather& gather, std::uint64_t thread, unsigned number) {
   const FollowedPiece& piece = gather.pieces[number];
   const bool is_one = piece.making == FASTREPLAY_CUDA_OF_FIRST;  // num_steps are looked at, one is given
@@ -199,7 +200,7 @@ FASTREPLAY_INLINE void follow_share(const FollowedGather& gather, std::uint64_t 
   }
   const auto lane = static_cast<std::uint32_t>(thread) & ((1U << piece.copied.lanes_log2) - 1);
   if (piece.making == FASTREPLAY_CUDA_OF_STEPS_OR_0 && !step.is_there()) return put_zeros(piece.copied, to, lane);
-  copy_share(piece.copied, to, piece.copied.source(as_global(gather.records), slot * gather.stride), lane);
+  copy_share(piece.copied, to, piece.copied.source<kHasFrames>(as_global(gather.records), slot * gather.stride), lane);
 }
 
 }  // namespace fastreplay

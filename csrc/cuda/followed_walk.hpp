@@ -10,6 +10,7 @@
 #include "following.h"
 #include "inline.hpp"
 #include "lanes/gaps.hpp"
+#include "linked_slots.hpp"
 #include "memory_access.hpp"
 #include "sampling.h"
 
@@ -20,10 +21,9 @@ class FollowedWalk {
   [[nodiscard]] static FollowedWalk of(const fastreplay_cuda_sampling& sampling) {
     const fastreplay_cuda_following& following = *sampling.following;
     FollowedWalk walk{};
-    walk.links_ = following.links;
+    walk.linked_ = {following.links, sampling.capacity};
     walk.ways_data_ = static_cast<std::byte*>(sampling.block) + following.ways_offset;
     walk.way_bytes_ = following.way_bytes;
-    walk.capacity_ = sampling.capacity;
     walk.most_before_ = following.most_before;
     walk.most_after_ = following.most_after;
     return walk;
@@ -37,8 +37,7 @@ class FollowedWalk {
   // Where a ticket of the window lies, by how many are older.
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t slot_of(const fastreplay_cuda_window& window,
                                                         std::uint64_t position) const {
-    const std::uint64_t slot = window.first_slot + position;
-    return slot < capacity_ ? slot : slot - capacity_;
+    return linked_.place(window, position).slot;
   }
 
   // Makes the way of a row. Returns whether it is complete.
@@ -46,15 +45,15 @@ class FollowedWalk {
     const Ways all = ways();
     Way& way = all[row];
     std::uint32_t* slots = all.slots(row);
-    const std::uint64_t slot = slot_of(window, position);
-    slots[0] = static_cast<std::uint32_t>(slot);
-    const Step last = go_later(window, {position, slot, 0}, slots, all.num_kept());
-    const Step first = go_earlier(window, {position, slot, 0}, slots);
-    way.oldest = window.first + first.position;
+    const Step start{linked_.place(window, position), 0};
+    slots[0] = static_cast<std::uint32_t>(start.at.slot);
+    const Step last = go_later(window, start, slots, all.num_kept());
+    const Step first = go_earlier(window, start, slots);
+    way.oldest = window.first + first.at.position;
     way.num_before = first.num_steps;
     way.num_after = last.num_steps;
-    way.first_slot = static_cast<std::uint32_t>(first.slot);
-    way.last_slot = static_cast<std::uint32_t>(last.slot);
+    way.first_slot = static_cast<std::uint32_t>(first.at.slot);
+    way.last_slot = static_cast<std::uint32_t>(last.at.slot);
     way.begins = begins(first);
     way.is_complete = ends(last) && (first.num_steps == most_before_ || way.begins);
     return way.is_complete;
@@ -62,7 +61,7 @@ class FollowedWalk {
 
   // Whether the way of what lies there would be.
   [[nodiscard]] FASTREPLAY_INLINE bool is_complete(const fastreplay_cuda_window& window, std::uint64_t position) const {
-    const Step start{position, slot_of(window, position), 0};
+    const Step start{linked_.place(window, position), 0};
     if (!ends(go_later(window, start, nullptr, 0))) return false;
     const Step first = go_earlier(window, start, nullptr);
     return first.num_steps == most_before_ || begins(first);
@@ -70,53 +69,42 @@ class FollowedWalk {
 
   // The slot of what comes after one, of which a way says that there is something.
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t next(std::uint64_t slot) const {
-    const std::uint64_t later = slot + as_global(links_)[slot].after;
-    return later < capacity_ ? later : later - capacity_;
+    const std::uint64_t later = slot + linked_.after(slot);
+    return later < linked_.capacity ? later : later - linked_.capacity;
   }
 
  private:
   struct Step {
-    std::uint64_t position;
-    std::uint64_t slot;
+    LinkedSlots::Place at;
     std::uint32_t num_steps;
   };
 
-  [[nodiscard]] FASTREPLAY_INLINE bool is_near(Gap gap) const { return is_gap(gap) && gap < capacity_; }
   [[nodiscard]] FASTREPLAY_INLINE bool begins(const Step& first) const {
-    return as_global(links_)[first.slot].before == Before::kFirst;
+    return linked_.before(first.at.slot) == Before::kFirst;
   }
   [[nodiscard]] FASTREPLAY_INLINE bool ends(const Step& last) const {
-    return last.num_steps == most_after_ || is_end(as_global(links_)[last.slot].after);
+    return last.num_steps == most_after_ || is_end(linked_.after(last.at.slot));
   }
 
-  // What a link says of what comes after counts if that says the same of what comes before it.
-  FASTREPLAY_INLINE Step go_later(const fastreplay_cuda_window& window, Step at, std::uint32_t* slots,
+  FASTREPLAY_INLINE Step go_later(const fastreplay_cuda_window& window, Step step, std::uint32_t* slots,
                                   std::uint64_t num_kept) const {
-    while (at.num_steps < most_after_) {
-      const Gap gap = as_global(links_)[at.slot].after;
-      if (!is_near(gap) || gap >= window.size - at.position) break;
-      const std::uint64_t slot = slot_of(window, at.position + gap);
-      if (as_global(links_)[slot].before != gap) break;
-      at = {at.position + gap, slot, at.num_steps + 1};
-      if (at.num_steps < num_kept) slots[at.num_steps] = static_cast<std::uint32_t>(slot);
+    while (step.num_steps < most_after_ && linked_.go_later(window, step.at)) {
+      if (++step.num_steps < num_kept) slots[step.num_steps] = static_cast<std::uint32_t>(step.at.slot);
     }
-    return at;
+    return step;
   }
-  FASTREPLAY_INLINE Step go_earlier(const fastreplay_cuda_window& window, Step at, std::uint32_t* slots) const {
-    while (at.num_steps < most_before_) {
-      const Gap gap = as_global(links_)[at.slot].before;
-      if (!is_near(gap) || gap > at.position) break;
-      const std::uint64_t slot = slot_of(window, at.position - gap);
-      at = {at.position - gap, slot, at.num_steps + 1};
-      if (slots != nullptr) slots[-static_cast<std::int64_t>(at.num_steps)] = static_cast<std::uint32_t>(slot);
+  FASTREPLAY_INLINE Step go_earlier(const fastreplay_cuda_window& window, Step step, std::uint32_t* slots) const {
+    while (step.num_steps < most_before_ && linked_.go_earlier(window, step.at)) {
+      ++step.num_steps;
+      if (slots != nullptr)
+        slots[-static_cast<std::int64_t>(step.num_steps)] = static_cast<std::uint32_t>(step.at.slot);
     }
-    return at;
+    return step;
   }
 
-  fastreplay_cuda_link* links_;
+  LinkedSlots linked_;
   std::byte* ways_data_;
   std::uint64_t way_bytes_;
-  std::uint64_t capacity_;
   std::uint64_t most_before_;
   std::uint64_t most_after_;
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -14,6 +15,7 @@
 #include "launch.hpp"
 #include "sampling.h"
 #include "sampling_kernel.hpp"
+#include "trajectory_rows.hpp"
 #include "weighed_draw.hpp"
 
 namespace {
@@ -30,14 +32,16 @@ __global__ void __launch_bounds__(kDrawThreads) draw_tickets(const __grid_consta
   if (threadIdx.x == 0) count_draws(draw);
 }
 
+template <bool kHasFrames>
 __global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_constant__ Gather gather) {
   if (gather.window->size == 0) return;
-  gather_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
+  gather_share<kHasFrames>(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
+template <bool kHasFrames>
 __global__ void __launch_bounds__(kGatherThreads) follow_rows(const __grid_constant__ FollowedGather gather) {
   if (gather.window->size == 0) return;
-  follow_share(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
+  follow_share<kHasFrames>(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
 template <class Work>
@@ -48,12 +52,16 @@ cudaError_t queue_steps(void* stream, const fastreplay_cuda_sampling& sampling) 
 cudaError_t queue_draw(void* stream, const fastreplay_cuda_sampling& sampling) {
   const bool is_weighed = sampling.weighing != nullptr;
   if (sampling.following != nullptr) {
-    return is_weighed ? queue_steps<FollowedDraw<WeighedDraw>>(stream, sampling)
-                      : queue_steps<FollowedDraw<UniformRows>>(stream, sampling);
+    return is_weighed                         ? queue_steps<FollowedDraw<WeighedDraw>>(stream, sampling)
+           : sampling.trajectories != nullptr ? queue_steps<FollowedDraw<TrajectoryRows>>(stream, sampling)
+                                              : queue_steps<FollowedDraw<UniformRows>>(stream, sampling);
   }
   if (is_weighed) return queue_steps<WeighedDraw>(stream, sampling);
+  if (sampling.trajectories != nullptr) return queue_steps<TrajectoryRows>(stream, sampling);
   return launch(draw_tickets, dim3{1}, kDrawThreads, stream, Draw::of(sampling));
 }
+
+bool is_of_frame(const fastreplay_cuda_piece& piece) { return piece.frame_alignment != 0; }
 
 // In as many launches as it takes.
 template <class Gathering, class Piece>
@@ -86,10 +94,14 @@ int fastreplay_cuda_prepare_sampling(int device) {
   cudaFuncAttributes attributes;
   if (const auto error = cudaFuncGetAttributes(&attributes, draw_tickets)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<WeighedDraw>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<TrajectoryRows>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<TrajectoryRows>>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<UniformRows>>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<WeighedDraw>>)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<false>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<true>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<false>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<true>)) return error;
   return cudaFuncGetAttributes(&attributes, set_window);
 }
 
@@ -106,9 +118,13 @@ int fastreplay_cuda_sample(int device, void* stream, const fastreplay_cuda_sampl
   if (current.error() != cudaSuccess) return current.error();
   if (const auto error = queue_draw(stream, *sampling)) return error;
   if (const fastreplay_cuda_following* following = sampling->following; following != nullptr) {
-    return queue_gather(follow_rows, stream, *sampling, std::span{following->made, following->num_made});
+    const std::span made{following->made, following->num_made};
+    const bool has_frames = std::ranges::any_of(made, [](const auto& each) { return is_of_frame(each.piece); });
+    return queue_gather(has_frames ? follow_rows<true> : follow_rows<false>, stream, *sampling, made);
   }
-  return queue_gather(gather_rows, stream, *sampling, std::span{sampling->pieces, sampling->num_pieces});
+  const std::span pieces{sampling->pieces, sampling->num_pieces};
+  const bool has_frames = std::ranges::any_of(pieces, is_of_frame);
+  return queue_gather(has_frames ? gather_rows<true> : gather_rows<false>, stream, *sampling, pieces);
 }
 
 }  // extern "C"

@@ -44,6 +44,9 @@ struct fastreplay_cuda_weighing;
 /* With what surrounds the rows (following.h). */
 struct fastreplay_cuda_following;
 
+/* What comes before and after a transition (following.h). */
+struct fastreplay_cuda_link;
+
 /* One minibatch. Pointers are the device's, but for `now`, `pieces`, `weighing` and `following`, which are the host's
    and read during the call only: a captured graph has a copy of its own. fastreplay/gpu/ring.py fills it in and keeps
    the memory alive. */
@@ -62,6 +65,8 @@ struct fastreplay_cuda_sampling {
   const struct fastreplay_cuda_weighing* weighing; /* null: each as likely as every other */
   /* Null: transitions by themselves. Else it says what is made, and there are no pieces. */
   const struct fastreplay_cuda_following* following;
+  /* Not null, where there is no weighing: each trajectory as likely as every other, which these links tell. */
+  const struct fastreplay_cuda_link* trajectories;
 };
 
 /* Loads the kernels onto a device, so that no launch does it later, within the capture of a graph. Returns a

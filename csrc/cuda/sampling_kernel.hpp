@@ -69,6 +69,31 @@ FASTREPLAY_INLINE void draw_share(const Draw& draw, const fastreplay_cuda_window
   }
 }
 
+// The word of a row's attempt.
+FASTREPLAY_INLINE std::uint64_t word_of(const Draw& draw, std::uint64_t row, std::uint64_t attempt) {
+  const Philox::Key key = key_of(*draw.generator);
+  const std::uint64_t call = draw.generator->calls;
+  if (attempt > 0) return word_of_attempt(key, call, row, attempt);
+  const Philox::Counter words = WordStream::block(key, call, row / WordStream::kBlockWords);
+  const std::uint64_t place = row % WordStream::kBlockWords;
+  return place == 0 ? words[0] : place == 1 ? words[1] : place == 2 ? words[2] : words[3];
+}
+
+// Of the rows of a thread, where each has some that follow each other.
+template <unsigned kThreads>
+FASTREPLAY_INLINE std::uint64_t first_row_of(const Draw& draw, unsigned thread) {
+  const std::uint64_t first = (draw.batch_size + kThreads - 1) / kThreads * thread;
+  return first < draw.batch_size ? first : draw.batch_size;
+}
+
+// Attempts of a row that is to be complete, before what suits is counted: as many as have as many steps as there are
+// transitions, max_attempts() of core/batch/draw.hpp.
+FASTREPLAY_INLINE std::uint64_t most_attempts_of(const fastreplay_cuda_window& window, std::uint64_t num_steps) {
+  constexpr std::uint64_t kLeast = 64;
+  const std::uint64_t most = window.size / num_steps;
+  return most > kLeast ? most : kLeast;
+}
+
 FASTREPLAY_INLINE void count_draws(const Draw& draw) {
   ++draw.generator->calls;
   draw.generator->num_sampled += draw.batch_size;
@@ -103,8 +128,11 @@ struct GatheredPiece {
             .is_of_frame = piece.frame_alignment != 0};
   }
 
-  // Where it is copied from, of the record that begins so many bytes after the first.
+  // Where it is copied from, of the record that begins so many bytes after the first. Where no piece of a launch is of
+  // frames, its kernel has none of it (40 registers in place of 32).
+  template <bool kHasFrames>
   [[nodiscard]] FASTREPLAY_INLINE const std::byte* source(const std::byte* records, std::uint64_t offset) const {
+    if constexpr (!kHasFrames) return records + offset + record_offset;
     if (is_of_frame) offset = *reinterpret_cast<const std::uint64_t*>(records + offset + place_offset);
     // By numbers: a frame may lie in other memory than the records, before it, too.
     return as_global(reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(records) + offset)) +
@@ -178,6 +206,7 @@ FASTREPLAY_INLINE void copy_share(const GatheredPiece& piece, std::byte* to, con
 }
 
 // Copies what falls to a thread, of those in x, of one piece.
+template <bool kHasFrames = true>
 FASTREPLAY_INLINE void gather_share(const Gather& gather, std::uint64_t thread, unsigned number) {
   const GatheredPiece& piece = gather.pieces[number];
   const std::uint64_t row = thread >> piece.lanes_log2;
@@ -187,7 +216,7 @@ FASTREPLAY_INLINE void gather_share(const Gather& gather, std::uint64_t thread, 
   // Without a division: a window has no more tickets than there are slots.
   std::uint64_t slot = gather.window->first_slot + (as_global(gather.tickets)[row] - gather.window->first);
   if (slot >= gather.capacity) slot -= gather.capacity;
-  const std::byte* from = piece.source(as_global(gather.records), slot * gather.stride);
+  const std::byte* from = piece.source<kHasFrames>(as_global(gather.records), slot * gather.stride);
   std::byte* to = as_global(gather.block) + piece.block_offset + row * piece.row_bytes;
   copy_share(piece, to, from, lane);
 }

@@ -21,6 +21,7 @@ namespace fastreplay {
 struct WeighedDraw {
   static constexpr unsigned kThreads = 512;
   static constexpr unsigned kDrawSteps = 2;
+  static constexpr std::uint64_t kFewAttempts = 256;
 
   struct Shared {
     std::uint64_t num_by_mass[kThreads];
@@ -71,8 +72,11 @@ struct WeighedDraw {
   }
 
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t first_row(unsigned thread) const {
-    const std::uint64_t first = (draw.batch_size + kThreads - 1) / kThreads * thread;
-    return first < draw.batch_size ? first : draw.batch_size;
+    return first_row_of<kThreads>(draw, thread);
+  }
+  [[nodiscard]] FASTREPLAY_INLINE std::uint64_t most_attempts(const fastreplay_cuda_window& window,
+                                                              std::uint64_t num_steps) const {
+    return most_attempts_of(window, num_steps);
   }
 
   // What FollowedDraw asks for. One more attempt of a row.
@@ -186,7 +190,7 @@ struct WeighedDraw {
   FASTREPLAY_INLINE void draw_row(const fastreplay_cuda_window& window, const Population& population, std::uint64_t row,
                                   double before, double share) const {
     for (std::uint64_t attempt = 0;; ++attempt) {
-      const std::uint64_t word = word_of(row, attempt);
+      const std::uint64_t word = word_of(draw, row, attempt);
       std::uint64_t position = 0;
       if (population.total == 0 || (population.is_mixed && is_uniform(row, attempt))) {
         if (draw_below(window.size, word, position)) return set(window, population, row, position);
@@ -202,15 +206,6 @@ struct WeighedDraw {
         }
       }
     }
-  }
-
-  [[nodiscard]] FASTREPLAY_INLINE std::uint64_t word_of(std::uint64_t row, std::uint64_t attempt) const {
-    const Philox::Key key = key_of(*draw.generator);
-    const std::uint64_t call = draw.generator->calls;
-    if (attempt > 0) return word_of_attempt(key, call, row, attempt);
-    const Philox::Counter words = WordStream::block(key, call, row / WordStream::kBlockWords);
-    const std::uint64_t place = row % WordStream::kBlockWords;
-    return place == 0 ? words[0] : place == 1 ? words[1] : place == 2 ? words[2] : words[3];
   }
 
   // draw_counted() of core/batch/draw.hpp: in one pass over all that is there. Where nothing can be drawn, the position

@@ -107,17 +107,16 @@ class Uniform(Draw):
     def _check(self, source: Source) -> None:
         if self.over == "trajectories" and source.lanes is None:
             raise ValueError("over: expected 'transitions' of a buffer without lanes, which knows no trajectories")
-        if source.new_mirror_delivery is not None and self != Uniform():
-            raise ValueError("draw: expected Uniform() with storage='cuda', which draws from all it holds")
+        if source.new_mirror_delivery is not None and (self.newest_of is not None or self.newest):
+            raise ValueError(
+                f"draw: expected nothing of the newest with storage='cuda', which draws from all, got {self}"
+            )
 
     def _sampler(self, source: Source, key: tuple[int, int]) -> RingSampler:
-        form = transition_form(source.schema)
-        if self.over == "trajectories":
-            return RingSampler(source.ring, source.new_delivery(form), key, source.waits, (source.lanes,))
+        delivery = (source.new_mirror_delivery or source.new_delivery)(transition_form(source.schema))
         recency = (min(self.newest_of or 0, _MOST), min(self.newest, _MOST))
-        if source.new_mirror_delivery is not None:
-            return RingSampler(source.ring, source.new_mirror_delivery(form), key, source.waits)
-        return RingSampler(source.ring, source.new_delivery(form), key, source.waits, recency)
+        rule: tuple[object, ...] = (source.lanes,) if self.over == "trajectories" else recency
+        return RingSampler(source.ring, delivery, key, source.waits, rule)
 
 
 @dataclass(frozen=True)

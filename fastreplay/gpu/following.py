@@ -96,6 +96,11 @@ class DeviceLinks:
         self._memory: torch.Tensor = ring.allocate(ring.capacity * LINK_BYTES)
         ring.free_after_use(self)
 
+    @property
+    def address(self) -> int:
+        """That of the first slot's."""
+        return self._memory.data_ptr()
+
     def tell_changes(self) -> None:
         """Queue what is known by now of what was sent. Before each look at what is new."""
         changes = self._sent.changes()

@@ -213,9 +213,11 @@ def _has_complete(source: _core.Ring | _core.Follow | None, window: tuple[int, i
 class MirrorGenerator:
     """A generator on the device, in the place of `_core.Sampler`. Its numbers are asked of the device."""
 
-    def __init__(self, mirror: Mirror, key: tuple[int, int], calls: int) -> None:
+    def __init__(self, mirror: Mirror, key: tuple[int, int], calls: int, *, over_trajectories: bool = False) -> None:
         self._mirror = mirror
         self._generator = mirror.in_turn(mirror.ring.new_generator)
+        if over_trajectories and mirror.links is not None:
+            self._generator.trajectories = mirror.links.address
         self._restart(key, calls, (0,) * _NUM_COUNTS)
 
     @property

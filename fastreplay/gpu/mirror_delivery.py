@@ -265,11 +265,15 @@ class MirrorDelivery(Delivery):
         key: tuple[int, int],
         calls: int = 0,
         before: MirrorGenerator | None = None,
-        rule: tuple[Any, ...] = (),  # noqa: ARG002 - of the host's sampler
+        rule: tuple[Any, ...] = (),
     ) -> MirrorGenerator:
-        """Make what draws rows, or let it go on under another key: captured graphs hold the one that they have."""
+        """Make what draws rows, or let it go on under another key: captured graphs hold the one that they have.
+
+        Of the rule of the host's sampler only lanes count, over whose trajectories is drawn.
+        """
         if before is None:
-            return MirrorGenerator(self._mirror, key, calls)
+            over_trajectories = any(isinstance(each, _core.Lanes) for each in rule)
+            return MirrorGenerator(self._mirror, key, calls, over_trajectories=over_trajectories)
         before.restart_under(key, calls)
         return before
 

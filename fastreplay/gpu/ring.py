@@ -52,6 +52,7 @@ class _Sampling(ctypes.Structure):
         ("batch_size", ctypes.c_uint64),
         ("weighing", ctypes.c_void_p),
         ("following", ctypes.c_void_p),
+        ("trajectories", ctypes.c_void_p),
     )
 
 
@@ -82,7 +83,10 @@ class Generator:
     Attributes:
         memory: The struct.
         num_queued: Its number of calls once what was queued is done, but for the replays of graphs.
+        trajectories: The address of the links of those that it draws over; None where it does not.
     """
+
+    trajectories: int | None = None
 
     def __init__(self, ring: DeviceRing) -> None:
         ring.refuse_capture("rng_state")
@@ -284,6 +288,7 @@ class DeviceRing:
             now = None if window is None else self._now(*window)
             sampling.now = None if now is None else ctypes.addressof(now)
             sampling.generator = generator.memory.data_ptr()
+            sampling.trajectories = generator.trajectories
             if weighing is not None:
                 weighing.beta = beta
             stream = self.consumer() if window is None else self._last.cuda_stream

@@ -20,6 +20,7 @@
 #include "linking_kernel.hpp"
 #include "masses_there.hpp"
 #include "pieces_there.hpp"
+#include "trajectory_rows.hpp"
 
 namespace following_there {
 
@@ -164,10 +165,14 @@ inline void sample_alone(const fastreplay_cuda_sampling& sampling, check::Random
   const auto draw = fastreplay::Draw::of(sampling);
   const fastreplay_cuda_window window = draw.drawn_from();
   *sampling.window = window;
+  if (sampling.trajectories != nullptr) {
+    masses_there::run_by_turns(fastreplay::TrajectoryRows::of(sampling), random);
+  } else if (window.size > 0) {
+    by_turns(fastreplay::kDrawThreads, random,
+             [&](std::uint64_t thread) { fastreplay::draw_share(draw, window, static_cast<unsigned>(thread)); });
+    fastreplay::count_draws(draw);
+  }
   if (window.size == 0) return;
-  by_turns(fastreplay::kDrawThreads, random,
-           [&](std::uint64_t thread) { fastreplay::draw_share(draw, window, static_cast<unsigned>(thread)); });
-  fastreplay::count_draws(draw);
   fastreplay::Gather gather{sampling};
   std::span<const fastreplay_cuda_piece> rest{sampling.pieces, sampling.num_pieces};
   while (!rest.empty()) {
@@ -181,7 +186,9 @@ inline void sample_alone(const fastreplay_cuda_sampling& sampling, check::Random
 // The same of what surrounds rows.
 inline void sample(const fastreplay_cuda_sampling& sampling, check::Random& random) {
   using fastreplay::FollowedDraw;
-  if (sampling.weighing == nullptr) {
+  if (sampling.trajectories != nullptr) {
+    masses_there::run_by_turns(FollowedDraw<fastreplay::TrajectoryRows>::of(sampling), random);
+  } else if (sampling.weighing == nullptr) {
     masses_there::run_by_turns(FollowedDraw<fastreplay::UniformRows>::of(sampling), random);
   } else {
     masses_there::run_by_turns(FollowedDraw<fastreplay::WeighedDraw>::of(sampling), random);

@@ -116,15 +116,19 @@ std::vector<Form> forms(const Streams& streams, bool is_redrawn, bool is_weighed
   return all;
 }
 
+// How rows are drawn.
+enum class By { kChance, kPriority, kTrajectory };
+
 // A ring with lanes, and what a device has of it.
 class Both {
  public:
-  Both(std::size_t capacity, std::size_t num_lanes, bool is_weighed)
-      : streams{lane_rows::plain_shape(), capacity, num_lanes},
+  Both(std::size_t capacity, std::size_t num_lanes, By by_)
+      : by{by_},
+        streams{lane_rows::plain_shape(), capacity, num_lanes},
         links{streams.ring, streams.lanes},
         masses{capacity, {.alpha = 1, .eps = 0, .floor = 0}},
         random{capacity * 31 + num_lanes} {
-    if (is_weighed) here.emplace(streams.ring, MassRule{.alpha = 1, .eps = 0, .floor = 0}, -1, true);
+    if (by == By::kPriority) here.emplace(streams.ring, MassRule{.alpha = 1, .eps = 0, .floor = 0}, -1, true);
   }
 
   void insert(std::uint64_t end_in) {
@@ -180,8 +184,11 @@ class Both {
     sampling.batch_size = batch_size;
     sampling.weighing = here ? &weighing : nullptr;
     sampling.following = &following;
+    sampling.trajectories = by == By::kTrajectory ? links.data() : nullptr;
     following_there::sample(sampling, random);
-    Sampler sampler = here ? Sampler{kKey, *here, options, call} : Sampler{kKey, call};
+    Sampler sampler = here                    ? Sampler{kKey, *here, options, call}
+                      : by == By::kTrajectory ? Sampler{kKey, streams.lanes, call}
+                                              : Sampler{kKey, call};
     const Following rule{streams.lanes, form.rule};
     const bool is_drawn = sampler.sample(streams.ring, expected, 0, &rule) > 0;
     CHECK_EQ(is_drawn, window.size > 0 && generator.num_incomplete == 0);
@@ -195,6 +202,31 @@ class Both {
     return true;
   }
 
+  // The tickets that are drawn over trajectories, of transitions by themselves.
+  void compare_alone(std::size_t batch_size, std::uint64_t call) {
+    const Block expected{transition_parts(streams.ring.records().layout()), batch_size};
+    std::vector<std::uint64_t> tickets(batch_size);
+    fastreplay_cuda_generator generator{};
+    std::ranges::copy(kKey, generator.key);
+    generator.calls = call;
+    fastreplay_cuda_window set{};
+    fastreplay_cuda_sampling sampling{};
+    sampling.now = &window;
+    sampling.window = &set;
+    sampling.generator = &generator;
+    sampling.capacity = streams.ring.capacity();
+    sampling.block = tickets.data();
+    sampling.batch_size = batch_size;
+    sampling.trajectories = links.data();
+    following_there::sample_alone(sampling, random);
+    Sampler sampler{kKey, streams.lanes, call};
+    if (sampler.sample(streams.ring, expected) == 0) return CHECK_EQ(window.size, 0U);
+    CHECK(std::ranges::equal(tickets, expected.tickets()));
+    CHECK_EQ(generator.calls, sampler.calls());
+    CHECK_EQ(generator.num_sampled, batch_size);
+  }
+
+  By by;
   Streams streams;
   std::optional<Priorities> here;
   following_there::Links links;
@@ -203,10 +235,10 @@ class Both {
   fastreplay_cuda_window window{};
 };
 
-void test_the_same_minibatches_as_on_the_cpu(bool is_weighed) {
+void test_the_same_minibatches_as_on_the_cpu(By by) {
   for (const std::size_t capacity : {1, 2, 7, 24, 100}) {
     for (const std::size_t num_lanes : {1, 3}) {
-      Both both{capacity, num_lanes, is_weighed};
+      Both both{capacity, num_lanes, by};
       for (std::uint64_t step = 0; step < 24; ++step) {
         both.insert(step % 3 == 0 ? 3 : 20);
         if (step % 4 == 3) continue;  // several before the next flush
@@ -214,7 +246,8 @@ void test_the_same_minibatches_as_on_the_cpu(bool is_weighed) {
         const PriorityOptions options{.is_stratified = step % 2 == 0,
                                       .normalize = fastreplay::Normalize::kBatch,
                                       .uniform_mix = step % 3 == 0 ? 0.3 : 0};
-        const std::vector<Form> all = forms(both.streams, step % 2 == 1, is_weighed);
+        if (by == By::kTrajectory) both.compare_alone(1 + 13 * (step % 3), step);
+        const std::vector<Form> all = forms(both.streams, step % 2 == 1, by == By::kPriority);
         for (std::size_t i = step % 3; i < all.size(); i += 3) both.compare(all[i], options, 1 + 13 * (i % 3), step);
       }
     }
@@ -223,25 +256,28 @@ void test_the_same_minibatches_as_on_the_cpu(bool is_weighed) {
 
 // As many rows as a block has threads, and more.
 void test_large_minibatches() {
-  for (const bool is_weighed : {false, true}) {
-    Both both{100, 3, is_weighed};
+  for (const By by : {By::kChance, By::kPriority, By::kTrajectory}) {
+    Both both{100, 3, by};
     for (int i = 0; i < 3; ++i) both.insert(10);
     both.streams.insert(std::vector<std::int64_t>(50, 1), std::vector<bool>(50), both.here ? &*both.here : nullptr);
     both.flush();
     for (const std::size_t batch_size : {512, 513, 1030}) {
+      const bool is_weighed = by == By::kPriority;
       CHECK(both.compare(n_steps(both.streams, 3, false, true, is_weighed), {}, batch_size, batch_size));
+      if (by == By::kTrajectory) both.compare_alone(batch_size, batch_size);
     }
   }
 }
 
 // One complete row of many, which few attempts do not find, nor as many as there are transitions, always.
-void test_one_complete_row_is_found(bool is_weighed) {
-  Both both{600, 1, is_weighed};
+void test_one_complete_row_is_found(By by, std::uint64_t num_calls) {
+  const int num_others = by == By::kTrajectory ? 2400 : 590;
+  Both both{static_cast<std::size_t>(num_others) + 10, 1, by};
   Priorities* priorities = both.here ? &*both.here : nullptr;
   std::vector<bool> ends(7);
   ends[6] = true;  // its first step sees all of them
   both.streams.insert(std::vector<std::int64_t>(7, 0), ends, priorities);
-  for (int i = 0; i < 590; ++i) {  // each of which may go on
+  for (int i = 0; i < num_others; ++i) {  // each of which may go on
     both.streams.insert(std::vector<std::int64_t>{0}, {false}, priorities);
     if (i % 2 == 0) continue;
     const std::int64_t lane = 0;
@@ -251,14 +287,15 @@ void test_one_complete_row_is_found(bool is_weighed) {
     lanes.leave_out(0, lane_rows::Batch{both.streams.shape, step}.rows(), 0);
   }
   both.flush();
-  for (std::uint64_t call = 0; call < 20; ++call) {
+  for (std::uint64_t call = 0; call < num_calls; ++call) {
+    const bool is_weighed = by == By::kPriority;
     CHECK(both.compare(around(both.streams, {.first = -6, .count = 13, .stride = 1}, true, is_weighed), {}, 5, call));
   }
 }
 
 // What was cut after it had been sent; also where the next trajectory has begun by then.
 void test_cuts_are_told() {
-  Both both{50, 2, false};
+  Both both{50, 2, By::kChance};
   const Form form = n_steps(both.streams, 3, false, true, false);
   both.streams.insert(std::vector<std::int64_t>{0}, {false});
   both.flush();
@@ -276,22 +313,31 @@ void test_cuts_are_told() {
 
 // Nothing is complete: the rows are given as they are, and counted.
 void test_nothing_complete_ends() {
-  for (const bool is_weighed : {false, true}) {
-    Both both{1000, 1, is_weighed};
+  for (const By by : {By::kChance, By::kPriority, By::kTrajectory}) {
+    Both both{1000, 1, by};
     both.streams.insert(std::vector<std::int64_t>(2, 0), {false, false}, both.here ? &*both.here : nullptr);
     both.flush();
-    CHECK(!both.compare(n_steps(both.streams, 3, false, true, is_weighed), {}, 40, 3));
+    CHECK(!both.compare(n_steps(both.streams, 3, false, true, by == By::kPriority), {}, 40, 3));
   }
+}
+
+// One trajectory, whose beginning as many looks as there are transitions, twice, do not always find.
+void test_one_long_trajectory() {
+  Both both{300, 1, By::kTrajectory};
+  both.streams.insert(std::vector<std::int64_t>(400, 0), std::vector<bool>(400));
+  both.flush();
+  for (std::uint64_t call = 0; call < 5; ++call) both.compare_alone(60, call);
 }
 
 }  // namespace
 
 int main() {
-  test_the_same_minibatches_as_on_the_cpu(false);
-  test_the_same_minibatches_as_on_the_cpu(true);
+  for (const By by : {By::kChance, By::kPriority, By::kTrajectory}) test_the_same_minibatches_as_on_the_cpu(by);
   test_large_minibatches();
-  test_one_complete_row_is_found(false);
-  test_one_complete_row_is_found(true);
+  test_one_complete_row_is_found(By::kChance, 20);
+  test_one_complete_row_is_found(By::kPriority, 20);
+  test_one_complete_row_is_found(By::kTrajectory, 5);
+  test_one_long_trajectory();
   test_cuts_are_told();
   test_nothing_complete_ends();
   return check::result();

@@ -96,7 +96,8 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
                                             .tickets_offset = found.layout().tickets_offset(),
                                             .batch_size = batch_size,
                                             .weighing = nullptr,
-                                            .following = nullptr};
+                                            .following = nullptr,
+                                            .trajectories = nullptr};
     sample_by_turns(sampling, random);
     CHECK(sampler.sample(ring, expected));
     CHECK(std::memcmp(found.data(), expected.data(), expected.layout().num_bytes()) == 0);

@@ -191,7 +191,8 @@ inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) 
                                     .tickets_offset = minibatch.parts.back().offset,
                                     .batch_size = batch_size,
                                     .weighing = nullptr,
-                                    .following = nullptr};
+                                    .following = nullptr,
+                                    .trajectories = nullptr};
   const cuda::Stream stream;
   const auto queue = [&] { cuda::ok(fastreplay_cuda_sample(0, stream.get(), &sampling), "fastreplay_cuda_sample"); };
   const auto expect = [&](std::uint64_t call) {
