@@ -18,8 +18,6 @@ import torch
 from fake_cuda import FakeCuda, cuda_device, queue_check, the_host_never_waits
 from stall import stalled_insert
 from support import NativeBuffer
-from test_frames import fields as fields_of_stacks
-from test_frames import steps
 from test_mirror_lanes import EXACT, content, draw_both
 
 import fastreplay as fr
@@ -63,7 +61,7 @@ class Streams:
 
     def __init__(self, fields: Fields, share_next: Any, lanes: int, seed: int) -> None:
         self._fields = fr.Schema(fields)
-        self._next = {} if share_next is False else share_next if share_next is not True else {}
+        self._next: dict[str, str] = share_next if isinstance(share_next, dict) else {}
         if share_next is True:
             self._next = {name: name.removeprefix("next_") for name in self._fields if name.startswith("next_")}
         self._random = np.random.default_rng(seed)
@@ -185,10 +183,12 @@ class TestOnAnyDevice:
 
 def test_beside_a_writer_rows_are_whole(any_cuda: Any) -> None:
     """Of a buffer so small that much is overwritten while it is read."""
-    made = steps([*range(200)], 3, (12, 10))
-    there = NativeBuffer(
-        20, fields_of_stacks(3, (12, 10)), device="cuda:0", storage="cuda", lanes=1, seed=0, share_next=True
-    )
+    each = np.random.default_rng(0).integers(0, 256, (203, 12, 10), np.uint8)
+    stacks = np.stack([each[i : i + 3] for i in range(201)])
+    made = {"observation": stacks[:-1], "next_observation": stacks[1:], "reward": np.arange(200, dtype=np.float32)}
+    made["terminated"] = np.arange(200) == 199
+    fields = paired(fr.Field((12, 10), "uint8", stack=3))
+    there = NativeBuffer(20, fields, device="cuda:0", storage="cuda", lanes=1, seed=0, share_next=True)
     there.extend(**made)
     stop = threading.Event()
 
@@ -203,7 +203,7 @@ def test_beside_a_writer_rows_are_whole(any_cuda: Any) -> None:
             for _ in range(150):
                 batch = there.sample(8)
                 any_cuda.run_all()
-                numbers = batch.action.cpu().numpy()
+                numbers = batch.reward.cpu().numpy().astype(int)
                 for name in ("observation", "next_observation"):
                     np.testing.assert_array_equal(batch[name].cpu().numpy(), made[name][numbers])
         finally:

@@ -12,6 +12,7 @@
 #include "../cpp/pieces_there.hpp"
 #include "batch/random.hpp"
 #include "device.hpp"
+#include "following.h"
 #include "sampling.h"
 #include "storage/record_layout.hpp"
 
@@ -229,6 +230,89 @@ inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) 
   CHECK_EQ(end.num_sampled, 4 * batch_size);
 }
 
+// Trajectories of some lengths, one after another in one lane, in a window that wraps: where each begins, and its
+// tickets.
+class Trajectories {
+ public:
+  static constexpr std::uint64_t kCapacity = 100, kFirst = 130, kSize = 90;
+
+  explicit Trajectories(const std::vector<std::uint64_t>& lengths) : links_(kCapacity, fastreplay_cuda_link{77, 88}) {
+    std::uint64_t ticket = kFirst;
+    for (std::size_t i = 0; ticket < kFirst + kSize; ++i) {
+      const std::uint64_t length = std::min(lengths[i % lengths.size()], kFirst + kSize - ticket);
+      begins_.push_back(ticket);
+      for (const std::uint64_t end = ticket + length; ticket < end; ++ticket) {
+        const bool is_first = ticket == begins_.back() && ticket > kFirst;  // what is before the window is a gap away
+        links_[ticket % kCapacity] = {is_first ? 0U : 1U, ticket + 1 < end ? 1U : 0xFFFF'FFFFU};
+      }
+    }
+    begins_.push_back(ticket);
+  }
+
+  [[nodiscard]] const std::vector<fastreplay_cuda_link>& links() const { return links_; }
+
+  // What a row draws: core/batch/trajectory_draw.hpp, where no attempt is thrown away.
+  [[nodiscard]] std::uint64_t expected(fastreplay::Philox::Key key, std::uint64_t call, std::uint64_t row) const {
+    for (std::uint64_t attempt = 0; attempt <= 2 * kSize; ++attempt) {
+      const std::uint64_t word = attempt > 0 ? fastreplay::word_of_attempt(key, call, row, attempt)
+                                             : fastreplay::WordStream::block(key, call, row / 4)[row % 4];
+      const auto found = std::ranges::find(begins_, kFirst + drawn_below(kSize, word));
+      if (found == begins_.end()) continue;
+      const std::uint64_t number = fastreplay::Philox::words({row + 1, call, attempt, 0}, key)[1];
+      return *found + drawn_below(found[1] - found[0], number);
+    }
+    return ~std::uint64_t{0};
+  }
+
+ private:
+  static std::uint64_t drawn_below(std::uint64_t bound, std::uint64_t word) {
+    std::uint64_t drawn = 0;
+    CHECK(fastreplay::draw_below(bound, word, drawn));
+    return drawn;
+  }
+
+  std::vector<fastreplay_cuda_link> links_;
+  std::vector<std::uint64_t> begins_;  // and the window's end
+};
+
+inline void draws_over_trajectories(std::size_t batch_size) {
+  const Trajectories trajectories{{3, 1, 7, 20}};
+  const Array links{cuda::bytes_of(trajectories.links())};
+  const Array block{batch_size * sizeof(std::uint64_t)};
+  const Array window{sizeof(fastreplay_cuda_window)};
+  constexpr fastreplay::Philox::Key kKey{5, 6};
+  const Array generator{cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]},
+                                                                             .calls = 3,
+                                                                             .num_sampled = 0,
+                                                                             .num_without_mass = 0,
+                                                                             .num_redraws = 0,
+                                                                             .num_incomplete = 0}})};
+  const fastreplay_cuda_window now{Trajectories::kFirst, Trajectories::kSize,
+                                   Trajectories::kFirst % Trajectories::kCapacity};
+  const fastreplay_cuda_sampling sampling{.now = &now,
+                                          .window = window.at<fastreplay_cuda_window>(),
+                                          .generator = generator.at<fastreplay_cuda_generator>(),
+                                          .records = nullptr,
+                                          .stride = 0,
+                                          .capacity = Trajectories::kCapacity,
+                                          .pieces = nullptr,
+                                          .num_pieces = 0,
+                                          .block = block.at(),
+                                          .tickets_offset = 0,
+                                          .batch_size = batch_size,
+                                          .weighing = nullptr,
+                                          .following = nullptr,
+                                          .trajectories = links.at<fastreplay_cuda_link>()};
+  const cuda::Stream stream;
+  for (std::uint64_t call = 3; call < 5; ++call) {
+    cuda::ok(fastreplay_cuda_sample(0, stream.get(), &sampling), "fastreplay_cuda_sample");
+    cuda::finish();
+    std::vector<std::uint64_t> expected(batch_size);
+    for (std::size_t row = 0; row < batch_size; ++row) expected[row] = trajectories.expected(kKey, call, row);
+    CHECK(block.get() == cuda::bytes_of(expected));
+  }
+}
+
 inline void check_sampling(bool is_brief) {
   cuda::ok(fastreplay_cuda_prepare_sampling(0), "fastreplay_cuda_prepare_sampling");
   const std::vector<std::vector<std::size_t>> shapes{
@@ -238,6 +322,7 @@ inline void check_sampling(bool is_brief) {
       {28224, 8, 28224, 4, 4},
       std::vector<std::size_t>(210, 6),  // more pieces than one launch takes
   };
+  for (const std::size_t batch_size : {1, 513}) draws_over_trajectories(batch_size);
   for (const std::size_t num_frames : {1, 2, 4}) {  // frames of 17, of 24 and of 2,500 bytes
     const std::size_t row_bytes = num_frames == 1 ? 17 : num_frames == 2 ? 48 : 10000;
     draws_as_on_the_cpu(Records{{row_bytes, row_bytes, 8, 1}, 250, num_frames}, 257);
