@@ -88,7 +88,7 @@ typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy stric
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan
 	$(call cmake_tests,build/asan/cpp,address$(comma)undefined,FASTREPLAY_STRESS_ROWS=2000000)
 	FASTREPLAY_SANITIZE=address,undefined FASTREPLAY_CUDA=OFF $(PIP) install --quiet --no-build-isolation --no-deps \
-	  --upgrade --target build/asan/site -Cbuild-dir=build/asan/python .
+	  --upgrade --target build/asan/site -Cbuild-dir=build/asan/python -Ccmake.define.CMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF .
 	bash tests/run_asan.sh $(VENV) build/asan/site
 
 tsan: $(VENV)/.build ## Run the C++ tests under ThreadSanitizer

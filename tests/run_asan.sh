@@ -12,7 +12,7 @@ export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
 # Of what hostile files are made: so many changed checkpoints are read or loaded and used, so many damaged ones of each kind
 # are loaded, as many rings in files opened, and as many files of data read.
-export FASTREPLAY_CASES=${FASTREPLAY_CASES:-20000} FASTREPLAY_HOSTILE=${FASTREPLAY_HOSTILE:-500}
+export FASTREPLAY_CASES=${FASTREPLAY_CASES:-10000} FASTREPLAY_HOSTILE=${FASTREPLAY_HOSTILE:-500}
 cd "$(dirname "$0")"  # the source folder must not shadow the instrumented package
 "$base" -c 'import fastreplay, sys; assert sys.argv[1] in fastreplay.__file__, fastreplay.__file__' "$site"
 # test_examples.py and test_learning.py train. What is left out of the rest contradicts the instruments, not the library:
