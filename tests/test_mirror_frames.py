@@ -21,7 +21,7 @@ from support import NativeBuffer
 from test_mirror_lanes import EXACT, content, draw_both
 
 import fastreplay as fr
-from fastreplay.gpu import frames
+from fastreplay.gpu import frames, ring
 
 Fields = dict[str, Any]
 REST: Fields = {"reward": (), "terminated": ((), "bool")}
@@ -233,8 +233,8 @@ def test_frames_beside_records_go_over_once(cuda: FakeCuda) -> None:
     there.sample(4)
     num_beside = there._lanes.core.num_bytes - NativeBuffer(40, SHARED["stacked"][0], lanes=1)._lanes.core.num_bytes
     cuda.run_all()
-    ring = there._mirror.ring
-    sent = 30 * (ring._stride + 8)
+    mirrored = there._mirror.ring
+    sent = 30 * (mirrored._stride + 8)
     assert num_beside > 0
     assert cuda.num_copied_bytes - sent < num_beside + 2 * 4096 * 30
     before = cuda.num_copied_bytes
@@ -249,16 +249,47 @@ def test_without_memory_for_frames_it_says_so_and_goes_on(cuda: FakeCuda, monkey
     fill(streams, 10, there, twin)
     draw_both(cuda, there, twin)
     fill(streams, 60, there, twin)
-    ring, allocate = there._mirror.ring, there._mirror.ring.allocate
+    mirrored, allocate = there._mirror.ring, there._mirror.ring.allocate
 
     def refuse(num_bytes: int) -> Any:
         raise torch.OutOfMemoryError(f"tried to allocate {num_bytes} bytes")
 
-    monkeypatch.setattr(ring, "allocate", refuse)
+    monkeypatch.setattr(mirrored, "allocate", refuse)
     for call in (there.flush, lambda: there.sample(16)):
         with pytest.raises(RuntimeError, match="tried to allocate 2400 bytes"):
             call()
-    monkeypatch.setattr(ring, "allocate", allocate)
+    monkeypatch.setattr(mirrored, "allocate", allocate)
+    draw_both(cuda, there, twin, times=3)
+
+
+def test_a_graph_draws_nothing_until_a_failed_flush_is_made_up_for(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where records were sent by then, to the places of those that it would draw."""
+    monkeypatch.setattr(ring, "_STAGE_BYTES", 10_000)  # of some records: a flush is several runs
+    there, twin, streams = pair("both", 20, lanes=1, priorities=EXACT)
+    fill(streams, 26, there, twin, lanes=1)
+    out, before = there.sample(8), content(twin.sample(8))
+    with cuda.capture() as graph:
+        there.sample(8, out=out)
+    mirrored, send = there._mirror.ring, there._mirror.ring.send
+    sent: list[tuple[Any, ...]] = []
+
+    def send_one(*run: Any) -> None:
+        if sent:
+            raise KeyboardInterrupt
+        sent.append(run)
+        send(*run)
+
+    fill(streams, 12, there, twin, lanes=1)
+    monkeypatch.setattr(mirrored, "send", send_one)
+    with pytest.raises(KeyboardInterrupt):
+        there.flush()
+    monkeypatch.setattr(mirrored, "send", send)
+    assert sent
+    cuda.replay(graph)
+    cuda.run_all()
+    assert all(content(out)[name].tobytes() == value.tobytes() for name, value in before.items() if name != "weight")
     draw_both(cuda, there, twin, times=3)
 
 

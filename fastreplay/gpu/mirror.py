@@ -60,6 +60,7 @@ class Mirror:
         self._turn = _core.Turn()
         self._end = 0  # tickets below it were sent, or are gone
         self._window = (0, 0)
+        self._is_midway = False  # whether a flush that is going on, or failed, has sent records
         self._next = 0
 
     def begin_in_child(self) -> None:
@@ -139,7 +140,7 @@ class Mirror:
             return self._window[1] > 0
         self.ring.begin()
         try:
-            window = self._flush()
+            window = self._flush_or_empty()
             can_draw = window[1] > 0 and _has_complete(source, window)
             if draw is not None and can_draw:
                 draw(cast("Generator", generator), window)
@@ -151,6 +152,20 @@ class Mirror:
         finally:
             self.ring.end()
         return can_draw
+
+    def _flush_or_empty(self) -> tuple[int, int]:
+        """Do as `_flush`; where it fails midway, let graphs draw nothing until it is made up for.
+
+        What they would draw from has been overwritten in part.
+        """
+        self._is_midway = False
+        try:
+            return self._flush()
+        except BaseException:
+            if self._is_midway:
+                self._window = (self._window[0], 0)
+                self.ring.set_window(*self._window)
+            raise
 
     def _flush(self) -> tuple[int, int]:
         """Send what was inserted; return the first ticket and the number of those that may be drawn now."""
@@ -182,6 +197,7 @@ class Mirror:
             slot = ticket % capacity
             count = min((first if ticket < first else end) - ticket, capacity - slot, stage.num_records)
             count = self._read(stage, ticket, count)
+            self._is_midway = True
             self.ring.send(stage, count * stride, slot * stride)
             for beside in (self.masses, self.links):
                 if beside is not None and ticket >= first:
