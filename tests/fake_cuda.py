@@ -297,12 +297,12 @@ class FakeCuda:
         if self.launch_error:
             return self.launch_error
         now = numbers(sampling.now, 3).tolist() if sampling.now else None
-        pieces = numbers(sampling.pieces, 6 * sampling.num_pieces).reshape(-1, 6).tolist()
+        pieces = numbers(sampling.pieces, 7 * sampling.num_pieces).reshape(-1, 7).tolist()
         weighing = copied(masses.Weighing, sampling.weighing) if sampling.weighing else None
         around = None
         if sampling.following:
             rule = copied(following._Following, sampling.following)
-            around = rule, numbers(rule.made, 10 * rule.num_made).reshape(-1, 10).view(np.int64).tolist()
+            around = rule, numbers(rule.made, 11 * rule.num_made).reshape(-1, 11).view(np.int64).tolist()
         self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing, around))
         return 0
 
@@ -432,9 +432,9 @@ def sample(
     for row, ticket in enumerate(tickets.tolist()):
         offset = (first_slot + ticket - first) % sampling.capacity * sampling.stride
         for piece in pieces:
-            _, block_offset, row_bytes, num_bytes, *_ = piece
+            _, block_offset, row_bytes, *_ = piece
             source = fake_following.source_of(piece, sampling.records, offset)
-            ctypes.memmove(sampling.block + block_offset + row * row_bytes, source, num_bytes)
+            fake_following.give(piece, sampling.block + block_offset + row * row_bytes, source)
 
 
 def copied(kind: Any, address: int) -> Any:

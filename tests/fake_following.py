@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay import _core
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,6 +17,7 @@ _MOST_GAP = 0xFFFF0000
 _FIRST = 0
 _ENDS = (0xFFFFFFFF, 0xFFFFFFFE)
 _REDRAWS = 2**32
+DTYPES = {source: name for name, source in _core.CONVERTED_FROM.items()}
 _LEAST_MOST = 64
 
 
@@ -28,11 +31,30 @@ def is_gap(word: int) -> bool:
 
 def source_of(piece: Sequence[int], records: int, offset: int) -> int:
     """Return where a piece lies, of struct fastreplay_cuda_piece, of the record so far from the first one."""
-    within, _, _, _, place_offset, frame_alignment = piece
+    within, _, _, _, place_offset, frame_alignment, _ = piece
     if not frame_alignment:
         return records + offset + within
     place = ctypes.c_uint64.from_address(records + offset + place_offset).value
     return (records + place) % 2**64 + within
+
+
+def given_bytes(piece: Sequence[int]) -> int:
+    """Return the bytes that a piece has in the block."""
+    number = DTYPES.get(piece[6] & 0xFF)
+    return piece[3] if number is None else piece[3] // np.dtype(number).itemsize * 4
+
+
+def give(piece: Sequence[int], target: int, source: int) -> None:
+    """Copy a piece, or convert it."""
+    if not piece[6]:
+        ctypes.memmove(target, source, piece[3])
+        return
+    stored = np.frombuffer(ctypes.string_at(source, piece[3]), DTYPES[piece[6] & 0xFF]).astype(np.float32)
+    factor = np.array(piece[6] >> 16, np.uint32).view(np.float32)
+    then = piece[6] >> 8 & 0xFF
+    with np.errstate(all="ignore"):
+        made = stored / factor if then == 1 else stored * factor if then else stored
+    ctypes.memmove(target, made.tobytes(), made.nbytes)
 
 
 def complete_links(linking: Any) -> None:
@@ -198,7 +220,7 @@ class Piece:
 
     def __init__(self, sampling: Any, rule: Any, *numbers: int) -> None:
         self._sampling, self._rule = sampling, rule
-        self.piece, (self.making, self.first, self.count, self.stride) = numbers[:6], numbers[6:]
+        self.piece, (self.making, self.first, self.count, self.stride) = numbers[:7], numbers[7:]
         _, self.block, self.row_bytes, self.num_bytes, *_ = self.piece
 
     def source_of(self, ticket: int) -> int:
@@ -224,10 +246,10 @@ class Piece:
             said = (is_there, is_there and place >= trail.at, trail.begins and place == 0)[self.making - 5]
             ctypes.memset(target, int(said), 1)
         elif self.making == 3 and not is_there:
-            ctypes.memset(target, 0, self.num_bytes)
+            ctypes.memset(target, 0, given_bytes(self.piece))
         else:
             ticket = trail.tickets[min(max(place, 0), len(trail.tickets) - 1)]
-            ctypes.memmove(target, self.source_of(ticket), self.num_bytes)
+            give(self.piece, target, self.source_of(ticket))
 
     def _sum(self, row: int, trail: Trail) -> None:
         tickets, kind = trail.tickets[trail.at :], ctypes.c_double if self.making in (9, 11) else ctypes.c_float

@@ -104,9 +104,9 @@ def test_the_walks_find_files() -> None:
 @pytest.mark.parametrize("path", NATIVE, ids=lambda path: path.name)
 def test_native_layers(path: Path) -> None:
     layer = path.relative_to(ROOT / "csrc").parts[0]
-    # <vector>, those of C, SSE2's, which every x86-64 has, and those of polynomials, which are asked for.
+    # <vector>, those of C, SSE2's, which every x86-64 has, and those of polynomials and halves, which are asked for.
     systems = r"(fcntl|malloc|pthread|unistd)\.h|sys/(mman|resource|stat|syscall)\.h"
-    standard = re.compile(rf"[a-z_]+|std(int|def)\.h|{systems}|[ew]mmintrin\.h")
+    standard = re.compile(rf"[a-z_]+|std(int|def)\.h|{systems}|[eiw]mmintrin\.h")
     for include in includes(path):
         assert standard.fullmatch(include) or re.fullmatch(ALLOWED_INCLUDES[layer], include), (path, include)
         room, _, _ = include.partition("/")

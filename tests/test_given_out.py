@@ -286,6 +286,20 @@ def test_members_of_a_mixture_agree() -> None:
             fr.Mixture({members[0]: 0.5, filled(1, **other): 0.5})
 
 
+@pytest.mark.parametrize("time_major", [False, True])
+def test_members_fill_their_shares_with_what_surrounds_rows(time_major: bool) -> None:
+    def filled(seed: int) -> Any:
+        field = fr.Field((6, 6), "uint8", out="float32", divide=255, shift=2)
+        buffer = NativeBuffer(9, {"x": field}, seed=seed, lanes=1, ends=())
+        buffer.extend(x=numbers("uint8", (9, 6, 6), seed))
+        return buffer.sampler(follow=fr.Sequence(5, pad="zero", time_major=time_major), seed=seed)
+
+    members = [filled(0), filled(1)]
+    parts = [filled(seed).sample(4).x for seed in range(2)]
+    mixed = fr.Mixture(dict.fromkeys(members, 0.5)).sample(8).x
+    assert torch.equal(mixed, torch.cat(parts, dim=int(time_major)))
+
+
 def test_page_locked_minibatches_are_converted(cuda: FakeCuda) -> None:
     fields = {"x": fr.Field((8, 8), "uint8", out="float32", divide=255, shift=3)}
     here, there = (NativeBuffer(9, fields, seed=0, device=device) for device in ("cpu", "cuda:0"))
@@ -294,6 +308,39 @@ def test_page_locked_minibatches_are_converted(cuda: FakeCuda) -> None:
     expected, batch = here.sample(5), there.sample(5)
     cuda.run_all()
     assert torch.equal(expected.x, batch.x)
+
+
+@pytest.mark.parametrize(("rule", "options"), [*zip(RULES, [{}, {"share_next": True}] * 3, strict=True)])
+def test_a_device_converts_as_the_cpu_does(cuda: FakeCuda, rule: Any, options: Any) -> None:
+    how = {"dtype": "uint8", "out": "float32", "divide": 255}
+    fields: dict[str, Any] = {
+        "a": ((), {"dtype": "float16", "out": "float32", "scale": 3}),
+        "image": ((30, 50), how),
+        "next_image": ((30, 50), how),
+        "next_a": ((3,), {"dtype": "bool", "out": "float32"}),
+    }
+    there, here = (
+        NativeBuffer(
+            20,
+            {name: fr.Field(shape, **kwargs) for name, (shape, kwargs) in fields.items()}
+            | {"reward": (), "terminated": ((), "bool")},
+            seed=0,
+            lanes=2,
+            **place,
+            **({"share_next": {"next_image": "image"}} if options else {}),
+        )
+        for place in ({"device": "cuda:0", "storage": "cuda"}, {})
+    )
+    for seed in range(15):
+        step = {name: numbers(kwargs["dtype"], (2, *shape), seed) for name, (shape, kwargs) in fields.items()}
+        for buffer in (there, here):
+            buffer.extend(**step, reward=[seed, 1], terminated=[seed % 7 == 3] * 2)
+    if isinstance(rule, fr.Window):
+        rule = fr.Window({"image": range(-3, 1), "next_a": range(2, 5)}, pad="zero")
+    batch, expected = there.sample(9, follow=rule), here.sample(9, follow=rule)
+    cuda.run_all()
+    for name in fields:
+        assert_same_bits(batch[name], expected[name])
 
 
 @pytest.mark.parametrize(
@@ -321,6 +368,12 @@ def test_page_locked_minibatches_are_converted(cuda: FakeCuda) -> None:
 def test_what_cannot_be_given_out_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fr.Field(**{"shape": (5, 6), **options})
+
+
+def test_a_device_shifts_nothing(cuda: FakeCuda) -> None:
+    with pytest.raises(ValueError, match="x: expected no shift with storage='cuda', got Field"):
+        NativeBuffer(9, {"x": fr.Field((8, 8), "uint8", shift=3)}, device="cuda:0", storage="cuda")
+    assert not cuda.num_host_waits
 
 
 def test_what_is_summed_is_not_shifted() -> None:

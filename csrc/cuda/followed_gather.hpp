@@ -145,7 +145,7 @@ FASTREPLAY_INLINE void make_sum(const FollowedGather& gather, const FollowedPiec
 }
 
 FASTREPLAY_INLINE void put_zeros(const GatheredPiece& piece, std::byte* to, std::uint32_t lane) {
-  const std::uint32_t num_bytes = piece.num_units * piece.unit_bytes;
+  const std::uint32_t num_bytes = piece.given_bytes();
   for (std::uint32_t i = lane; i < num_bytes; i += 1U << piece.lanes_log2) to[i] = std::byte{0};
 }
 

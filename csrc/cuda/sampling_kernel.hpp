@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 
+#include "batch/conversion.hpp"
 #include "batch/random.hpp"
 #include "inline.hpp"
 #include "memory_access.hpp"
@@ -109,13 +110,24 @@ struct GatheredPiece {
   std::uint8_t unit_bytes;  // 16, 8, 4 or 1: as many as lie aligned in every row on both sides
   std::uint8_t lanes_log2;  // a small piece's rows share a warp
   bool is_of_frame;
+  Numbers from;  // kAsGiven: it is copied. Else a unit is a number
+  Then then;
+  float factor;
 
   [[nodiscard]] static GatheredPiece of(const fastreplay_cuda_piece& piece, const std::byte* records,
                                         std::uint64_t stride, const std::byte* block) {
     const std::uint64_t places = reinterpret_cast<std::uintptr_t>(records) | reinterpret_cast<std::uintptr_t>(block) |
                                  stride | piece.record_offset | piece.block_offset | piece.row_bytes | piece.num_bytes |
                                  piece.frame_alignment;
-    const std::uint8_t unit_bytes = places % 16 == 0 ? 16 : places % 8 == 0 ? 8 : places % 4 == 0 ? 4 : 1;
+    const Conversion conversion{.from = static_cast<Numbers>(piece.converting & 0xFF),
+                                .then = static_cast<Then>(piece.converting >> 8 & 0xFF),
+                                .factor = std::bit_cast<float>(static_cast<std::uint32_t>(piece.converting >> 16))};
+    const std::uint8_t unit_bytes = conversion.from != Numbers::kAsGiven
+                                        ? static_cast<std::uint8_t>(conversion.number_bytes())
+                                    : places % 16 == 0 ? 16
+                                    : places % 8 == 0  ? 8
+                                    : places % 4 == 0  ? 4
+                                                       : 1;
     const auto num_units = static_cast<std::uint32_t>(piece.num_bytes / unit_bytes);
     const unsigned num_lanes = std::min(std::bit_ceil(num_units), kMaxLanes);
     return {.record_offset = piece.record_offset,
@@ -125,7 +137,15 @@ struct GatheredPiece {
             .num_units = num_units,
             .unit_bytes = unit_bytes,
             .lanes_log2 = static_cast<std::uint8_t>(std::countr_zero(num_lanes)),
-            .is_of_frame = piece.frame_alignment != 0};
+            .is_of_frame = piece.frame_alignment != 0,
+            .from = conversion.from,
+            .then = conversion.then,
+            .factor = conversion.factor};
+  }
+
+  // Of a row, as it is given.
+  [[nodiscard]] FASTREPLAY_INLINE std::uint32_t given_bytes() const {
+    return num_units * (from == Numbers::kAsGiven ? unit_bytes : std::uint32_t{sizeof(float)});
   }
 
   // Where it is copied from, of the record that begins so many bytes after the first. Where no piece of a launch is of
@@ -142,7 +162,7 @@ struct GatheredPiece {
 
 // A gather's parameters: every piece of every row, by value, whatever becomes of the caller's.
 struct Gather {
-  static constexpr unsigned kMaxPieces = 100;
+  static constexpr unsigned kMaxPieces = 80;
 
   const fastreplay_cuda_window* window;
   const std::uint64_t* tickets;
@@ -192,9 +212,24 @@ FASTREPLAY_INLINE void copy_piece(std::byte* to, const std::byte* from, std::uin
   }
 }
 
+// Converts a lane's share of a piece, of which a unit is a number.
+FASTREPLAY_INLINE void convert_share(const GatheredPiece& piece, std::byte* to, const std::byte* from,
+                                     std::uint32_t lane) {
+  with_types({.from = piece.from, .then = piece.then}, [&](auto number, auto then) {
+    using Number = decltype(number);
+    auto* FASTREPLAY_RESTRICT given = reinterpret_cast<float*>(to);
+    const auto* FASTREPLAY_RESTRICT stored = reinterpret_cast<const Number*>(from);
+    for (std::uint32_t i = lane; i < piece.num_units; i += kMaxLanes) {
+      given[i] = converted<decltype(then)::value>(stored[i], piece.factor);
+    }
+  });
+}
+
 FASTREPLAY_INLINE void copy_share(const GatheredPiece& piece, std::byte* to, const std::byte* from,
                                   std::uint32_t lane) {
-  if (piece.unit_bytes == 16) {
+  if (piece.from != Numbers::kAsGiven) {
+    convert_share(piece, to, from, lane);
+  } else if (piece.unit_bytes == 16) {
     copy_piece<SixteenBytes>(to, from, lane, piece.num_units);
   } else if (piece.unit_bytes == 8) {
     copy_piece<std::uint64_t>(to, from, lane, piece.num_units);

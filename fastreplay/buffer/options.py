@@ -68,14 +68,14 @@ def check_output(schema: Schema, output: str, device: object) -> None:
 
 
 def check_storage(storage: str, device: torch.device | Literal["cpu"], schema: Schema) -> None:
-    """Refuse a storage that this device has not, or that gives these fields as they are stored only."""
+    """Refuse a storage that this device has not, or that shifts no images."""
     if storage not in ("host", "cuda"):
         raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
     if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
         raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
     for name, field in schema.items():
-        if storage == "cuda" and field._as_stored() is not field:
-            raise ValueError(f"{name}: expected no out or shift with storage='cuda', which gives what is stored")
+        if storage == "cuda" and field.shift:
+            raise ValueError(f"{name}: expected no shift with storage='cuda', got {field}")
 
 
 def gpu_of(device: torch.device | Literal["cpu"]) -> Device | None:

@@ -149,15 +149,16 @@ _Made = tuple[Piece, int, int, int, int]  # struct fastreplay_cuda_made
 
 
 def _made(around: Around, layout: Layout, of_fields: RecordFields) -> Iterator[_Made]:
-    for (source, row_bytes, field, _), block_offset in zip(layout.form.parts, layout.offsets, strict=True):
+    for (source, row_bytes, field, conversion), block_offset in zip(layout.form.parts, layout.offsets, strict=True):
         if source in _COPIED:
-            for piece in of_fields.of(field, block_offset, row_bytes):
+            for piece in of_fields.of(field, block_offset, row_bytes, conversion):
                 yield (piece, _COPIED[source], *_ALONE)
     for steps, with_zeros, is_first_only, fields, parts in around.taken:
         making = _OF_FIRST if is_first_only else _OF_STEPS_OR_0 if with_zeros else _OF_STEPS
         for field, part in zip(fields, parts, strict=True):
-            row_bytes = layout.form.parts[part][1] // (1 if is_first_only else steps.length)
-            for piece in of_fields.of(field, layout.offsets[part], row_bytes):
+            _, row_bytes, _, conversion = layout.form.parts[part]
+            row_bytes //= 1 if is_first_only else steps.length
+            for piece in of_fields.of(field, layout.offsets[part], row_bytes, conversion):
                 yield (piece, making, *steps)
     for steps, what, part in around.said:
         yield (Piece(0, layout.offsets[part], 1, 1), _SAID[what], *steps)

@@ -109,8 +109,8 @@ class MirrorBlock:
         if isinstance(source, Surroundings) and self._mirror.links is not None:
             following = self._mirror.links.following(source.around, layout, of_fields)
         else:
-            for field, (row_bytes, _) in enumerate(layout.form.schema.sizes):
-                pieces += of_fields.of(field, layout.offsets[field], row_bytes)
+            for field, (_, row_bytes, _, conversion) in enumerate(layout.form.parts[: len(layout.form.schema)]):
+                pieces += of_fields.of(field, layout.offsets[field], row_bytes, conversion)
         tickets_offset = layout.offsets[len(layout.form.schema) + len(layout.form.beside)]
         self._draw = self.place.new_draw(
             self._flat, pieces, tickets_offset, layout.batch_size, self._weighing, following=following

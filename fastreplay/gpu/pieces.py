@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastreplay import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from fastreplay import _core
+    from collections.abc import Callable, Iterator
 
 __all__ = ["PIECE_BYTES", "Piece", "RecordFields"]
 
@@ -16,6 +18,8 @@ __all__ = ["PIECE_BYTES", "Piece", "RecordFields"]
 PIECE_BYTES = 2048
 
 _PLACE_BYTES = 8
+_FLOAT_BYTES = 4
+_NUMBER_BYTES = {source: np.dtype(name).itemsize for name, source in _core.CONVERTED_FROM.items()}
 _MOST_ALIGNMENT = 16  # that a copy asks for
 
 
@@ -28,6 +32,7 @@ class Piece(NamedTuple):
     num_bytes: int
     place_offset: int = 0
     frame_alignment: int = 0
+    converting: int = 0
 
 
 class RecordFields:
@@ -40,20 +45,35 @@ class RecordFields:
             for field in fields:
                 self._frames[field] = ((num_others + 1) // len(fields), self.offsets[newest])
 
-    def of(self, field: int, block_offset: int, row_bytes: int) -> Iterator[Piece]:
-        """Cut rows of a field, which the block has from `block_offset` on."""
+    def of(self, field: int, block_offset: int, row_bytes: int, conversion: tuple[Any, ...]) -> Iterator[Piece]:
+        """Cut rows of a field, which the block has from `block_offset` on, of so many bytes there."""
         offset = self.offsets[field]
+        stored, converting = _converting(conversion)
         if field not in self._frames:
             for start, num_bytes in _cut(row_bytes):
-                yield Piece(offset + start, block_offset + start, row_bytes, num_bytes)
+                yield Piece(
+                    offset + stored(start), block_offset + start, row_bytes, stored(num_bytes), converting=converting
+                )
             return
         num_frames, newest = self._frames[field]
         frame_bytes = row_bytes // num_frames
-        places = newest | frame_bytes | _MOST_ALIGNMENT
+        places = newest | stored(frame_bytes) | _MOST_ALIGNMENT
         for frame in range(num_frames):
             begin = block_offset + frame * frame_bytes
             for start, num_bytes in _cut(frame_bytes):
-                yield Piece(start, begin + start, row_bytes, num_bytes, offset + frame * _PLACE_BYTES, places & -places)
+                at = offset + frame * _PLACE_BYTES
+                yield Piece(
+                    stored(start), begin + start, row_bytes, stored(num_bytes), at, places & -places, converting
+                )
+
+
+def _converting(conversion: tuple[Any, ...]) -> tuple[Callable[[int], int], int]:
+    """Return what so many given bytes are of stored ones, and what becomes of these as a number."""
+    source, then, factor, *_ = conversion
+    if not source:
+        return (lambda num_bytes: num_bytes), 0
+    bits = int(np.float32(factor).view(np.uint32))
+    return (lambda num_bytes: num_bytes // _FLOAT_BYTES * _NUMBER_BYTES[source]), source | then << 8 | bits << 16
 
 
 def _cut(num_bytes: int) -> Iterator[tuple[int, int]]:

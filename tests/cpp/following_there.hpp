@@ -97,7 +97,8 @@ inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowR
   const auto& offsets = block.layout().offsets();
   std::vector<fastreplay_cuda_made> made;
   const auto cut = [&](fastreplay_cuda_making making, std::size_t field, std::size_t part, const Steps& steps) {
-    for (const auto& piece : pieces_there::pieces_of(ring.records().layout(), field, offsets[part], piece_bytes)) {
+    for (const auto& piece :
+         pieces_there::pieces_of(ring.records().layout(), field, offsets[part], piece_bytes, parts[part].conversion)) {
       made.push_back({piece, static_cast<std::uint64_t>(making), steps.first, steps.count, steps.stride});
     }
   };
@@ -114,13 +115,13 @@ inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowR
   for (const WindowRule::Said& said : rule.said) {
     const auto making = static_cast<std::uint64_t>(FASTREPLAY_CUDA_SAY_THERE) + static_cast<std::uint64_t>(said.what);
     made.push_back(
-        {{0, offsets[said.part], 1, 1, 0, 0}, making, said.steps.first, said.steps.count, said.steps.stride});
+        {{0, offsets[said.part], 1, 1, 0, 0, 0}, making, said.steps.first, said.steps.count, said.steps.stride});
   }
   if (!rule.sums) return made;
   for (const auto& [of, part] : rule.sums->sums) {
     const std::size_t num_bytes = of.is_double ? 8 : 4;
     const auto making = of.is_double ? FASTREPLAY_CUDA_SUM_DOUBLES : FASTREPLAY_CUDA_SUM_FLOATS;
-    made.push_back({{of.column.offset, offsets[part], of.column.row_bytes, num_bytes, 0, 0},
+    made.push_back({{of.column.offset, offsets[part], of.column.row_bytes, num_bytes, 0, 0, 0},
                     static_cast<std::uint64_t>(making),
                     0,
                     of.column.row_bytes / num_bytes,
@@ -129,7 +130,7 @@ inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowR
   const bool is_double = rule.sums->is_discount_double;
   const auto making = is_double ? FASTREPLAY_CUDA_DISCOUNT_DOUBLE : FASTREPLAY_CUDA_DISCOUNT_FLOAT;
   const std::uint64_t num_bytes = is_double ? 8 : 4;
-  made.push_back({{0, offsets[rule.sums->discount_part], num_bytes, num_bytes, 0, 0},
+  made.push_back({{0, offsets[rule.sums->discount_part], num_bytes, num_bytes, 0, 0, 0},
                   static_cast<std::uint64_t>(making),
                   0,
                   1,

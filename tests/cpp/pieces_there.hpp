@@ -8,14 +8,20 @@
 #include <cstdint>
 #include <vector>
 
+#include "batch/conversion.hpp"
 #include "sampling.h"
 #include "storage/record_layout.hpp"
 
 namespace pieces_there {
 
-// Of a field whose rows a block has from an offset on, in pieces of at most so many bytes.
+// Of a field whose rows a block has from an offset on, in pieces of at most so many bytes, or of one number.
 inline std::vector<fastreplay_cuda_piece> pieces_of(const fastreplay::RecordLayout& layout, std::size_t field,
-                                                    std::size_t block_offset, std::size_t piece_bytes) {
+                                                    std::size_t block_offset, std::size_t piece_bytes,
+                                                    const fastreplay::Conversion& conversion = {}) {
+  const std::uint64_t converting = static_cast<std::uint64_t>(conversion.from) |
+                                   static_cast<std::uint64_t>(conversion.then) << 8 |
+                                   std::uint64_t{std::bit_cast<std::uint32_t>(conversion.factor)} << 16;
+  if (!conversion.is_none()) piece_bytes += piece_bytes % conversion.number_bytes();
   const auto [offset, row_bytes, num_frames] = layout.columns()[field];
   std::uint64_t alignment = 0;
   for (const auto& [group, frame_bytes, newest, extra_offset] : layout.frames()) {
@@ -28,11 +34,12 @@ inline std::vector<fastreplay_cuda_piece> pieces_of(const fastreplay::RecordLayo
   for (std::size_t part = 0; part < num_parts; ++part) {
     for (std::size_t start = 0; start < part_bytes; start += piece_bytes) {
       pieces.push_back({.record_offset = num_frames == 0 ? offset + start : start,
-                        .block_offset = block_offset + part * part_bytes + start,
-                        .row_bytes = row_bytes,
+                        .block_offset = block_offset + conversion.given_bytes(part * part_bytes + start),
+                        .row_bytes = conversion.given_bytes(row_bytes),
                         .num_bytes = std::min(piece_bytes, part_bytes - start),
                         .place_offset = offset + part * sizeof(fastreplay::FramePlace),
-                        .frame_alignment = alignment});
+                        .frame_alignment = alignment,
+                        .converting = conversion.is_none() ? 0 : converting});
     }
   }
   return pieces;

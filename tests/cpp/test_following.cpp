@@ -96,6 +96,13 @@ Form around(const Streams& streams, const fastreplay::Steps& steps, bool is_redr
   take(steps, true, false, {lane_rows::kRewards});
   take(steps, false, true, {lane_rows::kReward});
   take({.first = 0, .count = 1, .stride = 1}, true, false, {lane_rows::kDiscount});
+  // Given out otherwise: bytes as floats, with zeros where steps are not there, and where there are some.
+  using namespace fastreplay;
+  for (const bool zeros : {true, false}) {
+    take(steps, zeros, false, {lane_rows::kTruncated});
+    form.parts.back().conversion = {.from = Numbers::kInt8, .then = Then::kDivide, .factor = 3, .shift = {}};
+    form.parts.back().row_bytes *= sizeof(float);
+  }
   for (const Saying what : {Saying::kReal, Saying::kTrained, Saying::kFirst}) {
     form.rule.said.push_back({steps, what, add(form, steps.count)});
   }

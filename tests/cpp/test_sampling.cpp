@@ -18,10 +18,14 @@
 #include "sampling_kernel.hpp"
 
 using fastreplay::Block;
+using fastreplay::Conversion;
+using fastreplay::Numbers;
+using fastreplay::Part;
 using fastreplay::Philox;
 using fastreplay::RecordLayout;
 using fastreplay::Ring;
 using fastreplay::Sampler;
+using fastreplay::Then;
 using fastreplay::WordStream;
 
 namespace {
@@ -57,14 +61,29 @@ void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& ra
 std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
   std::vector<fastreplay_cuda_piece> pieces;
   for (std::size_t f = 0; f < ring.records().layout().columns().size(); ++f) {
-    const auto of = pieces_there::pieces_of(ring.records().layout(), f, block.layout().offsets()[f], piece_bytes);
+    const auto of = pieces_there::pieces_of(ring.records().layout(), f, block.layout().offsets()[f], piece_bytes,
+                                            block.layout().parts()[f].conversion);
     pieces.insert(pieces.end(), of.begin(), of.end());
   }
   return pieces;
 }
 
+// Transitions whose fields are given out otherwise, each in another way.
+std::vector<Part> converted_parts(const RecordLayout& layout) {
+  std::vector<Part> parts = transition_parts(layout);
+  for (std::size_t f = 0; f < layout.columns().size(); ++f) {
+    Conversion& conversion = parts[f].conversion;
+    conversion = {.from = static_cast<Numbers>(1 + f % 6), .then = static_cast<Then>(f % 3), .factor = 255.0F};
+    if (parts[f].row_bytes % conversion.number_bytes() != 0) conversion = {};
+    parts[f].row_bytes = conversion.given_bytes(parts[f].row_bytes);
+  }
+  return parts;
+}
+
+using PartsOf = std::vector<Part> (*)(const RecordLayout& layout);
+
 void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row_bytes, std::size_t num_rows,
-                                             std::size_t piece_bytes) {
+                                             std::size_t piece_bytes, PartsOf parts_of = fastreplay::transition_parts) {
   Ring ring{RecordLayout{rows::fields_of(row_bytes)}, 100};
   rows::insert(ring, 0, num_rows);
   check::Random random{num_rows};
@@ -80,8 +99,8 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
                                       .num_incomplete = 0};
   Sampler sampler{kKey, 7};
   for (const std::size_t batch_size : {1, 3, 4, 5, 64, 1023, 1025, 2500}) {
-    const Block expected{transition_parts(ring.records().layout()), batch_size};
-    const Block found{transition_parts(ring.records().layout()), batch_size};
+    const Block expected{parts_of(ring.records().layout()), batch_size};
+    const Block found{parts_of(ring.records().layout()), batch_size};
     const auto pieces = pieces_of(ring, found, piece_bytes);
     // As a draw of now, then as a graph that is replayed: from the window that is there.
     const fastreplay_cuda_sampling sampling{.now = sampler.calls() == 7 ? &now : nullptr,
@@ -177,6 +196,9 @@ int main() {
     test_the_same_minibatches_as_on_the_cpu({3, 2}, num_rows, 2048);
     test_the_same_minibatches_as_on_the_cpu({4000, 16, 8}, num_rows, 2048);
     test_the_same_minibatches_as_on_the_cpu({32, 16, 256}, num_rows, 2048);
+    for (const std::size_t piece_bytes : {1, 5, 64, 2048}) {
+      test_the_same_minibatches_as_on_the_cpu({68, 24, 2, 68, 4, 1, 3, 4000}, num_rows, piece_bytes, converted_parts);
+    }
   }
   test_words_that_are_thrown_away();
   test_an_empty_window_leaves_all_as_it_was();
