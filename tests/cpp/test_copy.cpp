@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Copies of every size at every misalignment: all of the row, nothing beside it, neither written nor read.
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "batch/convert.hpp"
 #include "check.hpp"
 #include "pages.hpp"
 #include "storage/copy.hpp"
@@ -124,11 +127,89 @@ void stored_rows() {
   }
 }
 
+using fastreplay::Column;
+using fastreplay::Conversion;
+using fastreplay::Copied;
+using fastreplay::Numbers;
+using fastreplay::Offset;
+using fastreplay::Shift;
+using fastreplay::ShiftDraw;
+using fastreplay::Then;
+
+// What becomes of row `place` of a field of these bytes, number by number.
+std::vector<std::byte> converted(const Conversion& conversion, std::span<const std::byte> row, const ShiftDraw& shifts,
+                                 std::size_t place) {
+  const Shift& shift = conversion.shift;
+  const std::size_t stored = shift.most > 0 ? shift.number_bytes : conversion.number_bytes();
+  const std::size_t given = conversion.given_bytes(stored);
+  const Offset offset = shift.most > 0 ? shifts.of(place, 0, shift) : Offset{};
+  std::vector<std::byte> made(conversion.given_bytes(row.size()));
+  for (std::size_t i = 0; i < row.size() / stored; ++i) {
+    std::size_t from = i;
+    if (shift.most > 0) {
+      const auto clamped = [](std::size_t at, std::int32_t by, std::uint32_t length) {
+        return std::clamp<std::int64_t>(static_cast<std::int64_t>(at) + by, 0, std::int64_t{length} - 1);
+      };
+      const auto y = static_cast<std::size_t>(clamped(i / shift.width % shift.height, offset.down, shift.height));
+      const auto x = static_cast<std::size_t>(clamped(i % shift.width, offset.across, shift.width));
+      from = (i / (shift.width * shift.height) * shift.height + y) * shift.width + x;
+    }
+    if (conversion.from == Numbers::kAsGiven) {
+      std::memcpy(made.data() + i * given, row.data() + from * stored, stored);
+      continue;
+    }
+    fastreplay::with_types(conversion, [&](auto number, auto then) {
+      std::memcpy(&number, row.data() + from * stored, stored);
+      const float value = fastreplay::converted<decltype(then)::value>(number, conversion.factor);
+      std::memcpy(made.data() + i * given, &value, given);
+    });
+  }
+  return made;
+}
+
+// One row, between pages that are not there.
+void converted_row(const Conversion& conversion, std::size_t row_bytes, std::uint64_t call) {
+  const pages::Guarded to{conversion.given_bytes(row_bytes)};
+  const pages::Guarded from{row_bytes};
+  const std::span<std::byte> row = from.bytes().last(row_bytes);
+  const std::span<std::byte> target = to.bytes().last(conversion.given_bytes(row_bytes));
+  std::copy_n(source().data() + call % 1000, row_bytes, row.data());
+  const std::byte* record = row.data();
+  const ShiftDraw shifts{.key = {1, 2}, .call = call};
+  const Copied field{.field = 0, .row_bytes = target.size(), .offset = 0, .conversion = conversion};
+  fastreplay::load_converted({target.data(), 0, 1}, field, {&record, 1}, Column{0, row_bytes}, {}, shifts);
+  CHECK(std::ranges::equal(target, converted(conversion, row, shifts, 0)));
+}
+
+void converted_rows() {
+  std::uint64_t call = 0;
+  for (int from = 0; from <= static_cast<int>(Numbers::kFloat16); ++from) {
+    for (const Then then : {Then::kNothing, Then::kDivide, Then::kMultiply}) {
+      Conversion conversion{.from = static_cast<Numbers>(from), .then = then, .factor = 0.3F, .shift = {}};
+      if (from > 0) {
+        for (std::size_t count = 1; count < 70; ++count) {
+          converted_row(conversion, count * conversion.number_bytes(), ++call);
+        }
+      }
+      for (const std::size_t number_bytes : {1, 2, 4, 8}) {
+        if (from > 0 && number_bytes != conversion.number_bytes()) continue;
+        for (const auto& [height, width] : {std::pair{2U, 2U}, {3U, 40U}, {7U, 5U}, {30U, 31U}}) {
+          const auto most = static_cast<std::uint16_t>(1 + call % (std::min(height, width) - 1));
+          conversion.shift = {
+              .most = most, .number_bytes = static_cast<std::uint16_t>(number_bytes), .height = height, .width = width};
+          for (int turn = 0; turn < 5; ++turn) converted_row(conversion, 2 * conversion.shift.image_bytes(), ++call);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   rows();
   loaded_rows();
   stored_rows();
+  converted_rows();
   return check::result();
 }
