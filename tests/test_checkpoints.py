@@ -779,9 +779,12 @@ def test_what_somebody_wrote_into_the_memory_is_found_when_it_is_saved(tmp_path:
     assert loaded[:].terminated.tolist() == (buffer[:].terminated.view(np.uint8) > 0).tolist()
 
 
-def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one that is asked for before it is read."""
+    monkeypatch.setattr(saving, "_SEGMENT_BYTES", 2000)
     buffer, _ = filled("plain", 20)
     buffer.save(tmp_path)
+    assert len(files(tmp_path, "records")) == 2
     for name in ("manifest.json", *files(tmp_path, "records")):
         (tmp_path / name).rename(tmp_path / "aside")
         os.mkfifo(tmp_path / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +129,8 @@ def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> It
             if later is not None:
                 files.append(folder.open(later.file))
                 if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(files[-1], 0, 0, os.POSIX_FADV_WILLNEED)
+                    with suppress(OSError):  # reading says what is wrong with it
+                        os.posix_fadvise(files[-1], 0, 0, os.POSIX_FADV_WILLNEED)
             arrays = read_segment(files[0], folder.file(entry.file), form, entry, scratch)
             os.close(files.popleft())
             yield entry, arrays
