@@ -23,7 +23,7 @@ from fastreplay.adapters.step_staging cimport StepField, get_item, read_timeouts
 from fastreplay.buffer.rows cimport (
     OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows, own_memory)
 
-from fastreplay._core import AS_STORED, Block as NativeBlock, Records as NativeRecords, Ring as NativeRing
+from fastreplay._core import AS_STORED as _AS_STORED, Block as NativeBlock, Records as NativeRecords, Ring as NativeRing
 
 cnp.import_array()
 
@@ -218,7 +218,7 @@ cdef class NativeStepTable:
         self.check_initialized()
         for i in range(self.core.parts().size()):
             parts.append((
-                <int>self.core.parts()[i].source, self.core.parts()[i].row_bytes, self.core.parts()[i].field, AS_STORED))
+                <int>self.core.parts()[i].source, self.core.parts()[i].row_bytes, self.core.parts()[i].field, _AS_STORED))
         return parts
 
     def gather_into(self, block, rows, envs):
