@@ -48,9 +48,12 @@ class FollowRule {
   Following following_;
 };
 
-// What surrounds the rows that are drawn from a source; null where that is a ring.
+// What surrounds the rows that are drawn from a source; null where that is a ring, or nothing of the two. Not by
+// signatures that pybind11 tries one after the other, which takes 1.5 µs.
 inline const FollowRule* follow_in(const pybind11::object& source) {
-  return pybind11::isinstance<FollowRule>(source) ? &source.cast<const FollowRule&>() : nullptr;
+  auto* type = reinterpret_cast<PyTypeObject*>(pybind11::type::of<FollowRule>().ptr());
+  const bool is_follow = PyType_IsSubtype(Py_TYPE(source.ptr()), type) != 0;
+  return is_follow ? &source.cast<const FollowRule&>() : nullptr;
 }
 
 }  // namespace fastreplay

@@ -144,13 +144,14 @@ bool restore_states(Lanes& lanes, const LaneStates& states, const LaneTickets& e
 using Counts = std::array<std::uint64_t, 5>;  // transitions, trajectories, the longest, the lost, what is complete
 
 Counts counts_of(const Lanes& lanes, const WindowReach& reach) {
-  const auto counted = without_gil(lanes.links().num_bytes(), [&]() noexcept -> std::optional<TrajectoryCounts> {
-    try {
-      return count_trajectories(lanes.ring(), lanes, reach);
-    } catch (const std::bad_alloc&) {
-      return std::nullopt;
-    }
-  });
+  const auto counted = without_gil(lanes.ring().capacity() * Lanes::Links::kLinkBytes,
+                                   [&]() noexcept -> std::optional<TrajectoryCounts> {
+                                     try {
+                                       return count_trajectories(lanes.ring(), lanes, reach);
+                                     } catch (const std::bad_alloc&) {
+                                       return std::nullopt;
+                                     }
+                                   });
   if (!counted) throw std::bad_alloc{};
   return {counted->num_transitions, counted->num_trajectories, counted->longest, counted->num_lost,
           counted->num_complete};

@@ -73,8 +73,11 @@ std::vector<std::size_t> offsets(const Records& records) {
 
 void bind_records(py::module_& m) {
   m.def(
-      "record_bytes", [](const Sizes& fields, const Groups& groups) { return record_layout(fields, groups).stride(); },
-      py::arg("fields"), py::arg("groups") = Groups{});
+      "record_bytes",
+      [](const Sizes& fields, const Groups& groups, bool has_links) {
+        return record_layout(fields, groups, has_links).stride();
+      },
+      py::arg("fields"), py::arg("groups") = Groups{}, py::arg("has_links") = false);
   m.def(
       "record_groups",
       [](const Sizes& fields, const Groups& groups) { return groups_in(record_layout(fields, groups)); },
@@ -93,6 +96,8 @@ void bind_records(py::module_& m) {
       .def_property_readonly("num_bytes", &Records::num_bytes)
       .def_property_readonly("record_bytes", [](const Records& records) { return records.layout().stride(); })
       .def_property_readonly("offsets", &offsets)
+      .def_property_readonly(
+          "has_links", [](const Records& records) { return records.layout().margin_offset() != RecordLayout::kNone; })
       .def_property_readonly("groups", [](const Records& records) { return groups_in(records.layout()); })
       .def_property_readonly("first_beside", [](Records& records) { return records.place(records.beside(0)); })
       .def("beside", &beside)

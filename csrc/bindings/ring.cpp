@@ -143,11 +143,12 @@ void check_open(const Ring& ring, std::size_t num_inserted, std::size_t num_rows
 void bind_ring(py::module_& m) {
   py::class_<Ring, std::shared_ptr<Ring>>(m, "Ring")
       .def(py::init([](const Sizes& fields, std::size_t capacity, const Groups& groups, std::size_t num_spare,
-                       MappedFile* file) {
-             return std::make_shared<Ring>(record_layout(fields, groups), capacity, num_spare, memory_of(file));
+                       MappedFile* file, bool has_links) {
+             return std::make_shared<Ring>(record_layout(fields, groups, has_links), capacity, num_spare,
+                                           memory_of(file));
            }),
            py::arg("fields"), py::arg("capacity"), py::arg("groups") = Groups{}, py::arg("num_spare") = 0,
-           py::arg("file").none(true) = py::none())
+           py::arg("file").none(true) = py::none(), py::arg("has_links") = false)
       .def_property_readonly("records", [](Ring& ring) -> Records& { return ring.records(); })
       .def_property_readonly("capacity", &Ring::capacity)
       .def_property_readonly("num_spare", &Ring::num_spare)

@@ -16,6 +16,7 @@
 #include "batch/block.hpp"
 #include "batch/sample.hpp"
 #include "lanes/frames.hpp"
+#include "lanes/lanes.hpp"
 #include "ring/ring.hpp"
 #include "storage/mapped_file.hpp"
 #include "storage/record_layout.hpp"
@@ -27,7 +28,7 @@ using Groups = std::vector<std::pair<std::vector<std::size_t>, std::size_t>>;  /
 using Integers = pybind11::array_t<std::int64_t, pybind11::array::c_style>;
 using Bytes = pybind11::array_t<std::uint8_t, pybind11::array::c_style>;
 
-inline RecordLayout record_layout(const Sizes& fields, const Groups& groups = {}) {
+inline RecordLayout record_layout(const Sizes& fields, const Groups& groups = {}, bool has_links = false) {
   std::vector<FieldSize> sizes;
   sizes.reserve(fields.size());
   for (const auto& [row_bytes, alignment] : fields) sizes.push_back({row_bytes, alignment});
@@ -36,7 +37,9 @@ inline RecordLayout record_layout(const Sizes& fields, const Groups& groups = {}
     if (num_frames > Frames::kMostFrames) throw pybind11::value_error{"a stack of too many frames"};
     frames.push_back({.fields = members, .num_frames = num_frames});
   }
-  return RecordLayout{sizes, std::move(frames)};
+  RecordLayout layout{sizes, frames};
+  const std::size_t margin_bytes = has_links ? Lanes::margin_bytes(layout) : 0;
+  return margin_bytes == 0 ? layout : RecordLayout{sizes, std::move(frames), margin_bytes};
 }
 
 // Bytes taken for Python objects would be taken for addresses.

@@ -29,14 +29,8 @@ namespace fastreplay {
 
 namespace {
 
-std::size_t sample_into(Sampler& sampler, Ring& ring, const Block& block) {
-  check_fits(block, ring);
-  check_draws(block, sampler, ring);
-  check_makes_no_parts(block);
-  return without_gil(block.layout().num_bytes(), [&] { return sampler.sample(ring, block); });
-}
-
-std::size_t sample_weighted_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
+// Transitions by themselves.
+std::size_t sample_alone_into(Sampler& sampler, Ring& ring, double beta, const Block& block) {
   check_fits(block, ring);
   check_draws(block, sampler, ring);
   check_makes_no_parts(block);
@@ -65,8 +59,15 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
   return num_rows;
 }
 
-std::size_t sample_uniformly_following_into(Sampler& sampler, const FollowRule& follow, const Block& block) {
-  return sample_following_into(sampler, follow, 0, block);
+// From a ring, or by a rule of what surrounds rows drawn from one.
+std::size_t sample_weighted_into(Sampler& sampler, const py::object& source, double beta, const Block& block) {
+  const FollowRule* follow = follow_in(source);
+  return follow != nullptr ? sample_following_into(sampler, *follow, beta, block)
+                           : sample_alone_into(sampler, source.cast<Ring&>(), beta, block);
+}
+
+std::size_t sample_into(Sampler& sampler, const py::object& source, const Block& block) {
+  return sample_weighted_into(sampler, source, 0, block);
 }
 
 // One member's share of a minibatch: its number, what it draws from and by, which part of the block, its first row, how
@@ -81,12 +82,7 @@ std::int64_t sample_shares(const Block& block, const std::vector<ShareToDraw>& d
   for (const auto& [member, source, sampler, share, first_row, num_rows, beta] : draws) {
     if (sampler == nullptr || share == nullptr) throw py::type_error{"expected a sampler and a share"};
     const Block rows = share->of(block, first_row, num_rows);
-    const FollowRule* follow = follow_in(source);
-    const std::size_t num_drawn = follow != nullptr ? sample_following_into(*sampler, *follow, beta, rows)
-                                  : sampler->draws_by_priority()
-                                      ? sample_weighted_into(*sampler, source.cast<Ring&>(), beta, rows)
-                                      : sample_into(*sampler, source.cast<Ring&>(), rows);
-    if (num_drawn == 0) return member;
+    if (sample_weighted_into(*sampler, source, beta, rows) == 0) return member;
     marks.set(member, first_row, num_rows, sampler->draws_by_priority());
   }
   return -1;
@@ -214,10 +210,8 @@ void bind_sampler(py::module_& m) {
            }),
            py::arg("key"), py::arg("calls"), py::arg("priorities"), py::arg("is_stratified"), py::arg("normalize"),
            py::arg("uniform_mix"), py::keep_alive<1, 4>())
-      .def("sample", &sample_into, py::arg("ring"), py::arg("block"))
-      .def("sample_weighted", &sample_weighted_into, py::arg("ring"), py::arg("beta"), py::arg("block"))
-      .def("sample", &sample_uniformly_following_into, py::arg("follow"), py::arg("block"))
-      .def("sample_weighted", &sample_following_into, py::arg("follow"), py::arg("beta"), py::arg("block"))
+      .def("sample", &sample_into, py::arg("source"), py::arg("block"))
+      .def("sample_weighted", &sample_weighted_into, py::arg("source"), py::arg("beta"), py::arg("block"))
       .def_property_readonly("epoch_state",
                              [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })
       .def("begin_in_child", &Sampler::begin_in_child)

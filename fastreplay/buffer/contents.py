@@ -81,7 +81,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand, unless transitions share some."""
+        """Bytes of the ring; `Schema.nbytes(capacity)` tells them beforehand, without lanes and shared fields."""
         return self._ring.num_bytes
 
     def __len__(self) -> int:

@@ -60,7 +60,7 @@ def new_lanes(
             raise ValueError(f"{name}: the name is taken in a buffer with lanes; give the field another")
     if ring.capacity > _MOST_TRANSITIONS:
         raise ValueError(f"capacity: expected at most {_MOST_TRANSITIONS} with lanes, got {ring.capacity}")
-    num_bytes_of_links = 0 if file is not None else _BYTES_OF_LINK * ring.capacity
+    num_bytes_of_links = 0 if file is not None or ring.records.has_links else _BYTES_OF_LINK * ring.capacity
     check_memory("lanes", f"{count} lanes", num_bytes_of_links + _BYTES_OF_LANE * count)
     names = checked_ends(ends, schema)
     fields = [(schema.position(name), schema[name].dtype) for name in names]

@@ -186,7 +186,10 @@ class ReplayBuffer(Sampled[ArrayT]):
     ) -> None:
         """Make what all faces share."""
         groups, num_spare = self._frames.groups, self._frames.num_spare
-        self._ring = new_ring(self._schema.sizes, capacity, "capacity", groups, num_spare, file=file)
+        has_links = lanes is not None and file is None  # of a larger ring each would cost a page
+        self._ring = new_ring(
+            self._schema.sizes, capacity, "capacity", groups, num_spare, file=file, has_links=has_links
+        )
         self._lineage = Lineage()
         self._holding = threading.Lock()
         self.attached = {}

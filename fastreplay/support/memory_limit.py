@@ -29,6 +29,7 @@ def new_ring(
     num_spare: int,
     *,
     file: _core.MappedFile | None = None,
+    has_links: bool = False,
 ) -> _core.Ring:
     """Make a ring, as `new_records` makes records.
 
@@ -39,11 +40,14 @@ def new_ring(
         groups: Which of the fields have frames in common, and how many frames a row of each has.
         num_spare: Transitions that are kept longer than for the reader.
         file: What it lies in, in place of memory.
+        has_links: Whether small records have room for what links them to others.
     """
-    num_bytes = (capacity + num_spare) * _core.record_bytes(sizes, groups)
+    num_bytes = (capacity + num_spare) * _core.record_bytes(sizes, groups, has_links)
     if file is None:
         check_memory(name, f"{capacity} transitions", num_bytes)
-    return _made(lambda: _core.Ring(sizes, capacity + num_spare, groups, num_spare, file), num_bytes, capacity, name)
+    return _made(
+        lambda: _core.Ring(sizes, capacity + num_spare, groups, num_spare, file, has_links), num_bytes, capacity, name
+    )
 
 
 def new_records(sizes: list[tuple[int, int]], capacity: int, name: str) -> _core.Records:

@@ -83,7 +83,8 @@ struct Shape {
         fields.push_back({.row_bytes = group.num_frames * group.frame_bytes, .alignment = alignment});
       }
     }
-    return RecordLayout{fields, std::move(of)};
+    // Of some shapes links lie in the records.
+    return RecordLayout{fields, std::move(of), groups.size() % 2 == 1 ? fastreplay::Lanes::Links::kLinkBytes : 0};
   }
   // Of each frame of a row, field by field, the oldest first.
   template <class Visit>

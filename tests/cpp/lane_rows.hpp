@@ -70,6 +70,7 @@ inline std::vector<EndType> end_types() {
 struct Shape {
   EndType terminated;
   EndType truncated;
+  bool has_margin = false;  // in which links lie, which else lie beside the ring
 
   [[nodiscard]] RecordLayout layout() const {
     return RecordLayout{{{.row_bytes = 8, .alignment = 8},
@@ -77,7 +78,9 @@ struct Shape {
                          {.row_bytes = 4 * kNumRewards, .alignment = 4},
                          {.row_bytes = 4, .alignment = 4},
                          {.row_bytes = terminated.element_bytes, .alignment = terminated.element_bytes},
-                         {.row_bytes = 2 * truncated.element_bytes, .alignment = truncated.element_bytes}}};
+                         {.row_bytes = 2 * truncated.element_bytes, .alignment = truncated.element_bytes}},
+                        {},
+                        has_margin ? Lanes::Links::kLinkBytes : 0};
   }
   [[nodiscard]] std::vector<EndColumn> ends(const Ring& ring) const {
     const auto& columns = ring.records().layout().columns();
@@ -86,7 +89,7 @@ struct Shape {
   }
 };
 
-inline Shape plain_shape() { return {end_types()[0], end_types()[1]}; }
+inline Shape plain_shape() { return {end_types()[0], end_types()[1], true}; }
 
 // One transition: the number that its fields follow from, and whether one of them ends its trajectory.
 struct Step {

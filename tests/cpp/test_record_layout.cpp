@@ -56,6 +56,39 @@ void random_records() {
   }
 }
 
+// A margin lies after the first field of one number, or after all fields, in nobody's way.
+void margins() {
+  check::Random random{2};
+  for (int turn = 0; turn < 500; ++turn) {
+    const std::vector<FieldSize> fields = random_fields(random);
+    const std::size_t margin_bytes = 1 + random.below(40);
+    const RecordLayout plain{fields};
+    const RecordLayout layout{fields, {}, margin_bytes};
+    CHECK_EQ(plain.margin_offset(), RecordLayout::kNone);
+    const std::size_t begin = layout.margin_offset();
+    CHECK_EQ(begin % 16, 0U);
+    CHECK(begin + margin_bytes <= layout.used_bytes());
+    CHECK(layout.used_bytes() <= layout.stride());
+    CHECK_EQ(layout.stride() % 16, 0U);
+    CHECK_EQ(layout.num_fields(), fields.size());
+    CHECK_EQ(layout.columns().size(), fields.size());
+    bool is_passed = false;  // the first number
+    for (std::size_t f = 0; f < fields.size(); ++f) {
+      const auto [offset, row_bytes, num_frames] = layout.columns()[f];
+      CHECK_EQ(offset % fields[f].alignment, 0U);
+      CHECK(is_passed ? offset >= begin + margin_bytes : offset + row_bytes <= begin);
+      if (!is_passed) CHECK_EQ(offset, plain.columns()[f].offset);
+      is_passed = is_passed || row_bytes <= 8;
+    }
+  }
+  // An observation, an action, a reward, and what comes next: in the lines of the reward, and no line more.
+  const std::vector<FieldSize> cheetah{{68, 4}, {24, 4}, {4, 4}, {68, 4}, {1, 1}, {1, 1}};
+  const RecordLayout layout{cheetah, {}, 16};
+  CHECK_EQ(layout.margin_offset(), 96U);
+  CHECK_EQ(layout.columns()[3].offset, 112U);
+  CHECK_EQ(layout.stride(), RecordLayout{cheetah}.stride());
+}
+
 void strides() {
   const auto stride = [](std::size_t used_bytes) {
     return RecordLayout{{{.row_bytes = used_bytes, .alignment = 1}}}.stride();
@@ -138,6 +171,7 @@ void refused_records() {
 
 int main() {
   random_records();
+  margins();
   strides();
   frames_in_common();
   refused_frames();

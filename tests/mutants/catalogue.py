@@ -360,8 +360,8 @@ MUTANTS = (
     Mutant(
         "a step counts with the weight of the next",
         DISCOUNTED,
-        "    at(slots[k], weight);\n    weight = next_weight(weight, slots[k]);\n",
-        "    weight = next_weight(weight, slots[k]);\n    at(slots[k], weight);\n",
+        "add(slots[k], weights[k]);",
+        "add(slots[k], weights[k + 1]);",
         test="lanes",
     ),
     Mutant(
@@ -374,7 +374,7 @@ MUTANTS = (
     Mutant(
         "the last record is that of one step before",
         WALKS,
-        "way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);",
+        "way.last_slot = static_cast<std::uint32_t>(steps.at.slot);",
         "way.last_slot = ways.slots(first_row + i)[way.num_after > 1 ? 1 : 0];",
         test="lanes",
     ),
@@ -388,15 +388,15 @@ MUTANTS = (
     Mutant(
         "what comes before the drawn record need not be whole",
         WALKS,
-        "      way.oldest = steps[i].ticket;\n",
+        "      way.oldest = steps.ticket;\n",
         "      way.oldest = tickets[i];\n",
         test="lanes",
     ),
     Mutant(
         "a lost beginning is one",
         WALKS,
-        "way.begins = links_.before(way.first_slot) == Before::kFirst;",
-        "way.begins = !is_gap(links_.before(way.first_slot));",
+        "way.begins = links_.before(steps.at.slot) == Before::kFirst;",
+        "way.begins = !is_gap(links_.before(steps.at.slot));",
         test="lanes",
     ),
     Mutant(

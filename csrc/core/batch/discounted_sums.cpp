@@ -11,60 +11,90 @@ namespace fastreplay {
 namespace {
 
 template <class Number>
-Number load(const std::byte* field, std::size_t element) noexcept {
+double load(const std::byte* place) noexcept {
   std::byte bytes[sizeof(Number)];
-  load_row(bytes, field + element * sizeof(Number), sizeof(Number));
+  load_row(bytes, place, sizeof bytes);
   Number number;
   std::memcpy(&number, bytes, sizeof number);
   return number;
 }
 
-void store(std::byte* place, double value, bool is_double) noexcept {
-  const auto rounded = static_cast<float>(value);
-  if (is_double) {
-    std::memcpy(place, &value, sizeof value);
-  } else {
-    std::memcpy(place, &rounded, sizeof rounded);
-  }
+template <class Number>
+void store(std::byte* place, double value) noexcept {
+  const auto rounded = static_cast<Number>(value);
+  std::memcpy(place, &rounded, sizeof rounded);
 }
 
 }  // namespace
 
 DiscountedSums::DiscountedSums(const Ring& ring, const Lanes& lanes, const SumRule& rule, const Block& block,
                                const Ways& ways) noexcept
-    : ring_{ring}, links_{lanes.links()}, rule_{rule}, block_{block}, ways_{ways} {
+    : ring_{ring},
+      links_{lanes.links()},
+      rule_{rule},
+      block_{block},
+      ways_{ways},
+      num_near_{std::min<std::size_t>(ways.num_kept(), kMostNear)} {
   for (const SumRule::Sum& each : rule.sums) extent_.add(each.of.column);
   for (const FloatField& each : rule.stored_discount) extent_.add(each.column);
+  weights_[0] = 1;
+  for (std::size_t k = 0; k < num_near_; ++k) weights_[k + 1] = weights_[k] * rule.gamma;
 }
 
-double DiscountedSums::number(const FloatField& of, std::size_t slot, std::size_t element) const noexcept {
-  const std::byte* field = ring_.records().at(slot) + of.column.offset;
-  return of.is_double ? load<double>(field, element) : static_cast<double>(load<float>(field, element));
-}
-
-inline double DiscountedSums::next_weight(double weight, std::size_t slot) const noexcept {
+double DiscountedSums::next_weight(double weight, std::size_t slot) const noexcept {
   weight *= rule_.gamma;
-  for (const FloatField& discount : rule_.stored_discount) weight *= number(discount, slot, 0);
-  return weight;
-}
-
-// Tells each step's slot and weight. Returns the weight of what comes after.
-template <class At>
-double DiscountedSums::weigh(std::size_t row, At at) const noexcept {
-  const std::uint32_t num_steps = ways_[row].num_after + 1;
-  if (num_steps > ways_.num_kept()) return weigh_far(row, at);
-  const std::uint32_t* slots = ways_.slots(row);
-  double weight = 1;
-  for (std::uint32_t k = 0; k < num_steps; ++k) {
-    at(slots[k], weight);
-    weight = next_weight(weight, slots[k]);
+  for (const auto& [column, is_double] : rule_.stored_discount) {
+    const std::byte* discount = ring_.records().at(slot) + column.offset;
+    weight *= is_double ? load<double>(discount) : load<float>(discount);
   }
   return weight;
 }
 
-// The same where not all slots were kept: goes the same way again. Where it was overwritten meanwhile, so was the row.
+void DiscountedSums::make(std::size_t first_row, std::size_t num_rows) const noexcept {
+  std::size_t asked = first_row;
+  // Links that lie in the records were looked at there, and the numbers lie beside them, mostly.
+  const std::size_t end_asked = links_.num_bytes() == 0 ? first_row : first_row + num_rows;
+  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
+    for (const std::size_t end = std::min(end_asked, row + kAheadRows); asked < end; ++asked) ask(asked);
+    if (ways_[row].num_after < num_near_) {
+      make_near(row);
+    } else {
+      make_far(row);
+    }
+  }
+}
+
+// Of the steps between the first and the last, of which other fields are copied. Inlined by force: GCC drops calls of a
+// function that only prefetches.
+[[gnu::always_inline]] inline void DiscountedSums::ask(std::size_t row) const noexcept {
+  const std::size_t num_after = std::min<std::size_t>(ways_[row].num_after, num_near_);
+  const std::uint32_t* slots = ways_.slots(row);
+  for (std::size_t k = 1; k < num_after; ++k) extent_.prefetch(ring_.records().at(slots[k]));
+}
+
+void DiscountedSums::make_near(std::size_t row) const noexcept {
+  const std::span<const std::uint32_t> slots{ways_.slots(row), ways_[row].num_after + std::size_t{1}};
+  Weights of_row;
+  const bool are_same = rule_.stored_discount.empty();  // of all rows
+  const Weights& weights = are_same ? weights_ : of_row;
+  of_row[0] = 1;
+  for (std::size_t k = 0; !are_same && k < slots.size(); ++k) of_row[k + 1] = next_weight(of_row[k], slots[k]);
+  sum(row, [&](auto add) {
+    for (std::size_t k = 0; k < slots.size(); ++k) add(slots[k], weights[k]);
+  });
+  put_discount(row, weights[slots.size()]);
+}
+
+// The same where not all slots were kept.
+void DiscountedSums::make_far(std::size_t row) const noexcept {
+  sum(row, [&](auto add) { weigh(row, add); });
+  put_discount(row, weigh(row, [](std::size_t, double) {}));
+}
+
+// Goes the same way again, and tells each step's slot and weight. Returns the weight of what comes after. Where the way
+// was overwritten meanwhile, so was the row.
 template <class At>
-double DiscountedSums::weigh_far(std::size_t row, At at) const noexcept {
+double DiscountedSums::weigh(std::size_t row, At at) const noexcept {
   std::uint32_t num_steps = ways_[row].num_after + 1;
   double weight = 1;
   for (Lanes::Links::Place place = links_.place(block_.tickets()[row]);;) {
@@ -76,34 +106,38 @@ double DiscountedSums::weigh_far(std::size_t row, At at) const noexcept {
   }
 }
 
-void DiscountedSums::make(std::size_t first_row, std::size_t num_rows) const noexcept {
-  std::size_t asked = 0;
-  for (std::size_t i = 0; i < num_rows; ++i) {
-    for (const std::size_t end = std::min(num_rows, i + kAheadRows); asked < end; ++asked) {
-      const std::size_t num_steps = std::min<std::size_t>(ways_[first_row + asked].num_after + 1, ways_.num_kept());
-      const std::uint32_t* slots = ways_.slots(first_row + asked);
-      for (std::size_t k = 0; k < num_steps; ++k) extent_.prefetch(ring_.records().at(slots[k]));
+// Of all that is summed of a row; tell(add) has add(slot, weight) called for each step.
+template <class Tell>
+void DiscountedSums::sum(std::size_t row, Tell tell) const noexcept {
+  for (const SumRule::Sum& each : rule_.sums) {
+    if (each.of.is_double) {
+      sum<double>(each, row, tell);
+    } else {
+      sum<float>(each, row, tell);
     }
-    make(first_row + i);
   }
 }
 
-void DiscountedSums::make(std::size_t row) const noexcept {
-  double weight = 0;
-  for (const SumRule::Sum& each : rule_.sums) {
-    const std::size_t row_bytes = each.of.column.row_bytes;
-    const std::size_t num_bytes = each.of.is_double ? sizeof(double) : sizeof(float);
-    for (std::size_t element = 0; element < row_bytes / num_bytes; ++element) {
-      double total = 0;
-      weight = weigh(row, [&](std::size_t slot, double weight_of_step) {
-        total += weight_of_step * number(each.of, slot, element);
-      });
-      store(block_.part(each.part) + row * row_bytes + element * num_bytes, total, each.of.is_double);
-    }
+template <class Number, class Tell>
+void DiscountedSums::sum(const SumRule::Sum& what, std::size_t row, Tell tell) const noexcept {
+  const std::size_t stride = ring_.records().layout().stride();
+  const Column& column = what.of.column;
+  const std::byte* numbers = ring_.records().at(0) + column.offset;
+  std::byte* sums = block_.part(what.part) + row * column.row_bytes;
+  for (std::size_t at = 0; at < column.row_bytes; at += sizeof(Number)) {
+    double total = 0;
+    tell([&](std::size_t slot, double weight) { total += weight * load<Number>(numbers + slot * stride + at); });
+    store<Number>(sums + at, total);
   }
-  if (rule_.sums.empty()) weight = weigh(row, [](std::size_t, double) {});
-  const std::size_t num_bytes = rule_.is_discount_double ? sizeof(double) : sizeof(float);
-  store(block_.part(rule_.discount_part) + row * num_bytes, weight, rule_.is_discount_double);
+}
+
+void DiscountedSums::put_discount(std::size_t row, double weight) const noexcept {
+  std::byte* discounts = block_.part(rule_.discount_part);
+  if (rule_.is_discount_double) {
+    store<double>(discounts + row * sizeof(double), weight);
+  } else {
+    store<float>(discounts + row * sizeof(float), weight);
+  }
 }
 
 }  // namespace fastreplay

@@ -2,6 +2,7 @@
 // n steps as one: their discounted sums. Knows nothing of how rows are drawn, or of what else is copied.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -45,21 +46,29 @@ class DiscountedSums {
 
  private:
   static constexpr std::size_t kAheadRows = 16;
+  static constexpr std::size_t kMostNear = 8;
+  using Weights = std::array<double, kMostNear + 1>;
 
-  void make(std::size_t row) const noexcept;
+  void ask(std::size_t row) const noexcept;
+  void make_near(std::size_t row) const noexcept;
+  void make_far(std::size_t row) const noexcept;
   template <class At>
   double weigh(std::size_t row, At at) const noexcept;
-  template <class At>
-  double weigh_far(std::size_t row, At at) const noexcept;
   [[nodiscard]] double next_weight(double weight, std::size_t slot) const noexcept;
-  [[nodiscard]] double number(const FloatField& of, std::size_t slot, std::size_t element) const noexcept;
+  template <class Tell>
+  void sum(std::size_t row, Tell tell) const noexcept;
+  template <class Number, class Tell>
+  void sum(const SumRule::Sum& what, std::size_t row, Tell tell) const noexcept;
+  void put_discount(std::size_t row, double weight) const noexcept;
 
   const Ring& ring_;
   const Lanes::Links& links_;
   const SumRule& rule_;
   const Block& block_;
   const Ways& ways_;
-  Extent extent_;  // of what is summed of a record
+  std::size_t num_near_;  // steps whose slots are kept
+  Extent extent_;         // of what is summed of a record
+  Weights weights_;       // of steps 0, 1, ..., where no discount is stored
 };
 
 }  // namespace fastreplay

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <ranges>
 #include <span>
+#include <utility>
 
 #include "batch/ways.hpp"
 #include "lanes/lanes.hpp"
@@ -57,17 +60,25 @@ class Walks {
     return otherwise;
   }
 
-  // Asks for what a walk from there looks at, if transitions are so far apart. Returns how many lines it is.
-  std::size_t ask(const Place& begin, std::size_t gap) const noexcept {
-    const std::size_t before = most_before_ * gap;
-    const std::size_t num_slots = before + most_after_ * gap;
-    links_.prefetch(begin.slot);
-    if (num_slots >= ring_.capacity()) return 1;
-    const std::size_t first = links_.earlier(begin, before).slot;
-    const std::size_t step = std::max(gap, Lanes::Links::kOfLine);
-    for (std::size_t i = 0; i < num_slots; i += step) links_.prefetch(links_.wrapped(first + i));
-    links_.prefetch(links_.wrapped(first + num_slots));
-    return num_slots / step + 1;
+  // Slots of the links that a walk looks at, from so far before where it begins on.
+  struct Span {
+    std::size_t before = 0;
+    std::size_t length = 0;
+    std::size_t step = 1;  // one of each line
+  };
+  // If transitions are so far apart.
+  [[nodiscard]] Span span(std::size_t gap) const noexcept {
+    const std::size_t length = (most_before_ + most_after_) * gap;
+    if (length >= ring_.capacity()) return {};
+    return {.before = most_before_ * gap, .length = length, .step = std::max(gap, links_.num_in_line())};
+  }
+  // Asks for them. Returns how many lines it is.
+  std::size_t ask(const Place& begin, const Span& span) const noexcept {
+    const std::size_t first = links_.earlier(begin, span.before).slot;
+    std::size_t num_lines = 1;
+    for (std::size_t i = 0; i < span.length; i += span.step, ++num_lines) links_.prefetch(links_.wrapped(first + i));
+    links_.prefetch(links_.wrapped(first + span.length));
+    return num_lines;
   }
 
   // Walks from each of the rows first_row, first_row + 1, ..., at most kRowsTogether, that begin there. ask_next() asks
@@ -75,30 +86,20 @@ class Walks {
   template <class AskNext>
   void walk(const Ways& ways, std::size_t first_row, std::span<const Ticket> tickets, std::span<const Place> begins,
             AskNext ask_next) const noexcept {
-    Steps steps[kRowsTogether];
-    for (std::size_t i = 0; i < begins.size(); ++i) {
-      steps[i] = {.at = begins[i], .ticket = tickets[i]};
-      set_out<Later>(ways, first_row + i, steps[i]);
-      ask_next();
-    }
-    go<Later>(ways, first_row, {steps, begins.size()});
-    for (std::size_t i = 0; i < begins.size(); ++i) {
-      Way& way = ways[first_row + i];
-      way.num_after = steps[i].num_steps;
-      way.last_slot = static_cast<std::uint32_t>(steps[i].at.slot);
-      way.is_complete = steps[i].num_steps == most_after_ || is_end(links_.after(steps[i].at));
-      steps[i] = {.at = begins[i], .ticket = tickets[i]};
-      if (most_before_ > 0) set_out<Earlier>(ways, first_row + i, steps[i]);
-    }
-    if (most_before_ > 0) go<Earlier>(ways, first_row, {steps, begins.size()});
-    for (std::size_t i = 0; i < begins.size(); ++i) {
-      Way& way = ways[first_row + i];
-      way.oldest = steps[i].ticket;
-      way.num_before = steps[i].num_steps;
-      way.first_slot = static_cast<std::uint32_t>(steps[i].at.slot);
-      way.begins = links_.before(way.first_slot) == Before::kFirst;
+    const auto end_before = [&](std::size_t /*i*/, Way& way, const Steps& steps) {
+      way.oldest = steps.ticket;
+      way.num_before = steps.num_steps;
+      way.first_slot = static_cast<std::uint32_t>(steps.at.slot);
+      way.begins = links_.before(steps.at.slot) == Before::kFirst;
       way.is_complete = way.is_complete && (way.num_before == most_before_ || way.begins);
-    }
+    };
+    walk<Later>(ways, first_row, tickets, begins, ask_next, [&](std::size_t i, Way& way, const Steps& steps) {
+      way.num_after = steps.num_steps;
+      way.last_slot = static_cast<std::uint32_t>(steps.at.slot);
+      way.is_complete = steps.num_steps == most_after_ || is_end(links_.after(steps.at));
+      if (most_before_ == 0) end_before(i, way, {.at = begins[i], .ticket = tickets[i]});
+    });
+    if (most_before_ > 0) walk<Earlier>(ways, first_row, tickets, begins, [] {}, end_before);
   }
 
   // Whether the way of a published ticket is. The trail is of its lane and this window, or not known; and then of the
@@ -180,23 +181,30 @@ class Walks {
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return -std::ptrdiff_t{num_steps}; }
   };
 
-  // A row, as far as its steps are equally far apart.
-  template <class Direction>
-  void set_out(const Ways& ways, std::size_t row, Steps& steps) const noexcept {
-    ways.slots(row)[0] = static_cast<std::uint32_t>(steps.at.slot);
-    look_ahead<Direction>(steps);
-    if (steps.gap != 0) go_evenly<Direction>(ways, row, steps);
-  }
-
-  // All rows that have not come to an end, in turn.
-  template <class Direction>
-  void go(const Ways& ways, std::size_t first_row, std::span<Steps> rows) const noexcept {
-    for (bool goes_on = true; goes_on;) {
-      goes_on = false;
-      for (std::size_t i = 0; i < rows.size(); ++i) {
-        if (rows[i].gap == 0) continue;
-        go_evenly<Direction>(ways, first_row + i, rows[i]);
-        goes_on = goes_on || rows[i].gap != 0;
+  // From all rows, each as far as its steps are equally far apart; then of those that have not come to an end, in turn.
+  template <class Direction, class AskNext, class Finish>
+  void walk(const Ways& ways, std::size_t first_row, std::span<const Ticket> tickets, std::span<const Place> begins,
+            AskNext ask_next, Finish finish) const noexcept {
+    std::array<std::pair<std::size_t, Steps>, kRowsTogether> midway;
+    std::size_t num_midway = 0;
+    const auto go = [&](std::size_t i, Steps steps) {
+      if (steps.gap != 0) go_evenly<Direction>(ways, first_row + i, steps);
+      if (steps.gap == 0) {
+        finish(i, ways[first_row + i], steps);
+      } else {
+        midway[num_midway++] = {i, steps};
+      }
+    };
+    for (std::size_t i = 0; i < begins.size(); ++i) {
+      Steps steps{.at = begins[i], .ticket = tickets[i]};
+      ways.slots(first_row + i)[0] = static_cast<std::uint32_t>(steps.at.slot);
+      look_ahead<Direction>(steps);
+      go(i, steps);
+      ask_next();
+    }
+    while (num_midway > 0) {
+      for (const std::size_t at : std::views::iota(std::size_t{0}, std::exchange(num_midway, 0))) {
+        go(midway[at].first, midway[at].second);
       }
     }
   }

@@ -112,12 +112,12 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
   const Walks walks{ring_, lanes_, window, rule_.most_before, rule_.most_after};
   std::array<Place, kMostRows> begins;
   begins[0] = walks.begin(tickets[0]);
-  const std::size_t gap = walks.gap_around(begins[0], lanes_.num_lanes());
+  const Walks::Span span = walks.span(walks.gap_around(begins[0], lanes_.num_lanes()));
   std::size_t asked = 0;
   const auto ask_next = [&]() -> std::size_t {
     if (asked == num_rows) return kLinesAhead;
     begins[asked] = walks.begin(tickets[asked]);
-    return walks.ask(begins[asked++], gap);
+    return walks.ask(begins[asked++], span);
   };
   for (std::size_t num_lines = 0; num_lines < kLinesAhead;) num_lines += ask_next();
   for (std::size_t row = 0; row < num_rows; row += Walks::kRowsTogether) {

@@ -67,12 +67,19 @@ Gap restored_after(SavedLink::Bits bits) noexcept {
   }
 }
 
+Lanes::Links links_of(Ring& ring, Memory& memory) {
+  Records& records = ring.records();
+  const std::size_t offset = records.layout().margin_offset();
+  if (offset == RecordLayout::kNone) return Lanes::Links{ring.capacity(), memory};
+  return {ring.capacity(), records.data() + offset, records.layout().stride()};
+}
+
 }  // namespace
 
 Lanes::Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends, Memory& memory)
     : ring_{ring},
       ends_{std::move(ends)},
-      links_{ring.capacity(), memory},
+      links_{links_of(ring, memory)},
       frames_{ring.records().layout().frames().empty() ? nullptr : std::make_unique<Frames>(ring)},
       lanes_(num_lanes),
       in_order_(num_lanes) {

@@ -41,7 +41,14 @@ class Lanes {
   using Owner = std::uintptr_t;  // a number of the call's own, not 0
   static constexpr std::size_t kNone = ~std::size_t{0};
 
-  // The ring outlives this. Throws std::invalid_argument, std::bad_alloc, and what the memory of its links throws.
+  // The margin that links take in records of a ring with lanes: none in those larger than a page, where who goes from
+  // link to link would touch a page for each. (A ring that is larger than memory has none for the same reason.)
+  [[nodiscard]] static std::size_t margin_bytes(const RecordLayout& without) noexcept {
+    return without.stride() <= Region::kPageBytes ? Links::kLinkBytes : 0;
+  }
+
+  // The ring outlives this. Its records have a margin for their links, or these lie in the memory. Throws
+  // std::invalid_argument, std::bad_alloc, and what the memory throws.
   Lanes(Ring& ring, std::size_t num_lanes, std::vector<EndColumn> ends, Memory& memory = Memory::own());
 
   [[nodiscard]] Ring& ring() const noexcept { return ring_; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What comes before and after each slot's transition in its lane, beside a ring. Nobody waits here.
+// What comes before and after each slot's transition in its lane, beside a ring or in its records' margins. Nobody
+// waits here.
 //
 // A link belongs to the ticket of its lap. Its owner stores all of it after the reservation and before the ring's word,
 // so that whoever sees the ticket published sees its link, too. From then on only `after` changes, once: whoever
@@ -23,12 +24,17 @@ namespace fastreplay {
 template <class Atomics>
 class BasicLinks {
  public:
+  static constexpr std::size_t kLinkBytes = 16;
+
   // Throws std::invalid_argument on a capacity that distances do not reach, std::bad_alloc, and what the memory throws.
   explicit BasicLinks(std::size_t capacity, Memory& memory = Memory::own())
-      : capacity_{capacity}, links_{memory.take(checked(capacity) * sizeof(Link))} {}
+      : capacity_{capacity}, own_{memory.take(checked(capacity) * kLinkBytes)}, first_{own_.data()} {}
+  // The same of memory that is somebody else's, is zero, and has room for one at every `stride` bytes.
+  BasicLinks(std::size_t capacity, std::byte* first, std::size_t stride)
+      : capacity_{checked(capacity)}, first_{first}, stride_{stride} {}
 
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
-  [[nodiscard]] std::size_t num_bytes() const noexcept { return links_.num_bytes(); }
+  [[nodiscard]] std::size_t num_bytes() const noexcept { return own_.num_bytes(); }  // beside other memory
 
   // Where a ticket's link is, for who goes from one to the next: a division is as much work as a step.
   struct Place {
@@ -95,7 +101,8 @@ class BasicLinks {
     return Atomics::load(in(slot).lane, std::memory_order_relaxed);
   }
 
-  static constexpr std::size_t kOfLine = kCacheLine / 16;  // links that lie in one line
+  // That lie in one line.
+  [[nodiscard]] std::size_t num_in_line() const noexcept { return stride_ == kLinkBytes ? kCacheLine / kLinkBytes : 1; }
 
   // Inlined by force: GCC drops calls of a function that only prefetches.
   [[gnu::always_inline]] void prefetch(std::size_t slot) const noexcept { __builtin_prefetch(&in(slot), 0, 2); }
@@ -106,7 +113,8 @@ class BasicLinks {
     std::uint32_t before;  // a distance
     std::uint32_t lane;
   };
-  [[nodiscard]] Link& in(std::size_t slot) const noexcept { return reinterpret_cast<Link*>(links_.data())[slot]; }
+  static_assert(sizeof(Link) == kLinkBytes);
+  [[nodiscard]] Link& in(std::size_t slot) const noexcept { return *reinterpret_cast<Link*>(first_ + slot * stride_); }
 
  private:
   [[nodiscard]] static std::size_t checked(std::size_t capacity) {
@@ -116,7 +124,9 @@ class BasicLinks {
   [[nodiscard]] static std::uint64_t word(Place place, Gap after) noexcept { return place.lap << 32 | after; }
 
   std::size_t capacity_;
-  Region links_;
+  Region own_;  // of no bytes where they lie in somebody else's memory
+  std::byte* first_;
+  std::size_t stride_ = kLinkBytes;
 };
 
 }  // namespace fastreplay

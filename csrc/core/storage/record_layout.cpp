@@ -26,11 +26,8 @@ std::size_t record_stride(std::size_t used_bytes, std::size_t alignment) {
   return whole_lines - compact <= compact / 8 ? whole_lines : compact;
 }
 
-}  // namespace
-
-RecordLayout::RecordLayout(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups)
-    : num_fields_{fields.size()} {
-  if (fields.empty()) throw std::invalid_argument{"a record needs at least one field"};
+// How many frames a row of each field consists of; 0 of what is no stack.
+std::vector<std::size_t> frames_of_rows(const std::vector<FieldSize>& fields, const std::vector<FrameGroup>& groups) {
   std::vector<std::size_t> num_frames(fields.size());
   for (const FrameGroup& group : groups) {
     if (group.fields.empty()) throw std::invalid_argument{"a group of no fields"};
@@ -44,26 +41,46 @@ RecordLayout::RecordLayout(const std::vector<FieldSize>& fields, std::vector<Fra
       num_frames[field] = group.num_frames;
     }
   }
+  return num_frames;
+}
+
+}  // namespace
+
+RecordLayout::RecordLayout(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups,
+                           std::size_t margin_bytes)
+    : num_fields_{fields.size()} {
+  if (fields.empty()) throw std::invalid_argument{"a record needs at least one field"};
+  const std::vector<std::size_t> num_frames = frames_of_rows(fields, groups);
   columns_.reserve(2 * fields.size() + groups.size());
+  const auto add_margin = [&] {
+    if (margin_bytes > 0 && margin_offset_ == kNone) margin_offset_ = place(margin_bytes, kMarginAlignment);
+  };
   for (std::size_t f = 0; f < fields.size(); ++f) {
     const Column column{.offset = 0, .row_bytes = fields[f].row_bytes, .num_frames = num_frames[f]};
     const std::size_t alignment = column.num_frames == 0 ? fields[f].alignment : sizeof(FramePlace);
     if (column.row_bytes > kMaxBytes) throw std::invalid_argument{"the record is too large"};
     add_column(column.stored_bytes(), alignment, column);
+    if (column.num_frames == 0 && column.row_bytes <= sizeof(double)) add_margin();
   }
+  add_margin();
   add_frames(fields, std::move(groups));
   stride_ = record_stride(used_bytes_, alignment_);
 }
 
-void RecordLayout::add_column(std::size_t num_bytes, std::size_t alignment, Column column) {
+// Where so many bytes come next.
+std::size_t RecordLayout::place(std::size_t num_bytes, std::size_t alignment) {
   if (num_bytes == 0) throw std::invalid_argument{"a row has at least one byte"};
   if (!std::has_single_bit(alignment)) throw std::invalid_argument{"alignment is no power of two"};
-  column.offset = round_up(used_bytes_, alignment);
-  if (column.offset > kMaxBytes || num_bytes > kMaxBytes - column.offset)
-    throw std::invalid_argument{"the record is too large"};
-  columns_.push_back(column);
-  used_bytes_ = column.offset + num_bytes;
+  const std::size_t offset = round_up(used_bytes_, alignment);
+  if (offset > kMaxBytes || num_bytes > kMaxBytes - offset) throw std::invalid_argument{"the record is too large"};
+  used_bytes_ = offset + num_bytes;
   alignment_ = std::max(alignment_, alignment);
+  return offset;
+}
+
+void RecordLayout::add_column(std::size_t num_bytes, std::size_t alignment, Column column) {
+  column.offset = place(num_bytes, alignment);
+  columns_.push_back(column);
 }
 
 void RecordLayout::add_frames(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups) {

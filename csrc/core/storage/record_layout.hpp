@@ -45,7 +45,8 @@ struct Column {
 };
 
 // The packed record: [field 0][field 1]...[newest frame of group 0]..., each at its dtype's alignment. Beside it is
-// room for the frames that no record before has: all of its groups' but the newest of each.
+// room for the frames that no record before has: all of its groups' but the newest of each. Among the fields may be a
+// margin, for what somebody else says of the record.
 class RecordLayout {
  public:
   struct Frames {
@@ -57,18 +58,25 @@ class RecordLayout {
 
   // Throws std::invalid_argument on no fields, a row of no bytes, an alignment that is no power of two, sizes whose sum
   // does not fit, or groups that are not of different fields with rows of as many bytes, a multiple of their frames.
-  explicit RecordLayout(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups = {});
+  // The margin lies after the first field of one number, mostly the reward: who looks at it looks at that, too.
+  explicit RecordLayout(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups = {},
+                        std::size_t margin_bytes = 0);
 
   // Of the fields; then of each group's newest frame; then of the places that grouped fields have, as they are.
   [[nodiscard]] const std::vector<Column>& columns() const noexcept { return columns_; }
   [[nodiscard]] std::size_t num_fields() const noexcept { return num_fields_; }
   [[nodiscard]] const std::vector<Frames>& frames() const noexcept { return frames_; }
+  // Bytes from the start of the record, a multiple of kMarginAlignment; kNone where it has no margin.
+  static constexpr std::size_t kMarginAlignment = 16;  // of which records begin at a multiple
+  static constexpr std::size_t kNone = ~std::size_t{0};
+  [[nodiscard]] std::size_t margin_offset() const noexcept { return margin_offset_; }
   [[nodiscard]] std::size_t used_bytes() const noexcept { return used_bytes_; }
   [[nodiscard]] std::size_t stride() const noexcept { return stride_; }
   // Of the room beside a record: whole pages, where it is worth giving them back.
   [[nodiscard]] std::size_t extra_bytes() const noexcept { return extra_bytes_; }
 
  private:
+  [[nodiscard]] std::size_t place(std::size_t num_bytes, std::size_t alignment);
   void add_column(std::size_t num_bytes, std::size_t alignment, Column column);
   void add_frames(const std::vector<FieldSize>& fields, std::vector<FrameGroup> groups);
 
@@ -79,6 +87,7 @@ class RecordLayout {
   std::size_t stride_ = 0;      // bytes from one record to the next
   std::size_t alignment_ = 1;
   std::size_t extra_bytes_ = 0;
+  std::size_t margin_offset_ = kNone;
 };
 
 }  // namespace fastreplay
