@@ -164,6 +164,24 @@ class Walks {
       return walks.is_published(ticket(steps)) && walks.links_.before(next.slot) == steps.gap;
     }
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return num_steps; }
+    // The same steps, as many as can be taken with nothing to ask but links: up to the last slot, and to the last
+    // ticket that is known to be published.
+    template <class Keep>
+    static void run(const Walks& walks, Steps& steps, Keep keep) noexcept {
+      const std::uint64_t num_published = walks.window_.committed - std::min(steps.ticket, walks.window_.committed);
+      const std::size_t end = steps.at.slot + std::min(num_published, walks.ring_.capacity() - steps.at.slot);
+      const Gap gap = steps.gap;
+      Place at = steps.at;
+      std::uint32_t num_steps = steps.num_steps;
+      bool goes_on = true;
+      while (goes_on && at.slot + gap < end && walks.links_.before(at.slot + gap) == gap) {
+        at.slot += gap;
+        keep(++num_steps, at.slot);
+        goes_on = num_steps < walks.most_after_ && walks.links_.after(at) == gap;
+      }
+      if (num_steps > steps.num_steps)
+        walks.come<Later>(steps, at, num_steps, steps.ticket + (at.slot - steps.at.slot));
+    }
   };
 
   struct Earlier {
@@ -179,6 +197,24 @@ class Walks {
       return steps.ticket >= walks.window_.first + steps.gap && walks.is_published(ticket(steps));
     }
     static std::ptrdiff_t step(std::uint32_t num_steps) noexcept { return -std::ptrdiff_t{num_steps}; }
+    // As there: down to the first slot, and to the oldest ticket. All of these are published if the one that they come
+    // before is known to be.
+    template <class Keep>
+    static void run(const Walks& walks, Steps& steps, Keep keep) noexcept {
+      if (steps.ticket < walks.window_.first || steps.ticket >= walks.window_.committed) return;
+      const std::size_t first = steps.at.slot - std::min(steps.at.slot, steps.ticket - walks.window_.first);
+      const Gap gap = steps.gap;
+      Place at = steps.at;
+      std::uint32_t num_steps = steps.num_steps;
+      bool goes_on = true;
+      while (goes_on && at.slot >= first + gap) {
+        at.slot -= gap;
+        keep(++num_steps, at.slot);
+        goes_on = num_steps < walks.most_before_ && walks.links_.before(at.slot) == gap;
+      }
+      if (num_steps > steps.num_steps)
+        walks.come<Earlier>(steps, at, num_steps, steps.ticket - (steps.at.slot - at.slot));
+    }
   };
 
   // From all rows, each as far as its steps are equally far apart; then of those that have not come to an end, in turn.
@@ -217,17 +253,20 @@ class Walks {
     std::uint32_t* const slots = ways.slots(row);
     Steps steps = row_steps;
     const Gap gap = steps.gap;
-    do {
-      steps.gap = gap;
+    const auto keep = [=](std::uint32_t num_steps, std::size_t slot) {
+      if (num_steps < num_kept) slots[Direction::step(num_steps)] = static_cast<std::uint32_t>(slot);
+    };
+    Direction::run(*this, steps, keep);
+    while (steps.gap == gap) {
       const Place next = Direction::place(*this, steps);
       if (!Direction::holds(*this, steps, next)) {
         steps.gap = 0;
         break;
       }
       steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
-      if (steps.num_steps < num_kept) slots[Direction::step(steps.num_steps)] = static_cast<std::uint32_t>(next.slot);
+      keep(steps.num_steps, next.slot);
       look_ahead<Direction>(steps);
-    } while (steps.gap == gap);
+    }
     if (steps.gap != 0) links_.prefetch(Direction::place(*this, steps).slot);
     row_steps = steps;
   }
@@ -240,6 +279,13 @@ class Walks {
       steps = {.at = next, .ticket = Direction::ticket(steps), .num_steps = steps.num_steps + 1};
     }
     return steps;
+  }
+
+  // To the last of some steps.
+  template <class Direction>
+  void come(Steps& steps, const Place& at, std::uint32_t num_steps, Ticket ticket) const noexcept {
+    steps = {.at = at, .ticket = ticket, .num_steps = num_steps};
+    look_ahead<Direction>(steps);
   }
 
   // Where the next step is said to be.

@@ -38,6 +38,8 @@ class Ways {
   [[nodiscard]] FASTREPLAY_INLINE std::size_t num_kept() const noexcept {
     return (row_bytes_ - sizeof(Way)) / sizeof(std::uint32_t) - most_before_;
   }
+  // From a row's slots to those of the next, in slots.
+  [[nodiscard]] FASTREPLAY_INLINE std::size_t num_apart() const noexcept { return row_bytes_ / sizeof(std::uint32_t); }
   // Of steps 0 and later, as far as they are kept.
   [[nodiscard]] FASTREPLAY_INLINE std::uint32_t* slots(std::size_t row) const noexcept {
     return reinterpret_cast<std::uint32_t*>(data_ + row * row_bytes_ + sizeof(Way)) + most_before_;

@@ -123,7 +123,16 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
   for (std::size_t row = 0; row < num_rows; row += Walks::kRowsTogether) {
     const std::size_t together = std::min(Walks::kRowsTogether, num_rows - row);
     walks.walk(ways_, first_row + row, tickets.subspan(row, together), {begins.data() + row, together}, ask_next);
+    for (std::size_t i = 0; !rule_.taken.empty() && i < together; ++i) pad(first_row + row + i);
   }
+}
+
+// Lets steps that are not there have the slots of the nearest that are.
+void Windows::pad(std::size_t row) const noexcept {
+  const Way& way = ways_[row];
+  std::uint32_t* slots = ways_.slots(row);
+  std::fill(slots + way.num_after + 1, slots + rule_.most_after + 1, way.last_slot);
+  std::fill(slots - rule_.most_before, slots - way.num_before, way.first_slot);
 }
 
 template <class NextSlot>
@@ -161,18 +170,6 @@ std::size_t Windows::step_bytes(std::size_t field, std::size_t part) const noexc
 void Windows::take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
                    std::size_t num_rows) const noexcept {
   const std::size_t count = taken.num_given();
-  std::array<std::pair<std::size_t, std::size_t>, kMostRows> ranges;
-  std::array<std::size_t, kMostRows> first_steps;
-  for (std::size_t i = 0; i < num_rows; ++i) {
-    auto& [begin, end] = ranges[i] = there(taken.steps, ways_[first_row + i]);
-    first_steps[i] = taken.is_first_only && begin < end ? std::exchange(begin, 0) : 0;
-  }
-  const auto slot = [&](std::size_t i, std::size_t k) -> std::size_t {
-    const auto [begin, end] = ranges[i];
-    return k < begin ? ways_[first_row + i].first_slot
-           : k < end ? ways_.slots(first_row + i)[taken.steps.at(first_steps[i] + k)]
-                     : ways_[first_row + i].last_slot;
-  };
   // The longer lines of the two, where steps follow each other.
   const bool is_by_step = rule_.is_time_major && num_rows >= count;
   Lines lines{.first_row = first_row * count, .num_rows = num_rows * count};
@@ -184,19 +181,30 @@ void Windows::take(std::span<const Copied> fields, const WindowRule::Taken& take
   }
   ShiftDraw shifts = shifts_;
   (rule_.is_time_major ? shifts.num_apart : shifts.num_steps) = rule_.is_time_major ? num_rows_ : count;
-  copy(fields, lines, shifts, [&, i = std::size_t{0}, k = std::size_t{0}]() mutable {
-    const std::size_t found = slot(i, k);
-    if (is_by_step) {
-      if (++i == num_rows) {
-        i = 0;
-        ++k;
-      }
-    } else if (++k == count) {
-      k = 0;
-      ++i;
+  if (taken.is_first_only) {
+    copy(fields, lines, shifts, [&, row = first_row]() mutable { return first_slot(taken.steps, row++); });
+    return;
+  }
+  // From a step to the next of the same row, and from a row to the next; in slots.
+  const std::size_t step_apart = taken.steps.stride, row_apart = ways_.num_apart();
+  const std::size_t apart = is_by_step ? row_apart : step_apart, lines_apart = is_by_step ? step_apart : row_apart;
+  const std::size_t num_in_line = is_by_step ? num_rows : count;
+  const std::uint32_t* line = ways_.slots(first_row) + taken.steps.first;
+  copy(fields, lines, shifts, [=, slot = line, left = num_in_line]() mutable {
+    const std::uint32_t found = *slot;
+    slot += apart;
+    if (--left == 0) {
+      slot = line += lines_apart;
+      left = num_in_line;
     }
     return found;
   });
+}
+
+// Of the first of the steps that is there, or else of the nearest one.
+std::uint32_t Windows::first_slot(const Steps& steps, std::size_t row) const noexcept {
+  const auto [begin, end] = there(steps, ways_[row]);
+  return ways_.slots(row)[steps.at(begin < end ? begin : 0)];
 }
 
 void Windows::put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept {

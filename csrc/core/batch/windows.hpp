@@ -149,6 +149,8 @@ class Windows {
   [[nodiscard]] Copied copied(std::size_t field, std::size_t part) const noexcept;
   // Of a step, as it is given.
   [[nodiscard]] std::size_t step_bytes(std::size_t field, std::size_t part) const noexcept;
+  void pad(std::size_t row) const noexcept;
+  [[nodiscard]] std::uint32_t first_slot(const Steps& steps, std::size_t row) const noexcept;
   void put_zeros(const WindowRule::Taken& taken, std::size_t row) const noexcept;
   void say(const WindowRule::Said& said, std::size_t first_row, std::size_t num_rows) const noexcept;
   // Where a part's first row, or the first step of it, begins.
