@@ -69,6 +69,21 @@ def test_each_trajectory_is_as_likely(lengths: list[int], capacity: int, lanes: 
     np.testing.assert_array_equal(ahead, np.concatenate([again.sample(100).ticket for _ in range(20)]))
 
 
+def test_rows_know_nothing_of_each_other() -> None:
+    """Which step a row takes says nothing of where any other row of the minibatch falls."""
+    buffer, _ = filled([2] * 500)
+    drawn = buffer.sampler(draw=OVER, seed=1).sample(16_384).ticket
+    step, place = drawn % 2 - 0.5, drawn - drawn.mean()
+    spectrum = np.fft.fft(step)  # all distances between rows at once, then rows at multiples of each other
+    apart = np.fft.ifft(spectrum * np.fft.fft(place).conj()).real
+    assert np.abs(apart).max() < 5.5 * step.std() * place.std() * np.sqrt(len(drawn))
+    for factor in (2, 3, 4, 5, 8):
+        for first in range(factor):
+            others = place[first::factor]
+            both = step[: len(others)] * others
+            assert abs(both.sum()) < 5 * 0.5 * place.std() * np.sqrt(len(both)), (factor, first)
+
+
 def test_cuts_end_and_clears_forget() -> None:
     buffer, _ = filled([50])
     buffer.clear()

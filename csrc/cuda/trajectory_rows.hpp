@@ -58,9 +58,9 @@ struct TrajectoryRows {
     if (!draw_below(window.size, word_of(draw, row, attempt), position)) return false;
     LinkedSlots::Place at = linked.place(window, position);
     if (!begins(at)) return false;
-    const Philox::Counter counter{row + 1, draw.generator->calls, attempt, 0};
+    const Philox::Counter counter{row + 1, draw.generator->calls, ~attempt, 0};
     std::uint64_t number = 0;
-    if (!draw_below(length(window, at), Philox::words(counter, key_of(*draw.generator))[1], number)) return false;
+    if (!draw_below(length(window, at), Philox::words(counter, key_of(*draw.generator))[0], number)) return false;
     for (; number > 0 && linked.go_later(window, at); --number) {
     }
     as_global(draw.tickets)[row] = window.first + at.position;

@@ -258,7 +258,7 @@ class Trajectories {
                                              : fastreplay::WordStream::block(key, call, row / 4)[row % 4];
       const auto found = std::ranges::find(begins_, kFirst + drawn_below(kSize, word));
       if (found == begins_.end()) continue;
-      const std::uint64_t number = fastreplay::Philox::words({row + 1, call, attempt, 0}, key)[1];
+      const std::uint64_t number = fastreplay::Philox::words({row + 1, call, ~attempt, 0}, key)[0];
       return *found + drawn_below(found[1] - found[0], number);
     }
     return ~std::uint64_t{0};

@@ -62,8 +62,8 @@ bool TrajectoryDraw::draw(std::size_t row, std::uint64_t attempt, std::uint64_t 
   std::uint64_t length = 1;
   for (Step end = step; go_on(end);) ++length;
   std::uint64_t number = 0;
-  // The attempt's own counter, of which another word is the attempt's (word_of_attempt).
-  if (!draw_below(length, Philox::words({row + 1, call_, attempt, 0}, key_)[1], number)) return false;
+  // A counter that no other attempt or row has: those of attempts have small numbers in this place, the stream has 0.
+  if (!draw_below(length, Philox::words({row + 1, call_, ~attempt, 0}, key_)[0], number)) return false;
   for (; number > 0 && go_on(step); --number) {
   }
   tickets_[row] = step.ticket;
