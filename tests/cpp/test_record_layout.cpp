@@ -66,7 +66,7 @@ void margins() {
     const RecordLayout layout{fields, {}, margin_bytes};
     CHECK_EQ(plain.margin_offset(), RecordLayout::kNone);
     const std::size_t begin = layout.margin_offset();
-    CHECK_EQ(begin % 16, 0U);
+    CHECK_EQ(begin % 8, 0U);
     CHECK(begin + margin_bytes <= layout.used_bytes());
     CHECK(layout.used_bytes() <= layout.stride());
     CHECK_EQ(layout.stride() % 16, 0U);

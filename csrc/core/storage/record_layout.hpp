@@ -67,7 +67,7 @@ class RecordLayout {
   [[nodiscard]] std::size_t num_fields() const noexcept { return num_fields_; }
   [[nodiscard]] const std::vector<Frames>& frames() const noexcept { return frames_; }
   // Bytes from the start of the record, a multiple of kMarginAlignment; kNone where it has no margin.
-  static constexpr std::size_t kMarginAlignment = 16;  // of which records begin at a multiple
+  static constexpr std::size_t kMarginAlignment = 8;
   static constexpr std::size_t kNone = ~std::size_t{0};
   [[nodiscard]] std::size_t margin_offset() const noexcept { return margin_offset_; }
   [[nodiscard]] std::size_t used_bytes() const noexcept { return used_bytes_; }
