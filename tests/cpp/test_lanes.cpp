@@ -391,6 +391,40 @@ void test_saved_states_come_back() {
          std::vector<std::uint8_t>{kBeginning, kMidway, kEnd, kBroken, kBroken, kBroken}));
 }
 
+// Transitions that were cleared are still there, and linked; none of them is given.
+void test_what_was_cleared_is_not_gone_back_to() {
+  constexpr std::size_t kSteps = 5;
+  const fastreplay::Steps steps{.first = 1 - static_cast<std::int64_t>(kSteps), .count = kSteps, .stride = 1};
+  const std::vector<fastreplay::Part> parts{{fastreplay::Source::kMade, kSteps * sizeof(std::uint64_t)},
+                                            {fastreplay::Source::kTicket, sizeof(std::uint64_t)},
+                                            {fastreplay::Source::kMade, fastreplay::Ways::row_bytes(kSteps)}};
+  for (const std::size_t margin_bytes : {std::size_t{0}, Lanes::Links::kLinkBytes}) {
+    Ring ring{fastreplay::RecordLayout{{{.row_bytes = 8, .alignment = 8}}, {}, margin_bytes}, 64};
+    Lanes lanes{ring, 1, {}};
+    const std::int64_t lane = 0;
+    for (std::uint64_t number = 0; number < 30; ++number) {
+      if (number == 20) ring.clear();
+      const fastreplay::Rows row{reinterpret_cast<const std::byte*>(&number), sizeof number};
+      const std::span fields{&row, 1};
+      CHECK(
+          fastreplay::insert_beside(ring, fields, 0, 1, std::chrono::seconds{1}, Lanes::NewRows{lanes, &lane, fields}));
+    }
+    fastreplay::WindowRule rule;
+    rule.most_before = kSteps - 1;
+    rule.ways_part = 2;
+    rule.taken = {{.steps = steps, .pads_with_zeros = false, .is_first_only = false, .fields = {0}, .parts = {0}}};
+    const fastreplay::Block block{parts, 200};
+    Sampler sampler{kKey};
+    const fastreplay::Following following{lanes, rule};
+    CHECK_EQ(sampler.sample(ring, block, 0, &following), 200U);
+    for (std::size_t row = 0; row < 200; ++row) {
+      const auto* given = reinterpret_cast<const std::uint64_t*>(block.part(0)) + row * kSteps;
+      const std::uint64_t drawn = block.tickets()[row];
+      for (std::size_t k = 0; k < kSteps; ++k) CHECK_EQ(given[k], std::max<std::uint64_t>(20, drawn + k + 1 - kSteps));
+    }
+  }
+}
+
 // A transition whose predecessor had left the ring begins nothing, and is not said to.
 void test_what_was_lost_is_no_beginning() {
   using fastreplay::SavedLink;
@@ -853,6 +887,7 @@ int main() {
   test_ends_are_noted();
   test_saved_states_come_back();
   test_what_was_lost_is_no_beginning();
+  test_what_was_cleared_is_not_gone_back_to();
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     for (const std::size_t capacity : {24, 9, 50}) {
       for (const std::size_t num_missing : {0, 5, 100}) test_saved_links_come_back({capacity, num_missing, 0}, seed);

@@ -386,10 +386,17 @@ MUTANTS = (
         test="lanes",
     ),
     Mutant(
-        "what comes before the drawn record need not be whole",
+        "what a row was made of need not be whole",
         WALKS,
         "      way.oldest = steps.ticket;\n",
-        "      way.oldest = tickets[i];\n",
+        "      way.oldest = window_.end;\n",
+        test="lanes",
+    ),
+    Mutant(
+        "evenly spaced steps go back beyond what is there",
+        WALKS,
+        "steps.at.slot - std::min(steps.at.slot, steps.ticket - walks.window_.first);",
+        "0;",
         test="lanes",
     ),
     Mutant(
@@ -416,8 +423,8 @@ MUTANTS = (
     Mutant(
         "what is missing at the end is what came first",
         WINDOWS,
-        ": ways_[first_row + i].last_slot;",
-        ": ways_[first_row + i].first_slot;",
+        "rule_.most_after + 1, way.last_slot);",
+        "rule_.most_after + 1, way.first_slot);",
         test="lanes",
     ),
     Mutant("a lane has two owners", LANES, "        found == owner) {", "        found != 0) {", test="lanes"),
