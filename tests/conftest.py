@@ -29,6 +29,8 @@ settings.register_profile("explore", settings.get_profile("default"), derandomiz
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+collect_ignore = ["fuzz_guided.py"]  # imports what only make fuzz installs, for doctests that it has none of
+
 LONGEST = ("test_why.py", "test_workers.py", "test_examples.py", "test_interruptions.py", "test_packaging.py")
 
 

@@ -119,7 +119,7 @@ class TrajectoryDraws:
                 word = word_of(self._generator, row // 4, 0, 0, row % 4)
             tickets = self._trajectories.get(self._first + (word * self._size >> 64))
             if tickets is not None:
-                ticket = tickets[word_of(self._generator, row, attempt, 0, 1) * len(tickets) >> 64]
+                ticket = tickets[word_of(self._generator, row, 2**64 - 1 - attempt, 0) * len(tickets) >> 64]
                 if is_right(ticket):
                     return ticket
         attempt, total, found, number = first + 2 * self._size + (first == 0), 0.0, None, 0
@@ -135,7 +135,8 @@ class TrajectoryDraws:
 
 
 def word_of(generator: Any, row: int, attempt: int, purpose: int, number: int = 0) -> int:
-    counter = [row, int(generator[2]), attempt, purpose]  # rows count from 1 on, and NumPy counts before it draws
+    # Rows count from 1 on, and NumPy counts before it draws.
+    counter = np.array([row, int(generator[2]), attempt, purpose], np.uint64)
     return int(np.random.Philox(key=generator[:2], counter=counter).random_raw(number + 1)[number])
 
 
