@@ -293,6 +293,16 @@ def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[
     prefetcher.stop()
 
 
+def test_only_rings_and_rules_are_drawn_from() -> None:
+    ours = native(SMALL)
+    sources: list[Any] = [None, "ring", ours.records, object()]
+    for source in sources:
+        with pytest.raises(TypeError):
+            _core.Sampler((1, 2)).sample(source, _core.Block(ours, 4))
+        with pytest.raises(TypeError):
+            _core.Sampler((1, 2)).sample_weighted(source, 0.5, _core.Block(ours, 4))
+
+
 def test_trajectories_of_another_ring_are_refused() -> None:
     ours, theirs = native(SMALL), native(SMALL)
     sampler = _core.Sampler((1, 2), 0, _core.Lanes(theirs, 1, []))

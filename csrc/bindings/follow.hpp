@@ -48,12 +48,22 @@ class FollowRule {
   Following following_;
 };
 
+template <class Bound>
+bool is_a(const pybind11::object& object) {
+  auto* type = reinterpret_cast<PyTypeObject*>(pybind11::type::of<Bound>().ptr());
+  return PyType_IsSubtype(Py_TYPE(object.ptr()), type) != 0;
+}
+
 // What surrounds the rows that are drawn from a source; null where that is a ring, or nothing of the two. Not by
 // signatures that pybind11 tries one after the other, which takes 1.5 µs.
 inline const FollowRule* follow_in(const pybind11::object& source) {
-  auto* type = reinterpret_cast<PyTypeObject*>(pybind11::type::of<FollowRule>().ptr());
-  const bool is_follow = PyType_IsSubtype(Py_TYPE(source.ptr()), type) != 0;
-  return is_follow ? &source.cast<const FollowRule&>() : nullptr;
+  return is_a<FollowRule>(source) ? &source.cast<const FollowRule&>() : nullptr;
+}
+
+inline Ring& ring_in(const pybind11::object& source) {
+  if (!is_a<Ring>(source))
+    throw pybind11::type_error{"expected a ring, or what surrounds rows that are drawn from one"};
+  return source.cast<Ring&>();
 }
 
 }  // namespace fastreplay

@@ -62,7 +62,7 @@ class MinibatchQueue {
     std::vector<Prefetcher::Member> native;
     for (const auto& [source, sampler] : members_) {
       const FollowRule* follow = follow_in(source);
-      native.push_back({.ring = follow == nullptr ? source.cast<Ring&>() : follow->ring(),
+      native.push_back({.ring = follow == nullptr ? ring_in(source) : follow->ring(),
                         .sampler = sampler.cast<Sampler&>(),
                         .following = follow == nullptr ? nullptr : &follow->following()});
     }

@@ -63,7 +63,7 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
 std::size_t sample_weighted_into(Sampler& sampler, const py::object& source, double beta, const Block& block) {
   const FollowRule* follow = follow_in(source);
   return follow != nullptr ? sample_following_into(sampler, *follow, beta, block)
-                           : sample_alone_into(sampler, source.cast<Ring&>(), beta, block);
+                           : sample_alone_into(sampler, ring_in(source), beta, block);
 }
 
 std::size_t sample_into(Sampler& sampler, const py::object& source, const Block& block) {
