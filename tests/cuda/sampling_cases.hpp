@@ -164,6 +164,18 @@ inline void set_window(const cuda::Stream& stream, const Records& records, std::
            "fastreplay_cuda_set_window");
 }
 
+inline constexpr fastreplay::Philox::Key kKey{5, 6};
+
+// A generator of that key that has made so many calls.
+inline Array generator_after(std::uint64_t calls) {
+  return Array{cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]},
+                                                                    .calls = calls,
+                                                                    .num_sampled = 0,
+                                                                    .num_without_mass = 0,
+                                                                    .num_redraws = 0,
+                                                                    .num_incomplete = 0}})};
+}
+
 // Calls one after the other: with a window of their own, from the one set before, with nothing to draw, and out of a
 // graph. Where a window does not wrap the block holds nothing that was written, so that initcheck sees what is read too
 // early; else it is poisoned, and nothing between the parts may change.
@@ -171,13 +183,7 @@ inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) 
   const bool has_poison = records.first != 0;
   const Minibatch minibatch{records, batch_size};
   const Array block{minibatch.num_bytes};
-  constexpr fastreplay::Philox::Key kKey{5, 6};
-  const Array generator{cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]},
-                                                                             .calls = 7,
-                                                                             .num_sampled = 0,
-                                                                             .num_without_mass = 0,
-                                                                             .num_redraws = 0,
-                                                                             .num_incomplete = 0}})};
+  const Array generator = generator_after(7);
   std::vector<fastreplay_cuda_piece> pieces = minibatch.pieces;
   fastreplay_cuda_window now = records.window_of(records.size);
   fastreplay_cuda_sampling sampling{.now = &now,
@@ -280,13 +286,7 @@ inline void draws_over_trajectories(std::size_t batch_size) {
   const Array links{cuda::bytes_of(trajectories.links())};
   const Array block{batch_size * sizeof(std::uint64_t)};
   const Array window{sizeof(fastreplay_cuda_window)};
-  constexpr fastreplay::Philox::Key kKey{5, 6};
-  const Array generator{cuda::bytes_of(std::vector{fastreplay_cuda_generator{.key = {kKey[0], kKey[1]},
-                                                                             .calls = 3,
-                                                                             .num_sampled = 0,
-                                                                             .num_without_mass = 0,
-                                                                             .num_redraws = 0,
-                                                                             .num_incomplete = 0}})};
+  const Array generator = generator_after(3);
   const fastreplay_cuda_window now{Trajectories::kFirst, Trajectories::kSize,
                                    Trajectories::kFirst % Trajectories::kCapacity};
   const fastreplay_cuda_sampling sampling{.now = &now,
