@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from refusals import Call, Case, PlantedError, Scene, cases
-from refusals_scenes import CAPACITY, Array, Number, crowded, go_on_crowded, on, run_on, wide_row
+from refusals_scenes import CAPACITY, Array, Number, crowded, go_on_crowded, on, run_on, wide_row, without
 from support import FIELDS, NativeBuffer, transitions
 
 import fastreplay as fr
@@ -275,6 +275,11 @@ FIELD: dict[str, Any] = {
     "stack: one dimension too many": (ValueError, lambda s: Call(Native.Field, (1,) * 30, stack=2)),
     "out: no dtype": (TypeError, lambda s: Call(Native.Field, (), "uint8", out="nonsense")),
     "out: another float": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float16")),
+    "out: a half of another": (ValueError, lambda s: Call(Native.Field, (), "float16", out="bfloat16")),
+    "bfloat16: not there": (
+        ImportError,
+        lambda s: Call(without("ml_dtypes", None, lambda: Native.Field((), "bfloat16"))),
+    ),
     "out: of more bits": (ValueError, lambda s: Call(Native.Field, (), "int64", out="float32")),
     "divide: without out": (ValueError, lambda s: Call(Native.Field, (), "uint8", divide=255)),
     "divide: zero": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=0)),

@@ -6,25 +6,23 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 from refusals import Call, Case, Scene, attempt, cases
 from refusals_lanes import busy, go_on_busy
-from refusals_scenes import crowded, go_on_crowded, wide_row
+from refusals_scenes import crowded, go_on_crowded, wide_row, without
 from support import NativeBuffer
 
 import fastreplay as fr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 with suppress(ImportError):
     import pyarrow.parquet  # noqa: F401 - it starts a thread of its own when it is imported
@@ -77,17 +75,6 @@ def go_on(scene: Scene) -> Iterator[Any]:
         yield attempt(partial(each.load_arrays, COLUMNS, overwrite=True))
         yield [each.sample(6), each[:]]
     yield scene.b.sample(8, follow=fr.NStep(3, 0.5))
-
-
-class without:  # noqa: N801 - used as a function
-    """A call on a machine that lacks a library, or has another in its place."""
-
-    def __init__(self, name: str, module: ModuleType | None, call: Callable[[], object]) -> None:
-        self.name, self.module, self.call = name, module, call
-
-    def __call__(self) -> object:
-        with patch.dict(sys.modules, {self.name: self.module}):
-            return self.call()
 
 
 def _minari(error: type[Exception]) -> ModuleType:

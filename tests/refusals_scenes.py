@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from refusals import PlantedError, Scene, attempt
@@ -13,6 +15,7 @@ from support import FIELDS, NativeBuffer, fill, transitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
 CAPACITY = 12
 
@@ -123,3 +126,14 @@ def leave(*scenes: Scene) -> None:
             scene.insert.close()
         if hasattr(scene, "loader"):
             scene.loader.close()
+
+
+class without:  # noqa: N801 - used as a function
+    """A call on a machine that lacks a library, or has another in its place."""
+
+    def __init__(self, name: str, module: ModuleType | None, call: Callable[[], object]) -> None:
+        self.name, self.module, self.call = name, module, call
+
+    def __call__(self) -> object:
+        with patch.dict(sys.modules, {self.name: self.module}):
+            return self.call()

@@ -121,8 +121,10 @@ def test_what_to_refuses(args: Any, kwargs: Any, error: type[Exception], message
         batch_of(output).to(*args, **kwargs)
 
 
-def test_what_numpy_has_no_dtype_for_is_named() -> None:
+def test_what_numpy_has_no_dtype_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of("torch").to(torch.bfloat16)
+    assert batch.numpy().observation.dtype.name == "bfloat16"
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(TypeError, match=r"observation: .*torch\.bfloat16"):
         batch.numpy()
     for again in (*(pickle.loads(pickle.dumps(batch, protocol)) for protocol in range(2, 6)), copy.deepcopy(batch)):

@@ -7,6 +7,7 @@ import copy
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from fake_cuda import FakeCuda
 
-STORED = ["bool", "uint8", "int8", "uint16", "int16", "float16"]
+STORED = ["bool", "uint8", "int8", "uint16", "int16", "float16", ml_dtypes.bfloat16]
 FACTORS: list[dict[str, Any]] = [{}, {"divide": 255}, {"scale": 1 / 255}, {"divide": 0.3}, {"scale": 7e5}]
 # Of which each is another case of the gather: one number, lines of vectors and what is left of them, and images.
 SHAPES: list[tuple[int, ...]] = [(), (3,), (31,), (2, 5, 6)]
@@ -36,16 +37,22 @@ def as_float(stored: torch.Tensor, divide: float | None = None, scale: float | N
 
 
 def assert_same_bits(ours: Any, theirs: torch.Tensor) -> None:
-    """Compare bit by bit; of NaN only that they are quiet: torch keeps what else some of them say, and not others'."""
+    """Compare bit by bit; NaN that differ are quiet: torch keeps what else some of them say, and not others'."""
     ours, theirs = torch.as_tensor(ours), theirs.contiguous()
     assert ours.dtype == theirs.dtype == torch.float32
-    nan = ours.isnan()
-    assert torch.equal(nan, theirs.isnan())
-    assert torch.equal(ours.view(torch.int32)[~nan], theirs.view(torch.int32)[~nan])
-    assert ((ours.view(torch.int32)[nan] & 0x00400000) != 0).all()
+    assert torch.equal(ours.isnan(), theirs.isnan())
+    differ = ours.view(torch.int32) != theirs.view(torch.int32)
+    assert ours[differ].isnan().all()
+    assert ((ours.view(torch.int32)[differ] & 0x00400000) != 0).all()
 
 
-def numbers(dtype: str, shape: tuple[int, ...], seed: int = 0) -> Any:
+def tensor_of(array: Any) -> torch.Tensor:
+    """Give an array as a tensor, of bfloat16 too."""
+    is_known = array.dtype != ml_dtypes.bfloat16
+    return torch.from_numpy(array) if is_known else torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+def numbers(dtype: Any, shape: tuple[int, ...], seed: int = 0) -> Any:
     """Give random numbers, all bits of them: NaN, infinities and subnormal ones, too."""
     if dtype == "bool":
         return np.random.default_rng(seed).random(shape) < 0.5
@@ -69,19 +76,19 @@ def shifted(images: torch.Tensor, most: int, words: list[int]) -> torch.Tensor:
 EVERY_NUMBER = [
     *((dtype, factor, "torch") for dtype in STORED[:3] for factor in FACTORS),
     *((dtype, factor, "torch") for dtype, factor in zip(STORED[3:5], FACTORS[1:3], strict=True)),
-    *(("float16", factor, "torch") for factor in FACTORS[:3]),
-    *((dtype, FACTORS[1], "numpy") for dtype in ("uint8", "float16")),
+    *((dtype, factor, "torch") for dtype in STORED[5:] for factor in FACTORS[:3]),
+    *((dtype, FACTORS[1], "numpy") for dtype in ("uint8", *STORED[5:])),
 ]
 
 
 @pytest.mark.parametrize(("dtype", "factor", "output"), EVERY_NUMBER, ids=str)
-def test_every_number_becomes_what_torch_makes_of_it(dtype: str, factor: dict[str, Any], output: str) -> None:
+def test_every_number_becomes_what_torch_makes_of_it(dtype: Any, factor: dict[str, Any], output: str) -> None:
     bits = np.arange(2 ** (8 * np.dtype(dtype).itemsize), dtype=f"u{np.dtype(dtype).itemsize}")
     every = bits != 0 if dtype == "bool" else bits.view(dtype)
     field = fr.Field(every.shape, dtype, out="float32", **factor)
     buffer = NativeBuffer(1, {"x": field}, seed=0, output=output)
     buffer.add(x=every)
-    expected = as_float(torch.from_numpy(every), **factor)
+    expected = as_float(tensor_of(every), **factor)
     batch = buffer.sample(2)
     assert_same_bits(batch.x, torch.stack([expected] * 2))
     np.asarray(batch.x)[:] = 0
@@ -98,9 +105,9 @@ def test_every_number_becomes_what_torch_makes_of_it(dtype: str, factor: dict[st
         buffer[:].x,
         buffer.gather([0], out=buffer[:]).x,
     ):
-        array = np.asarray(stored).reshape(-1)
-        assert array.dtype == dtype
-        assert array.tobytes() == every.tobytes()
+        assert str(stored.dtype).removeprefix("torch.") == every.dtype.name
+        bits = stored if isinstance(stored, np.ndarray) else stored.view(torch.uint8).numpy()
+        assert bits.tobytes() == every.tobytes()
 
 
 def two_buffers(options: dict[str, Any], fields: dict[str, tuple[tuple[int, ...], dict[str, Any]]]) -> tuple[Any, Any]:
@@ -135,7 +142,7 @@ RULES: list[Any] = [
     st.booleans(),
 )
 def test_minibatches_are_those_of_torch(
-    dtype: str, shape: tuple[int, ...], factor: dict[str, Any], rule: Any, batch_size: int, options: Any, stacks: bool
+    dtype: Any, shape: tuple[int, ...], factor: dict[str, Any], rule: Any, batch_size: int, options: Any, stacks: bool
 ) -> None:
     kwargs: Any = {"dtype": dtype, "out": "float32", **factor, "stack": 2 if stacks else None}
     ours, plain = two_buffers(
@@ -216,12 +223,15 @@ def test_a_fields_conversion_comes_back(tmp_path: Path) -> None:
     fields = {
         "image": fr.Field((4, 8, 8), "uint8", out="float32", divide=255, shift=4),
         "half": fr.Field((3,), "float16", out="float32", scale=0.5),
+        "other_half": fr.Field((3,), "bfloat16", out="float32", divide=3),
         "frames": fr.Field((6, 6), "uint8", stack=3, out="float32", shift=2),
         "plain": fr.Field((2,)),
     }
     buffer = NativeBuffer(20, fields, seed=0, lanes=1, ends=(), path=tmp_path / "ring.fr")
     image, frames = numbers("uint8", (15, 4, 8, 8)), numbers("uint8", (15, 3, 6, 6))
-    buffer.extend(image=image, half=np.ones((15, 3)), frames=frames, plain=np.ones((15, 2)))
+    buffer.extend(
+        image=image, half=np.ones((15, 3)), other_half=np.ones((15, 3)), frames=frames, plain=np.ones((15, 2))
+    )
     buffer.save(tmp_path / "kept")
     pickled = pickle.dumps(buffer)
     expected, state = buffer.sample(4), buffer.rng_state
@@ -318,6 +328,7 @@ def test_a_device_converts_as_the_cpu_does(cuda: FakeCuda, rule: Any, options: A
         "image": ((30, 50), how),
         "next_image": ((30, 50), how),
         "next_a": ((3,), {"dtype": "bool", "out": "float32"}),
+        "b": ((9,), {"dtype": ml_dtypes.bfloat16, "out": "float32", "divide": 7}),
     }
     there, here = (
         NativeBuffer(

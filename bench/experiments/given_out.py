@@ -26,6 +26,7 @@ _WORK: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "bytes as float32, shifted by 4": (_IMAGE, {**_BYTES, "shift": 4}),
     "bytes shifted by 4": (_IMAGE, {"dtype": "uint8", "shift": 4}),
     "float16 as float32": ((376,), {"dtype": "float16", "out": "float32"}),
+    "bfloat16 as float32": ((376,), {"dtype": "bfloat16", "out": "float32"}),
 }
 _CAPACITY, _SMALLER = 8000, 40  # of images, and by how much smaller rows of 376 numbers are
 

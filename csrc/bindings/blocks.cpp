@@ -34,7 +34,7 @@ using Parts = std::vector<std::tuple<std::uint8_t, std::size_t, std::size_t, Con
 
 Conversion native(const Converting& converting) {
   const auto& [from, then, factor, most, number_bytes, height, width] = converting;
-  if (from > static_cast<std::uint8_t>(Numbers::kFloat16) || then > static_cast<std::uint8_t>(Then::kMultiply)) {
+  if (from > static_cast<std::uint8_t>(Numbers::kBFloat16) || then > static_cast<std::uint8_t>(Then::kMultiply)) {
     throw py::value_error{"a part has no such conversion"};
   }
   return {.from = static_cast<Numbers>(from),
@@ -117,9 +117,10 @@ void bind_parts(py::module_& m) {
   m.attr("PART_MADE") = static_cast<int>(Source::kMade);
   m.attr("AS_STORED") = for_python(Conversion{});
   m.attr("CONVERTED_FROM") =
-      py::dict{"bool"_a = static_cast<int>(Numbers::kBool),   "uint8"_a = static_cast<int>(Numbers::kUInt8),
-               "int8"_a = static_cast<int>(Numbers::kInt8),   "uint16"_a = static_cast<int>(Numbers::kUInt16),
-               "int16"_a = static_cast<int>(Numbers::kInt16), "float16"_a = static_cast<int>(Numbers::kFloat16)};
+      py::dict{"bool"_a = static_cast<int>(Numbers::kBool),        "uint8"_a = static_cast<int>(Numbers::kUInt8),
+               "int8"_a = static_cast<int>(Numbers::kInt8),        "uint16"_a = static_cast<int>(Numbers::kUInt16),
+               "int16"_a = static_cast<int>(Numbers::kInt16),      "float16"_a = static_cast<int>(Numbers::kFloat16),
+               "bfloat16"_a = static_cast<int>(Numbers::kBFloat16)};
   m.attr("THEN_DIVIDED") = static_cast<int>(Then::kDivide);
   m.attr("THEN_MULTIPLIED") = static_cast<int>(Then::kMultiply);
   m.def(

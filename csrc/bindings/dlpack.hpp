@@ -15,8 +15,10 @@ struct DLDevice {
 };
 inline constexpr DLDevice kCpu{1, 0};
 
+inline constexpr std::uint8_t kBFloat = 4;
+
 struct DLDataType {
-  std::uint8_t code;  // 0 int, 1 unsigned, 2 float, 5 complex, 6 bool
+  std::uint8_t code;  // 0 int, 1 unsigned, 2 float, 4 bfloat, 5 complex, 6 bool
   std::uint8_t bits;
   std::uint16_t lanes;
 };

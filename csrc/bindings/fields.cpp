@@ -13,6 +13,7 @@
 #include "batch/block.hpp"
 #include "dlpack.hpp"
 #include "module.hpp"
+#include "rows.hpp"
 
 namespace py = pybind11;
 
@@ -36,6 +37,7 @@ struct Export {
 dlpack::DLDataType dlpack_dtype(const py::dtype& dtype) {
   constexpr std::string_view kKinds = "iuf__cb";  // at its DLPack code
   const std::size_t code = kKinds.find(dtype.kind());
+  if (is_bfloat16(dtype)) return {dlpack::kBFloat, 16, 1};
   if (code == std::string_view::npos) throw py::type_error{"expected numbers or bools"};
   return {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(8 * dtype.itemsize()), 1};
 }

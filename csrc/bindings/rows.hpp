@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -42,9 +43,14 @@ inline RecordLayout record_layout(const Sizes& fields, const Groups& groups = {}
   return margin_bytes == 0 ? layout : RecordLayout{sizes, std::move(frames), margin_bytes};
 }
 
+// Whether it is the one dtype of ml_dtypes that fields have (fastreplay/support/bfloat16.py).
+inline bool is_bfloat16(const pybind11::dtype& dtype) {
+  return dtype.kind() == 'V' && dtype.itemsize() == 2 && dtype.attr("name").cast<std::string>() == "bfloat16";
+}
+
 // Bytes taken for Python objects would be taken for addresses.
 inline void check_is_number(const pybind11::dtype& dtype) {
-  if (std::string_view{"biufc"}.find(dtype.kind()) == std::string_view::npos) {
+  if (std::string_view{"biufc"}.find(dtype.kind()) == std::string_view::npos && !is_bfloat16(dtype)) {
     throw pybind11::type_error{"expected a dtype of numbers"};
   }
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from fastreplay.support.bfloat16 import BFLOAT16, array_of_bfloat16, dtype_named, tensor_of
 from fastreplay.support.checks import TORCH_DTYPES, checked_device
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["conversion", "is_cast", "pack", "to_numpy", "unpack"]
+__all__ = ["conversion", "is_cast", "pack", "to_numpy", "unpack", "unpack_tensor"]
 
 
 def conversion(
@@ -94,8 +95,9 @@ def to_numpy(name: str, tensor: torch.Tensor) -> NDArray[np.generic]:
         TypeError: NumPy has no such dtype, or the tensor lies where NumPy cannot follow.
     """
     try:
-        return cast("NDArray[np.generic]", tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
-    except (TypeError, RuntimeError, NotImplementedError):
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+        return array_of_bfloat16(plain) if _is_bfloat16(plain) else cast("NDArray[np.generic]", plain.numpy())
+    except (TypeError, RuntimeError, NotImplementedError, ImportError):
         kind = f"a {tensor.dtype} {tensor.layout} one on {tensor.device}"
         raise TypeError(f"{name}: expected a tensor that NumPy can hold, got {kind}") from None
 
@@ -103,12 +105,17 @@ def to_numpy(name: str, tensor: torch.Tensor) -> NDArray[np.generic]:
 def pack(name: str, value: Any, protocol: int) -> Any:
     """Return what stands for a field in a pickle: dtype, shape and bytes, which name nothing of NumPy's."""
     torch: Any = sys.modules.get("torch")
+    dtype = None
     if torch is not None and isinstance(value, torch.Tensor) and str(value.dtype)[len("torch.") :] in TORCH_DTYPES:
+        if _is_bfloat16(value):  # which needs no dtype of NumPy's here
+            value, dtype = value.detach().resolve_neg().view(torch.int16), BFLOAT16
         value = to_numpy(name, value)
     if not isinstance(value, np.ndarray):
         return value  # torch's to pickle
     array: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-    return value.dtype.str, value.shape, PickleBuffer(array) if protocol >= 5 else array.tobytes()
+    if dtype is None:
+        dtype = BFLOAT16 if value.dtype.name == BFLOAT16 else value.dtype.str
+    return dtype, value.shape, PickleBuffer(array) if protocol >= 5 else array.tobytes()
 
 
 def unpack(packed: Any) -> Any:
@@ -117,4 +124,22 @@ def unpack(packed: Any) -> Any:
         return packed
     dtype, shape, data = packed
     memory = memoryview(data)
-    return np.ndarray(shape, dtype, buffer=bytearray(memory) if memory.readonly else memory)
+    return np.ndarray(shape, dtype_named(dtype), buffer=bytearray(memory) if memory.readonly else memory)
+
+
+def unpack_tensor(packed: Any) -> Any:
+    """Return the tensor of what `pack` made."""
+    if not isinstance(packed, tuple):
+        return packed
+    dtype, *rest = packed
+    if dtype != BFLOAT16:
+        return tensor_of(unpack(packed))
+    import torch
+
+    return tensor_of(unpack(("<i2", *rest))).view(torch.bfloat16)
+
+
+def _is_bfloat16(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.dtype is torch.bfloat16

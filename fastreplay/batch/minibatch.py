@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 
-from fastreplay.batch.conversion import conversion, is_cast, pack, to_numpy, unpack
+from fastreplay.batch.conversion import conversion, is_cast, pack, to_numpy, unpack, unpack_tensor
+from fastreplay.support.bfloat16 import tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -334,17 +335,13 @@ def _restore(  # noqa: PLR0917 - as pickles have them
     origin: int = 0,
     time_major: tuple[str, ...] = (),
 ) -> Minibatch[Any]:
-    make = unpack if in_numpy else _unpack_tensor
+    make = unpack if in_numpy else unpack_tensor
     if len(values) != len(schema):
         raise ValueError(f"values: expected {len(schema)} ({', '.join(schema)}), got {len(values)}")
     tickets = None if ticket is None else make(ticket)
     made = [(name, make(value)) for name, value in beside.items()]
     rows = Beside(made, [origin] if origin else (), frozenset(time_major))
     return Minibatch(schema, tuple(map(make, values)), None, batch_size, tickets, rows)
-
-
-def _unpack_tensor(value: Any) -> Any:
-    return _to_tensor(value) if isinstance(value := unpack(value), np.ndarray) else value
 
 
 def _form_of(value: object) -> str:
@@ -363,4 +360,4 @@ def _tell_torch() -> None:
 def _to_tensor(value: object) -> torch.Tensor:
     import torch
 
-    return value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))
+    return value if isinstance(value, torch.Tensor) else tensor_of(np.asarray(value))

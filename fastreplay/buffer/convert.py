@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from fastreplay.batch.minibatch import Minibatch
+from fastreplay.support.bfloat16 import BFLOAT16, array_of_bfloat16, kind_of
 from fastreplay.support.checks import is_masked
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> 
     field = schema[name]
     array = _as_array(name, value, field)
     if array.shape != expected_shape(field, array.shape, num_rows):
-        raise wrong_shape(schema, index, array.shape, num_rows, "" if array.dtype.kind in "biufc" else value)
+        raise wrong_shape(schema, index, array.shape, num_rows, "" if kind_of(array.dtype) in "biufc" else value)
     if array.dtype != field.dtype:
         return np.ascontiguousarray(_cast(name, array, field.dtype)).reshape(array.shape)
     # What NumPy made of these just now is a copy already.
@@ -184,7 +185,7 @@ def _as_array(name: str, value: object, field: Field) -> NDArray[np.generic]:
         if hasattr(error, "add_note"):
             error.add_note(f"{name}: this came of its conversion to {field.dtype} {field.shape}")
         raise
-    if array.dtype == object and field.dtype.kind in "iufc" and all(isinstance(item, int) for item in array.flat):
+    if array.dtype == object and kind_of(field.dtype) in "iufc" and all(isinstance(item, int) for item in array.flat):
         return _from_large_integers(name, array, field)
     # A list of nothing has no dtype of its own.
     return array.astype(field.dtype) if array.size == 0 and not isinstance(value, np.ndarray) else array
@@ -205,9 +206,9 @@ def _in_numpy(name: str, value: object, field: Field) -> object:
 
 
 def _from_large_integers(name: str, array: NDArray[np.generic], field: Field) -> NDArray[np.generic]:
-    """Convert Python integers of which some fit no NumPy integer."""
+    """Convert Python integers of which some fit no NumPy integer, to the field's dtype or one that is cast to it."""
     try:
-        return array.astype(field.dtype)
+        return array.astype(np.float64 if field.dtype.name == BFLOAT16 else field.dtype)
     except OverflowError:
         largest = max(array.ravel().tolist(), key=abs)
         raise ValueError(f"{name}: expected a value that fits {field.dtype}, got {largest}") from None
@@ -216,8 +217,11 @@ def _from_large_integers(name: str, array: NDArray[np.generic], field: Field) ->
 def _from_torch(name: str, tensor: torch.Tensor, field: Field) -> NDArray[np.generic]:
     if tensor.device.type != "cpu":
         raise TypeError(f"{name}: expected {field.dtype}, got a tensor on device {tensor.device}; move it to the CPU")
+    plain = tensor.detach().resolve_conj().resolve_neg()
     try:
-        return cast("NDArray[np.generic]", tensor.detach().resolve_conj().resolve_neg().numpy())
+        if field.dtype.name == BFLOAT16 == str(plain.dtype)[len("torch.") :]:
+            return array_of_bfloat16(plain)
+        return cast("NDArray[np.generic]", plain.numpy())
     except (TypeError, RuntimeError):
         raise TypeError(
             f"{name}: expected {field.dtype}, got a {tensor.dtype} {tensor.layout} tensor, which NumPy cannot "
@@ -227,9 +231,10 @@ def _from_torch(name: str, tensor: torch.Tensor, field: Field) -> NDArray[np.gen
 
 def _cast(name: str, array: NDArray[np.generic], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
     given = array.dtype
-    if given.kind not in _KIND_RANK:
+    kind = kind_of(given)
+    if kind not in _KIND_RANK:
         raise TypeError(f"{name}: expected {dtype}, got {given}")
-    if _KIND_RANK[given.kind] > _KIND_RANK[dtype.kind]:
+    if _KIND_RANK[kind] > _KIND_RANK[kind_of(dtype)]:
         raise TypeError(f"{name}: expected {dtype}, got {given}, a cast that would lose its kind")
     if dtype.kind in "iu" and given.kind in "iu" and array.size:
         _check_integers_fit(name, array, dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastreplay import _core
 from fastreplay.buffer.given import LANE_NAMES
+from fastreplay.support.bfloat16 import kind_of
 from fastreplay.support.checks import checked_count
 from fastreplay.support.memory_limit import check_memory
 
@@ -64,7 +65,7 @@ def new_lanes(
     check_memory("lanes", f"{count} lanes", num_bytes_of_links + _BYTES_OF_LANE * count)
     names = checked_ends(ends, schema)
     fields = [(schema.position(name), schema[name].dtype) for name in names]
-    elements = [(position, dtype.itemsize, dtype.kind == "f") for position, dtype in fields]
+    elements = [(position, dtype.itemsize, kind_of(dtype) == "f") for position, dtype in fields]
     return Lanes(_core.Lanes(ring, count, elements, file), names)
 
 
@@ -87,7 +88,7 @@ def checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
         if name not in schema:
             raise ValueError(f"ends: expected names of fields, got {name!r}; the fields are {', '.join(schema)}")
         dtype = schema[name].dtype
-        if dtype.kind not in "biuf" or dtype.itemsize > _LARGEST_ELEMENT:
+        if kind_of(dtype) not in "biuf" or dtype.itemsize > _LARGEST_ELEMENT:
             raise ValueError(f"ends: expected bools, integers or floats of up to 8 bytes, and {name!r} is {dtype}")
     return names
 

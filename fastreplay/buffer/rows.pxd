@@ -31,6 +31,12 @@ cdef extern from "ring/ring.hpp" namespace "fastreplay" nogil:
         pass
 
 
+cdef extern from "halves.hpp" namespace "fastreplay" nogil:
+    cppclass BFloat16:
+        pass
+    void narrow(float value, BFloat16 &result)
+
+
 # Rows are of std::byte, of which Cython knows nothing.
 cdef extern from *:
     """
@@ -58,12 +64,22 @@ cdef struct Field:
     PyTypeObject *scalar_type  # the NumPy scalar type of the dtype
 
 
+# Of the dtypes that are not NumPy's own, which is all that a number tells, bfloat16 alone is a field's.
+cdef inline bint is_bfloat16(int type_num) noexcept nogil:
+    return cnp.PyTypeNum_ISUSERDEF(type_num)
+
+
+cdef inline bint is_number(cnp.dtype dtype) except -1:
+    return dtype.kind in b"biufc" or (
+        is_bfloat16(dtype.type_num) and dtype.itemsize == 2 and (<object>dtype).name == "bfloat16")
+
+
 # Copies what a field's description says, its `shape` and `dtype`; refuses what the ring's own field does not hold.
 cdef inline int describe(Field *field, object description, size_t row_bytes) except -1:
     cdef tuple shape = tuple(description.shape)
     cdef cnp.dtype dtype = description.dtype
     cdef cnp.npy_intp length
-    if len(shape) > kMaxDimensions or dtype.kind not in b"biufc":
+    if len(shape) > kMaxDimensions or not is_number(dtype):
         raise ValueError(f"schema: expected a number of at most {kMaxDimensions} dimensions, got {description!r}")
     field.type_num = dtype.type_num
     field.scalar_type = <PyTypeObject *>dtype.typeobj
@@ -117,6 +133,32 @@ cdef inline void cast_to_float(int given, const void *values, float *out, size_t
     else:
         for i in range(count):
             out[i] = <float>(<const uint8_t *>values)[i]
+
+
+cdef inline bint is_cast_to_bfloat16(int given, int expected) noexcept nogil:
+    return is_bfloat16(expected) and (given == cnp.NPY_DOUBLE or given == cnp.NPY_FLOAT)
+
+
+# Rounds as torch does, a double to float32 first.
+cdef inline void cast_to_bfloat16(int given, const void *values, BFloat16 *out, size_t count) noexcept nogil:
+    cdef size_t i
+    if given == cnp.NPY_DOUBLE:
+        for i in range(count):
+            narrow(<float>(<const double *>values)[i], out[i])
+    else:
+        for i in range(count):
+            narrow((<const float *>values)[i], out[i])
+
+
+cdef inline bint is_cast_natively(int given, int expected) noexcept nogil:
+    return is_cast_to_float(given, expected) or is_cast_to_bfloat16(given, expected)
+
+
+cdef inline void cast_natively(int given, int expected, const void *values, void *out, size_t count) noexcept nogil:
+    if is_bfloat16(expected):
+        cast_to_bfloat16(given, values, <BFloat16 *>out, count)
+    else:
+        cast_to_float(given, values, <float *>out, count)
 
 
 # Whether a finite number became infinite in a cast to float32, of which NumPy warns.

@@ -15,8 +15,8 @@ cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport PyBool_Check, PyFloat_Check, PyLong_CheckExact
 from fastreplay.buffer.rows cimport (
-    Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_to_float, is_cast_to_float, is_own,
-    kMaxFields, make_rows, same_dims)
+    BFloat16, Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_natively, is_bfloat16,
+    is_cast_natively, is_own, kMaxFields, make_rows, narrow, same_dims)
 
 
 cdef extern from "Python.h":
@@ -96,7 +96,7 @@ cdef inline bint stage_array(const Field *field, const OwnMemory *own, cnp.PyArr
     if given == field.type_num and not is_own(own, data, field.row_bytes):
         rows[0] = make_rows(data, 0)
         return True
-    if given != field.type_num and not is_cast_to_float(given, field.type_num):
+    if given != field.type_num and not is_cast_natively(given, field.type_num):
         return False
     converted = take(scratch, field.row_bytes)
     if converted == NULL:
@@ -104,7 +104,7 @@ cdef inline bint stage_array(const Field *field, const OwnMemory *own, cnp.PyArr
     if given == field.type_num:
         memcpy(converted, data, field.row_bytes)
     else:
-        cast_to_float(given, data, <float *>converted, field.num_items)
+        cast_natively(given, field.type_num, data, converted, field.num_items)
     rows[0] = make_rows(converted, 0)
     return True
 
@@ -115,7 +115,7 @@ cdef inline bint stage_scalar(const Field *field, PyObject *value, void *out) ex
     cdef int overflow = 0
     if PyBool_Check(value):
         return stage_flag(field.type_num, value == Py_True, out)
-    if Py_TYPE(value) == field.scalar_type:
+    if Py_TYPE(value) == field.scalar_type and not is_bfloat16(field.type_num):  # whose value NumPy does not find
         PyArray_ScalarAsCtype(<object>value, out)
         return True
     if PyFloat_Check(value):
@@ -143,6 +143,9 @@ cdef inline bint stage_float(int type_num, double value, void *out) noexcept nog
     if type_num == cnp.NPY_DOUBLE:
         (<double *>out)[0] = value
         return True
+    if is_bfloat16(type_num):
+        narrow(<float>value, (<BFloat16 *>out)[0])
+        return True
     return False
 
 
@@ -168,7 +171,7 @@ cdef inline bint takes_rows(const Field *field, PyObject *value) noexcept:
             and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>value)
             and same_dims(cnp.PyArray_DIMS(<cnp.ndarray>value) + 1, field.dims, field.ndim)
             and (cnp.PyArray_TYPE(<cnp.ndarray>value) == field.type_num
-                 or is_cast_to_float(cnp.PyArray_TYPE(<cnp.ndarray>value), field.type_num)))
+                 or is_cast_natively(cnp.PyArray_TYPE(<cnp.ndarray>value), field.type_num)))
 
 
 # Stages the rows of a batch that takes_rows() accepts, as stage_row() does.
@@ -180,7 +183,8 @@ cdef inline int stage_rows(const Field *field, const OwnMemory *own, PyObject *v
     cdef size_t num_bytes = num_rows * field.row_bytes
     if cnp.PyArray_TYPE(array) != field.type_num:
         data = hold(copies, num_bytes)
-        cast_to_float(cnp.PyArray_TYPE(array), cnp.PyArray_DATA(array), <float *>data, num_rows * field.num_items)
+        cast_natively(
+            cnp.PyArray_TYPE(array), field.type_num, cnp.PyArray_DATA(array), data, num_rows * field.num_items)
     elif is_own(own, data, num_bytes):
         data = hold(copies, num_bytes)
         memcpy(data, cnp.PyArray_DATA(array), num_bytes)

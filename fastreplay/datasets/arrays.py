@@ -10,6 +10,7 @@ import numpy as np
 
 from fastreplay.datasets.table import ALIASES, ColumnForm
 from fastreplay.schema import Field, Schema
+from fastreplay.support.bfloat16 import array_of_bfloat16, kind_of
 from fastreplay.support.checks import is_masked
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class ArrayTable:
 
 def form_of(array: Array) -> ColumnForm:
     """Return what is known of an array (n, *shape)."""
-    if array.dtype.kind not in "biufc" or array.dtype.shape:
+    if kind_of(array.dtype) not in "biufc" or array.dtype.shape:
         return ColumnForm(len(array), array.shape[1:], None, str(array.dtype))
     return ColumnForm(len(array), array.shape[1:], array.dtype.newbyteorder("="))
 
@@ -91,7 +92,7 @@ def _flatten(path: str, parent: str, value: Any, arrays: dict[str, Array]) -> No
     if is_masked(value):
         raise ValueError(f"{path}: {parent}: expected every entry, got masked ones")
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        array = np.asarray(_in_numpy(value.detach().cpu()) if hasattr(value, "detach") else value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {parent}: expected an array (n, ...): {error}") from None
     if array.ndim == 0:
@@ -99,6 +100,10 @@ def _flatten(path: str, parent: str, value: Any, arrays: dict[str, Array]) -> No
     if parent in arrays:
         raise ValueError(f"{path}: {parent}: expected each column once, got two of this name")
     arrays[parent] = array
+
+
+def _in_numpy(tensor: Any) -> Any:
+    return array_of_bfloat16(tensor) if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 
 def schema_of(path: str, arrays: Mapping[str, Array], names: Mapping[str, str]) -> Schema:

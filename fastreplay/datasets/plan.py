@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastreplay.support.bfloat16 import kind_of
+
 if TYPE_CHECKING:
     from fastreplay.datasets.table import ColumnForm, Table
     from fastreplay.schema import Field, Schema
@@ -204,13 +206,13 @@ def _check(path: str, column: str, form: ColumnForm, fields: Sequence[str], sche
     dtype = form.dtype
     if dtype is None:
         raise TypeError(f"{path}: {column}: expected numbers{_of(fields)}, got {form.said}")
-    if dtype.kind not in _KIND_RANK:
+    if kind_of(dtype) not in _KIND_RANK:
         raise TypeError(f"{path}: {column}: expected numbers{_of(fields)}, got {dtype}")
     if not fields and form.shape is not None and math.prod(form.shape) != 1:
         raise ValueError(f"{path}: {column}: expected one flag a row, got {form.shape}")
     for name in fields:
         field = schema[name]
-        if field.dtype.kind != "b" and _KIND_RANK[dtype.kind] > _KIND_RANK[field.dtype.kind]:
+        if field.dtype.kind != "b" and _KIND_RANK[kind_of(dtype)] > _KIND_RANK[kind_of(field.dtype)]:
             raise TypeError(
                 f"{path}: {column}: expected {field.dtype} for the field {name!r}, got {dtype}, "
                 "a cast that would lose its kind"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastreplay.support.bfloat16 import kind_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -157,7 +159,7 @@ def _block_rows(row_bytes: int, multiple: int, num_rows: int) -> int:
 
 def _is_set(column: str, rows: Array, first: int) -> Array:
     """Return which rows say that a trajectory ends, (n,) bools."""
-    if rows.dtype.kind in "fc":
+    if kind_of(rows.dtype) in "fc":
         for index in np.argwhere(np.isnan(rows))[:1]:
             raise ValueError(f"{column}[{first + index[0]}]: expected 0 or 1, got nan")
     flags: Array = rows.reshape(len(rows), -1)

@@ -19,7 +19,7 @@ PIECE_BYTES = 2048
 
 _PLACE_BYTES = 8
 _FLOAT_BYTES = 4
-_NUMBER_BYTES = {source: np.dtype(name).itemsize for name, source in _core.CONVERTED_FROM.items()}
+_NUMBER_BYTES = {source: 1 if name in ("bool", "uint8", "int8") else 2 for name, source in _core.CONVERTED_FROM.items()}
 _MOST_ALIGNMENT = 16  # that a copy asks for
 
 

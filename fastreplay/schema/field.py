@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastreplay import _core
+from fastreplay.support.bfloat16 import dtype_named, kind_of
 from fastreplay.support.checks import checked_count, checked_index, checked_number
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ class Field:
 
     Args:
         shape: Shape of one row, without a batch axis; `()` for a number. Of one frame, where rows are stacks.
-        dtype: A NumPy numeric dtype or bool, in native byte order.
+        dtype: A NumPy numeric dtype or bool, in native byte order; or "bfloat16", of the package ml_dtypes
+            (`fastreplay[bfloat16]`), to which float32 is rounded as by `x.to(torch.bfloat16)`.
         stack: A row is a stack of so many frames, the oldest first, and a lane's next row goes on by one frame, as
             those of Gymnasium's `FrameStackObservation`: each frame is stored once. None for rows by themselves.
-        out: The dtype of minibatches, "float32" for what is stored as bool, uint8, int8, uint16, int16 or float16:
-            `x.to(torch.float32)` of it. None for the stored one.
+        out: The dtype of minibatches, "float32" for what is stored as bool, uint8, int8, uint16, int16, float16 or
+            bfloat16: `x.to(torch.float32)` of it. None for the stored one.
         divide: With `out`, what each number is then divided by, as `.div_(divide)` does on the CPU, to the bit.
         scale: With `out`, what each number is then multiplied by, as `.mul_(scale)` does. At most one of the two.
         shift: Rows are images along their last two axes, and each is given as if its edges were repeated so many times
@@ -54,6 +56,7 @@ class Field:
             float32 has not every number of the stored dtype or is not what is asked for, `divide` or `scale` is no
             finite number of float32 or without `out`, `divide` is 0, or `shift` is negative or not below the image's
             sides.
+        ImportError: The dtype is bfloat16, and ml_dtypes is not there.
     """
 
     shape: tuple[int, ...] = ()
@@ -184,12 +187,13 @@ def checked_dtype(dtype: DTypeLike, name: str = "dtype") -> np.dtype[np.generic]
 
     Raises:
         TypeError, ValueError: It is none.
+        ImportError: It is bfloat16, and ml_dtypes is not there.
     """
     try:
-        checked = np.dtype(dtype)
+        checked = dtype_named(dtype)
     except TypeError as error:
         raise TypeError(f"{name}: expected a NumPy dtype, got {dtype!r}") from error
-    if checked.kind not in "biufc" or checked.shape:
+    if kind_of(checked) not in "biufc" or checked.shape:
         raise TypeError(f"{name}: expected a numeric dtype or bool, got {checked}")
     if not checked.isnative:
         raise ValueError(f"{name}: expected native byte order, got {checked.str!r}")

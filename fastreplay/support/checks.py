@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What torch can hold, known here so that naming it needs no torch.
 TORCH_DTYPES = frozenset(
     ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]  # noqa: RUF005
-    + ["float16", "float32", "float64", "complex64", "complex128"]
+    + ["float16", "bfloat16", "float32", "float64", "complex64", "complex128"]
 )
 _INT64 = np.dtype(np.int64)
 _LARGEST_ADDRESS = 2**63 - 1

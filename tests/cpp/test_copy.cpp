@@ -183,7 +183,7 @@ void converted_row(const Conversion& conversion, std::size_t row_bytes, std::uin
 
 void converted_rows() {
   std::uint64_t call = 0;
-  for (int from = 0; from <= static_cast<int>(Numbers::kFloat16); ++from) {
+  for (int from = 0; from <= static_cast<int>(Numbers::kBFloat16); ++from) {
     for (const Then then : {Then::kNothing, Then::kDivide, Then::kMultiply}) {
       Conversion conversion{.from = static_cast<Numbers>(from), .then = then, .factor = 0.3F, .shift = {}};
       if (from > 0) {

@@ -15,7 +15,7 @@
 namespace fastreplay {
 
 // What is stored. Every number of these is a float32, too, so that only what is done with it then rounds.
-enum class Numbers : std::uint8_t { kAsGiven, kBool, kUInt8, kInt8, kUInt16, kInt16, kFloat16 };
+enum class Numbers : std::uint8_t { kAsGiven, kBool, kUInt8, kInt8, kUInt16, kInt16, kFloat16, kBFloat16 };
 
 // What is done with a float32, rounded once: a division is one.
 enum class Then : std::uint8_t { kNothing, kDivide, kMultiply };
@@ -41,9 +41,7 @@ struct Conversion {
   [[nodiscard]] bool operator==(const Conversion&) const = default;
   [[nodiscard]] bool is_none() const noexcept { return from == Numbers::kAsGiven && shift.most == 0; }
   // Of a number that is stored.
-  [[nodiscard]] std::size_t number_bytes() const noexcept {
-    return from == Numbers::kUInt16 || from == Numbers::kInt16 || from == Numbers::kFloat16 ? 2 : 1;
-  }
+  [[nodiscard]] std::size_t number_bytes() const noexcept { return from < Numbers::kUInt16 ? 1 : 2; }
   // What so many stored bytes become.
   [[nodiscard]] std::size_t given_bytes(std::size_t stored_bytes) const noexcept {
     return from == Numbers::kAsGiven ? stored_bytes : stored_bytes / number_bytes() * sizeof(float);
@@ -107,6 +105,9 @@ FASTREPLAY_INLINE float as_float(Float16 number) {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(widen(number)) | quiet);
 }
 
+// Its bits are those of a float32: a signalling NaN stays one, as torch lets it.
+FASTREPLAY_INLINE float as_float(BFloat16 number) { return widen(number); }
+
 template <Then kThen, class Number>
 FASTREPLAY_INLINE float converted(Number number, float factor) {
   const float value = as_float(number);
@@ -141,8 +142,10 @@ FASTREPLAY_INLINE auto with_types(const Conversion& conversion, Of of) {
       return with_then(std::uint16_t{}, conversion.then, of);
     case Numbers::kInt16:
       return with_then(std::int16_t{}, conversion.then, of);
-    default:
+    case Numbers::kFloat16:
       return with_then(Float16{}, conversion.then, of);
+    default:
+      return with_then(BFloat16{}, conversion.then, of);
   }
 }
 
