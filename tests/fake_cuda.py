@@ -30,12 +30,14 @@ from support import arrays, assert_same
 import fastreplay.buffer.replay_buffer
 from fastreplay.gpu import device, following, masses, memory, ring, streams, transfer
 from fastreplay.gpu.library import CudaFollowing, CudaMasses, CudaSampling, CudaStreams
+from fastreplay.gpu.pieces import Piece
 from fastreplay.support.checks import checked_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEVICE = torch.device("cuda:0")
+_PIECE_WORDS = len(Piece._fields)
 
 # For tests of a real one.
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -297,12 +299,13 @@ class FakeCuda:
         if self.launch_error:
             return self.launch_error
         now = numbers(sampling.now, 3).tolist() if sampling.now else None
-        pieces = numbers(sampling.pieces, 7 * sampling.num_pieces).reshape(-1, 7).tolist()
+        pieces = numbers(sampling.pieces, _PIECE_WORDS * sampling.num_pieces).reshape(-1, _PIECE_WORDS).tolist()
         weighing = copied(masses.Weighing, sampling.weighing) if sampling.weighing else None
         around = None
         if sampling.following:
             rule = copied(following._Following, sampling.following)
-            around = rule, numbers(rule.made, 11 * rule.num_made).reshape(-1, 11).view(np.int64).tolist()
+            words = _PIECE_WORDS + 4
+            around = rule, numbers(rule.made, words * rule.num_made).reshape(-1, words).view(np.int64).tolist()
         self.of_handle(stream).do(lambda: sample(sampling, now, pieces, weighing, around))
         return 0
 
@@ -412,6 +415,7 @@ def sample(
     if not size:
         return
     generator = numbers(sampling.generator, 7)
+    shifts = fake_following.Shifts(generator)
     tickets = numbers(sampling.block + sampling.tickets_offset, sampling.batch_size)
     over = fake_following.TrajectoryDraws(sampling, generator, first, size) if sampling.trajectories else None
     if over is not None:
@@ -427,14 +431,14 @@ def sample(
         if weighing is None:
             draws = over or fake_following.UniformDraws(generator, window)
             tickets[:] = window.completed(tickets.tolist(), generator, draws)
-        window.make(sampling, around, tickets.tolist())
+        window.make(sampling, around, tickets.tolist(), shifts)
     generator[2:4] += np.array([1, sampling.batch_size], np.uint64)
     for row, ticket in enumerate(tickets.tolist()):
         offset = (first_slot + ticket - first) % sampling.capacity * sampling.stride
         for piece in pieces:
             _, block_offset, row_bytes, *_ = piece
             source = fake_following.source_of(piece, sampling.records, offset)
-            fake_following.give(piece, sampling.block + block_offset + row * row_bytes, source)
+            fake_following.give(piece, sampling.block + block_offset + row * row_bytes, source, shifts, row)
 
 
 def copied(kind: Any, address: int) -> Any:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastreplay import _core
+from fastreplay.gpu import pieces
+from fastreplay.support.bfloat16 import BFLOAT16, bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,7 @@ _FIRST = 0
 _ENDS = (0xFFFFFFFF, 0xFFFFFFFE)
 _REDRAWS = 2**32
 DTYPES = {source: name for name, source in _core.CONVERTED_FROM.items()}
+_PIECE_WORDS = len(pieces.Piece._fields)
 _LEAST_MOST = 64
 
 
@@ -31,7 +34,7 @@ def is_gap(word: int) -> bool:
 
 def source_of(piece: Sequence[int], records: int, offset: int) -> int:
     """Return where a piece lies, of struct fastreplay_cuda_piece, of the record so far from the first one."""
-    within, _, _, _, place_offset, frame_alignment, _ = piece
+    within, _, _, _, place_offset, frame_alignment, *_ = piece
     if not frame_alignment:
         return records + offset + within
     place = ctypes.c_uint64.from_address(records + offset + place_offset).value
@@ -41,15 +44,44 @@ def source_of(piece: Sequence[int], records: int, offset: int) -> int:
 def given_bytes(piece: Sequence[int]) -> int:
     """Return the bytes that a piece has in the block."""
     number = DTYPES.get(piece[6] & 0xFF)
-    return piece[3] if number is None else piece[3] // np.dtype(number).itemsize * 4
+    return piece[3] if number is None else piece[3] // dtype_of(number).itemsize * 4
 
 
-def give(piece: Sequence[int], target: int, source: int) -> None:
-    """Copy a piece, or convert it."""
-    if not piece[6]:
-        ctypes.memmove(target, source, piece[3])
+def dtype_of(name: str) -> Any:
+    return bfloat16() if name == BFLOAT16 else np.dtype(name)
+
+
+class Shifts:
+    """From where the images of a call are cut: as core/batch/conversion.hpp draws it."""
+
+    def __init__(self, generator: Any) -> None:
+        self._key, self._call = generator[:2].copy(), int(generator[2])
+
+    def numbers(self, piece: pieces.Piece, row: int) -> Any:
+        """Return which numbers of its row, or its frame, a piece is made of."""
+        # Rows count from 1 on, and NumPy counts before it draws.
+        counter = np.array([row, self._call, piece.field, 2**32], np.uint64)
+        words = np.random.Philox(key=self._key, counter=counter).random_raw(2).tolist()
+        down, across = (int(word) * (2 * piece.shift + 1) // 2**64 - piece.shift for word in words)
+        at = piece.first_number + np.arange(piece.num_bytes // piece.number_bytes)
+        image, y, x = at // (piece.height * piece.width), at // piece.width % piece.height, at % piece.width
+        y, x = np.clip(y + down, 0, piece.height - 1), np.clip(x + across, 0, piece.width - 1)
+        return (image * piece.height + y) * piece.width + x
+
+
+def give(piece: Sequence[int], target: int, source: int, shifts: Shifts, row: int) -> None:
+    """Copy a piece, shift or convert it."""
+    said = pieces.Piece(*piece)
+    stored: Any = np.frombuffer(ctypes.string_at(source, said.num_bytes), np.uint8)
+    if said.shift:
+        places = shifts.numbers(said, row)
+        whole = ctypes.string_at(source, (int(places.max()) + 1) * said.number_bytes)
+        stored = np.frombuffer(whole, np.uint8).reshape(-1, said.number_bytes)[places].reshape(-1)
+    if not said.converting:
+        ctypes.memmove(target, stored.tobytes(), said.num_bytes)
         return
-    stored = np.frombuffer(ctypes.string_at(source, piece[3]), DTYPES[piece[6] & 0xFF]).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        stored = stored.view(dtype_of(DTYPES[piece[6] & 0xFF])).astype(np.float32)
     factor = np.array(piece[6] >> 16, np.uint32).view(np.float32)
     then = piece[6] >> 8 & 0xFF
     with np.errstate(all="ignore"):
@@ -208,20 +240,21 @@ class Window:
             number += 1
         return found
 
-    def make(self, sampling: Any, around: tuple[Any, list[list[int]]], tickets: Sequence[int]) -> None:
+    def make(self, sampling: Any, around: tuple[Any, list[list[int]]], tickets: Sequence[int], shifts: Shifts) -> None:
         """Write every part of the rows of these tickets."""
         for row, ticket in enumerate(tickets):
             trail = self.trail(ticket)
             for piece in around[1]:
-                Piece(sampling, self._rule, *piece).make(row, trail)
+                Piece(sampling, self._rule, shifts, *piece).make(row, trail)
 
 
 class Piece:
     """One row of struct fastreplay_cuda_made."""
 
-    def __init__(self, sampling: Any, rule: Any, *numbers: int) -> None:
-        self._sampling, self._rule = sampling, rule
-        self.piece, (self.making, self.first, self.count, self.stride) = numbers[:7], numbers[7:]
+    def __init__(self, sampling: Any, rule: Any, shifts: Shifts, *numbers: int) -> None:
+        self._sampling, self._rule, self._shifts = sampling, rule, shifts
+        self.piece, rest = numbers[:_PIECE_WORDS], numbers[_PIECE_WORDS:]
+        self.making, self.first, self.count, self.stride = rest
         _, self.block, self.row_bytes, self.num_bytes, *_ = self.piece
 
     def source_of(self, ticket: int) -> int:
@@ -239,9 +272,9 @@ class Piece:
             places = [next(place for place in places if 0 <= place < len(trail.tickets))]
         for k, place in enumerate(places):
             at = k * self._sampling.batch_size + row if self._rule.is_time_major else row * len(places) + k
-            self._give(self._sampling.block + self.block + at * self.row_bytes, place, trail)
+            self._give(self._sampling.block + self.block + at * self.row_bytes, place, trail, row)
 
-    def _give(self, target: int, place: int, trail: Trail) -> None:
+    def _give(self, target: int, place: int, trail: Trail, row: int) -> None:
         is_there = 0 <= place < len(trail.tickets)
         if self.making in (5, 6, 7):
             said = (is_there, is_there and place >= trail.at, trail.begins and place == 0)[self.making - 5]
@@ -250,7 +283,7 @@ class Piece:
             ctypes.memset(target, 0, given_bytes(self.piece))
         else:
             ticket = trail.tickets[min(max(place, 0), len(trail.tickets) - 1)]
-            give(self.piece, target, self.source_of(ticket))
+            give(self.piece, target, self.source_of(ticket), self._shifts, row)
 
     def _sum(self, row: int, trail: Trail) -> None:
         tickets, kind = trail.tickets[trail.at :], ctypes.c_double if self.making in (9, 11) else ctypes.c_float

@@ -150,7 +150,7 @@ def test_minibatches_have_it(output: Any) -> None:
     batch = buffer.sample(2)
     assert buffer.sample(2, out=batch) is batch
     with buffer.loader(2, steps=1) as loader:
-        loaded: Any = next(loader)
+        loaded = next(loader)
     again = [pickle.loads(pickle.dumps(batch, protocol)) for protocol in (2, 5)]
     arrays = [batch.numpy(), loaded.numpy(), batch.to("cpu").numpy(), *(each.numpy() for each in again)]
     for each in (batch, loaded, *again, *arrays):
@@ -170,7 +170,7 @@ def test_buffers_come_back(tmp_path: Path) -> None:
     buffer.save(tmp_path / "kept")
     (segment,) = (tmp_path / "kept").glob("*.safetensors")
     assert safetensors.torch.load_file(segment)["y"].dtype == torch.bfloat16
-    pickled, loaded = pickle.loads(pickle.dumps(buffer)), fr.ReplayBuffer.load(tmp_path / "kept")
+    pickled, loaded = pickle.loads(pickle.dumps(buffer)), fr.ReplayBuffer[Any].load(tmp_path / "kept")
     buffer.close()
     found = NativeBuffer(25, fields, path=tmp_path / "ring.fr")
     for twin in (pickled, loaded, found, pickled.resized(30)):

@@ -26,8 +26,9 @@ ROOMS = r"(batch|lanes|priority|ring|steps|storage|target)/\w+\.hpp"
 ALLOWED_INCLUDES = {
     "core": rf"{ROOMS}|(halves|inline)\.hpp",
     "cuda": rf"{ROOMS}|(device|following|masses|sampling|stream|target|transfer)\.h|cuda(_runtime(_api)?)?\.h|dlfcn\.h"
-    r"|(block_steps|current_device|followed_draw|followed_gather|followed_walk|inline|launch|linked_slots|linking_kernel"
-    r"|mass_tree|masses_kernel|memory_access|sampling_kernel|target_kernel|target_launch|trajectory_rows|weighed_draw)\.hpp",
+    r"|(block_steps|current_device|followed_draw|followed_gather|followed_walk|gathered_piece|inline|launch|linked_slots"
+    r"|linking_kernel|mass_tree|masses_kernel|memory_access|sampling_kernel|shifted_piece|target_kernel|target_launch"
+    r"|trajectory_rows|weighed_draw)\.hpp",
     "bindings": rf"{ROOMS}|(bounds|capsule|dlpack|follow|gil|module|pristine|rows|shares|target_table|torch_abi)\.hpp"
     r"|waits\.hpp|Python\.h|pybind11/\w+\.h",
 }

@@ -7,10 +7,10 @@ import copy
 import pickle
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from given_out_support import FACTORS, RULES, STORED, as_float, assert_same_bits, numbers, shifted, tensor_of, words_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import NativeBuffer
@@ -21,56 +21,9 @@ from fastreplay import _core
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fake_cuda import FakeCuda
 
-STORED = ["bool", "uint8", "int8", "uint16", "int16", "float16", ml_dtypes.bfloat16]
-FACTORS: list[dict[str, Any]] = [{}, {"divide": 255}, {"scale": 1 / 255}, {"divide": 0.3}, {"scale": 7e5}]
 # Of which each is another case of the gather: one number, lines of vectors and what is left of them, and images.
 SHAPES: list[tuple[int, ...]] = [(), (3,), (31,), (2, 5, 6)]
-
-
-def as_float(stored: torch.Tensor, divide: float | None = None, scale: float | None = None) -> torch.Tensor:
-    made = stored.to(torch.float32)
-    if divide is not None:
-        made.div_(divide)
-    return made if scale is None else made.mul_(scale)
-
-
-def assert_same_bits(ours: Any, theirs: torch.Tensor) -> None:
-    """Compare bit by bit; NaN that differ are quiet: torch keeps what else some of them say, and not others'."""
-    ours, theirs = torch.as_tensor(ours), theirs.contiguous()
-    assert ours.dtype == theirs.dtype == torch.float32
-    assert torch.equal(ours.isnan(), theirs.isnan())
-    differ = ours.view(torch.int32) != theirs.view(torch.int32)
-    assert ours[differ].isnan().all()
-    assert ((ours.view(torch.int32)[differ] & 0x00400000) != 0).all()
-
-
-def tensor_of(array: Any) -> torch.Tensor:
-    """Give an array as a tensor, of bfloat16 too."""
-    is_known = array.dtype != ml_dtypes.bfloat16
-    return torch.from_numpy(array) if is_known else torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-
-
-def numbers(dtype: Any, shape: tuple[int, ...], seed: int = 0) -> Any:
-    """Give random numbers, all bits of them: NaN, infinities and subnormal ones, too."""
-    if dtype == "bool":
-        return np.random.default_rng(seed).random(shape) < 0.5
-    itemsize = np.dtype(dtype).itemsize
-    return np.random.default_rng(seed).integers(0, 256, (*shape, itemsize), np.uint8).view(dtype).reshape(shape)
-
-
-def words_of(state: Any, call: int, row: int, field: int) -> list[int]:
-    counter = np.array([row, call, field, 2**32], np.uint64)
-    return [int(w) for w in np.random.Philox(key=np.array(state["key"], np.uint64), counter=counter).random_raw(2)]
-
-
-def shifted(images: torch.Tensor, most: int, words: list[int]) -> torch.Tensor:
-    """Pad (..., H, W) by the edge and cut a place out that is drawn by two words."""
-    *_, height, width = images.shape
-    down, across = (word * (2 * most + 1) >> 64 for word in words)
-    padded = torch.nn.functional.pad(images.reshape(1, -1, height, width), (most,) * 4, mode="replicate")
-    return padded[..., down : down + height, across : across + width].reshape(images.shape)
 
 
 EVERY_NUMBER = [
@@ -119,16 +72,6 @@ def two_buffers(options: dict[str, Any], fields: dict[str, tuple[tuple[int, ...]
     }
     ends = {"reward": fr.Field(), "terminated": fr.Field((), "bool")}
     return tuple(NativeBuffer(40, each | ends, seed=3, lanes=2, **options) for each in (converting, plain))
-
-
-RULES: list[Any] = [
-    None,
-    fr.NStep(3, gamma=0.9),
-    fr.Sequence(4, burn_in=2, pad="zero"),
-    fr.Sequence(4, stride=2, time_major=True, first_only="next_a"),
-    fr.Sequence(50, pad="zero", time_major=True),
-    fr.Window({"a": range(-3, 1), "next_a": range(2, 5)}, pad="zero"),
-]
 
 
 @settings(max_examples=40)
@@ -310,50 +253,6 @@ def test_members_fill_their_shares_with_what_surrounds_rows(time_major: bool) ->
     assert torch.equal(mixed, torch.cat(parts, dim=int(time_major)))
 
 
-def test_page_locked_minibatches_are_converted(cuda: FakeCuda) -> None:
-    fields = {"x": fr.Field((8, 8), "uint8", out="float32", divide=255, shift=3)}
-    here, there = (NativeBuffer(9, fields, seed=0, device=device) for device in ("cpu", "cuda:0"))
-    for buffer in (here, there):
-        buffer.extend(x=numbers("uint8", (9, 8, 8)))
-    expected, batch = here.sample(5), there.sample(5)
-    cuda.run_all()
-    assert torch.equal(expected.x, batch.x)
-
-
-@pytest.mark.parametrize(("rule", "options"), [*zip(RULES, [{}, {"share_next": True}] * 3, strict=True)])
-def test_a_device_converts_as_the_cpu_does(cuda: FakeCuda, rule: Any, options: Any) -> None:
-    how = {"dtype": "uint8", "out": "float32", "divide": 255}
-    fields: dict[str, Any] = {
-        "a": ((), {"dtype": "float16", "out": "float32", "scale": 3}),
-        "image": ((30, 50), how),
-        "next_image": ((30, 50), how),
-        "next_a": ((3,), {"dtype": "bool", "out": "float32"}),
-        "b": ((9,), {"dtype": ml_dtypes.bfloat16, "out": "float32", "divide": 7}),
-    }
-    there, here = (
-        NativeBuffer(
-            20,
-            {name: fr.Field(shape, **kwargs) for name, (shape, kwargs) in fields.items()}
-            | {"reward": (), "terminated": ((), "bool")},
-            seed=0,
-            lanes=2,
-            **place,
-            **({"share_next": {"next_image": "image"}} if options else {}),
-        )
-        for place in ({"device": "cuda:0", "storage": "cuda"}, {})
-    )
-    for seed in range(15):
-        step = {name: numbers(kwargs["dtype"], (2, *shape), seed) for name, (shape, kwargs) in fields.items()}
-        for buffer in (there, here):
-            buffer.extend(**step, reward=[seed, 1], terminated=[seed % 7 == 3] * 2)
-    if isinstance(rule, fr.Window):
-        rule = fr.Window({"image": range(-3, 1), "next_a": range(2, 5)}, pad="zero")
-    batch, expected = there.sample(9, follow=rule), here.sample(9, follow=rule)
-    cuda.run_all()
-    for name in fields:
-        assert_same_bits(batch[name], expected[name])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -379,12 +278,6 @@ def test_a_device_converts_as_the_cpu_does(cuda: FakeCuda, rule: Any, options: A
 def test_what_cannot_be_given_out_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fr.Field(**{"shape": (5, 6), **options})
-
-
-def test_a_device_shifts_nothing(cuda: FakeCuda) -> None:
-    with pytest.raises(ValueError, match="x: expected no shift with storage='cuda', got Field"):
-        NativeBuffer(9, {"x": fr.Field((8, 8), "uint8", shift=3)}, device="cuda:0", storage="cuda")
-    assert not cuda.num_host_waits
 
 
 def test_what_is_summed_is_not_shifted() -> None:

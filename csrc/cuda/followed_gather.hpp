@@ -18,19 +18,22 @@
 namespace fastreplay {
 
 // A piece in a kernel's parameters.
+template <class Copied>
 struct FollowedPiece {
-  GatheredPiece copied;
+  Copied copied;
   std::int64_t first_step;
   std::uint32_t num_steps;
   std::uint32_t stride;
   fastreplay_cuda_making making;
 };
 
-// A gather's parameters, by value.
+// A gather's parameters, by value, of one kind of pieces.
+template <class Copied = GatheredPiece>
 struct FollowedGather {
-  static constexpr unsigned kMaxPieces = 48;
+  static constexpr unsigned kMaxPieces = Copied::kMostFollowed;
 
   const fastreplay_cuda_window* window;
+  const fastreplay_cuda_generator* generator;
   const std::byte* records;
   std::uint64_t stride;
   std::byte* block;
@@ -41,10 +44,11 @@ struct FollowedGather {
   std::uint64_t discount_bytes;
   std::uint64_t discount_offset;
   unsigned num_pieces;
-  FollowedPiece pieces[kMaxPieces];
+  FollowedPiece<Copied> pieces[kMaxPieces];
 
   explicit FollowedGather(const fastreplay_cuda_sampling& sampling)
       : window{sampling.window},
+        generator{sampling.generator},
         records{static_cast<const std::byte*>(sampling.records)},
         stride{sampling.stride},
         block{static_cast<std::byte*>(sampling.block)},
@@ -56,24 +60,24 @@ struct FollowedGather {
         discount_offset{sampling.following->discount_offset},
         num_pieces{0} {}
 
-  // Takes as many from the front as one launch makes. Returns how many threads the largest needs.
+  // Takes as many of its kind from the front as one launch makes. Returns how many threads the largest needs.
   [[nodiscard]] std::uint64_t take(std::span<const fastreplay_cuda_made>& rest) {
     std::uint64_t num_threads = 0;
     for (num_pieces = 0; num_pieces < kMaxPieces && !rest.empty(); rest = rest.subspan(1)) {
-      FollowedPiece& piece = pieces[num_pieces++];
-      piece = piece_of(rest.front());
+      if (!Copied::takes(rest.front().piece)) continue;
+      const FollowedPiece<Copied>& piece = pieces[num_pieces++] = piece_of(rest.front());
       num_threads = std::max(num_threads, (batch_size * piece.num_steps) << piece.copied.lanes_log2);
     }
     return num_threads;
   }
 
  private:
-  [[nodiscard]] FollowedPiece piece_of(const fastreplay_cuda_made& made) const {
-    FollowedPiece of{.copied = GatheredPiece::of(made.piece, records, stride, block),
-                     .first_step = made.first_step,
-                     .num_steps = static_cast<std::uint32_t>(made.num_steps),
-                     .stride = static_cast<std::uint32_t>(made.stride),
-                     .making = static_cast<fastreplay_cuda_making>(made.making)};
+  [[nodiscard]] FollowedPiece<Copied> piece_of(const fastreplay_cuda_made& made) const {
+    FollowedPiece<Copied> of{.copied = Copied::of(made.piece, records, stride, block),
+                             .first_step = made.first_step,
+                             .num_steps = static_cast<std::uint32_t>(made.num_steps),
+                             .stride = static_cast<std::uint32_t>(made.stride),
+                             .making = static_cast<fastreplay_cuda_making>(made.making)};
     if (of.making > FASTREPLAY_CUDA_OF_FIRST) of.copied.lanes_log2 = 0;  // a thread for each number
     return of;
   }
@@ -86,7 +90,9 @@ struct FollowedStep {
   bool is_before;  // the first that is there
   bool is_after;   // the last
 
-  FASTREPLAY_INLINE FollowedStep(const FollowedPiece& piece, const Ways& ways, std::uint64_t row, std::uint32_t number)
+  template <class Copied>
+  FASTREPLAY_INLINE FollowedStep(const FollowedPiece<Copied>& piece, const Ways& ways, std::uint64_t row,
+                                 std::uint32_t number)
       : way{ways[row]},
         step{piece.first_step + static_cast<std::int64_t>(number) * piece.stride},
         is_before{step < -std::int64_t{way.num_before}},
@@ -117,8 +123,9 @@ FASTREPLAY_INLINE void put_number(std::byte* place, double number, bool is_doubl
 
 // DiscountedSums of core/batch/discounted_sums.hpp, in its order: of one number of a field, or of none, where what is
 // asked for is what all steps discount.
-FASTREPLAY_INLINE void make_sum(const FollowedGather& gather, const FollowedPiece& piece, std::uint64_t row,
-                                std::uint32_t element) {
+template <class Copied>
+FASTREPLAY_INLINE void make_sum(const FollowedGather<Copied>& gather, const FollowedPiece<Copied>& piece,
+                                std::uint64_t row, std::uint32_t element) {
   const bool is_discount =
       piece.making == FASTREPLAY_CUDA_DISCOUNT_FLOAT || piece.making == FASTREPLAY_CUDA_DISCOUNT_DOUBLE;
   const bool is_double = piece.making == FASTREPLAY_CUDA_SUM_DOUBLES || piece.making == FASTREPLAY_CUDA_DISCOUNT_DOUBLE;
@@ -144,13 +151,16 @@ FASTREPLAY_INLINE void make_sum(const FollowedGather& gather, const FollowedPiec
   put_number(to + element * num_bytes, is_discount ? weight : total, is_double);
 }
 
-FASTREPLAY_INLINE void put_zeros(const GatheredPiece& piece, std::byte* to, std::uint32_t lane) {
+template <class Copied>
+FASTREPLAY_INLINE void put_zeros(const Copied& piece, std::byte* to, std::uint32_t lane) {
   const std::uint32_t num_bytes = piece.given_bytes();
   for (std::uint32_t i = lane; i < num_bytes; i += 1U << piece.lanes_log2) to[i] = std::byte{0};
 }
 
 // Of the first of a piece's steps that is there: as Windows::take() of core/batch/windows.cpp.
-FASTREPLAY_INLINE std::uint64_t first_slot_there(const FollowedPiece& piece, const Ways& ways, std::uint64_t row) {
+template <class Copied>
+FASTREPLAY_INLINE std::uint64_t first_slot_there(const FollowedPiece<Copied>& piece, const Ways& ways,
+                                                 std::uint64_t row) {
   const Way& way = ways[row];
   const std::int64_t num_missing = -std::int64_t{way.num_before} - piece.first_step;
   const std::uint64_t first =
@@ -161,9 +171,9 @@ FASTREPLAY_INLINE std::uint64_t first_slot_there(const FollowedPiece& piece, con
 }
 
 // Copies, or makes, what falls to a thread, of those in x, of one piece.
-template <bool kHasFrames = true>
-FASTREPLAY_INLINE void follow_share(const FollowedGather& gather, std::uint64_t thread, unsigned number) {
-  const FollowedPiece& piece = gather.pieces[number];
+template <bool kHasFrames = true, class Copied = GatheredPiece>
+FASTREPLAY_INLINE void follow_share(const FollowedGather<Copied>& gather, std::uint64_t thread, unsigned number) {
+  const FollowedPiece<Copied>& piece = gather.pieces[number];
   const bool is_one = piece.making == FASTREPLAY_CUDA_OF_FIRST;  // num_steps are looked at, one is given
   const std::uint32_t num_given = is_one ? 1 : piece.num_steps;
   const std::uint64_t made = thread >> piece.copied.lanes_log2;
@@ -200,7 +210,8 @@ FASTREPLAY_INLINE void follow_share(const FollowedGather& gather, std::uint64_t 
   }
   const auto lane = static_cast<std::uint32_t>(thread) & ((1U << piece.copied.lanes_log2) - 1);
   if (piece.making == FASTREPLAY_CUDA_OF_STEPS_OR_0 && !step.is_there()) return put_zeros(piece.copied, to, lane);
-  copy_share(piece.copied, to, piece.copied.source<kHasFrames>(as_global(gather.records), slot * gather.stride), lane);
+  const std::byte* from = piece.copied.template source<kHasFrames>(as_global(gather.records), slot * gather.stride);
+  give_share(piece.copied, to, from, lane, *gather.generator, row);
 }
 
 }  // namespace fastreplay

@@ -32,14 +32,14 @@ __global__ void __launch_bounds__(kDrawThreads) draw_tickets(const __grid_consta
   if (threadIdx.x == 0) count_draws(draw);
 }
 
-template <bool kHasFrames>
-__global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_constant__ Gather gather) {
+template <class Copied, bool kHasFrames>
+__global__ void __launch_bounds__(kGatherThreads) gather_rows(const __grid_constant__ Gather<Copied> gather) {
   if (gather.window->size == 0) return;
   gather_share<kHasFrames>(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
 
-template <bool kHasFrames>
-__global__ void __launch_bounds__(kGatherThreads) follow_rows(const __grid_constant__ FollowedGather gather) {
+template <class Copied, bool kHasFrames>
+__global__ void __launch_bounds__(kGatherThreads) follow_rows(const __grid_constant__ FollowedGather<Copied> gather) {
   if (gather.window->size == 0) return;
   follow_share<kHasFrames>(gather, std::uint64_t{blockIdx.x} * kGatherThreads + threadIdx.x, blockIdx.y);
 }
@@ -70,6 +70,7 @@ cudaError_t queue_gather(void (*kernel)(Gathering), void* stream, const fastrepl
   Gathering gather{sampling};
   while (!rest.empty()) {
     const std::uint64_t num_blocks = (gather.take(rest) + kGatherThreads - 1) / kGatherThreads;
+    if (num_blocks == 0) break;
     if (num_blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidConfiguration;
     const dim3 blocks{static_cast<unsigned>(num_blocks), gather.num_pieces};
     if (const auto error = launch(kernel, blocks, kGatherThreads, stream, gather)) return error;
@@ -98,10 +99,12 @@ int fastreplay_cuda_prepare_sampling(int device) {
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<TrajectoryRows>>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<UniformRows>>)) return error;
   if (const auto error = cudaFuncGetAttributes(&attributes, in_steps<FollowedDraw<WeighedDraw>>)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<false>)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<true>)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<false>)) return error;
-  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<true>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<GatheredPiece, false>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<GatheredPiece, true>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, gather_rows<ShiftedPiece, true>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<GatheredPiece, false>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<GatheredPiece, true>)) return error;
+  if (const auto error = cudaFuncGetAttributes(&attributes, follow_rows<ShiftedPiece, true>)) return error;
   return cudaFuncGetAttributes(&attributes, set_window);
 }
 
@@ -120,11 +123,15 @@ int fastreplay_cuda_sample(int device, void* stream, const fastreplay_cuda_sampl
   if (const fastreplay_cuda_following* following = sampling->following; following != nullptr) {
     const std::span made{following->made, following->num_made};
     const bool has_frames = std::ranges::any_of(made, [](const auto& each) { return is_of_frame(each.piece); });
-    return queue_gather(has_frames ? follow_rows<true> : follow_rows<false>, stream, *sampling, made);
+    const auto follow = has_frames ? follow_rows<GatheredPiece, true> : follow_rows<GatheredPiece, false>;
+    if (const auto error = queue_gather(follow, stream, *sampling, made)) return error;
+    return queue_gather(follow_rows<ShiftedPiece, true>, stream, *sampling, made);
   }
   const std::span pieces{sampling->pieces, sampling->num_pieces};
   const bool has_frames = std::ranges::any_of(pieces, is_of_frame);
-  return queue_gather(has_frames ? gather_rows<true> : gather_rows<false>, stream, *sampling, pieces);
+  const auto gather = has_frames ? gather_rows<GatheredPiece, true> : gather_rows<GatheredPiece, false>;
+  if (const auto error = queue_gather(gather, stream, *sampling, pieces)) return error;
+  return queue_gather(gather_rows<ShiftedPiece, true>, stream, *sampling, pieces);
 }
 
 }  // extern "C"

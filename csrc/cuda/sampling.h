@@ -39,6 +39,14 @@ struct fastreplay_cuda_piece {
   /* What becomes of it, if not 0: core/batch/conversion.hpp's Numbers, above 8 bits of these its Then, and above 16
      bits the float that is divided or multiplied by. num_bytes are those that are stored, of whole numbers. */
   uint64_t converting;
+  /* How far images are shifted at most, if not 0: core/batch/conversion.hpp's Shift, by the words of the field. Then
+     record_offset is that of the row, or of the frame, and the piece begins with a number of it. */
+  uint64_t shift;
+  uint64_t first_number;
+  uint64_t number_bytes;
+  uint64_t height;
+  uint64_t width;
+  uint64_t field;
 };
 
 /* By priority (masses.h). */
@@ -83,7 +91,8 @@ int fastreplay_cuda_set_window(int device, void* stream, struct fastreplay_cuda_
 
 /* Queues on `stream` that a minibatch is drawn and gathered: the rows that the Sampler of core/batch/sample.hpp would
    draw from that window at that call, and from the masses as they are by then. Where the window is empty, nothing is
-   written. Two launches, and one more for each 80 pieces above 80. Where rows are to be complete and none is, they
+   written. Two launches, and one more for each 80 pieces above 80, and
+   for each 48 that are shifted. Where rows are to be complete and none is, they
    are given as they are, and counted: it never draws for ever, and never gives what is not there. Neither allocates nor
    waits; may be captured in a graph. Returns a cudaError_t. */
 int fastreplay_cuda_sample(int device, void* stream, const struct fastreplay_cuda_sampling* sampling);

@@ -67,15 +67,12 @@ def check_output(schema: Schema, output: str, device: object) -> None:
             raise TypeError(f"{name}: torch has no dtype for {field.dtype}; use output='numpy'")
 
 
-def check_storage(storage: str, device: torch.device | Literal["cpu"], schema: Schema) -> None:
-    """Refuse a storage that this device has not, or that shifts no images."""
+def check_storage(storage: str, device: torch.device | Literal["cpu"]) -> None:
+    """Refuse a storage that this device has not."""
     if storage not in ("host", "cuda"):
         raise ValueError(f"storage: expected 'host' or 'cuda', got {storage!r}")
     if storage == "cuda" and (device == "cpu" or device.type != "cuda"):
         raise ValueError(f"storage: expected 'host' with device={str(device)!r}, got 'cuda'")
-    for name, field in schema.items():
-        if storage == "cuda" and field.shift:
-            raise ValueError(f"{name}: expected no shift with storage='cuda', got {field}")
 
 
 def gpu_of(device: torch.device | Literal["cpu"]) -> Device | None:

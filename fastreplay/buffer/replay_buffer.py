@@ -164,7 +164,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._output = output
         self._timeout = checked_timeout(timeout)
         self._device = checked_device(device)
-        check_storage(storage, self._device, self._schema)
+        check_storage(storage, self._device)
         self._storage = storage
         self._gpu = gpu_of(self._device)
         self._frames = frames_in(self._schema, share_next, lanes)

@@ -44,7 +44,7 @@ class Field:
         shift: Rows are images along their last two axes, and each is given as if its edges were repeated so many times
             on all sides, and as much as it was itself cut out at a random place: `torch.nn.functional.pad` in mode
             "replicate" and a slice, whose place is drawn for each row and field (DrQ, Kostrikov et al. 2020). 0 for
-            images as they are. Not with `storage="cuda"`.
+            images as they are.
 
     Attributes:
         shape: Of one row: with `stack`, (stack, *shape of a frame).

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "batch/windows.hpp"
@@ -114,27 +115,21 @@ inline std::vector<fastreplay_cuda_made> made_of(const Ring& ring, const WindowR
   }
   for (const WindowRule::Said& said : rule.said) {
     const auto making = static_cast<std::uint64_t>(FASTREPLAY_CUDA_SAY_THERE) + static_cast<std::uint64_t>(said.what);
-    made.push_back(
-        {{0, offsets[said.part], 1, 1, 0, 0, 0}, making, said.steps.first, said.steps.count, said.steps.stride});
+    made.push_back({pieces_there::piece(0, offsets[said.part], 1, 1), making, said.steps.first, said.steps.count,
+                    said.steps.stride});
   }
   if (!rule.sums) return made;
   for (const auto& [of, part] : rule.sums->sums) {
     const std::size_t num_bytes = of.is_double ? 8 : 4;
     const auto making = of.is_double ? FASTREPLAY_CUDA_SUM_DOUBLES : FASTREPLAY_CUDA_SUM_FLOATS;
-    made.push_back({{of.column.offset, offsets[part], of.column.row_bytes, num_bytes, 0, 0, 0},
-                    static_cast<std::uint64_t>(making),
-                    0,
-                    of.column.row_bytes / num_bytes,
-                    1});
+    made.push_back({pieces_there::piece(of.column.offset, offsets[part], of.column.row_bytes, num_bytes),
+                    static_cast<std::uint64_t>(making), 0, of.column.row_bytes / num_bytes, 1});
   }
   const bool is_double = rule.sums->is_discount_double;
   const auto making = is_double ? FASTREPLAY_CUDA_DISCOUNT_DOUBLE : FASTREPLAY_CUDA_DISCOUNT_FLOAT;
   const std::uint64_t num_bytes = is_double ? 8 : 4;
-  made.push_back({{0, offsets[rule.sums->discount_part], num_bytes, num_bytes, 0, 0, 0},
-                  static_cast<std::uint64_t>(making),
-                  0,
-                  1,
-                  1});
+  made.push_back({pieces_there::piece(0, offsets[rule.sums->discount_part], num_bytes, num_bytes),
+                  static_cast<std::uint64_t>(making), 0, 1, 1});
   return made;
 }
 
@@ -161,6 +156,23 @@ inline fastreplay_cuda_following following_of(const Ring& ring, const WindowRule
   return following;
 }
 
+// Runs the launches of a gather.
+template <class Gathering, class Piece>
+void gather(Gathering gathering, std::span<const Piece> rest, check::Random& random) {
+  while (!rest.empty()) {
+    const std::uint64_t num_threads = gathering.take(rest) + 7;  // the last block is seldom whole
+    by_turns(num_threads * gathering.num_pieces, random, [&](std::uint64_t i) {
+      const std::uint64_t thread = i % num_threads;
+      const auto number = static_cast<unsigned>(i / num_threads);
+      if constexpr (std::is_same_v<Piece, fastreplay_cuda_piece>) {
+        fastreplay::gather_share(gathering, thread, number);
+      } else {
+        fastreplay::follow_share(gathering, thread, number);
+      }
+    });
+  }
+}
+
 // Runs what fastreplay_cuda_sample launches, of transitions by themselves.
 inline void sample_alone(const fastreplay_cuda_sampling& sampling, check::Random& random) {
   const auto draw = fastreplay::Draw::of(sampling);
@@ -174,14 +186,9 @@ inline void sample_alone(const fastreplay_cuda_sampling& sampling, check::Random
     fastreplay::count_draws(draw);
   }
   if (window.size == 0) return;
-  fastreplay::Gather gather{sampling};
-  std::span<const fastreplay_cuda_piece> rest{sampling.pieces, sampling.num_pieces};
-  while (!rest.empty()) {
-    const std::uint64_t num_threads = gather.take(rest) + 7;  // the last block is seldom whole
-    by_turns(num_threads * gather.num_pieces, random, [&](std::uint64_t i) {
-      fastreplay::gather_share(gather, i % num_threads, static_cast<unsigned>(i / num_threads));
-    });
-  }
+  const std::span<const fastreplay_cuda_piece> pieces{sampling.pieces, sampling.num_pieces};
+  gather(fastreplay::Gather<fastreplay::GatheredPiece>{sampling}, pieces, random);
+  gather(fastreplay::Gather<fastreplay::ShiftedPiece>{sampling}, pieces, random);
 }
 
 // The same of what surrounds rows.
@@ -195,14 +202,9 @@ inline void sample(const fastreplay_cuda_sampling& sampling, check::Random& rand
     masses_there::run_by_turns(FollowedDraw<fastreplay::WeighedDraw>::of(sampling), random);
   }
   if (sampling.window->size == 0) return;
-  fastreplay::FollowedGather gather{sampling};
-  std::span<const fastreplay_cuda_made> rest{sampling.following->made, sampling.following->num_made};
-  while (!rest.empty()) {
-    const std::uint64_t num_threads = gather.take(rest) + 7;  // the last block is seldom whole
-    by_turns(num_threads * gather.num_pieces, random, [&](std::uint64_t i) {
-      fastreplay::follow_share(gather, i % num_threads, static_cast<unsigned>(i / num_threads));
-    });
-  }
+  const std::span<const fastreplay_cuda_made> made{sampling.following->made, sampling.following->num_made};
+  gather(fastreplay::FollowedGather<fastreplay::GatheredPiece>{sampling}, made, random);
+  gather(fastreplay::FollowedGather<fastreplay::ShiftedPiece>{sampling}, made, random);
 }
 
 }  // namespace following_there

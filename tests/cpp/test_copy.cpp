@@ -9,6 +9,7 @@
 
 #include "batch/convert.hpp"
 #include "check.hpp"
+#include "converted.hpp"
 #include "pages.hpp"
 #include "storage/copy.hpp"
 
@@ -131,41 +132,8 @@ using fastreplay::Column;
 using fastreplay::Conversion;
 using fastreplay::Copied;
 using fastreplay::Numbers;
-using fastreplay::Offset;
-using fastreplay::Shift;
 using fastreplay::ShiftDraw;
 using fastreplay::Then;
-
-// What becomes of row `place` of a field of these bytes, number by number.
-std::vector<std::byte> converted(const Conversion& conversion, std::span<const std::byte> row, const ShiftDraw& shifts,
-                                 std::size_t place) {
-  const Shift& shift = conversion.shift;
-  const std::size_t stored = shift.most > 0 ? shift.number_bytes : conversion.number_bytes();
-  const std::size_t given = conversion.given_bytes(stored);
-  const Offset offset = shift.most > 0 ? shifts.of(place, 0, shift) : Offset{};
-  std::vector<std::byte> made(conversion.given_bytes(row.size()));
-  for (std::size_t i = 0; i < row.size() / stored; ++i) {
-    std::size_t from = i;
-    if (shift.most > 0) {
-      const auto clamped = [](std::size_t at, std::int32_t by, std::uint32_t length) {
-        return std::clamp<std::int64_t>(static_cast<std::int64_t>(at) + by, 0, std::int64_t{length} - 1);
-      };
-      const auto y = static_cast<std::size_t>(clamped(i / shift.width % shift.height, offset.down, shift.height));
-      const auto x = static_cast<std::size_t>(clamped(i % shift.width, offset.across, shift.width));
-      from = (i / (shift.width * shift.height) * shift.height + y) * shift.width + x;
-    }
-    if (conversion.from == Numbers::kAsGiven) {
-      std::memcpy(made.data() + i * given, row.data() + from * stored, stored);
-      continue;
-    }
-    fastreplay::with_types(conversion, [&](auto number, auto then) {
-      std::memcpy(&number, row.data() + from * stored, stored);
-      const float value = fastreplay::converted<decltype(then)::value>(number, conversion.factor);
-      std::memcpy(made.data() + i * given, &value, given);
-    });
-  }
-  return made;
-}
 
 // One row, between pages that are not there.
 void converted_row(const Conversion& conversion, std::size_t row_bytes, std::uint64_t call) {
@@ -178,7 +146,7 @@ void converted_row(const Conversion& conversion, std::size_t row_bytes, std::uin
   const ShiftDraw shifts{.key = {1, 2}, .call = call};
   const Copied field{.field = 0, .row_bytes = target.size(), .offset = 0, .conversion = conversion};
   fastreplay::load_converted({target.data(), 0, 1}, field, {&record, 1}, Column{0, row_bytes}, {}, shifts);
-  CHECK(std::ranges::equal(target, converted(conversion, row, shifts, 0)));
+  CHECK(std::ranges::equal(target, check::converted(conversion, row, shifts, 0, 0)));
 }
 
 void converted_rows() {

@@ -84,7 +84,7 @@ Form around(const Streams& streams, const fastreplay::Steps& steps, bool is_redr
   form.rule.most_after = static_cast<std::uint32_t>(std::max<std::int64_t>(0, last));
   form.rule.is_redrawn = is_redrawn;
   form.rule.is_time_major = steps.count % 2 == 0;
-  form.parts = {{.source = Source::kStart, .row_bytes = 8, .field = lane_rows::kId}};
+  form.parts = {{.source = Source::kStart, .row_bytes = 8, .field = lane_rows::kId}, {}};
   const auto take = [&](const fastreplay::Steps& of, bool zeros, bool is_first_only, std::vector<std::size_t> fields) {
     std::vector<std::size_t> parts;
     for (const std::size_t field : fields) {
@@ -102,6 +102,18 @@ Form around(const Streams& streams, const fastreplay::Steps& steps, bool is_redr
     take(steps, zeros, false, {lane_rows::kTruncated});
     form.parts.back().conversion = {.from = Numbers::kInt8, .then = Then::kDivide, .factor = 3, .shift = {}};
     form.parts.back().row_bytes *= sizeof(float);
+  }
+  // Three floats as an image of bytes, which is shifted, and some converted besides.
+  const Conversion shifted{.from = Numbers::kAsGiven,
+                           .then = Then::kNothing,
+                           .factor = 0,
+                           .shift = {.most = 2, .number_bytes = 1, .height = 3, .width = 4}};
+  form.parts[1] = {.source = Source::kStart, .row_bytes = 12, .field = lane_rows::kRewards, .conversion = shifted};
+  for (const auto& [zeros, is_first_only] : {std::pair{true, false}, {false, false}, {false, true}}) {
+    take(steps, zeros, is_first_only, {lane_rows::kRewards});
+    form.parts.back().conversion = shifted;
+    if (zeros) form.parts.back().conversion.from = Numbers::kUInt8;
+    form.parts.back().row_bytes *= zeros ? sizeof(float) : 1;
   }
   for (const Saying what : {Saying::kReal, Saying::kTrained, Saying::kFirst}) {
     form.rule.said.push_back({steps, what, add(form, steps.count)});

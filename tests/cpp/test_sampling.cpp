@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <span>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "batch/read.hpp"
 #include "batch/sample.hpp"
 #include "check.hpp"
+#include "following_there.hpp"
 #include "pieces_there.hpp"
 #include "ring/ring.hpp"
 #include "rows.hpp"
@@ -32,31 +32,6 @@ namespace {
 
 constexpr Philox::Key kKey{5, 6};
 
-// Runs what fastreplay_cuda_sample launches, the threads in a random order: none may count on another.
-void sample_by_turns(const fastreplay_cuda_sampling& sampling, check::Random& random) {
-  const auto by_turns = [&](std::uint64_t num_threads, auto run) {
-    std::vector<std::uint64_t> order(num_threads);
-    std::iota(order.begin(), order.end(), std::uint64_t{0});
-    for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-    for (const std::uint64_t thread : order) run(thread);
-  };
-  const auto draw = fastreplay::Draw::of(sampling);
-  const fastreplay_cuda_window window = draw.drawn_from();
-  *sampling.window = window;
-  if (window.size == 0) return;
-  by_turns(fastreplay::kDrawThreads,
-           [&](std::uint64_t thread) { fastreplay::draw_share(draw, window, static_cast<unsigned>(thread)); });
-  fastreplay::count_draws(draw);
-  fastreplay::Gather gather{sampling};
-  std::span<const fastreplay_cuda_piece> rest{sampling.pieces, sampling.num_pieces};
-  while (!rest.empty()) {
-    const std::uint64_t num_threads = gather.take(rest) + 7;  // the last block is seldom whole
-    by_turns(num_threads * gather.num_pieces, [&](std::uint64_t i) {
-      fastreplay::gather_share(gather, i % num_threads, static_cast<unsigned>(i / num_threads));
-    });
-  }
-}
-
 // Each field in pieces of at most piece_bytes.
 std::vector<fastreplay_cuda_piece> pieces_of(const Ring& ring, const Block& block, std::size_t piece_bytes) {
   std::vector<fastreplay_cuda_piece> pieces;
@@ -73,9 +48,28 @@ std::vector<Part> converted_parts(const RecordLayout& layout) {
   std::vector<Part> parts = transition_parts(layout);
   for (std::size_t f = 0; f < layout.columns().size(); ++f) {
     Conversion& conversion = parts[f].conversion;
-    conversion = {.from = static_cast<Numbers>(1 + f % 6), .then = static_cast<Then>(f % 3), .factor = 255.0F};
+    conversion = {.from = static_cast<Numbers>(1 + f % 7), .then = static_cast<Then>(f % 3), .factor = 255.0F};
     if (parts[f].row_bytes % conversion.number_bytes() != 0) conversion = {};
     parts[f].row_bytes = conversion.given_bytes(parts[f].row_bytes);
+  }
+  return parts;
+}
+
+// The same of images of 3 by 4 numbers, some of which are shifted, and not converted.
+std::vector<Part> shifted_parts(const RecordLayout& layout) {
+  std::vector<Part> parts = converted_parts(layout);
+  for (std::size_t f = 0; f < layout.columns().size(); ++f) {
+    Conversion& conversion = parts[f].conversion;
+    if (f % 2 == 0) conversion = {};
+    const std::size_t bytes = f % 2 == 0 ? std::size_t{1} << f / 2 % 5 : conversion.number_bytes();
+    const std::size_t row_bytes = layout.columns()[f].row_bytes;
+    if (f != 3 && row_bytes % (12 * bytes) == 0) {
+      conversion.shift = {.most = static_cast<std::uint16_t>(1 + f % 2),
+                          .number_bytes = static_cast<std::uint16_t>(bytes),
+                          .height = 3,
+                          .width = 4};
+    }
+    parts[f].row_bytes = conversion.given_bytes(row_bytes);
   }
   return parts;
 }
@@ -117,7 +111,7 @@ void test_the_same_minibatches_as_on_the_cpu(const std::vector<std::size_t>& row
                                             .weighing = nullptr,
                                             .following = nullptr,
                                             .trajectories = nullptr};
-    sample_by_turns(sampling, random);
+    following_there::sample_alone(sampling, random);
     CHECK(sampler.sample(ring, expected));
     CHECK(std::memcmp(found.data(), expected.data(), expected.layout().num_bytes()) == 0);
     CHECK_EQ(generator.calls, sampler.calls());
@@ -143,7 +137,7 @@ void test_words_that_are_thrown_away() {
     sampling.block = tickets.data();
     sampling.batch_size = batch_size;
     check::Random random{batch_size};
-    sample_by_turns(sampling, random);
+    following_there::sample_alone(sampling, random);
     WordStream words{kKey, 3};
     for (std::uint64_t row = 0; row < batch_size; ++row) {
       std::uint64_t word = words.next(), position = 0;
@@ -166,7 +160,7 @@ void test_an_empty_window_leaves_all_as_it_was() {
   sampling.block = tickets.data();
   sampling.batch_size = tickets.size();
   check::Random random{1};
-  sample_by_turns(sampling, random);
+  following_there::sample_alone(sampling, random);
   CHECK(tickets == std::vector<std::uint64_t>(10, 77));
   CHECK_EQ(generator.calls, 3U);
 }
@@ -198,6 +192,8 @@ int main() {
     test_the_same_minibatches_as_on_the_cpu({32, 16, 256}, num_rows, 2048);
     for (const std::size_t piece_bytes : {1, 5, 64, 2048}) {
       test_the_same_minibatches_as_on_the_cpu({68, 24, 2, 68, 4, 1, 3, 4000}, num_rows, piece_bytes, converted_parts);
+      const std::vector<std::size_t> images{24, 36, 48, 12, 96, 60, 4800, 5, 384, 72, 36, 24, 24};
+      test_the_same_minibatches_as_on_the_cpu(images, num_rows, piece_bytes, shifted_parts);
     }
   }
   test_words_that_are_thrown_away();

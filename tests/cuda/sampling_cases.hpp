@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../cpp/check.hpp"
+#include "../cpp/converted.hpp"
 #include "../cpp/pieces_there.hpp"
 #include "batch/random.hpp"
 #include "device.hpp"
@@ -115,16 +116,22 @@ struct Minibatch {
   };
   static constexpr std::size_t kPieceBytes = 2048;
 
-  Minibatch(const Records& records, std::size_t batch_size_) : batch_size{batch_size_} {
+  // Fields that a conversion suits are given so.
+  Minibatch(const Records& records, std::size_t batch_size_, const fastreplay::Conversion& conversion = {})
+      : batch_size{batch_size_} {
     std::size_t offset = 0;
     const auto place = [&](std::size_t part_bytes) {
       parts.push_back({offset, part_bytes});
       offset = fastreplay::round_up(offset + part_bytes, 256);
     };
     for (std::size_t field = 0; field < records.layout.num_fields(); ++field) {
-      const auto of = pieces_there::pieces_of(records.layout, field, offset, kPieceBytes);
+      const auto& [_, row_bytes, num_frames] = records.layout.columns()[field];
+      const std::size_t frame_bytes = row_bytes / std::max<std::size_t>(num_frames, 1);
+      conversions.push_back(conversion.suits(frame_bytes) ? conversion : fastreplay::Conversion{});
+      const std::size_t piece_bytes = kPieceBytes / conversions.back().given_bytes(4) * 4;
+      const auto of = pieces_there::pieces_of(records.layout, field, offset, piece_bytes, conversions.back());
       pieces.insert(pieces.end(), of.begin(), of.end());
-      place(batch_size * records.layout.columns()[field].row_bytes);
+      place(batch_size * conversions.back().given_bytes(row_bytes));
     }
     place(batch_size * sizeof(std::uint64_t));
     num_bytes = parts.back().offset + parts.back().num_bytes;  // not one more
@@ -137,8 +144,12 @@ struct Minibatch {
     for (std::size_t row = 0; row < batch_size; ++row) {
       const std::uint64_t ticket = records.first + words.below(records.size);
       for (std::size_t f = 0; f < records.layout.num_fields(); ++f) {
-        std::byte* to = block.data() + parts[f].offset + row * records.layout.columns()[f].row_bytes;
-        records.put_row(to, ticket % Records::kCapacity, f);
+        Bytes stored(records.layout.columns()[f].row_bytes);
+        records.put_row(stored.data(), ticket % Records::kCapacity, f);
+        const Bytes given = conversions[f].is_none()
+                                ? stored
+                                : check::converted(conversions[f], stored, {.key = key, .call = call}, row, f);
+        std::ranges::copy(given, block.data() + parts[f].offset + row * given.size());
       }
       std::memcpy(block.data() + parts.back().offset + row * sizeof ticket, &ticket, sizeof ticket);
     }
@@ -156,6 +167,7 @@ struct Minibatch {
   std::size_t batch_size, num_bytes;
   std::vector<Part> parts;
   std::vector<fastreplay_cuda_piece> pieces;
+  std::vector<fastreplay::Conversion> conversions;
 };
 
 inline void set_window(const cuda::Stream& stream, const Records& records, std::uint64_t size) {
@@ -179,9 +191,10 @@ inline Array generator_after(std::uint64_t calls) {
 // Calls one after the other: with a window of their own, from the one set before, with nothing to draw, and out of a
 // graph. Where a window does not wrap the block holds nothing that was written, so that initcheck sees what is read too
 // early; else it is poisoned, and nothing between the parts may change.
-inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size) {
+inline void draws_as_on_the_cpu(const Records& records, std::size_t batch_size,
+                                const fastreplay::Conversion& conversion = {}) {
   const bool has_poison = records.first != 0;
-  const Minibatch minibatch{records, batch_size};
+  const Minibatch minibatch{records, batch_size, conversion};
   const Array block{minibatch.num_bytes};
   const Array generator = generator_after(7);
   std::vector<fastreplay_cuda_piece> pieces = minibatch.pieces;
@@ -326,6 +339,20 @@ inline void check_sampling(bool is_brief) {
   for (const std::size_t num_frames : {1, 2, 4}) {  // frames of 17, of 24 and of 2,500 bytes
     const std::size_t row_bytes = num_frames == 1 ? 17 : num_frames == 2 ? 48 : 10000;
     draws_as_on_the_cpu(Records{{row_bytes, row_bytes, 8, 1}, 250, num_frames}, 257);
+  }
+  // Images of 84 by 84 bytes, and of 3 by 7 numbers of 2 bytes: converted, shifted, both; some are frames.
+  for (const std::uint16_t most : {std::uint16_t{0}, std::uint16_t{1}, std::uint16_t{2}}) {
+    for (const auto from :
+         {fastreplay::Numbers::kAsGiven, fastreplay::Numbers::kUInt8, fastreplay::Numbers::kBFloat16}) {
+      const bool is_two = from == fastreplay::Numbers::kBFloat16;
+      fastreplay::Conversion conversion{.from = from,
+                                        .then = fastreplay::Then::kDivide,
+                                        .factor = 255,
+                                        .shift = {.most = most, .number_bytes = 1, .height = 84, .width = 84}};
+      if (is_two) conversion.shift = {.most = most, .number_bytes = 2, .height = 3, .width = 7};
+      draws_as_on_the_cpu(Records{{28224, 8, 84, 42, 6}, 250}, 65, conversion);
+      draws_as_on_the_cpu(Records{{28224, 28224, 84, 8}, 250, 4}, 65, conversion);
+    }
   }
   for (const auto& row_bytes : shapes) {
     for (const std::uint64_t num_inserted : {1, 60, 100, 250}) {  // the last ones' window wraps
