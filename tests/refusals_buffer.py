@@ -241,6 +241,11 @@ FROM_ENV: dict[str, Any] = {
     "too large": (MemoryError, lambda s: Call(_from_env, s.env, 2**50, seed=s.generator)),
     "no such device": (RuntimeError, lambda s: Call(_from_env, s.env, 5, device="nonsense", seed=s.generator)),
     "their environment": (PlantedError, lambda s: Call(_from_env, _Broken(), 5, seed=s.generator)),
+    "an unknown option": (TypeError, lambda s: Call(_from_env, s.env, 5, colour="red", seed=s.generator)),
+    "images: there is none": (
+        ValueError,
+        lambda s: Call(_from_env, s.env, 5, images={"shift": 1}, seed=s.generator),
+    ),
 }
 _from_env: Any = fr.ReplayBuffer.from_env
 
@@ -309,6 +314,16 @@ SPACES: dict[str, Any] = {
     "a field twice": (ValueError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, extra={"reward": ()})),
     "stack: another length": (ValueError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, stack=2)),
     "stack: no integer": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, stack="4")),
+    "images: there is none": (
+        ValueError,
+        lambda s: Call(Native.Schema.from_spaces, s.box, s.box, images={"out": "float32"}),
+    ),
+    "images: something else": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, images={"zoom": 2})),
+    "images: no dict": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, images=255)),
+    "images: shifted too far": (
+        ValueError,
+        lambda s: Call(Native.Schema.from_spaces, spaces.Box(0, 255, (4, 9), np.uint8), s.box, images={"shift": 4}),
+    ),
     "a malformed field": (TypeError, lambda s: Call(Native.Schema.from_spaces, s.box, s.box, extra={"more": "x"})),
 }
 ITEMS: dict[str, Any] = {

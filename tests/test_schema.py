@@ -206,6 +206,47 @@ def test_from_spaces_dtype_changes_floating_fields_only() -> None:
     assert got["reward"] == "float32"
 
 
+IMAGE = spaces.Box(0, 255, (4, 9, 8), np.uint8)
+GIVEN: dict[str, Any] = {"out": "float32", "divide": 255, "shift": 3}
+
+
+@pytest.mark.parametrize("images", [GIVEN, {"shift": 2}, {"out": "float32", "scale": 0.5}, {}], ids=str)
+def test_from_spaces_gives_images_out_otherwise(images: Any) -> None:
+    plain, given = (fr.Schema.from_spaces(IMAGE, BOX, images=how) for how in (None, images))
+    image = fr.Field((4, 9, 8), "uint8", **images)
+    assert dict(given) == dict(plain) | {"observation": image, "next_observation": image}
+    stacked = fr.Schema.from_spaces(IMAGE, BOX, images=images, stack=4)
+    assert stacked["next_observation"] == fr.Field((9, 8), "uint8", stack=4, **images)
+
+
+def test_from_spaces_knows_images_by_their_dtype_and_axes() -> None:
+    others: dict[str, Any] = {
+        "flat": spaces.Box(0, 255, (9,), np.uint8),
+        "wide": spaces.Box(0, 9, (9, 9), np.int64),
+        "x": BOX,
+    }
+    space = spaces.Dict({"image": IMAGE, "map": spaces.Box(0, 255, (9, 9), np.uint8), **others})
+    schema = fr.Schema.from_spaces(space, IMAGE, extra={"more": fr.Field((9, 9), "uint8")}, images=GIVEN)
+    given = {name for name, field in schema.items() if field.out is not None}
+    assert given == {f"{which}/{name}" for which in ("observation", "next_observation") for name in ("image", "map")}
+
+
+@pytest.mark.parametrize(
+    ("space", "images", "error", "message"),
+    [
+        (BOX, GIVEN, ValueError, r"images: expected an observation of uint8 with two axes or more, got observation \("),
+        (IMAGE, {"dtype": "uint8"}, TypeError, "images: expected a dict of out, divide, scale, shift, got"),
+        (IMAGE, 255, TypeError, "images: expected a dict of out, divide, scale, shift, got 255"),
+        (IMAGE, {"divide": 255}, ValueError, "images: divide: expected None without out='float32'"),
+        (IMAGE, {"shift": 8}, ValueError, r"images: shift: expected an integer in \[0, 7\], got 8"),
+        (IMAGE, {"out": "nonsense"}, TypeError, "images: out: expected a NumPy dtype"),
+    ],
+)
+def test_from_spaces_refuses_what_images_cannot_be(space: Any, images: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fr.Schema.from_spaces(space, BOX, images=images)
+
+
 def test_from_spaces_extra_fields_come_last() -> None:
     extra: Any = {"log_prob": (), "mask": ((4,), "bool"), "state": fr.Field((2,), "float64")}
     schema = fr.Schema.from_spaces(BOX, BOX, extra=extra)
@@ -258,6 +299,31 @@ def test_from_env_single() -> None:
     assert batch.reward == np.float32(reward)
     assert batch.cost == 0.125
     env.close()
+
+
+class Images(gym.Env[Any, Any]):
+    observation_space = IMAGE
+    action_space = BOX
+
+
+@pytest.mark.parametrize("lanes", [None, True])
+def test_from_env_gives_images_out_otherwise(lanes: Any) -> None:
+    """As a buffer of the same fields does, and it takes what the constructor takes."""
+    how: dict[str, Any] = {"seed": 5, "share_next": bool(lanes), "output": "numpy", "timeout": 3}
+    stack = 4 if lanes else None
+    buffer: Any = fr.ReplayBuffer.from_env(Images(), 20, images=GIVEN, stack=stack, lanes=lanes, **how)
+    schema = fr.Schema.from_spaces(IMAGE, BOX, images=GIVEN, stack=stack)
+    twin: Any = fr.ReplayBuffer(20, schema, lanes=None if lanes is None else 1, **how)
+    assert buffer.schema == twin.schema
+    frames = np.random.default_rng(0).integers(0, 256, (15, 9, 8), np.uint8)
+    for at in range(11):
+        row = (frames[at : at + 4], BOX.sample(), 0.0, frames[at + 1 : at + 5], False, False)
+        for each in (buffer, twin):
+            each.add(*row)
+    batch, expected = buffer.sample(6), twin.sample(6)
+    assert batch.observation.dtype == np.float32
+    for name, value in expected.items():
+        np.testing.assert_array_equal(batch[name], value)
 
 
 def test_from_env_vector() -> None:

@@ -230,6 +230,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         extra: Mapping[str, FieldLike] | None = None,
         output: Literal["torch"] = "torch",
         stack: int | None = None,
+        images: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> ReplayBuffer[torch.Tensor]: ...
     @overload
@@ -243,6 +244,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         extra: Mapping[str, FieldLike] | None = None,
         output: Literal["numpy"],
         stack: int | None = None,
+        images: Mapping[str, Any] | None = None,
         **options: Unpack[Options],
     ) -> ReplayBuffer[NDArray[np.generic]]: ...
     @classmethod
@@ -253,17 +255,12 @@ class ReplayBuffer(Sampled[ArrayT]):
         *,
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
-        seed: Seed = None,
-        device: torch.device | str | int = "cpu",
-        storage: Storage = "host",
         output: Literal["torch", "numpy"] = "torch",
-        timeout: float | None = None,
         lanes: int | None = None,
         ends: Sequence[str] | None = None,
-        priorities: Priorities | None = None,
-        share_next: ShareNext = False,
-        path: str | os.PathLike[str] | None = None,
         stack: int | None = None,
+        images: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> ReplayBuffer[torch.Tensor] | ReplayBuffer[NDArray[np.generic]]:
         """Make a buffer for the transitions of a Gymnasium environment.
 
@@ -273,21 +270,17 @@ class ReplayBuffer(Sampled[ArrayT]):
             capacity: Transitions that the buffer holds at most.
             dtype: Stores floating-point observations and actions in this dtype.
             extra: Further fields.
-            seed: As in the constructor.
-            device: As in the constructor.
-            storage: As in the constructor.
             output: As in the constructor.
-            timeout: As in the constructor.
             lanes: As in the constructor, or True for those of the environment, however many they are. Where a vector
                 environment resets in the step after an end (Gymnasium's way since 1.0), `add` and `extend` then leave
                 out each lane's next row after an end, which is no transition. In other modes, the step of an end has
                 the new episode's first observation: insert the last one of the old in its place (`info["final_obs"]`).
             ends: As in the constructor.
-            priorities: As in the constructor.
-            share_next: As in the constructor.
-            path: As in the constructor.
             stack: Frames of which each observation is a stack along its first axis; None for observations by
                 themselves.
+            images: How minibatches have observations that are images of bytes, as in `Schema.from_spaces`:
+                `{"out": "float32", "divide": 255, "shift": 4}`.
+            **options: As in the constructor.
 
         Returns:
             A buffer with the fields of `Schema.from_spaces`.
@@ -301,22 +294,11 @@ class ReplayBuffer(Sampled[ArrayT]):
             raise TypeError(f"env: expected an environment, got {env!r}")
         observation_space = getattr(env, "single_observation_space", env.observation_space)
         action_space = getattr(env, "single_action_space", env.action_space)
-        schema = Schema.from_spaces(observation_space, action_space, dtype=dtype, extra=extra, stack=stack)
-        lanes, skips_resets = lanes_of_env(env, lanes, ends)
-        buffer = cls(
-            capacity,
-            schema,
-            seed=seed,
-            device=device,
-            storage=storage,
-            output=output,
-            timeout=timeout,
-            lanes=lanes,
-            ends=ends,
-            priorities=priorities,
-            share_next=share_next,
-            path=path,
+        schema = Schema.from_spaces(
+            observation_space, action_space, dtype=dtype, extra=extra, stack=stack, images=images
         )
+        lanes, skips_resets = lanes_of_env(env, lanes, ends)
+        buffer = cls(capacity, schema, output=output, lanes=lanes, ends=ends, **options)
         if buffer._lanes is not None:
             buffer._lanes.core.skips_resets = skips_resets
         return buffer

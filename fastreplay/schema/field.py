@@ -101,6 +101,11 @@ class Field:
         return number
 
     @property
+    def _frame(self) -> tuple[int, ...]:
+        """The shape of one frame of a stack, or of a row by itself."""
+        return self.shape if self.stack is None else self.shape[1:]
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row, as it is stored."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -138,21 +143,19 @@ class Field:
         return Field((length, *self.shape), self.dtype, **self._options() | {"stack": None})
 
     def _with(self, **options: Any) -> Field:
-        frame = self.shape if self.stack is None else self.shape[1:]
-        return Field(frame, self.dtype, **self._options() | options)
+        return Field(self._frame, self.dtype, **self._options() | options)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
 
     def __repr__(self) -> str:
-        frame = self.shape if self.stack is None else self.shape[1:]
         options = {name: value for name, value in self._options().items() if value}
         if self.scale is not None:
             options["scale"] = self.scale
         if self.out is not None:
             options["out"] = self.out.name
         said = "".join(f", {name}={value!r}" for name, value in options.items())
-        return f"Field({frame}, {self.dtype.name!r}{said})"
+        return f"Field({self._frame}, {self.dtype.name!r}{said})"
 
 
 FieldLike: TypeAlias = "Field | tuple[tuple[int, ...], DTypeLike] | tuple[int, ...]"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Field", "FieldLike", "Schema"]
 
+_GIVEN_OUT = ("out", "divide", "scale", "shift")  # arguments of Field
+
 
 def _as_field(name: str, spec: FieldLike) -> Field:
     try:
@@ -136,6 +138,7 @@ class Schema(Mapping[str, Field]):
         dtype: DTypeLike | None = None,
         extra: Mapping[str, FieldLike] | None = None,
         stack: int | None = None,
+        images: Mapping[str, Any] | None = None,
     ) -> Schema:
         """Make the schema of a Gymnasium environment's transitions.
 
@@ -150,11 +153,13 @@ class Schema(Mapping[str, Field]):
                 float32 where an environment gives float64.
             extra: Further fields, appended.
             stack: Observations are stacks of so many frames, along their first axis.
+            images: How minibatches have observations that are images: of uint8, of two axes or more, the last two of
+                which are height and width. `Field`'s out, divide, scale and shift, by name; None for them as they are.
 
         Raises:
-            TypeError: A space is of another kind, or a further field malformed.
-            ValueError: `extra` names a field that the spaces give, a further field is malformed, or observations are
-                no such stacks.
+            TypeError: A space is of another kind, or a further field or `images` malformed.
+            ValueError: `extra` names a field that the spaces give, a further field is malformed, observations are
+                no such stacks, or none of them is an image that can be given so.
         """
         from fastreplay.schema.spaces import node_of_space
 
@@ -172,11 +177,11 @@ class Schema(Mapping[str, Field]):
         nodes["next_observation"] = node_of_space("next_observation", observation_space, stored, fields)
         append("terminated", Field((), np.bool_))
         append("truncated", Field((), np.bool_))
+        seen = [name for name in fields if name.split("/")[0] in ("observation", "next_observation")]
         if stack is not None:
-            of_observations = ("observation", "next_observation")
-            fields |= {
-                name: _stacked(name, f, stack) for name, f in fields.items() if name.split("/")[0] in of_observations
-            }
+            fields |= {name: _stacked(name, fields[name], stack) for name in seen}
+        if images is not None:
+            fields |= _images({name: fields[name] for name in seen}, images)
         if extra:
             further = Schema(extra)
             for name in further:
@@ -282,3 +287,17 @@ def _check_name(name: object) -> None:
         raise ValueError(f"fields: expected a name, or names joined by '/', got {name!r}")
     if name.split("/")[0] in RESERVED_NAMES or name.startswith("_"):
         raise ValueError(f"{name}: this name is reserved, a minibatch needs it for itself")
+
+
+def _images(fields: Mapping[str, Field], options: Any) -> dict[str, Field]:
+    """Return those of the fields that are images, given out so."""
+    if not isinstance(options, Mapping) or not options.keys() <= set(_GIVEN_OUT):
+        raise TypeError(f"images: expected a dict of {', '.join(_GIVEN_OUT)}, got {options!r}")
+    images = {name: f for name, f in fields.items() if f.dtype == np.uint8 and len(f._frame) >= 2}
+    if not images:
+        said = ", ".join(f"{name} {field.shape} {field.dtype.name}" for name, field in fields.items())
+        raise ValueError(f"images: expected an observation of uint8 with two axes or more, got {said}")
+    try:
+        return {name: field._with(**options) for name, field in images.items()}
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"images: {error}") from None
