@@ -3,6 +3,7 @@
 // Knows no CUDA: a test runs all threads by turns on the CPU.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,7 +15,7 @@
 
 namespace fastreplay {
 
-// In a kernel's parameters. A unit is a number; of those that are copied, some units of their own each.
+// In a kernel's parameters.
 struct ShiftedPiece : GatheredPiece {
   static constexpr unsigned kMostGathered = 48;
   static constexpr unsigned kMostFollowed = 36;
@@ -22,6 +23,7 @@ struct ShiftedPiece : GatheredPiece {
   Shift shift;
   std::uint32_t field;
   std::uint32_t first_number;  // of the row, or of the frame
+  std::uint32_t number_log2;   // a number has two units to the power of it, one where it is converted
 
   [[nodiscard]] static bool takes(const fastreplay_cuda_piece& piece) { return piece.shift != 0; }
 
@@ -33,59 +35,59 @@ struct ShiftedPiece : GatheredPiece {
                      .height = static_cast<std::uint32_t>(piece.height),
                      .width = static_cast<std::uint32_t>(piece.width)},
                     static_cast<std::uint32_t>(piece.field),
-                    static_cast<std::uint32_t>(piece.first_number)};
-    const std::uint64_t alignment = places_of(piece, records, stride, block) | piece.number_bytes | 16;
-    of.unit_bytes = static_cast<std::uint8_t>(alignment & -alignment);
-    of.set_units(piece.num_bytes / piece.number_bytes);
+                    static_cast<std::uint32_t>(piece.first_number),
+                    0};
+    if (of.from != Numbers::kAsGiven) return of;
+    const int unit_log2 =
+        std::countr_zero(places_of(piece, records, stride, block) | piece.number_bytes | sizeof(SixteenBytes));
+    of.unit_bytes = static_cast<std::uint8_t>(1U << unit_log2);
+    of.number_log2 = static_cast<std::uint32_t>(std::countr_zero(piece.number_bytes) - unit_log2);
+    of.set_units(piece.num_bytes >> unit_log2);
     return of;
   }
 
-  [[nodiscard]] FASTREPLAY_INLINE std::uint32_t given_bytes() const {
-    return num_units * (from == Numbers::kAsGiven ? shift.number_bytes : std::uint32_t{sizeof(float)});
+  // Which of the units of the row, or of the frame, is given in the place of one of the piece.
+  [[nodiscard]] FASTREPLAY_INLINE std::size_t source_of(std::uint32_t unit, Offset offset) const {
+    const std::uint32_t number = first_number + (unit >> number_log2);
+    const std::uint32_t line = number / shift.width;
+    const std::uint32_t first_line = line / shift.height * shift.height;  // of the image
+    const std::uint32_t y = clamped(line - first_line, offset.down, shift.height);
+    const std::uint32_t x = clamped(number - line * shift.width, offset.across, shift.width);
+    const std::size_t source = std::size_t{first_line + y} * shift.width + x;
+    return (source << number_log2) + (unit & ((1U << number_log2) - 1));
+  }
+
+ private:
+  // As by edges that are repeated.
+  [[nodiscard]] FASTREPLAY_INLINE static std::uint32_t clamped(std::uint32_t at, std::int32_t by,
+                                                               std::uint32_t length) {
+    const std::int32_t moved = static_cast<std::int32_t>(at) + by;
+    const auto last = static_cast<std::int32_t>(length) - 1;
+    return static_cast<std::uint32_t>(moved < 0 ? 0 : moved < last ? moved : last);
   }
 };
 
-// As by edges that are repeated.
-FASTREPLAY_INLINE std::int32_t clamped(std::int32_t at, std::int32_t length) {
-  return at < 0 ? 0 : at < length ? at : length - 1;
-}
-
-// Calls of(i, number) for each number i of a lane's share: which of the row's, or the frame's, it is.
-template <class Of>
-FASTREPLAY_INLINE void each_shifted(const ShiftedPiece& piece, Offset offset, std::uint32_t lane, Of of) {
-  const auto height = static_cast<std::int32_t>(piece.shift.height);
-  const auto width = static_cast<std::int32_t>(piece.shift.width);
-  for (std::uint32_t i = lane; i < piece.num_units; i += kMaxLanes) {
-    const std::uint32_t line = (piece.first_number + i) / piece.shift.width;
-    const std::uint32_t first_line = line / piece.shift.height * piece.shift.height;  // of the image
-    const auto x = static_cast<std::int32_t>(piece.first_number + i - line * piece.shift.width) + offset.across;
-    const std::int32_t y = static_cast<std::int32_t>(line - first_line) + offset.down;
-    of(i, std::size_t{first_line + static_cast<std::uint32_t>(clamped(y, height))} * piece.shift.width +
-              static_cast<std::uint32_t>(clamped(x, width)));
-  }
-}
-
-template <class Unit>
-FASTREPLAY_INLINE void copy_shifted(const ShiftedPiece& piece, std::byte* to, const std::byte* from, Offset offset,
-                                    std::uint32_t lane) {
-  auto* FASTREPLAY_RESTRICT given = reinterpret_cast<Unit*>(to);
+// Gives a lane's share of units, of each what is made of it: reads several before it writes the first, so that they are
+// on their way together.
+template <class Unit, class Make>
+FASTREPLAY_INLINE void give_units(const ShiftedPiece& piece, std::byte* to, const std::byte* from, std::uint32_t lane,
+                                  Offset offset, Make made_of) {
+  constexpr unsigned kInFlight = 8;
+  auto* FASTREPLAY_RESTRICT given = reinterpret_cast<decltype(made_of(Unit{}))*>(to);
   const auto* FASTREPLAY_RESTRICT stored = reinterpret_cast<const Unit*>(from);
-  const std::uint32_t num_units = piece.shift.number_bytes / std::uint32_t{sizeof(Unit)};
-  each_shifted(piece, offset, lane, [&](std::uint32_t i, std::size_t number) {
-    for (std::uint32_t k = 0; k < num_units; ++k) given[i * num_units + k] = stored[number * num_units + k];
-  });
-}
-
-FASTREPLAY_INLINE void convert_shifted(const ShiftedPiece& piece, std::byte* to, const std::byte* from, Offset offset,
-                                       std::uint32_t lane) {
-  with_types({.from = piece.from, .then = piece.then}, [&](auto of, auto then) {
-    using Number = decltype(of);
-    auto* FASTREPLAY_RESTRICT given = reinterpret_cast<float*>(to);
-    const auto* FASTREPLAY_RESTRICT stored = reinterpret_cast<const Number*>(from);
-    each_shifted(piece, offset, lane, [&](std::uint32_t i, std::size_t number) {
-      given[i] = converted<decltype(then)::value>(stored[number], piece.factor);
-    });
-  });
+  for (std::uint32_t i = lane; i < piece.num_units; i += kInFlight * kMaxLanes) {
+    Unit held[kInFlight];
+    FASTREPLAY_UNROLL
+    for (unsigned k = 0; k < kInFlight; ++k) {
+      const std::uint32_t unit = i + k * kMaxLanes;
+      if (unit < piece.num_units) held[k] = stored[piece.source_of(unit, offset)];
+    }
+    FASTREPLAY_UNROLL
+    for (unsigned k = 0; k < kInFlight; ++k) {
+      const std::uint32_t unit = i + k * kMaxLanes;
+      if (unit < piece.num_units) given[unit] = made_of(held[k]);
+    }
+  }
 }
 
 // Copies or converts a lane's share, of a row of a minibatch that has been drawn: by the words of the last call.
@@ -93,18 +95,24 @@ FASTREPLAY_INLINE void give_share(const ShiftedPiece& piece, std::byte* to, cons
                                   const fastreplay_cuda_generator& generator, std::uint64_t row) {
   const ShiftDraw draw{.key = key_of(generator), .call = generator.calls - 1};
   const Offset offset = draw.of(row, piece.field, piece.shift);
+  const auto copy = [&](auto unit) {
+    give_units<decltype(unit)>(piece, to, from, lane, offset, [](auto held) { return held; });
+  };
   if (piece.from != Numbers::kAsGiven) {
-    convert_shifted(piece, to, from, offset, lane);
+    with_types({.from = piece.from, .then = piece.then}, [&](auto number, auto then) {
+      give_units<decltype(number)>(piece, to, from, lane, offset,
+                                   [&](auto held) { return converted<decltype(then)::value>(held, piece.factor); });
+    });
   } else if (piece.unit_bytes == 16) {
-    copy_shifted<SixteenBytes>(piece, to, from, offset, lane);
+    copy(SixteenBytes{});
   } else if (piece.unit_bytes == 8) {
-    copy_shifted<std::uint64_t>(piece, to, from, offset, lane);
+    copy(std::uint64_t{});
   } else if (piece.unit_bytes == 4) {
-    copy_shifted<std::uint32_t>(piece, to, from, offset, lane);
+    copy(std::uint32_t{});
   } else if (piece.unit_bytes == 2) {
-    copy_shifted<std::uint16_t>(piece, to, from, offset, lane);
+    copy(std::uint16_t{});
   } else {
-    copy_shifted<std::uint8_t>(piece, to, from, offset, lane);
+    copy(std::uint8_t{});
   }
 }
 
