@@ -593,6 +593,20 @@ def nested_buffer(lengths: list[int]) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_minari_has_bfloat16_as_float32(minari: Any) -> None:
+    half = pytest.importorskip("ml_dtypes") and fr.Field((3,), "bfloat16", out="float32")
+    fields: dict[str, Any] = {"observation": half, "action": half, "reward": ((), "bfloat16"), "next_observation": half}
+    buffer, again = (fr.ReplayBuffer[Any](20, fields | {"terminated": ((), "bool")}, lanes=1, seed=0) for _ in range(2))
+    values = np.random.default_rng(0).standard_normal((21, 3))
+    buffer.extend(values[:20], values[:20], values[:20, 0], values[1:], [False] * 19 + [True])
+    written = buffer.to_minari("halves-v0").dataset
+    assert written.observation_space.dtype == np.float32
+    again.load_minari(written)
+    for name, rows in buffer[:].numpy().items():
+        assert rows.tobytes() == again[:].numpy()[name].tobytes()
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("data_format", ["hdf5", "parquet"])
 def test_nested_spaces_go_out_and_come_back(minari: Any, data_format: str) -> None:
     buffer = nested_buffer([4, 1, 6, 3, 5, 2])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastreplay.datasets.minari import box_of, minari_of, write_minari
+from fastreplay.support.bfloat16 import BFLOAT16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,7 +114,7 @@ class _Reading:
             return None
         if not np.array_equal(batch.ticket, tickets):
             return None
-        return tuple(batch[name] for name in self._buffer.schema)
+        return tuple(_as_hdf5_has_it(batch[name]) for name in self._buffer.schema)
 
     def _parts(self, fields: tuple[Array, ...], ticket: int) -> Mapping[str, Any]:
         schema = self._buffer.schema
@@ -143,6 +144,11 @@ class _Reading:
             "truncations": truncated,
             "infos": rest or None,
         }
+
+
+def _as_hdf5_has_it(array: Array) -> Array:
+    """Return bfloat16 as float32, which has all its numbers."""
+    return array.astype(np.float32) if array.dtype.name == BFLOAT16 else array
 
 
 def _after_reset(array: Array) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from fastreplay.datasets.apart import done_apart
 from fastreplay.datasets.arrays import flattened, form_of
 from fastreplay.datasets.table import ALIASES, ColumnForm, Pieces, needed
+from fastreplay.support.bfloat16 import BFLOAT16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -132,7 +133,7 @@ def box_of(node: Node, schema: Schema) -> Any:
 
 
 def _box(name: str, field: Field, spaces: Any) -> Any:
-    dtype: Any = field.dtype
+    dtype: Any = np.dtype(np.float32) if field.dtype.name == BFLOAT16 else field.dtype
     if dtype.kind == "f":
         return spaces.Box(-np.inf, np.inf, field.shape, dtype.type)
     if dtype.kind in "iu":
