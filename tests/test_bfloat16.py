@@ -14,6 +14,7 @@ import torch
 from support import NativeBuffer
 
 import fastreplay as fr
+from fastreplay.buffer.insert import Inserter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +134,22 @@ def test_what_does_not_fit_is_refused(dtype: str, value: Any, message: str) -> N
     with pytest.raises(TypeError, match=message):
         buffer.add(x=value)
     assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("dtype", ["V2", np.dtype([("bfloat16", "u2")]), np.dtype((np.void, 2)), ml_dtypes.float8_e5m2])
+def test_no_other_dtype_is_taken_for_it(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="dtype: expected a numeric dtype or bool, got"):
+        fr.Field((), dtype)
+    buffer: Any = NativeBuffer(3, {"x": fr.Field((2,), "bfloat16")})
+    ring: Any = buffer._ring
+    with pytest.raises((TypeError, ValueError)):
+        ring.records.column(0, np.dtype(dtype), [2])
+    field = fr.Field((2 * 2 // np.dtype(dtype).itemsize,), "uint8")
+    object.__setattr__(field, "dtype", np.dtype(dtype))
+    schema = fr.Schema._of({"x": field}, buffer.schema.parts)
+    with pytest.raises(ValueError, match="schema: expected a number"):
+        Inserter(ring, schema, 1.0)
+    assert ring.records.column(0, BFLOAT16, [2]).dtype == BFLOAT16
 
 
 def test_wider_floats_take_it() -> None:

@@ -360,11 +360,12 @@ def test_blocks_that_are_none_are_refused() -> None:
 def test_parts_that_are_none_are_refused() -> None:
     as_stored = _core.AS_STORED
     slots = (2, 8, 0, as_stored)
+    unknown = max(_core.CONVERTED_FROM.values()) + 1
     none: list[Any] = [
         [],
         [(0, 4, 0, as_stored)],
         *([(*part, as_stored), slots] for part in ((6, 4, 0), (0, 0, 0), (0, 1 << 62, 0), (0, -1, 0))),
-        *([(0, 4, 0, how), slots] for how in ((7, *as_stored[1:]), (0, 3, *as_stored[2:]), (*as_stored[:6], -1))),
+        *([(0, 4, 0, how), slots] for how in ((unknown, *as_stored[1:]), (0, 3, *as_stored[2:]), (*as_stored[:6], -1))),
     ]
     for parts in none:
         with pytest.raises((ValueError, TypeError)):

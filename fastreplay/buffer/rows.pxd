@@ -64,14 +64,16 @@ cdef struct Field:
     PyTypeObject *scalar_type  # the NumPy scalar type of the dtype
 
 
-# Of the dtypes that are not NumPy's own, which is all that a number tells, bfloat16 alone is a field's.
+# Of the dtypes that are not NumPy's own, which is all that a number tells, bfloat16 alone is a field's. Others of
+# ml_dtypes say that they are floats.
 cdef inline bint is_bfloat16(int type_num) noexcept nogil:
     return cnp.PyTypeNum_ISUSERDEF(type_num)
 
 
 cdef inline bint is_number(cnp.dtype dtype) except -1:
-    return dtype.kind in b"biufc" or (
-        is_bfloat16(dtype.type_num) and dtype.itemsize == 2 and (<object>dtype).name == "bfloat16")
+    if is_bfloat16(dtype.type_num):
+        return dtype.itemsize == 2 and (<object>dtype).name == "bfloat16"
+    return dtype.kind in b"biufc"
 
 
 # Copies what a field's description says, its `shape` and `dtype`; refuses what the ring's own field does not hold.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.support.bfloat16 import dtype_named, kind_of
+from fastreplay.support.bfloat16 import BFLOAT16, dtype_named, kind_of
 from fastreplay.support.checks import checked_count, checked_index, checked_number
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def checked_dtype(dtype: DTypeLike, name: str = "dtype") -> np.dtype[np.generic]
         checked = dtype_named(dtype)
     except TypeError as error:
         raise TypeError(f"{name}: expected a NumPy dtype, got {dtype!r}") from error
-    if kind_of(checked) not in "biufc" or checked.shape:
+    is_foreign = checked.isbuiltin == 2 and checked.name != BFLOAT16  # of which the insert path knows nothing
+    if kind_of(checked) not in "biufc" or checked.shape or is_foreign:
         raise TypeError(f"{name}: expected a numeric dtype or bool, got {checked}")
     if not checked.isnative:
         raise ValueError(f"{name}: expected native byte order, got {checked.str!r}")
