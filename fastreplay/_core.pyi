@@ -166,6 +166,15 @@ class Counter:
 class UniformIntegers:
     def __init__(self, key: tuple[int, int], calls: int = 0) -> None: ...
     def below(self, bound: int, count: int) -> NDArray[np.int64]: ...
+    def hindsight(
+        self,
+        complete: IndexSet,
+        trajectories: NDArray[np.int64],
+        num_envs: int,
+        goal_of: int,
+        batch_size: int,
+        num_goals: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
     @property
     def key(self) -> list[int]: ...
     @property

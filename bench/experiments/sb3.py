@@ -20,13 +20,19 @@ from stable_baselines3.common.utils import polyak_update
 from timing import Call
 
 import fastreplay.sb3
+from fastreplay.adapters.random_integers import integers_of
 
 Make: TypeAlias = Callable[[int], Contestants]  # from by how much to shrink what is filled
 
 _QUICK_SHRINK = 50
 _ADD_STEPS = 64  # steps that one timed call of `add` goes through
 _EPISODE_STEPS = 50
-_LABELS = {"sb3": "SB3", "fastreplay": "fastreplay", "native": '`rng="native"`'}
+_LABELS = {
+    "sb3": "SB3",
+    "fastreplay": "fastreplay",
+    "native": '`rng="native"`',
+    "ceiling": "the environment's rewards and the tensors alone",
+}
 
 BOX = spaces.Box(-1, 1, (17,), np.float32)
 ACTION = spaces.Box(-1, 1, (6,), np.float32)
@@ -166,11 +172,9 @@ def _samplers(
         return converted(_reference(theirs))
 
     def own_draws() -> Any:
-        buffer = ours()
-        own = type(buffer)(buffer.buffer_size, buffer.observation_space, buffer.action_space, "cpu", rng="native")
-        own._table.overwrite(buffer._table.columns())
-        own.pos, own.full = buffer.pos, buffer.full
-        return own
+        buffer = converted(_reference(theirs))
+        buffer._integers = integers_of("native")
+        return buffer
 
     def check() -> None:
         for seed in range(8):
@@ -198,6 +202,7 @@ class Goals:
 
 
 def hindsight(shrink: int) -> Contestants:
+    batch_size = 256
     capacity = 1_000_000 // shrink
 
     def theirs() -> Any:
@@ -213,7 +218,18 @@ def hindsight(shrink: int) -> Contestants:
         ours.set_env(buffer.env)
         return ours
 
-    return _samplers(theirs, converted, 256)
+    def ceiling() -> Contestant:
+        buffer = converted(_reference(theirs))
+        goals = np.zeros((int(buffer.her_ratio * batch_size), 3))
+
+        def call() -> Any:
+            infos: list[dict[str, Any]] = [{} for _ in goals]
+            rewards = buffer.env.env_method("compute_reward", goals, goals, infos, indices=[0])
+            return rewards, buffer._fresh_tensors(buffer._table.pool.take(batch_size))
+
+        return Contestant(call)
+
+    return {**_samplers(theirs, converted, batch_size, native=True), "ceiling": ceiling}
 
 
 # Target updates
@@ -276,7 +292,12 @@ def at_scale(shrink: int = 1) -> list[Experiment]:
 
 def _tables(results: Sequence[Result]) -> list[Table]:
     note = "µs per call, medians over rounds; ratios are medians of the rounds' ratios."
-    columns = {**medians(results, _LABELS), "SB3 / fastreplay": speedups("sb3")}
+    columns = {
+        **medians(results, _LABELS),
+        "SB3 / fastreplay": speedups("sb3"),
+        'SB3 / `rng="native"`': speedups("sb3", "native"),
+        "SB3 / alone": speedups("sb3", "ceiling"),
+    }
     return [Table("", note, "work", by_title(results), columns)]
 
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // What is drawn: minibatches, and integers by themselves.
+#include <pybind11/critical_section.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -22,6 +23,7 @@
 #include "module.hpp"
 #include "rows.hpp"
 #include "shares.hpp"
+#include "steps/hindsight.hpp"
 
 namespace py = pybind11;
 
@@ -137,15 +139,41 @@ class Counter {
 // Uniform integers; call k uses the words that sample call k of a Sampler of this key would.
 class UniformIntegers {
  public:
+  using Drawn = py::array_t<std::int64_t>;
+
   UniformIntegers(Philox::Key key, std::uint64_t calls) noexcept : key_{key}, calls_{calls} {}
 
-  py::array_t<std::int64_t> below(std::uint64_t bound, std::size_t count) {
+  Drawn below(std::uint64_t bound, std::size_t count) {
     if (bound == 0) throw py::value_error{"nothing to draw from"};
-    py::array_t<std::int64_t> drawn(static_cast<py::ssize_t>(count));
+    Drawn drawn(static_cast<py::ssize_t>(count));
     WordStream words{key_, calls_.add(1)};
     std::int64_t* values = drawn.mutable_data();
     for (std::size_t i = 0; i < count; ++i) values[i] = static_cast<std::int64_t>(words.below(bound));
     return drawn;
+  }
+
+  // Rows and environments (B,), and rows of goals (num_goals,), as Hindsight::draw() says.
+  std::tuple<Drawn, Drawn, Drawn> hindsight(const py::object& complete, const Integers& trajectories,
+                                            std::size_t num_envs, std::uint8_t goal_of, std::size_t batch_size,
+                                            std::size_t num_goals) {
+    if (goal_of > static_cast<std::uint8_t>(GoalOf::kAny)) throw py::value_error{"no such strategy"};
+    if (num_goals > batch_size) throw py::value_error{"expected at most as many goals as transitions"};
+    const auto size = static_cast<py::ssize_t>(batch_size);
+    Drawn rows(size), envs(size), goal_rows(static_cast<py::ssize_t>(num_goals));
+    const py::scoped_critical_section lock{complete};
+    const auto& set = complete.cast<const IndexSet&>();
+    if (set.size() == 0) throw py::value_error{"nothing to draw from"};
+    if (num_envs == 0 || set.bound() % num_envs != 0 ||
+        static_cast<std::size_t>(trajectories.size()) != 2 * set.bound()) {
+      throw py::value_error{"expected the trajectory of each transition"};
+    }
+    const Hindsight hindsight{.complete = set,
+                              .trajectories = {reinterpret_cast<const Trajectory*>(trajectories.data()), set.bound()},
+                              .num_envs = num_envs,
+                              .goal_of = static_cast<GoalOf>(goal_of)};
+    hindsight.draw({key_, calls_.add(1)}, {rows.mutable_data(), batch_size}, {envs.mutable_data(), batch_size},
+                   {goal_rows.mutable_data(), num_goals});
+    return {std::move(rows), std::move(envs), std::move(goal_rows)};
   }
 
   [[nodiscard]] Philox::Key key() const noexcept { return key_; }
@@ -239,6 +267,8 @@ void bind_sampling(py::module_& m) {
   py::class_<UniformIntegers>(m, "UniformIntegers")
       .def(py::init<Philox::Key, std::uint64_t>(), py::arg("key"), py::arg("calls") = 0)
       .def("below", &UniformIntegers::below, py::arg("bound"), py::arg("count"))
+      .def("hindsight", &UniformIntegers::hindsight, py::arg("complete"), py::arg("trajectories").noconvert(),
+           py::arg("num_envs"), py::arg("goal_of"), py::arg("batch_size"), py::arg("num_goals"))
       .def_property_readonly("key", &UniformIntegers::key)
       .def_property_readonly("calls", &UniformIntegers::calls);
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "bounds.hpp"
 #include "capsule.hpp"
@@ -25,6 +26,22 @@ inline std::size_t num_bytes(const Block& block) noexcept { return block.layout(
 inline bool locate(const StepTable& table, const std::int64_t* rows, const std::int64_t* envs,
                    const Block& block) noexcept {
   return table.locate({rows, block.batch_size()}, envs, block.tickets().data());
+}
+
+// Whether parts of observations can be goals: what was achieved in the next one, and what is desired in both.
+inline bool has_goals(const StepTable& table, std::size_t achieved, std::size_t desired,
+                      std::size_t num_observations) noexcept {
+  return achieved < num_observations && desired < num_observations && !table.shares_observations() &&
+         table.parts()[achieved].row_bytes == table.parts()[desired].row_bytes;
+}
+
+// False as locate(). Throws std::bad_alloc.
+inline bool gather_goals(const StepTable& table, const Block& block, const std::int64_t* rows, const std::int64_t* envs,
+                         std::size_t count, std::size_t achieved, std::size_t desired) {
+  std::vector<std::uint64_t> slots(count);
+  if (!table.locate({rows, count}, envs, slots.data())) return false;
+  table.gather_goals(block, slots, achieved, desired);
+  return true;
 }
 
 inline bool discounted_sums(const float* rewards, const float* discounts, const std::uint8_t* is_counted, float* sums,

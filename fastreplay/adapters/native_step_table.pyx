@@ -17,11 +17,11 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 cimport numpy as cnp
 
 from fastreplay.adapters.step_calls cimport (
-    CoreBlock, CoreTable, FrameSteps, Ring, fits, kBlockCapsule, kRecordsCapsule, kReleaseReadBytes,
-    kRingCapsule, locate, num_bytes, store, sum_discounted)
-from fastreplay.adapters.step_staging cimport StepField, get_item, read_timeouts, stage
+    CoreBlock, CoreTable, FrameSteps, Ring, fits, gather_goals, has_goals, kBlockCapsule, kRecordsCapsule,
+    kReleaseReadBytes, kRingCapsule, locate, num_bytes, store, sum_discounted)
+from fastreplay.adapters.step_staging cimport StepField, describe_steps, get_item, read_timeouts, stage
 from fastreplay.buffer.rows cimport (
-    OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows, own_memory)
+    OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, kMaxFields, make_rows, own_memory)
 
 from fastreplay._core import AS_STORED as _AS_STORED, Block as NativeBlock, Records as NativeRecords, Ring as NativeRing
 
@@ -34,33 +34,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef enum:
     kNumScalars = 4  # action, reward, done, timeout
-    kScratchAlignment = 16
-
 cdef str TIMEOUT_KEY = "TimeLimit.truncated"
-
-
-# Describes the fields of a core's steps, with room in scratch for each; to be freed by the caller.
-cdef StepField *describe_steps(CoreTable *core, tuple fields, size_t num_envs, size_t *scratch_bytes) except NULL:
-    cdef Py_ssize_t i
-    cdef StepField *described
-    cdef size_t num_bytes
-    if <size_t>len(fields) != core.num_fields():
-        raise ValueError(f"expected {core.num_fields()} fields, got {len(fields)}")
-    described = <StepField *>PyMem_Malloc(len(fields) * sizeof(StepField))
-    if described == NULL:
-        raise MemoryError()
-    scratch_bytes[0] = 0
-    try:
-        for i in range(len(fields)):
-            describe(&described[i].field, fields[i], core.row_bytes(i))
-            described[i].is_reshaped = fields[i].is_reshaped
-            described[i].scratch_offset = scratch_bytes[0]
-            num_bytes = num_envs * described[i].field.row_bytes
-            scratch_bytes[0] += (num_bytes + kScratchAlignment - 1) // kScratchAlignment * kScratchAlignment
-    except BaseException:
-        PyMem_Free(described)
-        raise
-    return described
 
 
 cdef class NativeStepTable:
@@ -284,8 +258,42 @@ cdef class NativeStepTable:
         PyMem_Free(ends)
         return True
 
+    def gather_goals_into(self, block, rows, envs, size_t achieved, size_t desired):
+        """Copy what steps achieved over the desired goals of as many of a block's last transitions.
+
+        Args:
+            block: The native block, which `gather_into` filled.
+            rows, envs: (G,) int64, G at most B; negative rows count from the end.
+            achieved: Which part of those steps' next observations is copied.
+            desired: Over which part of the transitions' observations and next observations, of rows as long.
+
+        Returns:
+            As `gather_into`.
+        """
+        cdef const CoreBlock *into = self.block_for(block, <PyObject *>rows, <PyObject *>envs)
+        cdef size_t count
+        if into == NULL:
+            return False
+        count = <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]
+        if count > into.batch_size() or not has_goals(self.core[0], achieved, desired, <size_t>self.num_observations):
+            raise ValueError("the block has fewer transitions, or no such goals")
+        return gather_goals(self.core[0], into[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
+                            <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), count, achieved, desired)
+
     # The block, with the slots of the rows in it; NULL where the arguments do not fit.
     cdef const CoreBlock *located(self, block, PyObject *rows, PyObject *envs) except? NULL:
+        cdef const CoreBlock *into = self.block_for(block, rows, envs)
+        if into == NULL:
+            return NULL
+        if <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0] != into.batch_size():
+            raise ValueError("the block is of another batch size")
+        if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
+                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into[0]):
+            return NULL
+        return into
+
+    # The block that is filled from as many rows as environments; NULL where these are no such arrays.
+    cdef const CoreBlock *block_for(self, block, PyObject *rows, PyObject *envs) except? NULL:
         cdef const CoreBlock *into
         self.check_initialized()
         into = <const CoreBlock *>PyCapsule_GetPointer(NativeBlock.capsule(block), kBlockCapsule)
@@ -294,11 +302,8 @@ cdef class NativeStepTable:
             return NULL
         if cnp.PyArray_DIMS(<cnp.ndarray>envs)[0] != cnp.PyArray_DIMS(<cnp.ndarray>rows)[0]:
             return NULL
-        if not fits(self.core[0], into[0]) or <size_t>cnp.PyArray_DIMS(<cnp.ndarray>rows)[0] != into.batch_size():
-            raise ValueError("the block is of another layout or batch size")
-        if not locate(self.core[0], <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>rows),
-                      <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>envs), into[0]):
-            return NULL
+        if not fits(self.core[0], into[0]):
+            raise ValueError("the block is of another layout")
         return into
 
 

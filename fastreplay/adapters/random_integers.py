@@ -43,6 +43,23 @@ class NativeIntegers:
         drawn = self._draws.below(high - low, count)
         return drawn + low if low else drawn
 
+    def hindsight(
+        self, complete: _core.IndexSet, episodes: NDArray[np.int64], goal_of: int, batch_size: int, num_goals: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Draw transitions of complete episodes, and steps that the last of them get their goals from.
+
+        Args:
+            complete: The transitions to draw from, at least one: of environment e in row r that is r * envs + e.
+            episodes: (rows, envs, 2) int64, the first row and the length of each transition's episode.
+            goal_of: Which steps of the episode: 0 from the transition's own on, 1 the last, 2 any.
+            batch_size: Number of transitions.
+            num_goals: Of how many of them.
+
+        Returns:
+            Rows and environments of the transitions, (batch_size,) int64, and rows of the steps, (num_goals,) int64.
+        """
+        return self._draws.hindsight(complete, episodes, episodes.shape[1], goal_of, batch_size, num_goals)
+
     def _rekey(self, place: tuple[int, ...]) -> None:
         self._draws = _core.UniformIntegers(key_below(self._draws.key, place), 0)
 

@@ -40,6 +40,9 @@ cdef extern from "step_calls.hpp" namespace "fastreplay" nogil:
     const size_t kReleaseReadBytes
     bint fits(const CoreTable &table, const CoreBlock &block)
     size_t num_bytes(const CoreBlock &block)
+    bint gather_goals(const CoreTable &table, const CoreBlock &block, const int64_t *rows, const int64_t *envs,
+                      size_t count, size_t achieved, size_t desired) except +
+    bint has_goals(const CoreTable &table, size_t achieved, size_t desired, size_t num_observations)
     bint locate(const CoreTable &table, const int64_t *rows, const int64_t *envs, const CoreBlock &block)
     bint sum_discounted "fastreplay::discounted_sums"(const float *rewards, const float *discounts,
                                                       const uint8_t *is_counted, float *sums, size_t count,

@@ -6,6 +6,7 @@ Inlined where it is used; there is no module of this name. Must not know where i
 
 from cpython.dict cimport PyDict_CheckExact
 from cpython.list cimport PyList_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stddef cimport size_t
 from libc.string cimport memcpy
@@ -14,19 +15,48 @@ from cython cimport boundscheck
 
 cimport numpy as cnp
 
+from fastreplay.adapters.step_calls cimport CoreTable
 from fastreplay.buffer.rows cimport (
-    Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_to_float, has_overflowed, is_cast_to_float,
-    is_own, make_rows, same_dims)
+    Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_to_float, describe, has_overflowed,
+    is_cast_to_float, is_own, make_rows, same_dims)
 
 
 cdef extern from "owned.hpp" namespace "fastreplay":
     object get_item(object dict, object key, object missing)
 
 
+cdef enum:
+    kScratchAlignment = 16
+
+
 cdef struct StepField:
     Field field
     bint is_reshaped       # any shape of num_envs * num_items will do
     size_t scratch_offset  # where its converted rows go
+
+
+# Describes the fields of a core's steps, with room in scratch for each; to be freed by the caller.
+cdef inline StepField *describe_steps(CoreTable *core, tuple fields, size_t num_envs, size_t *scratch_bytes) except NULL:
+    cdef Py_ssize_t i
+    cdef StepField *described
+    cdef size_t num_bytes
+    if <size_t>len(fields) != core.num_fields():
+        raise ValueError(f"expected {core.num_fields()} fields, got {len(fields)}")
+    described = <StepField *>PyMem_Malloc(len(fields) * sizeof(StepField))
+    if described == NULL:
+        raise MemoryError()
+    scratch_bytes[0] = 0
+    try:
+        for i in range(len(fields)):
+            describe(&described[i].field, fields[i], core.row_bytes(i))
+            described[i].is_reshaped = fields[i].is_reshaped
+            described[i].scratch_offset = scratch_bytes[0]
+            num_bytes = num_envs * described[i].field.row_bytes
+            scratch_bytes[0] += (num_bytes + kScratchAlignment - 1) // kScratchAlignment * kScratchAlignment
+    except BaseException:
+        PyMem_Free(described)
+        raise
+    return described
 
 
 # Takes an array's rows from its own memory where they fit as they are, from scratch where they are converted, or lie

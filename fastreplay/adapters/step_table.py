@@ -134,6 +134,25 @@ class Steps(NativeStepTable):
             self._refuse(rows, envs)
         return block
 
+    def gather_goals(
+        self, block: HostBlock, rows: NDArray[np.int64], envs: NDArray[np.int64], achieved: str, desired: str
+    ) -> None:
+        """Copy what steps achieved over the desired goals of as many of a block's last transitions.
+
+        Args:
+            block: As `gather` returned it.
+            rows: (G,) int64, G at most B.
+            envs: (G,) int64.
+            achieved: Which part of those steps' next observations is copied.
+            desired: Over which part of the transitions' observations and next observations, of that form.
+
+        Raises:
+            IndexError: A row or an environment is out of range.
+        """
+        assert self.keys is not None
+        if not self.gather_goals_into(block.native, rows, envs, self.keys.index(achieved), self.keys.index(desired)):
+            self._refuse(rows, envs)
+
     def gather_n_steps(
         self, rows: NDArray[np.int64], envs: NDArray[np.int64], num_steps: int, newest_row: int
     ) -> tuple[HostBlock, NSteps]:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The ordered set against a vector of flags.
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -7,6 +8,7 @@
 #include "check.hpp"
 
 using fastreplay::IndexSet;
+using fastreplay::WordStream;
 
 namespace {
 
@@ -43,9 +45,33 @@ void follows_random_fills() {
   }
 }
 
+// Where most integers are members, and where few are: neither another integer, nor one of them more often.
+void draws_each_as_often() {
+  for (const std::size_t num_members : {1, 30, 499, 500, 700, 1000}) {
+    constexpr std::size_t kBound = 1000, kDraws = 1000;
+    IndexSet set{kBound};
+    check::Random random{num_members};
+    while (set.size() < num_members) set.fill(random.below(kBound), 1, 1, true);
+    std::vector<std::size_t> counts(kBound);
+    std::vector<std::int64_t> drawn(num_members * kDraws);
+    WordStream words{{1, 2}, num_members};
+    set.draw(words, drawn);
+    for (const std::int64_t index : drawn) ++counts[static_cast<std::size_t>(index)];
+    double chi_square = 0;
+    for (std::size_t i = 0; i < kBound; ++i) {
+      const double off = static_cast<double>(counts[i]) - (set.contains(i) ? kDraws : 0);
+      if (!set.contains(i)) CHECK_EQ(counts[i], 0U);
+      chi_square += off * off / kDraws;
+    }
+    const auto freedom = static_cast<double>(num_members - 1);
+    CHECK(chi_square <= freedom + 4 * std::sqrt(2 * freedom));
+  }
+}
+
 }  // namespace
 
 int main() {
   follows_random_fills();
+  draws_each_as_often();
   return check::result();
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -133,6 +134,25 @@ void check_n_steps(const StepTable& steps, const Model& model, const std::vector
   }
 }
 
+// The last half of the rows get what the next observations of other slots have.
+void check_goals(const StepTable& steps, const Model& model, const std::vector<std::uint64_t>& slots) {
+  const Batch batch{steps, slots};
+  std::vector<std::uint64_t> ends(slots.size());
+  const std::size_t num_kept = slots.size() / 2;
+  const std::span goals{slots.data(), slots.size() - num_kept};
+  steps.gather(batch.block, ends.data());
+  steps.gather_goals(batch.block, goals, 0, 0);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const bool is_kept = i < num_kept;
+    const auto& wanted = is_kept ? model.observation[slots[i]] : model.next[goals[i - num_kept]];
+    const auto& next = is_kept ? model.next[slots[i]] : wanted;
+    CHECK(std::memcmp(batch.observation(i), wanted.data(), model.observation_bytes) == 0);
+    CHECK(std::memcmp(batch.next(i), next.data(), model.observation_bytes) == 0);
+    CHECK_EQ(batch.action(i), slots[i]);
+    CHECK_EQ(batch.reward(i), model.reward[slots[i]]);
+  }
+}
+
 void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t observation_bytes, bool shares) {
   const std::size_t size = num_rows * num_envs;
   Records records{layout_of(observation_bytes, shares), size};
@@ -160,6 +180,7 @@ void test_steps(std::size_t num_rows, std::size_t num_envs, std::size_t observat
   }
   check_gather(steps, model, slots);
   if (shares) return;
+  check_goals(steps, model, slots);
   for (const std::size_t num_steps : {std::size_t{1}, std::size_t{3}, std::size_t{100}}) {
     check_n_steps(steps, model, slots, num_steps, random.next() % num_rows);
   }

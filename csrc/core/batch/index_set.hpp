@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A set of the integers below a bound that tells its k-th smallest member. Knows neither rings nor episodes.
+// A set of the integers below a bound that tells its k-th smallest member, and draws some. Knows neither rings nor
+// episodes.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,8 @@
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include "batch/random.hpp"
 
 namespace fastreplay {
 
@@ -69,6 +72,18 @@ class IndexSet {
       }
       for (std::size_t i = 0; i < group.size(); ++i) group[i] = select_in_block(blocks[i], group[i]);
     }
+  }
+
+  // Fills with members, with replacement and each as likely as every other; there is at least one. Where most integers
+  // are members, those that are not are thrown away, which takes a look at a bit in place of a walk through the tree.
+  void draw(WordStream& words, std::span<std::int64_t> drawn) const noexcept {
+    const bool are_most = size_ >= bound_ / 2;
+    for (std::int64_t& each : drawn) {
+      do {
+        each = static_cast<std::int64_t>(words.below(are_most ? bound_ : size_));
+      } while (are_most && !contains(static_cast<std::size_t>(each)));
+    }
+    if (!are_most) select(drawn);
   }
 
  private:

@@ -2,6 +2,7 @@
 #include "steps/step_table.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -105,6 +106,17 @@ void StepTable::gather(const Block& block, std::uint64_t* ends) const noexcept {
   }
   float* to = dones(block);
   for (std::size_t i = 0; i < slots.size(); ++i) to[i] = load(done_, slots[i]) * (1.0F - load(timeout_, slots[i]));
+}
+
+void StepTable::gather_goals(const Block& block, Slots slots, std::size_t achieved,
+                             std::size_t desired) const noexcept {
+  const std::size_t next = num_observations_ + 1;  // the first part of the next observation
+  const Part& from = parts_[next + achieved];
+  const auto over = [&](std::size_t part) {
+    return Copied{.field = from.field, .row_bytes = from.row_bytes, .offset = block.layout().offsets()[part]};
+  };
+  copy<Distance::kFar>(std::array{over(desired), over(next + desired)}, block, block.batch_size() - slots.size(),
+                       slots);
 }
 
 // In chunks whose records stay in the second cache level from when they are followed to when they are copied.

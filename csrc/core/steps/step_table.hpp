@@ -53,7 +53,13 @@ class StepTable {
   // for as many. The block is made of parts().
   void gather(const Block& block, std::uint64_t* ends) const noexcept;
 
-  // The same for n-step transitions: from each slot on, up to num_steps >= 1 steps of its environment, until the
+  // Copies over the desired goals of as many of the block's last rows what the steps in the slots achieved: part
+  // `achieved` of their next observations over part `desired`, of rows as long, of both observations of a row. Of a
+  // table whose observations are not shared.
+  void gather_goals(const Block& block, std::span<const std::uint64_t> slots, std::size_t achieved,
+                    std::size_t desired) const noexcept;
+
+  // As gather() for n-step transitions: from each slot on, up to num_steps >= 1 steps of its environment, until the
   // first that is done or timed out. Next observation and done are those of the last step, the reward the first's;
   // rewards[i * num_steps + k] is that of step k, is_counted[...] whether it belongs, and counts[i] how many do. No
   // step leads beyond newest_row, nor into a row that has no step: what did not end there is cut off there.

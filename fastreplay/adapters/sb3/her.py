@@ -15,7 +15,7 @@ from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, 
 from fastreplay import _core
 from fastreplay.adapters.kept_infos import bytes_of_infos, infos_of
 from fastreplay.adapters.kept_tables import bytes_of, taken
-from fastreplay.adapters.random_integers import numpy_integers
+from fastreplay.adapters.random_integers import NativeIntegers, numpy_integers
 from fastreplay.adapters.sb3.buffers import DictReplayBuffer
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = ["HerReplayBuffer"]
 
 _HOOKS = ("_get_real_samples", "_get_virtual_samples")
 _EPISODES = ("ep_start", "ep_length", "_current_ep_start")
+_STRATEGIES = tuple(GoalSelectionStrategy)  # in the order in which they are drawn natively
 _RANDOM_BITS = 53  # as many as a float64 holds
 
 
@@ -252,43 +253,51 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         Thread safety:
             None.
         """
-        num_valid = len(self._valid)
-        if num_valid == 0:
-            raise RuntimeError(
-                "Unable to sample before the end of the first episode: let learning_starts be greater than the "
-                "time limit of the environment"
-            )
         if not self._is_sampled_natively() or self._is_left_to_sb3(env) or batch_size < 1:
             return sb3.HerReplayBuffer.sample(self, batch_size, env)
-        members = self._valid.select(self._integers(0, num_valid, batch_size))
         num_virtual = int(self.her_ratio * batch_size)
-        # Virtual ones are drawn first and returned last.
-        members = np.concatenate((members[num_virtual:], members[:num_virtual]))
-        rows, envs = np.divmod(members, self.n_envs) if self.n_envs > 1 else (members, np.zeros_like(members))
-        return cast("DictReplayBufferSamples", self._samples_with_goals(rows, envs, batch_size - num_virtual, env))
+        integers, strategy = self._integers, self.goal_selection_strategy
+        has_own_goals = getattr(self._sample_goals, "__func__", None) is HerReplayBuffer._sample_goals
+        goal_rows = None
+        if isinstance(integers, NativeIntegers) and strategy in _STRATEGIES and has_own_goals:
+            goal_of = _STRATEGIES.index(strategy)
+            rows, envs, goal_rows = integers.hindsight(self._valid, self._episodes, goal_of, batch_size, num_virtual)
+        else:
+            members = self._valid.select(integers(0, len(self._valid), batch_size))
+            # Virtual ones are drawn first and returned last.
+            members = np.concatenate((members[num_virtual:], members[:num_virtual]))
+            rows, envs = np.divmod(members, self.n_envs) if self.n_envs > 1 else (members, np.zeros_like(members))
+        samples = self._samples_with_goals(rows, envs, batch_size - num_virtual, goal_rows, env)
+        return cast("DictReplayBufferSamples", samples)
 
     def _is_sampled_natively(self) -> bool:
-        achieved = self.next_observations["achieved_goal"]
+        goals = self.observations
+        achieved, desired = goals["achieved_goal"], goals["desired_goal"]
         return (
-            self._table.is_sampled_natively
+            len(self._valid) > 0
+            and self._table.is_sampled_natively
             and self._table.num_rows == self.buffer_size
             and all(getattr(type(self), name) is getattr(sb3.HerReplayBuffer, name) for name in _HOOKS)
-            and all(
-                goals.shape == achieved.shape and goals.dtype == achieved.dtype
-                for goals in (self.observations["desired_goal"], self.next_observations["desired_goal"])
-            )
+            and achieved.shape == desired.shape
+            and achieved.dtype == desired.dtype
         )
 
-    def _samples_with_goals(self, rows: Array, envs: Array, num_real: int, env: VecNormalize | None) -> Any:
-        """Gather transitions, of which those from `num_real` on get new goals and rewards."""
+    def _samples_with_goals(
+        self, rows: Array, envs: Array, num_real: int, goal_rows: Array | None, env: VecNormalize | None
+    ) -> Any:
+        """Gather transitions, of which those from `num_real` on get new rewards and goals, of these rows or drawn."""
         block = self._table.gather(rows, envs)
+        virtual_rows, virtual_envs = rows[num_real:], envs[num_real:]
+        if goal_rows is not None:
+            self._table.gather_goals(block, goal_rows, virtual_envs, "achieved_goal", "desired_goal")
         arrays = block.arrays()
         obs, next_obs = self._table.observation(arrays), self._table.next_observation(arrays)
-        virtual_rows, virtual_envs = rows[num_real:], envs[num_real:]
         infos: Any = [{} for _ in range(len(virtual_rows))]
         if self.copy_info_dict:
             infos = copy.deepcopy(self.infos[virtual_rows, virtual_envs])
-        goals = self._sample_goals(virtual_rows, virtual_envs)
+        goals = obs["desired_goal"][num_real:].copy()
+        if goal_rows is None:
+            goals = self._sample_goals(virtual_rows, virtual_envs)
         assert self.env is not None, "env: expected a VecEnv to compute rewards with; call set_env"
         # All environments are taken to be alike.
         # Arrays that it may change, as with SB3, and keep: those of the block become the minibatch's tensors.
