@@ -154,7 +154,7 @@ def test_what_is_excused() -> None:
 
 
 def test_every_experiment_says_who_may_fail() -> None:
-    ours = {"fastreplay", "fastreplay-positional", "fastreplay-out", "floor", "kernel", "copy", "native"}
+    ours = {"fastreplay", "fastreplay-positional", "fastreplay-out", "floor", "kernel", "copy", "native", "ceiling"}
     for experiment in (*buffers.at_scale(50, 8), *sb3.at_scale(50)):
         assert set(experiment.contestants()) - ours == set(experiment.rivals)
 

@@ -46,7 +46,8 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
     SB3 looks through the whole buffer for transitions of complete episodes at every `sample`. Here they are kept as
     an ordered set that changes as episodes end and are overwritten, and of which the k-th member is found in
-    O(log(capacity)). Goals are drawn and rewards computed by the same calls in the same order.
+    O(log(capacity)). Goals are drawn and rewards computed by the same calls in the same order. With `rng="native"` one
+    native call draws transitions and goals, each as likely as in SB3; unless `_sample_goals` is overridden.
 
     Andrychowicz et al. 2017, https://arxiv.org/abs/1707.01495.
 
