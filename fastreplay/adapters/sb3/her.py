@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HerReplayBuffer"]
 
-_HOOKS = ("_get_real_samples", "_get_virtual_samples")
+_real_samples, _virtual_samples = sb3.HerReplayBuffer._get_real_samples, sb3.HerReplayBuffer._get_virtual_samples
 _EPISODES = ("ep_start", "ep_length", "_current_ep_start")
 _STRATEGIES = tuple(GoalSelectionStrategy)  # in the order in which they are drawn natively
 _RANDOM_BITS = 53  # as many as a float64 holds
@@ -272,13 +272,14 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         return cast("DictReplayBufferSamples", samples)
 
     def _is_sampled_natively(self) -> bool:
-        goals = self.observations
-        achieved, desired = goals["achieved_goal"], goals["desired_goal"]
+        cls, parts = type(self), self.observations
+        achieved, desired = parts["achieved_goal"], parts["desired_goal"]
         return (
             len(self._valid) > 0
             and self._table.is_sampled_natively
             and self._table.num_rows == self.buffer_size
-            and all(getattr(type(self), name) is getattr(sb3.HerReplayBuffer, name) for name in _HOOKS)
+            and cls._get_real_samples is _real_samples
+            and cls._get_virtual_samples is _virtual_samples
             and achieved.shape == desired.shape
             and achieved.dtype == desired.dtype
         )
