@@ -30,7 +30,7 @@ SEED ?= 0
 TRAIN_ARGS = --seed $(SEED) $(if $(filter command,$(origin ENV)),--env $(ENV)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help train learn test gpu gpu-pack gpu-rehearsal ready cpptest pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress fuzz bench install-check package clean
+.PHONY: help train learn test gpu gpu-pack gpu-rehearsal ready cpptest counts pytest benchtest mutants why lint format typecheck asan tsan freethreaded stress fuzz bench install-check package clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -59,6 +59,10 @@ ready:
 
 cpptest: $(VENV)/.build
 	$(call cmake_tests,build/cpp,,)
+
+counts: $(VENV)/.build ## Count the instructions of the hot paths, beside those that are kept (ACCEPT="NAME ..." or all keeps them)
+	$(call cmake_build,build/cpp,,--target hot_paths)
+	$(PYTHON) tests/counts/compare.py build/cpp/tests/counts/hot_paths $(if $(ACCEPT),--accept $(ACCEPT))
 
 pytest: $(VENV)/.built $(VENV)/.test
 	$(PYTEST)
@@ -147,10 +151,15 @@ comma := ,
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal
 # $(1) build folder, $(2) sanitizers, $(3) environment of the tests
 define cmake_tests
+	$(call cmake_build,$(1),$(2))
+	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure --parallel $(JOBS)
+endef
+
+# The same without the tests' run; $(3) what is built, if not all.
+define cmake_build
 	$(VENV)/bin/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(VENV)/bin/ninja) -DCMAKE_BUILD_TYPE=Release \
 	  -DCMAKE_UNITY_BUILD=ON -DFASTREPLAY_TESTS=ON -DFASTREPLAY_SANITIZE=$(2) -Wno-dev >/dev/null
-	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS)
-	$(3) $(VENV)/bin/ctest --test-dir $(1) --output-on-failure --parallel $(JOBS)
+	$(VENV)/bin/cmake --build $(1) --parallel $(JOBS) $(3)
 endef
 
 # One stamp a dependency group (pyproject.toml), so that training does not wait for what testing needs.
