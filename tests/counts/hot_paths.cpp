@@ -214,7 +214,7 @@ std::vector<Path> paths() {
       {"sample-atari-32-shifted", 32, 4, [] { return converted(kAtari, 32, kShifted); }},
       {"sample-atari-32-frames", 32, 16, [] { return uniform(kAtariFrames, 32, kLanes); }},
       {"sample-cheetah-256-epochs", 256, 16, [] { return in_epochs(kCheetah, 256); }},
-      {"sample-cheetah-256-trajectories", 256, 16, [] { return by_trajectory(kCheetah, 256); }},
+      {"sample-cheetah-256-trajectories", 256, 2, [] { return by_trajectory(kCheetah, 256); }},
       {"sample-cheetah-256-priorities", 256, 16, [] { return by_priority(kCheetah, 256); }},
       {"update-sample-cheetah-256-priorities", 256, 16, [] { return updated_by_priority(kCheetah, 256); }},
       {"sample-cheetah-256-3-steps", 256, 16, [=] { return followed(kCheetah, 256, three_steps); }},
