@@ -607,6 +607,7 @@ def refused(path: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damaged_byte_is_found(kind: str, tmp_path: Path) -> None:
     buffer, _ = filled(kind, 20)
@@ -646,6 +647,7 @@ def mutated(value: Any, rng: np.random.Generator) -> Any:
     return odd[rng.integers(len(odd))]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hostile_manifest_is_refused_or_right(kind: str, tmp_path: Path) -> None:
     """With checksums that fit: a ValueError, or a buffer that can be used."""

@@ -68,6 +68,7 @@ def both(function: Callable[[Any], Any]) -> tuple[Any, Any]:
     return results[0][0], results[1][0]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("action", ACTIONS)

@@ -188,6 +188,7 @@ def test_vmap_sees_single_transitions() -> None:
     torch.testing.assert_close(torch.vmap(value)(batch), expected)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("order", ["torch, fastreplay", "fastreplay, torch"])
 def test_torch_knows_whichever_is_imported_first(order: str) -> None:
     code = (

@@ -62,6 +62,7 @@ def drive(pair: Pair, stream: Stream, num_steps: int = 100) -> None:
             pair.compare()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("n_envs", [1, 2, 5])
 @pytest.mark.parametrize("resets", ["same_step", "next_step", "anew"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,6 +114,7 @@ def test_begin_anew(kind: str) -> None:
             pair.deduped.sample(2)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
 @pytest.mark.parametrize("num_steps", [0, 4, 70])
 @pytest.mark.parametrize("kind", KINDS)

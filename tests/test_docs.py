@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from shares import by_turns
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md"))]
@@ -40,6 +41,7 @@ for page in sys.argv[1:]:
 """
 
 
+@by_turns(0, 2)
 def test_the_python_of_the_pages_runs(tmp_path: Path) -> None:
     names = []
     for page in WITH_CODE:
@@ -81,6 +83,7 @@ if __name__ == "__main__":
 """
 
 
+@by_turns(1, 2)
 def test_the_python_of_the_guide_runs_and_its_workers_draw_their_own(tmp_path: Path) -> None:
     first, *learner, last = blocks_of(GUIDE)
     assert learner

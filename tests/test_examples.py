@@ -573,6 +573,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.Run, "_count", count)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("name", "num_envs"),
     [*((name, "1") for name in LOOPS), *((name, "3") for name in ("ddpg", "dqn-soft", "sac", "recurrent"))],

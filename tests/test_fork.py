@@ -118,6 +118,7 @@ def live_anew(buffer: Any) -> None:
     live(buffer, [0, 1, 2])
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("later", [0, 20, 56])
 @pytest.mark.parametrize("before", [0, 40, 64, 160])
 @pytest.mark.parametrize("rows", [8, 24])

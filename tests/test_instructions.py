@@ -18,6 +18,7 @@ TESTS = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("capability", level_params("default", "avx2", "avx512"))
 def test_every_level_of_instructions(capability: str) -> None:
     """In a process of its own each, since torch decides once."""

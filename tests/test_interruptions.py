@@ -141,6 +141,7 @@ def rows_in_order(buffer: Any, batches: list[Any]) -> list[bytes]:
     return sorted(arrays(batch)["ticket"].tobytes() for batch in batches)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_an_exception_at_any_moment_of_next_loses_nothing(make: Callable[[], Any], depth: int) -> None:
     """Whatever it interrupts, the next `next` gives the minibatch that this one would have given."""
@@ -157,6 +158,7 @@ def test_an_exception_at_any_moment_of_next_loses_nothing(make: Callable[[], Any
     assert moments.at > 20
 
 
+@pytest.mark.share(2)
 def test_exceptions_at_every_moment_one_after_the_other(make: Callable[[], Any]) -> None:
     """Many more of them than the depth, on one loader; it ends when its steps are over, and not before."""
     buffer = make()
@@ -227,6 +229,7 @@ def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> 
         assert outcomes.count(3) < 25 < outcomes.count(0)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_next_at_any_moment_of_next(make: Callable[[], Any], depth: int) -> None:
     """As from a signal handler or a finalizer: each gets a minibatch of its own, or the inner one is refused."""

@@ -417,6 +417,7 @@ def run_script(code: str, timeout_s: float = 60) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "code",
     [

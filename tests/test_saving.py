@@ -111,7 +111,7 @@ os.remove(path)
 """
 
 
-@by_turns(1, 2)
+@by_turns(1, 4)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 def test_pickling_takes_little_memory_whatever_the_size() -> None:
     done = subprocess.run([sys.executable, "-c", PEAK + MAKE + MEASURE], check=False, capture_output=True, text=True)
@@ -209,6 +209,7 @@ def test_adapters_keep_every_bit(kind: str, rows: int, protocol: int) -> None:
             assert len(again._valid) == len(buffer._valid)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_pure_python_picklers(protocol: int, output: str) -> None:
     """They take a thousand pieces at once."""

@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("action", ACTIONS)
@@ -47,7 +47,7 @@ def test_random_programs_with_dicts(action: str, n_envs: int, seed: int) -> None
     run_program(twins, Steps(DICT, ACTIONS[action], n_envs, seed=seed), seed)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_long_programs(options: str, n_envs: int) -> None:

@@ -87,6 +87,7 @@ def step_of(steps: Steps, n_envs: int) -> dict[str, Any]:
     return dict(zip(NAMES, rows, strict=True))
 
 
+@pytest.mark.share(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("space", [*OBSERVATIONS, "dict"])

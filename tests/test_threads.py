@@ -756,6 +756,7 @@ EXITS = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("call", EXITS)
 def test_the_interpreter_exits_while_daemons_are_inside(call: str) -> None:
     code = f"""

@@ -78,6 +78,7 @@ def rules() -> list[tuple[Any, Any]]:
     return [(kind(*arguments), kind(*arguments, time_major=True)) for kind, arguments in made]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_each_array_is_the_other_transposed(output: str) -> None:
     buffer = filled(output=output)

@@ -229,6 +229,7 @@ def test_one_row_of_very_many_is_found_in_one_pass(searched: Any) -> None:
     assert time.monotonic() - began < 5  # a walk from each of them would take minutes
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("batch_size", [10_000, 100_000])  # with the GIL, and without
 def test_a_long_search_is_given_up_at_a_signal(searched: Any, batch_size: int) -> None:
     with interrupted_after(0.2):

@@ -88,6 +88,7 @@ def make_adapter() -> Any:
     return adapter
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_worker_draws_its_own(method: str) -> None:
     buffers = make() if method == "spawn" else [*make(), make_adapter()]
