@@ -31,7 +31,7 @@ const std::vector<std::byte>& source() {
 std::vector<std::size_t> sizes() {
   std::vector<std::size_t> found;
   for (std::size_t size = 1; size <= 300; ++size) found.push_back(size);
-  found.insert(found.end(), {8191, 8192, 8193, kLargestSize});
+  found.insert(found.end(), {1023, 1024, 1025, 8191, 8192, 8193, kLargestSize});
   return found;
 }
 
@@ -42,7 +42,7 @@ bool is_canary(std::span<const std::byte> bytes) {
 template <class Copy>
 void at_every_misalignment(Copy copy, std::size_t size) {
   std::vector<std::byte> to(size + 64);
-  for (std::size_t to_offset = 0; to_offset < 16; ++to_offset) {
+  for (std::size_t to_offset = 0; to_offset < 64; to_offset += to_offset < 16 ? 1 : 5) {
     for (std::size_t from_offset = 0; from_offset < 16; ++from_offset) {
       std::ranges::fill(to, kCanary);
       copy(to.data() + to_offset, source().data() + from_offset, size);
@@ -74,8 +74,10 @@ void rows() {
   for (const std::size_t size : sizes()) {
     at_every_misalignment(fastreplay::store_row, size);
     at_every_misalignment(fastreplay::load_row, size);
+    at_every_misalignment(fastreplay::load_long_row, size);
     at_the_edges(fastreplay::store_row, size);
     at_the_edges(fastreplay::load_row, size);
+    at_the_edges(fastreplay::load_long_row, size);
   }
 }
 

@@ -2,6 +2,7 @@
 // The ring: tickets, laps, windows, statistics, clearing, restoring; and what others see and may do
 // while a writer stands half-way (pages.hpp stops it there).
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include "pages.hpp"
 #include "ring/ring.hpp"
 #include "rows.hpp"
+#include "storage/copy.hpp"
 
 using fastreplay::RecordLayout;
 using fastreplay::Ring;
@@ -408,6 +410,40 @@ void held_copies_are_whole() {
   CHECK_EQ(num_inserted, kRows - kCapacity);
 }
 
+// Rows that are stored past the caches (storage/copy.hpp): none shows before its bytes do, nor after others' do.
+void long_rows_are_whole() {
+  constexpr std::size_t kRowBytes = 24'577;
+  constexpr Ticket kRows = 5'000;
+  const auto byte_of = [](Ticket ticket) { return static_cast<std::byte>(ticket % 251); };
+  Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{1, kRowBytes, 8})}, 4};
+  std::atomic<bool> is_done{false};
+  std::thread writing{[&] {
+    std::vector<std::byte> row(kRowBytes);
+    for (Ticket ticket = 0; ticket < kRows; ++ticket) {
+      std::ranges::fill(row, byte_of(ticket));
+      const std::array<fastreplay::Rows, 3> fields{{{row.data(), 1}, {row.data(), kRowBytes}, {row.data(), 8}}};
+      CHECK(ring.insert(fields, 0, 1, std::chrono::seconds{30}));
+    }
+    // release: pairs with the acquire load below; nothing hangs on it.
+    is_done.store(true, std::memory_order_release);
+  }};
+  std::vector<std::byte> copied(kRowBytes);
+  std::size_t num_whole = 0, num_wrong = 0;
+  for (Ticket seen = 0; !is_done.load(std::memory_order_acquire);) {  // acquire: as above
+    const Ticket committed = ring.window().committed;
+    if (committed == seen) continue;
+    seen = committed;
+    const Ticket ticket = committed - 1;
+    fastreplay::load_row(copied.data(), ring.record(ticket) + ring.records().layout().columns()[1].offset, kRowBytes);
+    if (ring.oldest_whole() > ticket) continue;
+    ++num_whole;
+    num_wrong += !std::ranges::all_of(copied, [&](std::byte byte) { return byte == byte_of(ticket); });
+  }
+  writing.join();
+  CHECK(num_whole > 0);
+  CHECK_EQ(num_wrong, 0U);
+}
+
 void waiting_writers_go_on() {
   Ring ring{rows::page_layout(), 2};
   rows::Writer others{ring, 1, 2};
@@ -482,6 +518,7 @@ int main() {
     for (const std::size_t num_spare : {0, 1, 5}) a_copier_holds_the_gate(capacity, num_spare);
   }
   held_copies_are_whole();
+  long_rows_are_whole();
   waiting_writers_go_on();
   clearing_takes_unfinished_tickets();
   return check::result();

@@ -3,8 +3,8 @@
 // of which rows, or of whether what it copied is whole.
 //
 // Records are asked for some way ahead, into the second cache level: the first has too few miss buffers to overlap
-// this many (ARCHITECTURE.md, Sampling, has the figures). They are copied in groups, field by field, so that a field's
-// size is looked at once a group.
+// this many (docs/design/sampling.md has the figures). Short ones are copied in groups, field by field, so that a
+// field's size is looked at once a group; long ones by themselves.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace fastreplay {
 
 // The part of a record that some of its columns span.
 struct Extent {
-  static constexpr std::size_t kMaxAheadBytes = 16384;
+  static constexpr std::size_t kMaxAheadBytes = 32768;
   // Of a longer one: the rest comes by itself once it is copied. (All of images of 12 KiB takes a tenth longer.)
   static constexpr std::size_t kMostAskedBytes = 4096;
 
@@ -55,11 +55,16 @@ struct Reach {
   static constexpr std::size_t kGroupBytes = 4096;
   static constexpr std::size_t kMaxAheadRows = 64;
   static constexpr std::size_t kMaxGroupRows = 16;
+  // From here on a record is copied by itself: what then counts is that as few instructions and guesses as can be lie
+  // between two that ask for lines, so that the processor sees the next before the last have come.
+  static constexpr std::size_t kLongBytes = 512;
 
   explicit Reach(std::size_t record_bytes) noexcept
-      : ahead_rows{std::clamp<std::size_t>(Extent::kMaxAheadBytes / record_bytes, 1, kMaxAheadRows)},
+      : is_long{record_bytes >= kLongBytes},
+        ahead_rows{std::clamp<std::size_t>(Extent::kMaxAheadBytes / record_bytes, 1, kMaxAheadRows)},
         group_rows{std::clamp<std::size_t>(std::bit_floor(kGroupBytes / record_bytes), 1, kMaxGroupRows)} {}
 
+  bool is_long;
   std::size_t ahead_rows;
   std::size_t group_rows;  // a power of two
 };
@@ -103,7 +108,94 @@ struct Lines {
   std::size_t num_lines = 1;
   std::size_t num_apart = 1;        // from a row of a line to its next
   std::size_t num_lines_apart = 0;  // from a line's first row to that of the next
+
+  [[nodiscard]] std::size_t at(std::size_t line, std::size_t row) const noexcept {
+    return first_row + line * num_lines_apart + row * num_apart;
+  }
 };
+
+// The records that next() points to, one after another, asked for before they are copied.
+template <Distance kDistance, class Next>
+class Coming {
+ public:
+  // Those asked for and not yet copied. Apart, so that the rest stays in registers where these are handed on.
+  using Asked = std::array<const std::byte*, 2 * Reach::kMaxAheadRows>;
+
+  Coming(const Extent& extent, std::size_t num_records, Asked& asked, Next next) noexcept
+      : num_records_{num_records}, extent_{extent}, asked_{asked}, next_{next} {}
+
+  [[nodiscard]] std::size_t num_records() const noexcept { return num_records_; }
+
+  // Inlined by force: each loop of a gather has its own guesses.
+  [[gnu::always_inline]] void ask_to(std::size_t end) noexcept {
+    for (; num_asked_ < end; ++num_asked_) {
+      const std::byte* record = next_();
+      asked_[num_asked_ % asked_.size()] = record;
+      if constexpr (kDistance == Distance::kFar) extent_.prefetch(record);
+    }
+  }
+
+  // Of those from `first` on that were asked for, so many, or less.
+  [[nodiscard]] std::span<const std::byte* const> group(std::size_t first, std::size_t most) const noexcept {
+    const std::size_t place = first % asked_.size();
+    return {asked_.data() + place, std::min(most, asked_.size() - place)};
+  }
+
+ private:
+  const std::size_t num_records_;
+  const Extent extent_;
+  Asked& asked_;
+  Next next_;
+  std::size_t num_asked_ = 0;
+};
+
+// Copies fields of long records, all of a record's before the next. This and the next are inlined by force, so that
+// what is coming stays in registers.
+template <class Coming>
+[[gnu::always_inline]] inline void gather_long(Coming& coming, const Reach& reach, std::span<const Column> columns,
+                                               std::span<const Copied> fields, std::byte* data,
+                                               const Lines& lines) noexcept {
+  std::size_t copied = 0;
+  for (std::size_t line = 0; line < lines.num_lines; ++line) {
+    for (std::size_t row = 0; row < lines.num_rows; ++row, ++copied) {
+      coming.ask_to(std::min(coming.num_records(), copied + reach.ahead_rows + 1));
+      const std::byte* record = coming.group(copied, 1).front();
+      const std::size_t at = lines.at(line, row);
+      for (const Copied& each : fields) {
+        load_long_row(data + each.offset + at * each.row_bytes, record + columns[each.field].offset, each.row_bytes);
+        at_stop_point(StopPoint::kFieldCopied);
+      }
+    }
+  }
+}
+
+// Copies fields of short records, or otherwise than they are stored: in groups, a field of all of a group before the
+// next.
+template <class Coming>
+[[gnu::always_inline]] inline void gather_groups(Coming& coming, const Reach& reach, std::span<const Column> columns,
+                                                 const FrameMemory& frames, std::span<const Copied> fields,
+                                                 std::byte* data, const Lines& lines,
+                                                 const ShiftDraw& shifts) noexcept {
+  const std::size_t share = (reach.group_rows + fields.size() - 1) / fields.size();
+  std::size_t copied = 0;
+  for (std::size_t line = 0; line < lines.num_lines; ++line) {
+    for (std::size_t row = 0; row < lines.num_rows;) {
+      const auto group = coming.group(copied, std::min(reach.group_rows, lines.num_rows - row));
+      const std::size_t first = lines.at(line, row);
+      const std::size_t most = std::min(coming.num_records(), copied + reach.ahead_rows + group.size());
+      std::size_t end = copied + reach.ahead_rows;
+      for (const Copied& each : fields) {
+        // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
+        end = std::min(most, end + share);
+        coming.ask_to(end);
+        load_field({data + each.offset, first, lines.num_apart}, each, group, columns[each.field], frames, shifts);
+        at_stop_point(StopPoint::kFieldCopied);
+      }
+      row += group.size();
+      copied += group.size();
+    }
+  }
+}
 
 // Copies fields of the records that next() points to, one after another, into lines of their parts in the block at
 // `data`. Images are shifted by the words that `shifts` says.
@@ -113,39 +205,23 @@ void gather_fields(std::span<const Column> columns, const FrameMemory& frames, s
   if (fields.empty()) return;
   Extent extent;
   std::size_t frames_bytes = 0;
+  bool are_plain = true;
   for (const Copied& each : fields) {
-    extent.add(columns[each.field]);
-    if (columns[each.field].num_frames > 0) frames_bytes += columns[each.field].row_bytes;
+    const Column& column = columns[each.field];
+    extent.add(column);
+    if (column.num_frames > 0) frames_bytes += column.row_bytes;
+    are_plain = are_plain && column.num_frames == 0 && each.conversion.is_none();
   }
   const Reach reach{extent.num_bytes() + frames_bytes};
-  std::array<const std::byte*, 2 * Reach::kMaxAheadRows> records;  // those fetched and not yet copied
-  const std::size_t num_records = lines.num_lines * lines.num_rows;
-  std::size_t fetched = 0;
-  std::size_t copied = 0;
-  const std::size_t share = (reach.group_rows + fields.size() - 1) / fields.size();
+  typename Coming<kDistance, Next>::Asked asked;
+  Coming<kDistance, Next> coming{extent, lines.num_lines * lines.num_rows, asked, next};
   compiler_barrier();
-  for (std::size_t line = 0; line < lines.num_lines; ++line) {
-    for (std::size_t row = 0; row < lines.num_rows;) {
-      const std::size_t place = copied % records.size();
-      const std::span<const std::byte* const> group{
-          records.data() + place, std::min({reach.group_rows, lines.num_rows - row, records.size() - place})};
-      const std::size_t first = lines.first_row + line * lines.num_lines_apart + row * lines.num_apart;
-      const std::size_t most = std::min(num_records, copied + reach.ahead_rows + group.size());
-      std::size_t end = copied + reach.ahead_rows;
-      for (const Copied& each : fields) {
-        // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
-        for (end = std::min(most, end + share); fetched < end; ++fetched) {
-          const std::byte* record = next();
-          records[fetched % records.size()] = record;
-          if constexpr (kDistance == Distance::kFar) extent.prefetch(record);
-        }
-        load_field({data + each.offset, first, lines.num_apart}, each, group, columns[each.field], frames, shifts);
-        at_stop_point(StopPoint::kFieldCopied);
-      }
-      row += group.size();
-      copied += group.size();
-    }
+  if (reach.is_long && are_plain) {
+    gather_long(coming, reach, columns, fields, data, lines);
+  } else {
+    gather_groups(coming, reach, columns, frames, fields, data, lines, shifts);
   }
+  compiler_barrier();
 }
 
 // The same out of the records in the slots that next_slot() names, one after another.
