@@ -107,6 +107,11 @@ class Numbering {
 
 // One after the other, so often.
 void repeat(std::byte* to, const std::byte* number, std::size_t num_bytes, std::size_t count) noexcept {
+  if (count == 0) return;
+  if (num_bytes == 1) {
+    std::memset(to, static_cast<int>(*number), count);
+    return;
+  }
   for (std::size_t i = 0; i < count; ++i) std::memcpy(to + i * num_bytes, number, num_bytes);
 }
 
