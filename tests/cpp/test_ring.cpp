@@ -413,7 +413,7 @@ void held_copies_are_whole() {
 // Rows that are stored past the caches (storage/copy.hpp): none shows before its bytes do, nor after others' do.
 void long_rows_are_whole() {
   constexpr std::size_t kRowBytes = 24'577;
-  constexpr Ticket kRows = 5'000;
+  constexpr Ticket kRows = 1'500;
   const auto byte_of = [](Ticket ticket) { return static_cast<std::byte>(ticket % 251); };
   Ring ring{RecordLayout{rows::fields_of(std::vector<std::size_t>{1, kRowBytes, 8})}, 4};
   std::atomic<bool> is_done{false};
