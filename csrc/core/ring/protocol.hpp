@@ -97,6 +97,32 @@ void BasicRing<Atomics>::write(std::span<const Rows> fields, std::size_t first_r
   Atomics::fence(std::memory_order_release);
   at_stop_point(StopPoint::kReserved);
   compiler_barrier();
+  if (num_rows == 1) {  // the step of one environment, where choosing loops costs more than it saves
+    write_one(fields, first_row, slot);
+  } else {
+    write_groups(fields, first_row, slot, num_rows);
+  }
+  compiler_barrier();
+  at_stop_point(StopPoint::kRowsWritten);
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::write_one(std::span<const Rows> fields, std::size_t row, std::size_t slot) noexcept {
+  std::byte* const record = records_.at(slot);
+  prefetch(slot, 1);
+  const Column* column = records_.layout().columns().data();
+  for (const auto& [data, stride_bytes] : fields) {
+    if (data != nullptr) {
+      Atomics::store_row(record + column->offset, data + row * stride_bytes, column->row_bytes);
+      at_stop_point(StopPoint::kFieldWritten);
+    }
+    ++column;
+  }
+}
+
+template <class Atomics>
+void BasicRing<Atomics>::write_groups(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
+                                      std::size_t num_rows) noexcept {
   const std::span<const Column> columns{records_.layout().columns()};
   for (std::size_t row = first_row, left = num_rows; left > 0;) {
     const std::size_t group_rows = std::min(std::min(detail::kGroupRows, left), capacity_ - slot);
@@ -106,23 +132,17 @@ void BasicRing<Atomics>::write(std::span<const Rows> fields, std::size_t first_r
       const auto [data, stride_bytes] = fields[f];
       if (data == nullptr) continue;
       const auto& [offset, row_bytes, num_frames] = columns[f];
-      const std::byte* rows = data + row * stride_bytes;
-      if (group_rows == 1) {  // the step of one environment, where choosing a loop costs more than it saves
-        Atomics::store_row(records + offset, rows, row_bytes);
-      } else {
-        Atomics::store_rows(records + offset, records_.layout().stride(), rows, stride_bytes, row_bytes, group_rows);
-      }
+      Atomics::store_rows(records + offset, records_.layout().stride(), data + row * stride_bytes, stride_bytes,
+                          row_bytes, group_rows);
       at_stop_point(StopPoint::kFieldWritten);
     }
     row += group_rows;
     left -= group_rows;
     slot = slot + group_rows == capacity_ ? 0 : slot + group_rows;
   }
-  compiler_barrier();
-  at_stop_point(StopPoint::kRowsWritten);
 }
 
-// The same of a disk, now and then: the pages that come after the next ones, which are read before they are written to.
+// Asks a disk, now and then, for the pages that come after the next ones: they are read before they are written to.
 template <class Atomics>
 void BasicRing<Atomics>::ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept {
   const std::size_t stride = records_.layout().stride();

@@ -160,6 +160,9 @@ class BasicRing {
 
  private:
   [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
+  void write_one(std::span<const Rows> fields, std::size_t row, std::size_t slot) noexcept;
+  void write_groups(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
+                    std::size_t num_rows) noexcept;
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
   void ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;

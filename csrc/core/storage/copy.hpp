@@ -115,14 +115,9 @@ inline void copy_two_words(std::byte* to, const std::byte* from, std::size_t num
 // older machine rows of 1.4 KiB took 3 % longer by it.)
 inline constexpr std::size_t kLibraryCopyBytes = 1024;
 
-inline void copy_row(std::byte* to, const std::byte* from, std::size_t num_bytes) noexcept {
-  if (num_bytes >= kLibraryCopyBytes) {
-    std::memcpy(to, from, num_bytes);
-  } else if (num_bytes >= sizeof(Vector)) {
-    std::size_t i = 0;
-    for (; i + sizeof(Vector) <= num_bytes; i += sizeof(Vector)) copy_word<Vector>(to + i, from + i);
-    if (i < num_bytes) copy_word<Vector>(to + num_bytes - sizeof(Vector), from + num_bytes - sizeof(Vector));
-  } else if (num_bytes >= 8) {
+// Of less than a vector.
+inline void copy_short_row(std::byte* to, const std::byte* from, std::size_t num_bytes) noexcept {
+  if (num_bytes >= 8) {
     copy_two_words<std::uint64_t>(to, from, num_bytes);
   } else if (num_bytes >= 4) {
     copy_two_words<std::uint32_t>(to, from, num_bytes);
@@ -131,6 +126,17 @@ inline void copy_row(std::byte* to, const std::byte* from, std::size_t num_bytes
   } else {
     *to = *from;
   }
+}
+
+inline void copy_row(std::byte* to, const std::byte* from, std::size_t num_bytes) noexcept {
+  if (num_bytes < sizeof(Vector)) return copy_short_row(to, from, num_bytes);
+  if (num_bytes >= kLibraryCopyBytes) {
+    std::memcpy(to, from, num_bytes);
+    return;
+  }
+  std::size_t i = 0;
+  for (; i + sizeof(Vector) <= num_bytes; i += sizeof(Vector)) copy_word<Vector>(to + i, from + i);
+  if (i < num_bytes) copy_word<Vector>(to + num_bytes - sizeof(Vector), from + num_bytes - sizeof(Vector));
 }
 
 // From here on a row is stored past the caches: what it covers in the ring need not be read first, and is not looked
