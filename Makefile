@@ -122,8 +122,9 @@ fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60 (b
 	-$(PIP) install --quiet --only-binary :all: --constraint constraints.txt --group fuzz
 	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; ARGS=--quick only tries it)
-	$(VENV)/bin/python bench/run.py $(ARGS)
+bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; WORK="buffers target" for a part; ARGS=--quick only tries it)
+	-$(MAKE) $(APART)
+	$(VENV)/bin/python bench/run.py $(WORK) $(ARGS)
 
 install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
 	$(VENV)/bin/python tests/install/check.py $(CASES)
@@ -176,6 +177,16 @@ $(VENV)/.build $(VENV)/.examples $(VENV)/.mujoco $(VENV)/.test $(VENV)/.lint: $(
 $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
 	@echo "Building fastreplay"
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Peers in an environment of their own; what it lacks is $(VENV)'s. make bench does without what cannot be had.
+APART := build/bench/flashbax/.there
+$(APART): build/bench/%/.there: $(VENV)/.bench
+	@echo "Installing $* into $(@D) (once; half a gigabyte)"
+	$(VENV)/bin/python -m venv $(@D)
+	$(VENV)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\"%s\")' % sysconfig.get_path('purelib'))" \
+	  > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth
+	$(PIP) --python $(@D)/bin/python install --quiet --constraint constraints.txt --group $*
 	@touch $@
 
 # What a GPU machine has: torch and NumPy of its own, a compiler of CUDA beside, and no peer.

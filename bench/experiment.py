@@ -42,6 +42,10 @@ class Contestant:
     close: Callable[[], object] = lambda: None
 
 
+def is_ours(name: str) -> bool:
+    return name.startswith("fastreplay")
+
+
 Contestants: TypeAlias = Mapping[str, Callable[[], Contestant]]
 
 
@@ -55,6 +59,7 @@ class Experiment:
         unit: Of what is read from a round.
         facts: What else is to be known of the work.
         rounds: How many, where not as many as the question has.
+        roofline: Contestants that stand for what the machine can do: the fastest of them is the roofline.
     """
 
     key: str
@@ -64,6 +69,7 @@ class Experiment:
     unit: str = "s a call"
     facts: Mapping[str, Any] = field(default_factory=dict)
     rounds: int | None = None
+    roofline: Collection[str] = ()
 
 
 @dataclass
@@ -104,9 +110,22 @@ class Result:
         return None if name is None else self.speedup("fastreplay", ours=name)
 
     def fastest_rival(self) -> str | None:
-        medians = {name: self.median(name) for name in self.experiment.rivals}
+        return self.fastest(self.experiment.rivals)
+
+    def fastest(self, names: Iterable[str]) -> str | None:
+        """Return whose median is the least of those that were measured."""
+        medians = {name: self.median(name) for name in names}
         found = {name: value for name, value in medians.items() if value is not None}
         return min(found, key=found.__getitem__, default=None)
+
+    def yardstick(self) -> str | None:
+        """Return what runs of other days are compared by: the roofline, or else the fastest that is not ours."""
+        others = [name for name in self.readings if not is_ours(name)]
+        return self.fastest(self.experiment.roofline) or self.fastest(others)
+
+    def of_roofline(self, ours: str = "fastreplay") -> float | None:
+        """Return time(roofline) / time(ours), round by round."""
+        return self.speedup(self.fastest(self.experiment.roofline), ours)
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,32 @@ from peers.ours import Fastreplay
 
 _SOURCE_BYTES = 256 << 20  # far more than any cache holds
 _ROUNDS = 64
+_TIMED_BYTES = 32 << 20  # of one round of gathers: some milliseconds
 
 _rng = np.random.default_rng(1)
 
 
-def gather_s(ours: Fastreplay, batch_size: int, gather: str) -> float:
-    """Time a C++ gather of random rows of our ring: no draw, no check, no Python, no tensor.
+def gathers_s(ours: Fastreplay, batch_size: int, names: Iterable[str]) -> dict[str, float]:
+    """Time C++ gathers of random rows of our ring: no draw, no check, no Python, no tensor, always the same target.
 
     Args:
         ours: A full ring in its first lap.
         batch_size: Rows of one gather.
-        gather: "plain_gather", record by record with memcpy and eight records prefetched ahead, what
-            a careful programmer writes; or "gather", the kernel that our sample() uses.
+        names: Of gathers. "plain_gather" goes record by record with memcpy, some records prefetched ahead, as a
+            careful programmer writes it; "streamed_gather" does with stores past the caches; "plain_halves" and
+            "streamed_halves" are the same on two threads, half of the rows each; "gather" is what our sample() uses.
 
     Returns:
-        The median over rounds in seconds.
+        The medians over rounds in seconds, of those that this processor has.
 
     Raises:
         AbsentError: The native timer (bench/native) is not built.
     """
     native: Any = require("_gather_floor")
-    slots = _rng.integers(0, ours.capacity, (_ROUNDS, batch_size), dtype=np.int64)
-    return float(getattr(native, f"{gather}_ns")(ours.buffer._ring, slots)) * 1e-9
+    rounds = min(_ROUNDS, max(3, _TIMED_BYTES // (batch_size * ours.workload.row_bytes)))
+    slots = _rng.integers(0, ours.capacity, (rounds, batch_size), dtype=np.int64)
+    timers = {name: getattr(native, f"{name}_ns", None) for name in names}
+    return {name: float(timer(ours.buffer._ring, slots)) * 1e-9 for name, timer in timers.items() if timer}
 
 
 def lines_s(buffer: Any, batch_size: int, pieces: Iterable[tuple[int, Collection[str]]]) -> float:
@@ -77,6 +81,21 @@ def cold_copy(num_bytes: int) -> Callable[[], None]:
     def copy() -> None:
         nonlocal position
         np.copyto(target, chunks[position])
+        position = (position + 1) % num_chunks
+
+    return copy
+
+
+def cold_write(num_bytes: int) -> Callable[[], None]:
+    """Return a call that copies `num_bytes` to memory that no cache holds, the next each time, as into a ring."""
+    num_chunks = max(1, _SOURCE_BYTES // num_bytes)
+    source, target = np.ones(num_bytes, np.uint8), np.ones((num_chunks, num_bytes), np.uint8)
+    chunks = list(target)
+    position = 0
+
+    def copy() -> None:
+        nonlocal position
+        np.copyto(chunks[position], source)
         position = (position + 1) % num_chunks
 
     return copy

@@ -58,18 +58,26 @@ def test_quartiles_are_kept() -> None:
 
 
 def test_buffers() -> None:
-    add, sample = buffers.at_scale()[:2]
+    every = {experiment.key: experiment for experiment in buffers.at_scale()}
+    floor = [{"s": 1e-6, "plain_gather": 1e-6, "streamed_gather": 2e-6}]
     text = report(
         buffers.QUESTION,
-        Result(add, seconds(numpy=[2e-6], rlox=[5e-7], fastreplay=[1e-7])),
-        Result(sample, seconds(cpprb=[5e-5], fastreplay=[5e-6], copy=[1e-6]), absent={"rlox": "float32 only"}),
+        Result(every["add-pendulum"], seconds(numpy=[2e-6], rlox=[5e-7], fastreplay=[1e-7])),
+        Result(
+            every["sample-pendulum-256"],
+            {**seconds(cpprb=[5e-5], fastreplay=[4e-6], kernel=[3e-6], floor_halves=[5e-7]), "floor": floor},
+            absent={"rlox": "float32 only"},
+        ),
+        Result(every["sample-atari-32"], seconds(numpy=[9e-4], fastreplay=[1e-3])),
     )
-    assert text.startswith("# Replay buffers, measured\n\n- date: today\n\n## Inserting\n")
+    assert text.startswith("# Replay buffers, measured\n\n- date: today\n\n## A rival in front\n")
+    assert "| `sample(32)` atari | 0.90× (NumPy ring) |\n\n## Inserting\n" in text
     assert "| work | capacity | NumPy ring | rlox | fastreplay | over the fastest rival |" in text
     assert "| `add` pendulum | 1,000,000 | 2.00 | 0.500 | 0.100 | 5.00× (rlox) |" in text
-    assert "| `sample(64)` pendulum | 1,000,000 | 50.0 | – | 5.00 | 1.00 | 10.00× (cpprb) |" in text
+    assert "| `sample(256)` pendulum | 1,000,000 | – | 50.0 | – | 4.00 | 1.00 | 0.500 | 3.00 | 12.50× (cpprb) |" in text
     assert "| `add` pendulum | 36 | 10 Mrows/s, 360 MB/s | – | 2 Mrows/s, 72 MB/s | – |" in text
-    assert "–: not measured.\n\n- `sample(64)` pendulum, rlox: float32 only\n" in text
+    assert "| `sample(256)` pendulum | 1.00 | 2.00 | 3.00 | 0.500 | 2.00× | 25.0% | – | 2.0% |" in text
+    assert "–: not measured.\n\n- `sample(256)` pendulum, rlox: float32 only\n" in text
 
 
 def test_target_updates() -> None:

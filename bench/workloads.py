@@ -69,8 +69,8 @@ WORKLOADS: dict[str, Workload] = {
     for workload in (
         Workload("pendulum", _vector(3), _vector(1), capacity=1_000_000, batch_size=64),
         Workload("cheetah", _vector(17), _vector(6), capacity=1_000_000, batch_size=256),
-        Workload("humanoid", _vector(348), _vector(17), capacity=500_000, batch_size=256),
-        # 1.1 GB a buffer, so that all peers fit into memory side by side.
+        # 0.7 and 1.1 GB a ring, so that all peers fit into memory side by side.
+        Workload("humanoid", _vector(348), _vector(17), capacity=250_000, batch_size=256),
         Workload("atari", Spec((4, 84, 84), "uint8"), Spec((), "int64"), capacity=20_000, batch_size=32),
     )
 }

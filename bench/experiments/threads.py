@@ -17,8 +17,7 @@ from peers import PEERS
 from render import NONE, Columns, Table, by_title, number, ratio, si
 from timing import Call, Round
 from workloads import WORKLOADS
-
-from experiments.buffers import add_rows
+from works import add_rows
 
 _PEERS = ("fastreplay", "sb3", "cpprb", "torchrl", "numpy")
 _HAVE_LOCKS = ("fastreplay", "torchrl")  # or need none; the others get one

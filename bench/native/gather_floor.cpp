@@ -7,11 +7,17 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <string>
+#include <thread>
 #include <vector>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "batch/read.hpp"
 #include "batch/sample.hpp"
@@ -24,27 +30,101 @@ namespace {
 
 using Slots = py::array_t<std::int64_t, py::array::c_style>;
 
-// The gather that most people would write: record by record, memcpy by field, eight records
-// prefetched ahead.
-void plain_gather(const fr::Ring& ring, const fr::Block& block) {
-  constexpr std::size_t kAhead = 8;
+// How the bytes of a row are put where they go.
+struct Plain {
+  static void row(std::byte* to, const std::byte* from, std::size_t num_bytes) { std::memcpy(to, from, num_bytes); }
+  static void done() {}
+};
+
+#ifdef __SSE2__
+// Past the caches: a line that is written whole is not read first, and drives out nothing.
+struct Streamed {
+  static void row(std::byte* to, const std::byte* from, std::size_t num_bytes) {
+    constexpr std::size_t kWord = sizeof(__m128i);
+    const std::size_t head = std::min(num_bytes, -reinterpret_cast<std::uintptr_t>(to) % kWord);
+    std::memcpy(to, from, head);
+    std::size_t at = head;
+    for (; at + kWord <= num_bytes; at += kWord) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + at),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
+    }
+    std::memcpy(to + at, from + at, num_bytes - at);
+  }
+  static void done() { _mm_sfence(); }
+};
+#endif
+
+// The gather that a careful programmer would write, of some rows of a block: record by record, field by field, records
+// of together about 48 lines prefetched ahead.
+template <class Store>
+void bare_gather(const fr::Ring& ring, const fr::Block& block, std::size_t first, std::size_t last) {
+  constexpr std::size_t kLinesAhead = 48;
   const fr::RecordLayout& layout = ring.records().layout();
+  const std::size_t num_lines = (layout.used_bytes() + fr::kCacheLine - 1) / fr::kCacheLine;
+  const std::size_t ahead = std::clamp<std::size_t>(kLinesAhead / num_lines, 1, 16);
   const auto tickets = block.tickets();
-  for (std::size_t turn = 0; turn < tickets.size() + kAhead; ++turn) {
-    if (turn < tickets.size()) {
+  for (std::size_t turn = first; turn < last + ahead; ++turn) {
+    if (turn < last) {
       // Written out here: GCC drops calls of a function that does nothing but prefetch.
       const std::byte* coming = ring.record(tickets[turn]);
       for (std::size_t i = 0; i < layout.used_bytes(); i += fr::kCacheLine) __builtin_prefetch(coming + i);
     }
-    if (turn < kAhead) continue;
-    const std::size_t row = turn - kAhead;
+    if (turn < first + ahead) continue;
+    const std::size_t row = turn - ahead;
     const std::byte* record = ring.record(tickets[row]);
     for (std::size_t f = 0; f < layout.columns().size(); ++f) {
       const auto [offset, row_bytes, num_frames] = layout.columns()[f];
-      std::memcpy(block.data() + block.layout().offsets()[f] + row * row_bytes, record + offset, row_bytes);
+      Store::row(block.data() + block.layout().offsets()[f] + row * row_bytes, record + offset, row_bytes);
     }
   }
+  Store::done();
 }
+
+// A second thread that waits for its half of each gather, spinning: what two cores can do, without what waking costs.
+template <class Store>
+class Halved {
+ public:
+  Halved() : helper_{[this] { help(); }} {}
+  Halved(const Halved&) = delete;
+  Halved& operator=(const Halved&) = delete;
+  ~Halved() {
+    is_over_ = true;
+    helper_.join();
+  }
+
+  void operator()(const fr::Ring& ring, const fr::Block& block) {
+    ring_ = &ring;
+    block_.store(&block, std::memory_order_release);
+    const std::size_t num_rows = block.tickets().size();
+    bare_gather<Store>(ring, block, 0, num_rows / 2);
+    wait([&] { return block_.load(std::memory_order_acquire) == nullptr; });
+  }
+
+ private:
+  void help() {
+    while (true) {
+      wait([&] { return is_over_ || block_.load(std::memory_order_acquire) != nullptr; });
+      const fr::Block* block = block_.load(std::memory_order_acquire);
+      if (block == nullptr) return;
+      const std::size_t num_rows = block->tickets().size();
+      bare_gather<Store>(*ring_, *block, num_rows / 2, num_rows);
+      block_.store(nullptr, std::memory_order_release);
+    }
+  }
+
+  // Spins for some microseconds, then lets whoever has no core have this one.
+  template <class Condition>
+  static void wait(Condition condition) {
+    for (int turns = 0; !condition(); ++turns) {
+      if (turns > 4096) std::this_thread::yield();
+    }
+  }
+
+  const fr::Ring* ring_ = nullptr;
+  std::atomic<const fr::Block*> block_ = nullptr;
+  std::atomic<bool> is_over_ = false;
+  std::thread helper_;
+};
 
 // The cache lines that pieces of a row's records lie in, copied as they lie, many of them asked for ahead: what has to
 // be read, and no more. A piece is so many slots after the row's, and has a first byte and a number of bytes.
@@ -102,7 +182,7 @@ class Lines {
 
 // Median nanoseconds of one gather of a row of `slots`, (rounds, batch_size).
 template <class Gather>
-double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
+double median_ns(const fr::Ring& ring, const Slots& slots, Gather&& gather) {
   const auto rounds = static_cast<std::size_t>(slots.shape(0));
   const auto batch_size = static_cast<std::size_t>(slots.shape(1));
   const fr::Block block{transition_parts(ring.records().layout()), batch_size};
@@ -118,6 +198,19 @@ double median_ns(const fr::Ring& ring, const Slots& slots, Gather gather) {
   return times[rounds / 2];
 }
 
+// `<name>_gather_ns` on one thread, `<name>_halves_ns` on two.
+template <class Store>
+void def_bare(py::module_& m, const std::string& name) {
+  m.def((name + "_gather_ns").c_str(), [](const fr::Ring& ring, const Slots& slots) {
+    return median_ns(ring, slots,
+                     [](const fr::Ring& r, const fr::Block& b) { bare_gather<Store>(r, b, 0, b.tickets().size()); });
+  });
+  m.def((name + "_halves_ns").c_str(), [](const fr::Ring& ring, const Slots& slots) {
+    Halved<Store> halved;
+    return median_ns(ring, slots, [&](const fr::Ring& r, const fr::Block& b) { halved(r, b); });
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_gather_floor, m) {
@@ -131,6 +224,8 @@ PYBIND11_MODULE(_gather_floor, m) {
     return median_ns(ring, slots,
                      [&](const fr::Ring& r, const fr::Block& b) { lines.copy(r, b.tickets(), target.data()); });
   });
-  m.def("plain_gather_ns",
-        [](const fr::Ring& ring, const Slots& slots) { return median_ns(ring, slots, plain_gather); });
+  def_bare<Plain>(m, "plain");
+#ifdef __SSE2__
+  def_bare<Streamed>(m, "streamed");
+#endif
 }

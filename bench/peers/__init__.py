@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from peers.cpprb import Cpprb, CpprbPrioritized
+from peers.flashbax import Flashbax
 from peers.numpy_ring import NumpyRing, NumpySlices
 from peers.ours import Fastreplay, FastreplayOut, FastreplayPositional, FastreplayPrioritized
 from peers.peer import Peer, PrioritizedPeer
 from peers.rlox import Rlox, RloxPrioritized
 from peers.sb3 import StableBaselines3
+from peers.tianshou import Tianshou
 from peers.torchrl import TorchRL, TorchRLPrioritized
 
 __all__ = ["PEERS", "PRIORITIZED", "Fastreplay", "NumpyRing", "Peer", "PrioritizedPeer", "StableBaselines3", "TorchRL"]
@@ -16,7 +18,7 @@ __all__ = ["PEERS", "PRIORITIZED", "Fastreplay", "NumpyRing", "Peer", "Prioritiz
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
-        *(NumpyRing, NumpySlices, StableBaselines3, Cpprb, Rlox, TorchRL),
+        *(NumpyRing, NumpySlices, StableBaselines3, Cpprb, Rlox, Tianshou, TorchRL, Flashbax),
         *(Fastreplay, FastreplayPositional, FastreplayOut),
     )
 }

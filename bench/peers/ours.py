@@ -52,6 +52,7 @@ class FastreplayPositional(Fastreplay):
 
     name = "fastreplay-positional"
     label = "fastreplay, positional"
+    ring_of = Fastreplay
     kinds = frozenset(("add", "extend"))
 
     def adder(self, rows: Sequence[Transition]) -> Call:
@@ -66,6 +67,7 @@ class FastreplayOut(Fastreplay):
 
     name = "fastreplay-out"
     label = "fastreplay `out=`"
+    ring_of = Fastreplay
     kinds = frozenset(("sample",))
 
     def sampler(self, batch_size: int) -> Call:

@@ -25,7 +25,7 @@ class Peer(ABC):
     Args:
         workload: The transition's shape.
         capacity: Transitions that the ring holds.
-        num_envs: Transitions of one `extend`; only SB3 must know it in advance.
+        num_envs: Transitions of one `extend`; SB3 and Tianshou must know it in advance.
 
     Raises:
         AbsentError: If the peer is not installed or cannot hold the workload.
@@ -35,12 +35,21 @@ class Peer(ABC):
     label: ClassVar[str]
     kinds: ClassVar[frozenset[str]] = frozenset(("add", "extend", "sample"))  # what is measured
     is_rival: ClassVar[bool] = True
+    environment: ClassVar[str] = ""  # a virtual environment of its own (elsewhere.py)
+    ring_of: ClassVar[type[Peer] | None] = None  # whose ring serves as well
 
     def __init__(self, workload: Workload, capacity: int, *, num_envs: int = 1) -> None:
         self.workload = workload
         self.capacity = capacity
         self.num_envs = num_envs
         self._build(workload, capacity)
+
+    @classmethod
+    def over(cls, ring: Peer) -> Peer:
+        """Return a peer over the ring of another, of the class `ring_of`."""
+        peer = cls.__new__(cls)
+        peer.__dict__.update(ring.__dict__)
+        return peer
 
     @abstractmethod
     def _build(self, workload: Workload, capacity: int) -> None:
