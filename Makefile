@@ -122,9 +122,9 @@ fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60 (b
 	-$(PIP) install --quiet --only-binary :all: --constraint constraints.txt --group fuzz
 	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; WORK="buffers target" for a part; ARGS=--quick only tries it)
+bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; WORK="buffers target" for a part; COMPARE=earlier.json; ARGS=--quick only tries it)
 	-$(MAKE) $(APART)
-	$(VENV)/bin/python bench/run.py $(WORK) $(ARGS)
+	$(VENV)/bin/python bench/run.py $(WORK) $(if $(COMPARE),--compare "$(COMPARE)") $(ARGS)
 
 install-check: $(VENV)/.test ## Install from tree and sdist, on machines with less and with broken tools (about 20 minutes)
 	$(VENV)/bin/python tests/install/check.py $(CASES)

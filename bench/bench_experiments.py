@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import gc
 import os
-from itertools import chain
 
 import pytest
 from absence import AbsentError
 from experiment import Experiment
-from experiments import buffers, sb3, target
+from experiments import buffers, growth, sb3, target
 from nets import NETS
+from peers import PEERS
 from pytest_benchmark.fixture import BenchmarkFixture
 from timing import loops_for
 
@@ -19,12 +19,14 @@ from timing import loops_for
 _SHRINK = int(os.environ.get("FASTREPLAY_BENCH_SHRINK", "1"))
 _ROUND_S = 5e-3
 _NUM_ROUNDS = 60
-_OTHER_CLOCKS = ("floor", "kernel", "threads")
+# Some are timed by themselves, or in another process.
+_OTHER_CLOCKS = ("floor", "halves", "kernel", "threads", *(name for name, peer in PEERS.items() if peer.environment))
+_BY_CALLS = [one for one in growth.at_scale(growth.Scale().shrunk(_SHRINK)) if one.unit == "s a call"]
 _RATES = {"rows_per_call": "rows_per_s", "bytes_per_call": "bytes_per_s", "elements": "elements_per_s"}
 
 CASES = [
     pytest.param(experiment, name, id=f"{experiment.key}-{name}")
-    for experiment in chain(buffers.at_scale(_SHRINK), map(target.experiment, NETS), sb3.at_scale(_SHRINK))
+    for experiment in (*buffers.at_scale(_SHRINK), *map(target.experiment, NETS), *sb3.at_scale(_SHRINK), *_BY_CALLS)
     for name in experiment.contestants()
     if not name.endswith(_OTHER_CLOCKS)
 ]

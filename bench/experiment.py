@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeAlias
 
+import numpy as np
 from absence import Absences
 from render import Table
 from timing import SECONDS, Call, Reading, Round, take_turns, wall_round
@@ -46,6 +47,7 @@ def is_ours(name: str) -> bool:
     return name.startswith("fastreplay")
 
 
+Quartiles: TypeAlias = Mapping[str, Any]  # of time(ours) / time(yardstick), and whose time the latter is
 Contestants: TypeAlias = Mapping[str, Callable[[], Contestant]]
 
 
@@ -119,9 +121,30 @@ class Result:
         return min(found, key=found.__getitem__, default=None)
 
     def yardstick(self) -> str | None:
-        """Return what runs of other days are compared by: the roofline, or else the fastest that is not ours."""
-        others = [name for name in self.readings if not is_ours(name)]
-        return self.fastest(self.experiment.roofline) or self.fastest(others)
+        """Return what runs of other days are compared by: the roofline, or else the fastest rival."""
+        return self.fastest(self.experiment.roofline) or self.fastest_rival()
+
+    def over_yardstick(self, name: str, yardstick: str | None = None) -> Quartiles | None:
+        """Return how many times as long as the yardstick one of ours took, round by round.
+
+        Args:
+            name: Of ours.
+            yardstick: Another than the result's own.
+
+        Returns:
+            Three quartiles and the yardstick's name, None where either was not measured.
+        """
+        yardstick = yardstick or self.yardstick()
+        mine, theirs = self.series(name), self.series(yardstick)
+        if mine is None or theirs is None:
+            return None
+        q1, middle, q3 = np.quantile(np.divide(mine, theirs), (0.25, 0.5, 0.75)).tolist()
+        return {"yardstick": yardstick, "q1": q1, "median": middle, "q3": q3}
+
+    def ours_over_yardstick(self) -> dict[str, Quartiles]:
+        """Return the same for each of ours that was measured."""
+        found = {name: self.over_yardstick(name) for name in self.readings if is_ours(name)}
+        return {name: quartiles for name, quartiles in found.items() if quartiles is not None}
 
     def of_roofline(self, ours: str = "fastreplay") -> float | None:
         """Return time(roofline) / time(ours), round by round."""
@@ -142,6 +165,7 @@ class Question:
         num_threads: How many torch has, and fastreplay at most.
         missing: Says what is needed and missing, "" where nothing is.
         describe: What else the report's header says of the machine.
+        figures: From the results and the header to matplotlib's figures, by the end of their files' names.
     """
 
     title: str
@@ -155,6 +179,7 @@ class Question:
     num_threads: Callable[[], int] = lambda: 1
     missing: Callable[[], str] = lambda: ""
     describe: Callable[[], Mapping[str, str]] = dict
+    figures: Callable[[Sequence[Result], Mapping[str, str]], Mapping[str, Any]] = lambda _results, _header: {}
 
 
 def measure(experiment: Experiment, *, rounds: int, round_s: float) -> Result:

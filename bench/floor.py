@@ -34,7 +34,7 @@ def gathers_s(ours: Fastreplay, batch_size: int, names: Iterable[str]) -> dict[s
         AbsentError: The native timer (bench/native) is not built.
     """
     native: Any = require("_gather_floor")
-    rounds = min(_ROUNDS, max(3, _TIMED_BYTES // (batch_size * ours.workload.row_bytes)))
+    rounds = 1 + min(_ROUNDS, max(3, _TIMED_BYTES // (batch_size * ours.workload.row_bytes)))
     slots = _rng.integers(0, ours.capacity, (rounds, batch_size), dtype=np.int64)
     timers = {name: getattr(native, f"{name}_ns", None) for name in names}
     return {name: float(timer(ours.buffer._ring, slots)) * 1e-9 for name, timer in timers.items() if timer}

@@ -137,6 +137,7 @@ def to_json(results: Sequence[Result], header: Mapping[str, str]) -> dict[str, A
             "readings": {name: _quartiles(readings) for name, readings in result.readings.items()},
             "is_exact": result.is_exact,
             "absent": result.absent,
+            "over_yardstick": result.ours_over_yardstick(),
         }
         for result in results
     ]
@@ -149,6 +150,27 @@ def _quartiles(readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
         values = np.quantile([reading[measure] for reading in readings], (0.25, 0.5, 0.75))
         found[measure] = dict(zip(("q1", "median", "q3"), values.tolist(), strict=True), rounds=len(readings))
     return found
+
+
+def aligned(markdown: str) -> str:
+    """Return the text for a terminal: the columns of each table one under the other."""
+    parts = markdown.split("\n\n")
+    return "\n\n".join(_aligned_table(part) if part.startswith("| ") else part for part in parts)
+
+
+def _aligned_table(table: str) -> str:
+    head, alignment, *body = (
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.split("\n") if line
+    )
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if side.endswith(":") else cell.ljust(width)
+            for cell, width, side in zip(line, widths, alignment, strict=True)
+        ).rstrip()
+        for line in (head, ["-" * width for width in widths], *body)
+    ]
+    return "\n".join(lines) + "\n" * table.endswith("\n")
 
 
 def write(folder: Path, stem: str, markdown: str, content: Mapping[str, Any]) -> None:

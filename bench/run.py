@@ -4,6 +4,7 @@
 python bench/run.py                            all that need no GPU, into bench/results (make bench; 20 minutes, 10 GB)
 python bench/run.py --quick                    the same, small and short: does all of it run? Printed only
 python bench/run.py buffers --only cheetah     experiments whose key contains "cheetah", printed only
+python bench/run.py buffers --compare FILE     beside an earlier run's JSON, by what each was measured with
 python bench/run.py gpu_soft_update --out OUT  on a GPU, with the torch and the fastreplay that this Python has
 """
 
@@ -19,9 +20,11 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+import elsewhere
 from experiment import Question, Result, measure
-from machine import Disturbance, as_file_name, describe_machine
-from render import to_json, to_markdown, write
+from machine import Disturbance, describe_machine
+from render import aligned
+from report import Report
 
 FOLDER = Path(__file__).resolve().parent
 QUESTIONS = sorted(path.stem for path in (FOLDER / "experiments").glob("[a-z]*.py"))
@@ -47,6 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds a contestant")
     parser.add_argument("--round-ms", type=float, help="length of a round")
     parser.add_argument("--commit", help="named in the report where git cannot tell")
+    parser.add_argument("--compare", type=Path, metavar="JSON", help="an earlier run's file, or a folder of such")
     parser.add_argument("--out", type=Path, help="where the files go (bench/results)")
     options = parser.parse_args(arguments)
     if unknown := set(options.questions) - set(QUESTIONS):
@@ -58,7 +62,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _command(name: str, options: argparse.Namespace) -> list[str]:
-    given = {"rounds": options.rounds, "round-ms": options.round_ms, "commit": options.commit, "out": options.out}
+    names = ("rounds", "round_ms", "commit", "compare", "out")
+    given = {name.replace("_", "-"): getattr(options, name) for name in names}
     return [
         *(sys.executable, str(FOLDER / "run.py"), name),
         *(["--quick"] if options.quick else []),
@@ -83,20 +88,19 @@ def answer(name: str, options: argparse.Namespace) -> int:
     round_s = options.round_ms * 1e-3 if options.round_ms else round_s
     each = f" of {round_s * 1e3:g} ms each" if round_s else ""
     header = _header(question, options, f"{rounds} rounds{each}, by turns")
-    disturbance, results, markdown = Disturbance(), list[Result](), ""
+    disturbance, results = Disturbance(), list[Result]()
+    report = Report(name, question, header, options.out, options.compare)
     for experiment in chosen:
         sys.stderr.write(f"{name}: {experiment.key}\n")
         results.append(measure(experiment, rounds=rounds, round_s=round_s))
         gc.collect()  # gigabytes, before the next experiment's are made
         header["disturbance"] = str(disturbance)
-        markdown = to_markdown(question, results, header)
-        if options.out is not None:
-            machine = header.get("GPU", header["CPU"]).split(",")[0]
-            stem = as_file_name(f"{header['date']} {machine} {name}")
-            write(options.out, stem, markdown, to_json(results, header))
+        report.write(results)
         if options.quick:
             gc.freeze()  # the rivals' modules, which later collections would go through: more than what is measured
-    sys.stdout.write(markdown)
+    elsewhere.dismiss()
+    report.draw(results)
+    sys.stdout.write(aligned(report.write(results)))
     return 0
 
 

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from compare import compared, earlier_report
 from experiment import Experiment, Question, Result
-from experiments import buffers, end_to_end, gpu_pipeline, gpu_soft_update, loader, sb3, target, threads
+from experiments import buffers, end_to_end, gpu_pipeline, gpu_soft_update, growth, loader, sb3, target, threads
 from nets import LARGE, NETS, Net, flattened
-from render import to_json, to_markdown
+from render import Table, aligned, number, to_json, to_markdown
 from sources import Setting
 from timing import Call, Reading
 from torch import nn
@@ -53,6 +55,7 @@ def test_quartiles_are_kept() -> None:
         "elements": 3,
         "is_exact": {"sb3": True},
         "absent": {},
+        "over_yardstick": {},
         "readings": {"sb3": {"s": {"q1": 1.5, "median": 2, "q3": 2.5, "rounds": 3}}},
     }
 
@@ -78,6 +81,58 @@ def test_buffers() -> None:
     assert "| `add` pendulum | 36 | 10 Mrows/s, 360 MB/s | – | 2 Mrows/s, 72 MB/s | – |" in text
     assert "| `sample(256)` pendulum | 1.00 | 2.00 | 3.00 | 0.500 | 2.00× | 25.0% | – | 2.0% |" in text
     assert "–: not measured.\n\n- `sample(256)` pendulum, rlox: float32 only\n" in text
+
+
+def test_what_changed_since_an_earlier_run(tmp_path: Path) -> None:
+    experiment = Experiment("sample-x", "x", dict, rivals=["numpy"], roofline=["floor"])
+    theirs = {"floor": [1.0] * 3, "numpy": [9.0] * 3}
+    earlier = Result(experiment, seconds(fastreplay=[2.0, 2.0, 2.2], fastreplay_out=[1.0] * 3, **theirs))
+    (tmp_path / "d-m-buffers.json").write_text(json.dumps(to_json([earlier], {"date": "d", "commit": "c"})))
+    (tmp_path / "d-m-further-buffers.md").touch()
+    assert earlier_report(tmp_path, "target") is None
+    assert earlier_report(tmp_path / "d-m-buffers.json", "target") is None
+    found = earlier_report(tmp_path, "buffers")
+    assert found is not None
+    # The machine is half as fast: what counts is what was measured with it.
+    now = seconds(fastreplay=[6.0, 4.8, 4.8], fastreplay_out=[1.6, 2.0, 1.6], floor=[2.0] * 3)
+    text = str(compared([Result(experiment, now)], found, {"floor": "bare gather", "fastreplay-out": "`out=`"}))
+    assert "then: d, commit c. 1 of 2 slower" in text
+    assert "| x, fastreplay | bare gather | 2 | 2.4 | 20.0% | slower |" in text
+    assert "| x, `out=` | bare gather | 1 | 0.8 | -20.0% | faster |" in text
+    noisy = seconds(fastreplay=[3.0, 4.8, 4.8], floor=[2.0] * 3)  # beyond 5 %, and within the quartiles
+    assert "| x, fastreplay | bare gather | 2 | 2.4 | 20.0% |  |" in str(
+        compared([Result(experiment, noisy)], found, {"floor": "bare gather"})
+    )
+
+
+def test_tables_for_a_terminal() -> None:
+    text = str(Table("Title", "", "work", {"a": 1.0, "long name": 20.0}, {"µs": number, "": lambda _: "x"}))
+    assert aligned(f"{text}\n\nafter\n") == (
+        "## Title\n\nwork         µs\n---------  ----  -\na          1.00  x\nlong name  20.0  x\n\nafter\n"
+    )
+
+
+def test_growth(tmp_path: Path) -> None:
+    results = []
+    for experiment in growth.at_scale(growth.Scale()):
+        x = experiment.facts["x"]
+        names = [name for name in experiment.contestants() if name != "rlox"]
+        readings = {name: [{"s": 1e-6 * (x or 1), growth._SAMPLED: 2e6, growth._INSERTED: 1e3 * x}] for name in names}
+        results.append(Result(experiment, readings, absent={"rlox": "reason"}))
+    assert len({result.experiment.key for result in results}) == len(results)
+    text = report(growth.QUESTION, *results)
+    assert "| 32 rows a minibatch | 32.0 | 32.0 | 32.0 | – | 32.0 |" in text
+    assert "| 28 B a row | 28.0 |" in text
+    assert "| 2 writers beside a sampler | 2 M + 2 k | 2 M + 2 k | 2 M + 2 k | – | 2 M + 2 k |" in text
+    header = {"CPU": "a CPU", "date": "today", "commit": "abc"}
+    figures = growth.QUESTION.figures(results, header)
+    assert set(figures) == {"sampling.svg", "threads.svg", "growth.png"}
+    figures["sampling.svg"].savefig(tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text()
+    for said in ("fastreplay", "NumPy ring", "Rows of a minibatch", "a CPU · today · commit abc"):
+        assert f"<!-- {said}" in drawn
+    assert "rlox" not in drawn
+    assert not growth.QUESTION.figures(results[:2], header)
 
 
 def test_target_updates() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import run
 import torch
+from render import aligned
 
 FOLDER = Path(__file__).parent
 ON_CPU = (
@@ -25,6 +27,7 @@ ON_CPU = (
     "end-to-end",
     "frames",
     "given-out",
+    "growth",
     "loader",
     "mixtures",
     "n-steps",
@@ -64,7 +67,7 @@ def test_everything_runs_in_its_quick_form(
     printed = capsys.readouterr().out
     for name in asked:
         (path,) = tmp_path.glob(f"*-{name}.md")
-        assert path.read_text() in printed
+        assert aligned(path.read_text()) in printed
         report = json.loads(path.with_suffix(".json").read_text())
         assert "--quick" in report["header"]["command"]
         assert all(experiment["readings"] or experiment["absent"] for experiment in report["experiments"])
@@ -81,10 +84,8 @@ def test_one_question_that_fails_does_not_stop_the_others(
         return SimpleNamespace(returncode=command[2] == "sb3")
 
     monkeypatch.setattr(run, "subprocess", SimpleNamespace(run=ask))
-    assert (
-        run.main(["--quick", "--only=x", "--rounds=3", "--round-ms=0.5", "--commit=c", "--out=o", "sb3", "target"]) == 1
-    )
-    options = ["--quick", "--only=x", "--rounds=3", "--round-ms=0.5", "--commit=c", "--out=o"]
+    options = ["--quick", "--only=x", "--rounds=3", "--round-ms=0.5", "--commit=c", "--compare=e.json", "--out=o"]
+    assert run.main([*options, "sb3", "target"]) == 1
     assert asked == [["sb3", *options], ["target", *options]]
     assert capfd.readouterr().err == "sb3 failed\n"
 
@@ -121,7 +122,12 @@ def test_one_experiment_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert experiment["key"] == "target-2x64"
     assert experiment["readings"]["fastreplay"]["s"]["rounds"] == 3
     assert "3 rounds of 0.1 ms each, by turns" in report["header"]["method"]
-    assert "- commit: abc\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "- commit: abc\n" in printed
+    assert "Compared" not in printed
+    assert run.main([*arguments[:-2], "--compare", str(tmp_path)]) == 0  # by what was the fastest then
+    printed = capsys.readouterr().out
+    assert re.search(r"Compared.*commit abc\. \d of 1 slower.*\n2×64, `fr.SoftUpdate`  +\S", printed, re.DOTALL)  # noqa: RUF001
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")

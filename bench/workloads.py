@@ -60,17 +60,18 @@ class Workload:
         return sum(spec.nbytes for spec in self.fields.values())
 
 
-def _vector(size: int) -> Spec:
+def vector(size: int) -> Spec:
+    """Return the field of `size` float32 numbers."""
     return Spec((size,), "float32")
 
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        Workload("pendulum", _vector(3), _vector(1), capacity=1_000_000, batch_size=64),
-        Workload("cheetah", _vector(17), _vector(6), capacity=1_000_000, batch_size=256),
+        Workload("pendulum", vector(3), vector(1), capacity=1_000_000, batch_size=64),
+        Workload("cheetah", vector(17), vector(6), capacity=1_000_000, batch_size=256),
         # 0.7 and 1.1 GB a ring, so that all peers fit into memory side by side.
-        Workload("humanoid", _vector(348), _vector(17), capacity=250_000, batch_size=256),
+        Workload("humanoid", vector(348), vector(17), capacity=250_000, batch_size=256),
         Workload("atari", Spec((4, 84, 84), "uint8"), Spec((), "int64"), capacity=20_000, batch_size=32),
     )
 }

@@ -34,6 +34,7 @@ _EXTEND_BLOCKS = 16  # blocks that one timed call of `extend` goes through
 _LONG_BYTES = 8 << 20  # from here on a call takes milliseconds
 _LONG_ROUNDS = 15
 _CHECKED_BYTES = 4 << 20  # of the minibatches of one check
+_STREAMED_BYTES = 512  # smaller rows are parts of lines, which stores past the caches write many times
 _CALL_BYTES = 64 << 10  # below, a NumPy copy is mostly its call
 
 
@@ -134,9 +135,10 @@ def _bounds(work: Work) -> Mapping[str, Callable[[], Contestant]]:
         return {}
     if work.kind == "extend":
         return {COPY: lambda: Contestant(cold_write(work.num_bytes))}
+    stores = ("plain", "streamed") if work.workload.row_bytes >= _STREAMED_BYTES else ("plain",)
     return {
-        FLOOR: partial(gather, "plain_gather", "streamed_gather"),
-        HALVES: partial(gather, "plain_halves", "streamed_halves"),
+        FLOOR: partial(gather, *(f"{store}_gather" for store in stores)),
+        HALVES: partial(gather, *(f"{store}_halves" for store in stores)),
         KERNEL: partial(gather, "gather"),
         COPY: lambda: Contestant(cold_copy(work.num_bytes)),
     }

@@ -30,7 +30,7 @@ def at_scale(shrink: int = 1, every: int = 1) -> list[Experiment]:
 def _works(shrink: int, every: int) -> Iterator[Work]:
     for name, workload in WORKLOADS.items():
         capacity = workload.capacity // shrink
-        for num_rows in SAMPLED[name] if shrink == 1 else SAMPLED[name][1:2]:
+        for num_rows in SAMPLED[name] if every == 1 else SAMPLED[name][1:2]:
             yield Work("sample", workload, num_rows, capacity)
         yield Work("add", workload, 1, capacity, every)
         yield Work("extend", workload, EXTENDED[name], capacity // EXTENDED[name] * EXTENDED[name], every)

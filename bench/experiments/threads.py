@@ -6,12 +6,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 from absence import require
+from crowds import by_threads, locked
 from experiment import Contestant, Contestants, Experiment, Question, Result, itself
 from peers import PEERS
 from render import NONE, Columns, Table, by_title, number, ratio, si
@@ -96,8 +97,8 @@ def _pair(name: str, capacity: int) -> Contestant:
     peer = PEERS[name](WORKLOADS["cheetah"], capacity)
     peer.fill()
     lock = nullcontext() if name in _HAVE_LOCKS else threading.Lock()
-    add = _locked([peer.adder([row]) for row in add_rows(peer.workload)], lock)
-    sample = _locked([peer.sampler(_BATCH_SIZE)], lock)
+    add = locked([peer.adder([row]) for row in add_rows(peer.workload)], lock)
+    sample = locked([peer.sampler(_BATCH_SIZE)], lock)
 
     def clock(contestant: Contestant, round_s: float) -> Round:
         def run() -> dict[str, float]:
@@ -107,49 +108,7 @@ def _pair(name: str, capacity: int) -> Contestant:
 
         return run
 
-    return Contestant(partial(beside, add, sample), clock=clock)
-
-
-def _locked(calls: Sequence[Call], lock: AbstractContextManager[Any]) -> Call:
-    turn = 0
-
-    def run() -> None:
-        nonlocal turn
-        turn = (turn + 1) % len(calls)
-        with lock:
-            calls[turn]()
-
-    return run
-
-
-def beside(first: Call, second: Call, seconds: float) -> tuple[int, int]:
-    """Return how often each was called by a thread of its own."""
-    counts, stop = [0, 0], threading.Event()
-    errors: list[BaseException] = []
-
-    def repeat(which: int, call: Call) -> None:
-        count = 0
-        try:
-            while True:
-                call()
-                count += 1
-                if stop.is_set():
-                    break
-        except BaseException as error:  # noqa: BLE001  raised below, in the main thread
-            errors.append(error)
-        counts[which] = count
-
-    # Daemons: one that hangs is left behind.
-    threads = [threading.Thread(target=repeat, args=args, daemon=True) for args in ((0, first), (1, second))]
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return counts[0], counts[1]
+    return Contestant(partial(by_threads, [add, sample]), clock=clock)
 
 
 def _together_table(result: Result) -> Table:

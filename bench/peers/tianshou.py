@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from absence import require
 from timing import Call
-from workloads import Columns, Transition, Workload, contents
+from workloads import Columns, Transition, Workload, chunks
 
 from peers.peer import Peer
 
@@ -31,9 +31,14 @@ class Tianshou(Peer):
 
     def fill(self) -> None:
         # As its from_data does it, without a million Python calls.
-        columns = dict(zip(_NAMES, contents(self.workload, np.arange(self.capacity)).values(), strict=True))
-        columns["rew"] = columns["rew"].astype(np.float64)  # what it makes of rewards
-        columns["terminated"] = columns["terminated"].astype(bool)
+        dtypes = {"rew": np.float64, "terminated": bool}  # what it makes of them
+        columns = {
+            name: np.empty((self.capacity, *spec.shape), dtypes.get(name, spec.dtype))
+            for name, spec in zip(_NAMES, self.workload.fields.values(), strict=True)
+        }
+        for start, some in chunks(self.workload, self.capacity):
+            for array, values in zip(columns.values(), some.values(), strict=True):
+                array[start : start + len(values)] = values
         columns["truncated"] = np.zeros(self.capacity, bool)
         self.buffer.set_batch(self.batch(**columns, done=columns["terminated"]))
         for each in self.buffer.buffers if self.num_envs > 1 else [self.buffer]:
