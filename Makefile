@@ -122,7 +122,7 @@ fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60 (b
 	-$(PIP) install --quiet --only-binary :all: --constraint constraints.txt --group fuzz
 	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; WORK="buffers target" for a part; COMPARE=earlier.json; ARGS=--quick only tries it)
+bench: $(VENV)/.bench ## Measure beside the peers (15 minutes, 10 GB; writes bench/results; WORK="buffers target" COMPARE=before.json ARGS=--quick)
 	-$(MAKE) $(APART)
 	$(VENV)/bin/python bench/run.py $(WORK) $(if $(COMPARE),--compare "$(COMPARE)") $(ARGS)
 
@@ -181,7 +181,7 @@ $(VENV)/.built: $(VENV)/.build $(VENV)/.examples $(NATIVE)
 
 # Peers in an environment of their own; what it lacks is $(VENV)'s. make bench does without what cannot be had.
 APART := build/bench/flashbax/.there
-$(APART): build/bench/%/.there: $(VENV)/.bench
+$(APART): build/bench/%/.there: pyproject.toml constraints.txt | $(VENV)/.bench
 	@echo "Installing $* into $(@D) (once; half a gigabyte)"
 	$(VENV)/bin/python -m venv $(@D)
 	$(VENV)/bin/python -c "import sysconfig; print('import site; site.addsitedir(\"%s\")' % sysconfig.get_path('purelib'))" \

@@ -68,7 +68,7 @@ def draw(panels: Sequence[Panel], caption: str) -> Any:
 def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-    is_counted = (max(panel.x) < 32 and panel.curve.unit == "threads") or panel.curve.unit == "processes"
+    is_counted = max(panel.x) < 10  # and may be 0
     at = list(range(len(panel.x))) if is_counted else list(panel.x)
     axes.set_yscale("log")
     if is_counted:
@@ -80,7 +80,7 @@ def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     ends = [_draw_line(axes, name, at, values, colours) for name, values in panel.lines.items()]
     axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.set_xlabel(f"{panel.curve.unit} ({panel.curve.what.replace('`', '')})")
+    axes.set_xlabel(f"{panel.curve.unit}; {panel.curve.what.replace('`', '')}")
     axes.set_ylabel(panel.unit)
     axes.set_title(panel.curve.title, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
@@ -109,15 +109,31 @@ def _name_lines(axes: Any, x: float, ends: Sequence[tuple[float, str, str]]) -> 
     if not ends:
         return
     low, high = (math.log(value) for value in axes.get_ylim())
-    heights: list[float] = []
-    for value, _, _ in sorted(ends):
-        height = (math.log(value) - low) / (high - low)
-        heights.append(max(height, heights[-1] + _APART) if heights else height)
-    overhang = max(0.0, heights[-1] - 1)
+    heights = _spread([(math.log(value) - low) / (high - low) for value, _, _ in sorted(ends)])
     right = axes.get_xaxis_transform()  # x by the data, y by the panel
     for height, (_, name, colour) in zip(heights, sorted(ends), strict=True):
         axes.annotate(
-            name, (x, height - overhang), xycoords=right, xytext=(6, 0), textcoords="offset points",
+            name, (x, height), xycoords=right, xytext=(6, 0), textcoords="offset points",
             va="center", color=colour, fontsize=8, fontweight="bold" if name == "fastreplay" else "normal",
             annotation_clip=False,
         )  # fmt: skip
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Return heights in ascending order moved as little as lets them stand apart, and above the axis.
+
+    Those that meet make one pile, whose middle is where theirs was.
+    """
+    piles: list[list[float]] = []
+    for height in heights:
+        piles.append([height])
+        while len(piles) > 1 and _bottom(piles[-1]) < _bottom(piles[-2]) + len(piles[-2]) * _APART:
+            last = piles.pop()
+            piles[-1] += last
+    apart = [_bottom(pile) + i * _APART for pile in piles for i in range(len(pile))]
+    return [max(height, _APART * (i + 0.5)) for i, height in enumerate(apart)]
+
+
+def _bottom(pile: Sequence[float]) -> float:
+    """Return where the lowest of a pile stands."""
+    return sum(pile) / len(pile) - (len(pile) - 1) / 2 * _APART

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import curves
 import pytest
 import torch
 from compare import compared, earlier_report
@@ -123,7 +125,7 @@ def test_growth(tmp_path: Path) -> None:
     text = report(growth.QUESTION, *results)
     assert "| 32 rows a minibatch | 32.0 | 32.0 | 32.0 | – | 32.0 |" in text
     assert "| 28 B a row | 28.0 |" in text
-    assert "| 2 writers beside a sampler | 2 M + 2 k | 2 M + 2 k | 2 M + 2 k | – | 2 M + 2 k |" in text
+    assert "| 2 writing, 1 sampling | 2 M + 2 k | 2 M + 2 k | 2 M + 2 k | – | 2 M + 2 k |" in text
     header = {"CPU": "a CPU", "date": "today", "commit": "abc"}
     figures = growth.QUESTION.figures(results, header)
     assert set(figures) == {"sampling.svg", "threads.svg", "growth.png"}
@@ -133,6 +135,14 @@ def test_growth(tmp_path: Path) -> None:
         assert f"<!-- {said}" in drawn
     assert "rlox" not in drawn
     assert not growth.QUESTION.figures(results[:2], header)
+
+
+def test_names_of_lines_stand_apart() -> None:
+    assert curves._spread([0.2, 0.5, 0.9]) == [0.2, 0.5, 0.9]
+    placed = curves._spread([0.0, 0.01, 0.5, 0.51, 0.52, 0.95])
+    assert placed[3] == pytest.approx(0.51)
+    assert placed[0] > 0.02
+    assert all(above - below > 0.0549 for below, above in itertools.pairwise(placed))
 
 
 def test_target_updates() -> None:

@@ -8,17 +8,21 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import elsewhere
+import many_fields
 import pytest
 import works
 from absence import Absences, AbsentError
-from experiment import Experiment, Result, measure
+from crowds import Forks
+from experiment import Contestant, Experiment, Result, measure
 from experiments import buffers, sb3, threads
-from peers import PEERS, Fastreplay, NumpyRing, Peer, TorchRL
+from peers import PEERS, Fastreplay, NumpyRing, Peer, StableBaselines3, TorchRL
+from peers.ours import FastreplayOut
 from render import to_json, to_markdown
 from timing import Call, take_turns
 from workloads import WORKLOADS, Columns, Transition
@@ -193,10 +197,14 @@ def test_a_contestant_lives_in_another_environment(tmp_path: Path, monkeypatch: 
         return measure(Experiment("key", "title", lambda: there, rivals=there), rounds=3, round_s=1e-4)
 
     work = Work("sample", WORKLOADS["pendulum"], 64, 1000)
-    result = measured_there(numpy=partial(works.ready, "numpy", work), rlox=partial(_complain, "float32 only"))
+    wrong = partial(_wrong, work)
+    result = measured_there(
+        numpy=partial(works.ready, "numpy", work), rlox=partial(_complain, "float32 only"), sb3=wrong
+    )
     assert [len(taken) for taken in result.readings.values()] == [3]
     assert 1e-7 < (result.median("numpy") or 0) < 1
-    assert result.absent == {"rlox": "ValueError: float32 only"}
+    assert result.absent["sb3"].startswith("AssertionError: NumPy ring: ")
+    assert result.absent["rlox"] == "ValueError: float32 only"
     result = measured_there(numpy=partial(works.ready, "numpy", work), sb3=partial(os._exit, 3))
     assert result.absent == {"numpy": "its process ended with status 3", "sb3": "its process ended"}
     with pytest.raises(AbsentError, match="not there: make build/bench/else"):
@@ -204,5 +212,50 @@ def test_a_contestant_lives_in_another_environment(tmp_path: Path, monkeypatch: 
     elsewhere.dismiss()
 
 
+def _wrong(work: Work) -> Contestant:
+    ring = ForgetsRows(work.workload, work.capacity)
+    ring.fill()
+    return works.contestant(ring, work)
+
+
 def _complain(reason: str) -> Any:
     raise ValueError(reason + "\nand more")
+
+
+def test_rings_are_kept_while_they_are_as_they_were_filled() -> None:
+    sample = Work("sample", WORKLOADS["pendulum"], 64, 1024)
+    ring = works.RINGS.of(Fastreplay, sample)
+    assert works.RINGS.of(Fastreplay, replace(sample, num_rows=32)) is ring
+    out = works.RINGS.of(FastreplayOut, sample)
+    assert isinstance(out, FastreplayOut)
+    assert out.buffer is ring.buffer  # type: ignore[attr-defined]
+    assert works.RINGS.of(NumpyRing, sample) is not ring
+    assert works.RINGS.of(Fastreplay, replace(sample, kind="add", num_rows=1)) is ring
+    assert works.RINGS.of(Fastreplay, sample) is not ring  # which may have been written to since
+    extended = works.RINGS.of(StableBaselines3, replace(sample, kind="extend", num_rows=16))
+    assert extended.num_envs == 16
+    assert works.RINGS.of(Fastreplay, replace(sample, capacity=512)).capacity == 512
+    works.RINGS.clear()
+
+
+def test_forked_processes_count_and_say_what_fails() -> None:
+    forks = Forks(partial(time.sleep, 0.001), 2)
+    counts = forks(0.05)
+    assert len(counts) == 2
+    assert all(1 <= count <= 50 for count in counts)
+    forks.close()
+    forks = Forks(partial(_complain, "no"), 1)
+    with pytest.raises(RuntimeError, match="ValueError: no"):
+        forks(0.01)
+    forks.close()
+
+
+def test_rings_of_many_fields_hold_what_was_put_in() -> None:
+    makers = many_fields.contestants(4, 300, 16)
+    for name in ("numpy", "fastreplay"):
+        made = makers[name]()
+        made.check()
+        drawn = made.call()
+        drawn["field_1"][3] += 1
+        with pytest.raises(AssertionError, match="field_1: wrong content"):
+            many_fields._check(partial(dict, drawn), 4, 16)

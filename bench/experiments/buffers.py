@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: MIT
-
 """How long do inserting and sampling take, beside the other replay buffers and the machine itself?"""
 
 from __future__ import annotations

@@ -64,11 +64,11 @@ def at_scale(scale: Scale) -> Iterator[Experiment]:
         )
     crowd = Work("sample", cheetah, _CROWD_BATCH, scale.capacity)
     for samplers in scale.samplers:
-        yield _crowded("threads", samplers, f"{samplers} sampling threads", _threads, crowd, scale)
+        yield _crowded("threads", samplers, f"{samplers} sampling", _threads, crowd, scale)
     for processes in scale.samplers:
-        yield _crowded("processes", processes, f"{processes} sampling processes", _processes, crowd, scale)
+        yield _crowded("processes", processes, f"{processes} sampling, forked", _processes, crowd, scale)
     for writers in scale.writers:  # the last over this ring: its first lap is over
-        yield _crowded("writers", writers, f"{writers} writers beside a sampler", _beside_writers, crowd, scale)
+        yield _crowded("writers", writers, f"{writers} writing, 1 sampling", _beside_writers, crowd, scale)
     for size in scale.vectors:
         shape = Workload(f"vector-{size}", vector(size), vector(1), scale.capacity, _BATCH)
         capacity = min(scale.capacity, _RING_BYTES // shape.row_bytes)
@@ -140,12 +140,12 @@ def _processes(name: str, work: Work, processes: int, seconds: float) -> Contest
 
 _CURVES = {
     "minibatch": Curve("Rows of a minibatch", "cheetah, 168 B a row", "rows"),
-    "row": Curve("Bytes of a row", f"`sample({_BATCH})`", "B"),
-    "ring": Curve("Capacity", f"`sample({_BATCH})` of cheetah", "transitions"),
-    "fields": Curve("Fields", f"`sample({_BATCH})` of {many_fields.ROW_BYTES} B a row", "fields"),
-    "writers": Curve("Writers", f"threads that `add` beside one that calls `sample({_CROWD_BATCH})`", "threads"),
-    "threads": Curve("Sampling threads", f"`sample({_CROWD_BATCH})`, one ring", "threads"),
-    "processes": Curve("Sampling processes", f"`sample({_CROWD_BATCH})`, forked from one ring", "processes"),
+    "row": Curve("Bytes of a row", f"`sample({_BATCH})`", "bytes"),
+    "ring": Curve("Capacity", f"`sample({_BATCH})` of cheetah, 168 B a row", "transitions"),
+    "fields": Curve("Fields", f"`sample({_BATCH})`, {many_fields.ROW_BYTES} B a row", "fields"),
+    "writers": Curve("Beside writers", f"they `add`, one thread calls `sample({_CROWD_BATCH})`", "writing threads"),
+    "threads": Curve("Sampling threads", f"`sample({_CROWD_BATCH})` of cheetah, one ring", "threads"),
+    "processes": Curve("Sampling processes", f"`sample({_CROWD_BATCH})` of cheetah, a ring forked", "processes"),
 }
 
 
@@ -161,7 +161,7 @@ def _tables(results: Sequence[Result]) -> list[Table]:
 def _table(curve: Curve, results: Sequence[Result]) -> Table:
     columns: Columns
     if any(result.experiment.unit == "rows/s" for result in results):
-        note = f"Rows a second, of all threads together; {curve.what}."
+        note = f"Rows a second, of all together; {curve.what}."
         if curve is _CURVES["writers"]:
             note = f"Rows sampled + inserted a second; {curve.what}."
         columns = {
