@@ -123,8 +123,8 @@ def _encode(spec: Spec, tickets: npt.NDArray[np.int64], *, place: int) -> Array:
     if spec.dtype == "uint8":
         return _encode_bytes(spec, tickets, place=place)
     places = (place + np.arange(int(np.prod(spec.shape, dtype=np.int64)))) % PLACE_PERIOD
-    values = (tickets * PLACE_PERIOD)[:, None] + places[None, :]
-    return values.astype(spec.dtype).reshape(len(tickets), *spec.shape)
+    firsts = (tickets * PLACE_PERIOD).astype(spec.dtype)  # what is added to them is exact, too
+    return (firsts[:, None] + places.astype(spec.dtype)).reshape(len(tickets), *spec.shape)
 
 
 def _encode_bytes(spec: Spec, tickets: npt.NDArray[np.int64], *, place: int) -> Array:
