@@ -12,15 +12,16 @@ from peers.peer import Peer
 from workloads import Workload, contents, decode, steps, transitions
 
 _SMALL_CAPACITY = 512
-_DRAWS = 8
+_DRAWS = 8  # minibatches of one check
+_CHECKED_BYTES = 4 << 20  # of all of them, or two
 
 
-def check_contents(peer: Peer, workload: Workload, batch_size: int, window: range, draws: int = _DRAWS) -> None:
+def check_contents(peer: Peer, workload: Workload, batch_size: int, window: range) -> None:
     """Check that minibatches hold stored transitions, whole; names the peer and the field where they do not."""
-    _drawn(peer, workload, batch_size, window, draws)
+    _drawn(peer, workload, batch_size, window)
 
 
-def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range, draws: int) -> npt.NDArray[np.int64]:
+def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range) -> npt.NDArray[np.int64]:
     """Check the contents of minibatches.
 
     Args:
@@ -28,7 +29,6 @@ def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range, draws
         workload: Its shape.
         batch_size: Transitions of a minibatch.
         window: Which transitions may come out.
-        draws: Minibatches.
 
     Returns:
         The numbers of the transitions that came, int64 (draws, batch_size).
@@ -38,6 +38,7 @@ def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range, draws
     """
     call = peer.sampler(batch_size)
     seen = []
+    draws = min(_DRAWS, max(2, _CHECKED_BYTES // (batch_size * workload.row_bytes)))
     for _ in range(draws):
         tensors = _checked(peer, call(), workload, batch_size)
         columns = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -51,9 +52,9 @@ def _drawn(peer: Peer, workload: Workload, batch_size: int, window: range, draws
     return np.stack(seen)
 
 
-def check_sample(peer: Peer, workload: Workload, batch_size: int, window: range, draws: int = _DRAWS) -> None:
+def check_sample(peer: Peer, workload: Workload, batch_size: int, window: range) -> None:
     """Check contents as above, and that each minibatch is drawn anew over the whole window."""
-    seen = _drawn(peer, workload, batch_size, window, draws)
+    seen = _drawn(peer, workload, batch_size, window)
     assert len(np.unique(seen, axis=0)) == len(seen), f"{peer.label}: a draw came twice"
     spread = np.ptp(seen)
     assert spread > len(window) // 2, f"{peer.label}: draws lie within {spread} of {len(window)}"

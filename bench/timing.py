@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from absence import Absences
 
+_LONG = 50  # rounds' lengths: what takes longer is more than a round anyway
 SECONDS = "s"  # the measure of a round that has one: seconds a call
 Call: TypeAlias = Callable[..., Any]
 Reading: TypeAlias = Mapping[str, float]  # by measure
@@ -55,10 +56,10 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def elapsed_s(call: Call, loops: int) -> float:
-    """Return the seconds that `loops` calls take; each result lives until the next is there."""
+def elapsed_s(call: Call, loops: int, warm_ups: int = 0) -> float:
+    """Return the seconds that `loops` calls take after uncounted ones; each result lives until the next is there."""
     result = None
-    for _ in range(loops // 16 + 1):  # back into the caches, after the others' turns
+    for _ in range(warm_ups):
         result = call()
     start = perf_counter_ns()
     for _ in range(loops):
@@ -67,14 +68,19 @@ def elapsed_s(call: Call, loops: int) -> float:
 
 
 def loops_for(call: Call, round_s: float) -> int:
-    """Return how many calls fill a round of `round_s` seconds; warms the call up.
-
-    The least of several readings counts: an interruption would make the rounds far too short.
-    """
+    """Return how many calls fill a round of `round_s` seconds; warms the call up."""
     loops = 1
-    while (taken := min(elapsed_s(call, loops) for _ in range(5))) < round_s / 4:
+    while (taken := _least_s(call, loops, round_s)) < round_s / 4:
         loops *= 2
     return max(1, round(loops * round_s / taken))
+
+
+def _least_s(call: Call, loops: int, round_s: float) -> float:
+    """Return the least of several readings, as an interruption would make the rounds far too short."""
+    readings: list[float] = []
+    while len(readings) < 5 and sum(readings) < _LONG * round_s:
+        readings.append(elapsed_s(call, loops, loops // 16 + 1))
+    return min(readings)
 
 
 def wall_round(call: Call, *, round_s: float, calls_each: int = 1) -> Round:
@@ -86,7 +92,9 @@ def wall_round(call: Call, *, round_s: float, calls_each: int = 1) -> Round:
         calls_each: How many of the contestant's calls one `call` makes.
     """
     loops = loops_for(call, round_s)
-    return lambda: {SECONDS: elapsed_s(call, loops) / (loops * calls_each)}
+    # Back into the caches, after the others' turns; they are lost on a call that takes as long as many rounds.
+    warm_ups = loops // 16 + 1 if elapsed_s(call, 1) < _LONG * round_s else 0
+    return lambda: {SECONDS: elapsed_s(call, loops, warm_ups) / (loops * calls_each)}
 
 
 def take_turns(rounds: Mapping[str, Round], num_rounds: int, absent: Absences) -> dict[str, list[Reading]]:

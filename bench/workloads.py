@@ -124,7 +124,8 @@ def _encode(spec: Spec, tickets: npt.NDArray[np.int64], *, place: int) -> Array:
         return _encode_bytes(spec, tickets, place=place)
     places = (place + np.arange(int(np.prod(spec.shape, dtype=np.int64)))) % PLACE_PERIOD
     firsts = (tickets * PLACE_PERIOD).astype(spec.dtype)  # what is added to them is exact, too
-    return (firsts[:, None] + places.astype(spec.dtype)).reshape(len(tickets), *spec.shape)
+    values: Array = firsts[:, None] + places.astype(spec.dtype)
+    return values.reshape(len(tickets), *spec.shape)
 
 
 def _encode_bytes(spec: Spec, tickets: npt.NDArray[np.int64], *, place: int) -> Array:

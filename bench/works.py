@@ -33,7 +33,6 @@ _ADD_ROWS = 256  # transitions that one timed call of `add` goes through
 _EXTEND_BLOCKS = 16  # blocks that one timed call of `extend` goes through
 _LONG_BYTES = 8 << 20  # from here on a call takes milliseconds
 _LONG_ROUNDS = 15
-_CHECKED_BYTES = 4 << 20  # of the minibatches of one check
 _STREAMED_BYTES = 512  # smaller rows are parts of lines, which stores past the caches write many times
 _CALL_BYTES = 64 << 10  # below, a NumPy copy is mostly its call
 
@@ -195,6 +194,5 @@ def contestant(peer: Peer, work: Work) -> Contestant:
         call, calls_each = peer.extender(blocks), len(blocks)
     else:
         call, calls_each = peer.sampler(work.num_rows), 1
-    draws = min(8, max(2, _CHECKED_BYTES // work.num_bytes))
     checked_rows = max(work.num_rows, 32) if work.kind == "sample" else 32
-    return Contestant(call, calls_each, partial(check, peer, work.workload, checked_rows, window, draws))
+    return Contestant(call, calls_each, partial(check, peer, work.workload, checked_rows, window))

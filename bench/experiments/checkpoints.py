@@ -204,6 +204,6 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "numpy"),
-    rounds=(7, 1e-3),
+    rounds=(5, 1e-3),
     quick_rounds=(2, 5e-5),
 )

@@ -138,6 +138,6 @@ QUESTION = Question(
     _LABELS,
     distributions=("fastreplay", "numpy", "h5py", "deflate"),
     num_threads=lambda: len(os.sched_getaffinity(0)),  # which unpack
-    rounds=(7, 1e-3),
+    rounds=(3, 1e-3),
     quick_rounds=(2, 5e-5),
 )

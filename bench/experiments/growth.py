@@ -28,7 +28,7 @@ _CROWD_BATCH = 1024
 _HAVE_LOCKS = ("fastreplay", "torchrl")  # or need none; the others get one
 _CROWD = ("numpy", "sb3", "cpprb", "rlox", "tianshou", "torchrl", "fastreplay")
 _SAMPLED, _INSERTED = "rows sampled a second", "rows inserted a second"
-_CROWD_S, _QUICK_CROWD_S, _CROWD_ROUNDS = 0.15, 0.01, 7
+_CROWD_S, _QUICK_CROWD_S, _CROWD_ROUNDS = 0.12, 0.01, 5
 _RING_BYTES = 256 << 20  # of rings of rows of many sizes: more than most caches
 
 
@@ -113,7 +113,7 @@ def _crowd(peer: Any, work: Work, run: Callable[[], Mapping[str, float]], close:
     def clock(contestant: Contestant, _round_s: float) -> Round:
         return contestant.call
 
-    check = partial(check_contents, peer, work.workload, work.num_rows, range(work.capacity), 2)
+    check = partial(check_contents, peer, work.workload, work.num_rows, range(work.capacity))
     return Contestant(run, check=check, clock=clock, close=close)
 
 

@@ -176,7 +176,7 @@ def _latency_table(result: Result) -> Table:
 def _experiments(is_quick: bool) -> list[Experiment]:
     capacity = _QUICK_CAPACITY if is_quick else _CAPACITY
     native = _native(_QUICK_SIZES if is_quick else _SIZES, capacity)
-    return [*native, _together(capacity), _latency(capacity, 0.4 if is_quick else 10.0)]
+    return [*native, _together(capacity), _latency(capacity, 0.4 if is_quick else 5.0)]
 
 
 def _tables(results: Sequence[Result]) -> list[Table]:
