@@ -7,7 +7,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import curves
 import pytest
@@ -17,6 +19,7 @@ from experiment import Experiment, Question, Result
 from experiments import buffers, end_to_end, gpu_pipeline, gpu_soft_update, growth, loader, sb3, target, threads
 from nets import LARGE, NETS, Net, flattened
 from render import Table, aligned, number, to_json, to_markdown
+from report import Report
 from sources import Setting
 from timing import Call, Reading
 from torch import nn
@@ -135,6 +138,21 @@ def test_growth(tmp_path: Path) -> None:
         assert f"<!-- {said}" in drawn
     assert "rlox" not in drawn
     assert not growth.QUESTION.figures(results[:2], header)
+
+
+def test_a_report_shows_its_figures(tmp_path: Path) -> None:
+    figure = SimpleNamespace(savefig=lambda path, metadata: path.write_text(str(metadata)))
+    question = replace(buffers.QUESTION, figures=lambda _results, _header: {"a.svg": figure, "b.png": figure})
+    written = Report("buffers", question, {"date": "2026", "CPU": "My CPU, 2 cores"}, tmp_path, None)
+    assert "![" not in written.write([])
+    written.draw([])
+    text = written.write([])
+    assert (
+        "\n![Replay buffers: a](2026-my-cpu-buffers-a.svg)\n\n![Replay buffers: b](2026-my-cpu-buffers-b.png)\n" in text
+    )
+    assert (tmp_path / "2026-my-cpu-buffers.md").read_text() == text
+    assert (tmp_path / "2026-my-cpu-buffers-a.svg").read_text() == "{'Date': None}"  # the same from run to run
+    assert (tmp_path / "2026-my-cpu-buffers-b.png").read_text() == "None"
 
 
 def test_names_of_lines_stand_apart() -> None:
