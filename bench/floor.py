@@ -28,7 +28,7 @@ def gathers_s(ours: Fastreplay, batch_size: int, names: Iterable[str]) -> dict[s
             "streamed_halves" are the same on two threads, half of the rows each; "gather" is what our sample() uses.
 
     Returns:
-        The medians over rounds in seconds, of those that this processor has.
+        The means in seconds, of those that this processor has.
 
     Raises:
         AbsentError: The native timer (bench/native) is not built.
@@ -49,7 +49,7 @@ def lines_s(buffer: Any, batch_size: int, pieces: Iterable[tuple[int, Collection
         pieces: By how many slots a neighbour comes after its row, and which fields of it are read.
 
     Returns:
-        The median over rounds in seconds.
+        The mean in seconds.
 
     Raises:
         AbsentError: The native timer (bench/native) is not built.
@@ -59,7 +59,7 @@ def lines_s(buffer: Any, batch_size: int, pieces: Iterable[tuple[int, Collection
     begin = min(first for first, _ in places.values())
     spans = [(slots, places[name][0] - begin, places[name][1]) for slots, names in pieces for name in names]
     capacity = buffer.capacity - max(slots for slots, _, _ in spans)
-    slots = _rng.integers(0, capacity, (_ROUNDS, batch_size), dtype=np.int64)
+    slots = _rng.integers(0, capacity, (1 + _ROUNDS, batch_size), dtype=np.int64)
     return float(native.copy_lines_ns(buffer._ring, slots, spans)) * 1e-9
 
 

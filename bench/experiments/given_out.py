@@ -148,6 +148,6 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "numpy", "torch"),
-    rounds=(51, 5e-3),
+    rounds=(31, 5e-3),
     quick_rounds=(2, 5e-5),
 )

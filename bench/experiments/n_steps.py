@@ -150,6 +150,6 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "numpy", "torch", "stable-baselines3"),
-    rounds=(101, 5e-3),
+    rounds=(61, 5e-3),
     quick_rounds=(2, 5e-5),
 )

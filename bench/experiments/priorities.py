@@ -276,6 +276,6 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "numpy", "torch", "cpprb", "rlox", "torchrl"),
-    rounds=(101, 5e-3),
+    rounds=(61, 5e-3),
     quick_rounds=(2, 5e-5),
 )

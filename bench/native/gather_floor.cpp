@@ -180,36 +180,35 @@ class Lines {
   std::vector<std::size_t> offsets_;  // from the row's record
 };
 
-// Median nanoseconds of one gather of a row of `slots`, (rounds, batch_size), but for the first round, which touches
-// the block's pages.
+// Nanoseconds of one gather of a row of `slots`, (rounds, batch_size): the mean, as that of calls under one reading of
+// the clock, with which it is compared. The first round, which touches the block's pages, does not count.
 template <class Gather>
-double median_ns(const fr::Ring& ring, const Slots& slots, Gather&& gather) {
+double mean_ns(const fr::Ring& ring, const Slots& slots, Gather&& gather) {
+  using Clock = std::chrono::steady_clock;
   const auto rounds = static_cast<std::size_t>(slots.shape(0));
   const auto batch_size = static_cast<std::size_t>(slots.shape(1));
   const fr::Block block{transition_parts(ring.records().layout()), batch_size};
-  std::vector<double> times;
+  Clock::duration taken{};
   for (std::size_t round = 0; round < rounds; ++round) {
     const std::int64_t* row = slots.data(static_cast<py::ssize_t>(round), 0);
     std::copy(row, row + batch_size, block.tickets().begin());  // in a ring's first lap a slot is a ticket
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     gather(ring, block);
-    times.push_back(std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count());
+    if (round > 0) taken += Clock::now() - start;
   }
-  const std::span counted = std::span{times}.subspan(1);
-  std::ranges::nth_element(counted, counted.begin() + static_cast<std::ptrdiff_t>(counted.size() / 2));
-  return counted[counted.size() / 2];
+  return std::chrono::duration<double, std::nano>(taken).count() / static_cast<double>(rounds - 1);
 }
 
 // `<name>_gather_ns` on one thread, `<name>_halves_ns` on two.
 template <class Store>
 void def_bare(py::module_& m, const std::string& name) {
   m.def((name + "_gather_ns").c_str(), [](const fr::Ring& ring, const Slots& slots) {
-    return median_ns(ring, slots,
-                     [](const fr::Ring& r, const fr::Block& b) { bare_gather<Store>(r, b, 0, b.tickets().size()); });
+    return mean_ns(ring, slots,
+                   [](const fr::Ring& r, const fr::Block& b) { bare_gather<Store>(r, b, 0, b.tickets().size()); });
   });
   m.def((name + "_halves_ns").c_str(), [](const fr::Ring& ring, const Slots& slots) {
     Halved<Store> halved;
-    return median_ns(ring, slots, [&](const fr::Ring& r, const fr::Block& b) { halved(r, b); });
+    return mean_ns(ring, slots, [&](const fr::Ring& r, const fr::Block& b) { halved(r, b); });
   });
 }
 
@@ -218,13 +217,13 @@ void def_bare(py::module_& m, const std::string& name) {
 PYBIND11_MODULE(_gather_floor, m) {
   py::module_::import("fastreplay");
   m.def("gather_ns", [](const fr::Ring& ring, const Slots& slots) {
-    return median_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::read_tickets(r, b); });
+    return mean_ns(ring, slots, [](const fr::Ring& r, const fr::Block& b) { (void)fr::read_tickets(r, b); });
   });
   m.def("copy_lines_ns", [](const fr::Ring& ring, const Slots& slots, const Lines::Pieces& pieces) {
     const Lines lines{ring, pieces};
     std::vector<std::byte> target(lines.of_rows(static_cast<std::size_t>(slots.shape(1))) * fr::kCacheLine);
-    return median_ns(ring, slots,
-                     [&](const fr::Ring& r, const fr::Block& b) { lines.copy(r, b.tickets(), target.data()); });
+    return mean_ns(ring, slots,
+                   [&](const fr::Ring& r, const fr::Block& b) { lines.copy(r, b.tickets(), target.data()); });
   });
   def_bare<Plain>(m, "plain");
 #ifdef __SSE2__
