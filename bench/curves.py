@@ -61,12 +61,12 @@ def draw(panels: Sequence[Panel], caption: str) -> Any:
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.3), dpi=150, layout="constrained")
         for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
             _draw_panel(axes, panel, colours)
-        figure.supxlabel(fill(caption, 62 * columns), fontsize=7, color=_BOUND)
+        figure.supxlabel(fill(caption, 75 * columns), fontsize=7, color=_BOUND)
     return figure
 
 
 def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
-    from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
     is_counted = max(panel.x) < 10  # and may be 0
     at = list(range(len(panel.x))) if is_counted else list(panel.x)
@@ -79,6 +79,8 @@ def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
     ends = [_draw_line(axes, name, at, values, colours) for name, values in panel.lines.items()]
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel(f"{panel.curve.unit}; {panel.curve.what.replace('`', '')}")
     axes.set_ylabel(panel.unit)

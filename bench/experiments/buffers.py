@@ -36,7 +36,7 @@ def _works(shrink: int, every: int) -> Iterator[Work]:
 
 
 def _tables(results: Sequence[Result]) -> list[Table]:
-    note = "µs per call, medians over rounds; ratios are medians of the rounds' ratios."
+    note = "µs per call, heaps as the method says, medians over rounds; ratios are medians of the rounds' ratios."
     groups = {
         title: [result for result in results if result.experiment.key.split("-")[0] in kinds]
         for title, kinds in (("Inserting", ("add", "extend")), ("Sampling", ("sample",)))
