@@ -165,7 +165,7 @@ def test_what_is_excused() -> None:
 
 
 def test_every_experiment_says_who_may_fail() -> None:
-    ours = {"fastreplay", "fastreplay-positional", "fastreplay-out", "native"}
+    ours = {"fastreplay", "fastreplay-positional", "fastreplay-out", "fastreplay-2-threads", "native"}
     machine = {"floor", "floor-halves", "kernel", "copy", "ceiling"}
     for experiment in (*buffers.at_scale(50, 8), *sb3.at_scale(50)):
         assert set(experiment.contestants()) - ours - machine == set(experiment.rivals)

@@ -20,7 +20,7 @@ from workloads import TICKET_PERIOD, Columns, Transition, Workload, steps, trans
 
 Kind = Literal["add", "extend", "sample"]
 
-OUT = "fastreplay-out"
+OUT, THREADS = "fastreplay-out", "fastreplay-2-threads"
 FLOOR, HALVES, KERNEL, COPY = "floor", "floor-halves", "kernel", "copy"
 LABELS = {
     **{name: peer.label for name, peer in PEERS.items()},
@@ -85,15 +85,23 @@ class Work:
         numbers = np.arange(_EXTEND_BLOCKS * self.num_rows).reshape(_EXTEND_BLOCKS, self.num_rows)
         return [steps(self.workload, block) for block in numbers[:: self.every]]
 
+    @property
+    def peers(self) -> list[str]:
+        """Who does it."""
+        return [
+            name
+            for name, peer in PEERS.items()
+            if self.kind in peer.kinds and (self.kind != "sample" or self.num_bytes >= peer.least_bytes)
+        ]
+
     def experiment(self, **facts: Any) -> Experiment:
         """Return the work as all peers that can do it, and what bounds them."""
-        names = [name for name, peer in PEERS.items() if self.kind in peer.kinds]
         numbers = {"capacity": self.capacity, "rows_per_call": self.num_rows, "bytes_per_call": self.num_bytes}
         return Experiment(
             self.key,
             self.title,
             partial(contestants, self),
-            rivals=[name for name in names if PEERS[name].is_rival],
+            rivals=[name for name in self.peers if PEERS[name].is_rival],
             facts={**numbers, **facts},
             rounds=_LONG_ROUNDS if self.num_bytes >= _LONG_BYTES else None,
             roofline=self.roofline,
@@ -107,10 +115,9 @@ def add_rows(workload: Workload) -> list[Transition]:
 def contestants(work: Work) -> Contestants:
     """Return how each is made: the peers, here or in an environment of their own, and the machine's bounds."""
     makers: dict[str, Callable[[], Contestant]] = {}
-    for name, peer in PEERS.items():
-        if work.kind in peer.kinds:
-            make = partial(ready, name, work)
-            makers[name] = partial(elsewhere.contestant, peer.environment, make) if peer.environment else make
+    for name in work.peers:
+        make, environment = partial(ready, name, work), PEERS[name].environment
+        makers[name] = partial(elsewhere.contestant, environment, make) if environment else make
     return {**makers, **_bounds(work)}
 
 

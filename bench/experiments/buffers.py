@@ -9,7 +9,7 @@ from functools import partial
 from experiment import Experiment, Question, Result
 from render import NONE, Columns, Table, by_title, fact, medians, number, percent, ratio, si
 from workloads import WORKLOADS
-from works import FLOOR, HALVES, KERNEL, LABELS, OUT, Work
+from works import FLOOR, HALVES, KERNEL, LABELS, OUT, THREADS, Work
 
 _QUICK_SHRINK, _QUICK_EVERY = 50, 8
 # By workload: rows of minibatches, and of an `extend`. For more rows of atari no heap is kept (timing.keep_heap).
@@ -95,18 +95,16 @@ def _rooflines(sampling: Sequence[Result]) -> Table:
     def share(result: Result, name: str) -> str:
         return percent(result.of_roofline(name))
 
-    def scaled(result: Result) -> str:
-        return ratio(result.speedup(FLOOR, ours=HALVES))
-
     columns: Columns = {
         "plain stores": microseconds(FLOOR, "plain_gather"),
         "past the caches": microseconds(FLOOR, "streamed_gather"),
         LABELS[KERNEL]: microseconds(KERNEL, "s"),
         "two threads": microseconds(HALVES, "s"),
-        "two threads over one": scaled,
+        "over one": lambda result: ratio(result.speedup(FLOOR, ours=HALVES)),
         "fastreplay, of the roofline": partial(share, name="fastreplay"),
         "`out=`": partial(share, name=OUT),
         "fastest rival": lambda result: share(result, result.fastest_rival() or ""),
+        f"{LABELS[THREADS]}, over one": lambda result: ratio(result.speedup("fastreplay", ours=THREADS)),
     }
     note = (
         "Bare C++ gathers of the same rows, µs: no draw, no check, no Python, no tensor, into memory that is there "

@@ -6,7 +6,7 @@ from __future__ import annotations
 from peers.cpprb import Cpprb, CpprbPrioritized
 from peers.flashbax import Flashbax
 from peers.numpy_ring import NumpyRing, NumpySlices
-from peers.ours import Fastreplay, FastreplayOut, FastreplayPositional, FastreplayPrioritized
+from peers.ours import Fastreplay, FastreplayOut, FastreplayPositional, FastreplayPrioritized, FastreplayThreads
 from peers.peer import Peer, PrioritizedPeer
 from peers.rlox import Rlox, RloxPrioritized
 from peers.sb3 import StableBaselines3
@@ -19,7 +19,7 @@ PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
         *(NumpyRing, NumpySlices, StableBaselines3, Cpprb, Rlox, Tianshou, TorchRL, Flashbax),
-        *(Fastreplay, FastreplayPositional, FastreplayOut),
+        *(Fastreplay, FastreplayPositional, FastreplayOut, FastreplayThreads),
     )
 }
 

@@ -76,6 +76,30 @@ class FastreplayOut(Fastreplay):
         return partial(self.buffer.sample, batch_size, out=out)
 
 
+class FastreplayThreads(Fastreplay):
+    """The same buffer, with two threads that copy, as they do from half a megabyte on."""
+
+    name = "fastreplay-2-threads"
+    label = "fastreplay, two threads"
+    ring_of = Fastreplay
+    kinds = frozenset(("sample",))
+    least_bytes = 1 << 20
+
+    def sampler(self, batch_size: int) -> Call:
+        sample = super().sampler(batch_size)
+
+        def run() -> tuple[torch.Tensor, ...]:
+            before = fr.get_num_threads()
+            fr.set_num_threads(2)
+            try:
+                drawn: tuple[torch.Tensor, ...] = sample()
+                return drawn
+            finally:
+                fr.set_num_threads(before)
+
+        return run
+
+
 class FastreplayPrioritized(Fastreplay, PrioritizedPeer):
     """fastreplay.ReplayBuffer with priorities; a fresh minibatch from each sample."""
 

@@ -36,6 +36,7 @@ class Peer(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset(("add", "extend", "sample"))  # what is measured
     is_rival: ClassVar[bool] = True
     environment: ClassVar[str] = ""  # a virtual environment of its own (elsewhere.py)
+    least_bytes: ClassVar[int] = 0  # of a minibatch; of smaller ones it is not measured
     ring_of: ClassVar[type[Peer] | None] = None  # whose ring serves as well
 
     def __init__(self, workload: Workload, capacity: int, *, num_envs: int = 1) -> None:
