@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class Report:
         machine = header.get("GPU", header["CPU"]).split(",")[0]
         self._stem = as_file_name(f"{header['date']} {machine} {name}")
         self._earlier = None if earlier is None else earlier_report(earlier, as_file_name(name))
+        if earlier is not None and self._earlier is None:
+            sys.stderr.write(f"{name}: nothing to compare with in {earlier}\n")
         self._images: list[str] = []
 
     def write(self, results: Sequence[Result]) -> str:

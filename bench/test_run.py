@@ -127,6 +127,8 @@ def test_one_experiment_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "Compared" not in printed
     assert run.main([*arguments[:-2], "--compare", str(tmp_path)]) == 0  # by what was the fastest then
     printed = capsys.readouterr().out
+    assert run.main([*arguments[:-2], "--compare", str(tmp_path / "missing")]) == 0
+    assert f"target: nothing to compare with in {tmp_path / 'missing'}\n" in capsys.readouterr().err
     assert re.search(r"Compared.*commit abc\. \d of 1 slower.*\n2×64, `fr.SoftUpdate`  +\S", printed, re.DOTALL)  # noqa: RUF001
 
 
