@@ -14,6 +14,7 @@ from nets import NETS
 from peers import PEERS
 from pytest_benchmark.fixture import BenchmarkFixture
 from timing import loops_for
+from works import RINGS
 
 # Divides every capacity, for a quick look: FASTREPLAY_BENCH_SHRINK=100 pytest bench
 _SHRINK = int(os.environ.get("FASTREPLAY_BENCH_SHRINK", "1"))
@@ -53,4 +54,5 @@ def bench_contestant(experiment: Experiment, name: str, benchmark: BenchmarkFixt
     contestant.check()
     contestant.close()
     del contestant
+    RINGS.clear()
     gc.collect()  # gigabytes, before the next ring is made
