@@ -120,6 +120,6 @@ QUESTION = Question(
     _tables,
     LABELS,
     distributions=("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "rlox", "tianshou", "torchrl"),
-    rounds=(31, 5e-3),
+    rounds=(21, 5e-3),
     quick_rounds=(2, 5e-5),
 )

@@ -141,7 +141,7 @@ QUESTION = Question(
     _tables,
     {**_LABELS, **{_with_threads(name): f"{_LABELS[name]} on {_THREADS} threads" for name in _THREADED}},
     distributions=("fastreplay", "torch", "numpy", "stable-baselines3"),
-    rounds=(61, 5e-3),
+    rounds=(41, 5e-3),
     quick_rounds=(2, 5e-5),
     method="one thread, where not said otherwise",
 )

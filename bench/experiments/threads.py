@@ -192,7 +192,7 @@ QUESTION = Question(
     _tables,
     {**{name: peer.label for name, peer in PEERS.items()}, "native": "the native timer (make .venv/.bench)"},
     distributions=("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "torchrl"),
-    rounds=(11, 0.4),
+    rounds=(7, 0.4),
     quick_rounds=(3, 0.02),
     method="native parts: 101 rounds by turns",
 )
