@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
@@ -56,6 +58,18 @@ Call uniform(const Shape& shape, std::size_t batch_size, Beside beside = Beside:
   const auto buffer = buffer_of(shape, beside);
   return samples(buffer, std::make_shared<Sampler>(kKey), transition_parts(buffer->ring.records().layout()),
                  batch_size);
+}
+
+// Of records of many numbers, each a field.
+Call of_numbers(std::size_t num_fields, std::size_t batch_size) {
+  constexpr std::size_t kCapacity = 1024;
+  const RecordLayout layout{std::vector<FieldSize>(num_fields, {8, 8})};
+  const auto ring = std::make_shared<Ring>(layout, kCapacity);
+  const std::vector<std::byte> number(8);
+  const std::vector<Rows> fields(num_fields, {number.data(), 0});
+  for (std::size_t i = 0; i < kCapacity; ++i) must(ring->insert(fields, 0, 1, std::chrono::seconds{1}));
+  const auto block = std::make_shared<Block>(transition_parts(layout), batch_size);
+  return [=, sampler = std::make_shared<Sampler>(kKey)] { must(sampler->sample(*ring, *block, 0) == batch_size); };
 }
 
 // Given out otherwise than they are stored.
@@ -210,6 +224,7 @@ std::vector<Path> paths() {
       {"sample-cheetah-256", 256, 16, [] { return uniform(kCheetah, 256); }},
       {"sample-humanoid-256", 256, 8, [] { return uniform(kHumanoid, 256); }},
       {"sample-atari-32", 32, 16, [] { return uniform(kAtari, 32); }},
+      {"sample-64-numbers-256", 256, 8, [] { return of_numbers(64, 256); }},
       {"sample-atari-32-divided", 32, 4, [] { return converted(kAtari, 32, kDivided); }},
       {"sample-atari-32-shifted", 32, 4, [] { return converted(kAtari, 32, kShifted); }},
       {"sample-atari-32-frames", 32, 16, [] { return uniform(kAtariFrames, 32, kLanes); }},

@@ -58,6 +58,8 @@ struct Reach {
   // From here on a record is copied by itself: what then counts is that as few instructions and guesses as can be lie
   // between two that ask for lines, so that the processor sees the next before the last have come.
   static constexpr std::size_t kLongBytes = 512;
+  // Unless its fields are shorter than this, one with another: a call of the C library for each takes longer then.
+  static constexpr std::size_t kLongFieldBytes = 64;
 
   explicit Reach(std::size_t record_bytes) noexcept
       : is_long{record_bytes >= kLongBytes},
@@ -204,11 +206,12 @@ void gather_fields(std::span<const Column> columns, const FrameMemory& frames, s
                    std::byte* data, const Lines& lines, const ShiftDraw& shifts, Next next) noexcept {
   if (fields.empty()) return;
   Extent extent;
-  std::size_t frames_bytes = 0;
+  std::size_t frames_bytes = 0, copied_bytes = 0;
   bool are_plain = true;
   for (const Copied& each : fields) {
     const Column& column = columns[each.field];
     extent.add(column);
+    copied_bytes += each.row_bytes;
     if (column.num_frames > 0) frames_bytes += column.row_bytes;
     are_plain = are_plain && column.num_frames == 0 && each.conversion.is_none();
   }
@@ -216,7 +219,7 @@ void gather_fields(std::span<const Column> columns, const FrameMemory& frames, s
   typename Coming<kDistance, Next>::Asked asked;
   Coming<kDistance, Next> coming{extent, lines.num_lines * lines.num_rows, asked, next};
   compiler_barrier();
-  if (reach.is_long && are_plain) {
+  if (reach.is_long && are_plain && copied_bytes >= Reach::kLongFieldBytes * fields.size()) {
     gather_long(coming, reach, columns, fields, data, lines);
   } else {
     gather_groups(coming, reach, columns, frames, fields, data, lines, shifts);
