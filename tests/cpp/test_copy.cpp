@@ -70,12 +70,22 @@ void at_the_edges(Copy copy, std::size_t size) {
   }
 }
 
+void store_late(std::byte* ring, const std::byte* row, std::size_t num_bytes) {
+  fastreplay::store_row(ring, row, num_bytes, fastreplay::Reading::kLate);
+}
+
+void store_soon(std::byte* ring, const std::byte* row, std::size_t num_bytes) {
+  fastreplay::store_row(ring, row, num_bytes, fastreplay::Reading::kSoon);
+}
+
 void rows() {
   for (const std::size_t size : sizes()) {
-    at_every_misalignment(fastreplay::store_row, size);
+    at_every_misalignment(store_late, size);
+    at_every_misalignment(store_soon, size);
     at_every_misalignment(fastreplay::load_row, size);
     at_every_misalignment(fastreplay::load_long_row, size);
-    at_the_edges(fastreplay::store_row, size);
+    at_the_edges(store_late, size);
+    at_the_edges(store_soon, size);
     at_the_edges(fastreplay::load_row, size);
     at_the_edges(fastreplay::load_long_row, size);
   }

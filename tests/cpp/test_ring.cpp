@@ -428,11 +428,13 @@ void long_rows_are_whole() {
   std::vector<std::byte> copied(kRowBytes);
   std::size_t num_whole = 0, num_wrong = 0;
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds{2};
-  for (Ticket seen = 0; num_whole < kEnough && std::chrono::steady_clock::now() < end;) {
-    const Ticket committed = ring.window().committed;
-    if (committed == seen) continue;
-    seen = committed;
-    const Ticket ticket = committed - 1;
+  while (num_whole == 0 || (num_whole < kEnough && std::chrono::steady_clock::now() < end)) {
+    const Window window = ring.window();
+    const Ticket ticket = window.end - 1;
+    if (window.end == 0 || !ring.is_published(ticket, window)) {
+      std::this_thread::yield();
+      continue;
+    }
     const std::byte* row = ring.record(ticket) + ring.records().layout().columns()[1].offset;
     fastreplay::load_row(copied.data() + kBegin, row + kBegin, kRowBytes - kBegin);
     fastreplay::load_row(copied.data(), row, kBegin);
@@ -442,7 +444,6 @@ void long_rows_are_whole() {
   }
   is_done.store(true, std::memory_order_relaxed);  // relaxed: as above
   writing.join();
-  CHECK(num_whole > 0);
   CHECK_EQ(num_wrong, 0U);
 }
 

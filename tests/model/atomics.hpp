@@ -13,6 +13,7 @@
 #include "ring/protocol.hpp"
 #include "ring/unshared.hpp"
 #include "run.hpp"
+#include "storage/copy.hpp"
 
 namespace model {
 
@@ -208,6 +209,7 @@ struct Atomics {
   }
 
   [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t /*num_bytes*/,
+                                               Reading /*reading*/,
                                                const char* function = __builtin_FUNCTION()) noexcept {
     if (!Places::current->config->has_records()) return;
     const auto index = static_cast<std::size_t>(reinterpret_cast<const std::uint64_t*>(row) - Places::current->rows);
@@ -216,9 +218,9 @@ struct Atomics {
   }
   [[gnu::always_inline]] static void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows,
                                                 std::size_t rows_stride, std::size_t row_bytes, std::size_t num_rows,
-                                                const char* function = __builtin_FUNCTION()) noexcept {
+                                                Reading reading, const char* function = __builtin_FUNCTION()) noexcept {
     for (std::size_t i = 0; i < num_rows; ++i) {
-      store_row(records + i * record_stride, rows + i * rows_stride, row_bytes, function);
+      store_row(records + i * record_stride, rows + i * rows_stride, row_bytes, reading, function);
     }
   }
   [[gnu::always_inline]] static std::uint64_t load_row(const std::byte* row_in_record,

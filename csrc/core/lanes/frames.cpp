@@ -98,7 +98,7 @@ void Frames::begin_group(const RecordLayout::Frames& frames, Stack expected, Tic
       } else if (i + 1 < num_frames && std::memcmp(frame, frame + frame_bytes, frame_bytes) == 0) {
         stored.places[i] = stored.places[i + 1];
       } else {
-        store_row(beside, frame, frame_bytes);
+        store_row(beside, frame, frame_bytes, Reading::kSoon);
         stored.places[i] = records.place(beside);
         beside += frame_bytes;
       }

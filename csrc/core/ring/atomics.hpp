@@ -42,14 +42,14 @@ struct StdAtomics {
   }
   [[gnu::always_inline]] static void fence(std::memory_order order) noexcept { std::atomic_thread_fence(order); }
 
-  [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row,
-                                               std::size_t num_bytes) noexcept {
-    fastreplay::store_row(record, row, num_bytes);
+  [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t num_bytes,
+                                               Reading reading) noexcept {
+    fastreplay::store_row(record, row, num_bytes, reading);
   }
   [[gnu::always_inline]] static void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows,
-                                                std::size_t rows_stride, std::size_t row_bytes,
-                                                std::size_t num_rows) noexcept {
-    fastreplay::store_rows(records, record_stride, rows, rows_stride, row_bytes, num_rows);
+                                                std::size_t rows_stride, std::size_t row_bytes, std::size_t num_rows,
+                                                Reading reading) noexcept {
+    fastreplay::store_rows(records, record_stride, rows, rows_stride, row_bytes, num_rows, reading);
   }
 
   // So many words as they are, each whole: relaxed loads, which production makes of vector moves (storage/copy.hpp).

@@ -111,9 +111,10 @@ void BasicRing<Atomics>::write_one(std::span<const Rows> fields, std::size_t row
   std::byte* const record = records_.at(slot);
   prefetch(slot, 1);
   const Column* column = records_.layout().columns().data();
+  const Reading reading = this->reading();
   for (const auto& [data, stride_bytes] : fields) {
     if (data != nullptr) {
-      Atomics::store_row(record + column->offset, data + row * stride_bytes, column->row_bytes);
+      Atomics::store_row(record + column->offset, data + row * stride_bytes, column->row_bytes, reading);
       at_stop_point(StopPoint::kFieldWritten);
     }
     ++column;
@@ -133,7 +134,7 @@ void BasicRing<Atomics>::write_groups(std::span<const Rows> fields, std::size_t 
       if (data == nullptr) continue;
       const auto& [offset, row_bytes, num_frames] = columns[f];
       Atomics::store_rows(records + offset, records_.layout().stride(), data + row * stride_bytes, stride_bytes,
-                          row_bytes, group_rows);
+                          row_bytes, group_rows, reading());
       at_stop_point(StopPoint::kFieldWritten);
     }
     row += group_rows;

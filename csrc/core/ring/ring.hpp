@@ -160,6 +160,10 @@ class BasicRing {
 
  private:
   [[nodiscard]] bool try_reserve(std::size_t num_rows, Ticket& first) noexcept;
+  // Of what is written: the next stack is compared with the frames of the last (lanes/frames.cpp).
+  [[nodiscard]] Reading reading() const noexcept {
+    return records_.layout().frames().empty() ? Reading::kLate : Reading::kSoon;
+  }
   void write_one(std::span<const Rows> fields, std::size_t row, std::size_t slot) noexcept;
   void write_groups(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
                     std::size_t num_rows) noexcept;

@@ -29,6 +29,9 @@
 
 namespace fastreplay {
 
+// When a row is likely to be read after it was stored. One that is read soon stays in the caches, whatever its length.
+enum class Reading { kLate, kSoon };
+
 // Keeps the compiler from moving memory accesses over this point; no instruction is made.
 inline void compiler_barrier() noexcept { asm volatile("" ::: "memory"); }
 
@@ -42,7 +45,7 @@ inline bool on_word(const std::byte* ring, std::size_t left) noexcept {
 
 }  // namespace detail
 
-inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_bytes) noexcept {
+inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_bytes, Reading = {}) noexcept {
   for (std::size_t i = 0; i < num_bytes;) {
     if (detail::on_word(ring + i, num_bytes - i)) {
       std::uint64_t word;
@@ -237,8 +240,9 @@ template <class To, class From>
 
 }  // namespace detail
 
-inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_bytes) noexcept {
-  if (num_bytes >= detail::kStreamedBytes) [[unlikely]]
+inline void store_row(std::byte* ring, const std::byte* row, std::size_t num_bytes,
+                      Reading reading = Reading::kLate) noexcept {
+  if (num_bytes >= detail::kStreamedBytes && reading == Reading::kLate) [[unlikely]]
     return detail::stream_rows(ring, 0, row, 0, num_bytes, 1);
   detail::copy_row(ring, row, num_bytes);
 }
@@ -294,9 +298,10 @@ inline void load_rows_apart(std::byte* rows, std::size_t rows_stride, std::span<
 
 // Copies row i of a field from rows + i * rows_stride to records + i * record_stride.
 inline void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows, std::size_t rows_stride,
-                       std::size_t row_bytes, std::size_t num_rows) noexcept {
+                       std::size_t row_bytes, std::size_t num_rows,
+                       [[maybe_unused]] Reading reading = Reading::kLate) noexcept {
 #if !defined(FASTREPLAY_RELAXED_COPY)
-  if (row_bytes >= detail::kStreamedBytes) [[unlikely]]
+  if (row_bytes >= detail::kStreamedBytes && reading == Reading::kLate) [[unlikely]]
     return detail::stream_rows(records, record_stride, rows, rows_stride, row_bytes, num_rows);
 #endif
   detail::store_each(
