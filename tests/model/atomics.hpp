@@ -209,7 +209,7 @@ struct Atomics {
   }
 
   [[gnu::always_inline]] static void store_row(std::byte* record, const std::byte* row, std::size_t /*num_bytes*/,
-                                               Reading /*reading*/,
+                                               fastreplay::Reading /*reading*/,
                                                const char* function = __builtin_FUNCTION()) noexcept {
     if (!Places::current->config->has_records()) return;
     const auto index = static_cast<std::size_t>(reinterpret_cast<const std::uint64_t*>(row) - Places::current->rows);
@@ -218,7 +218,8 @@ struct Atomics {
   }
   [[gnu::always_inline]] static void store_rows(std::byte* records, std::size_t record_stride, const std::byte* rows,
                                                 std::size_t rows_stride, std::size_t row_bytes, std::size_t num_rows,
-                                                Reading reading, const char* function = __builtin_FUNCTION()) noexcept {
+                                                fastreplay::Reading reading,
+                                                const char* function = __builtin_FUNCTION()) noexcept {
     for (std::size_t i = 0; i < num_rows; ++i) {
       store_row(records + i * record_stride, rows + i * rows_stride, row_bytes, reading, function);
     }
