@@ -288,6 +288,8 @@ FIELD: dict[str, Any] = {
     "out: of more bits": (ValueError, lambda s: Call(Native.Field, (), "int64", out="float32")),
     "divide: without out": (ValueError, lambda s: Call(Native.Field, (), "uint8", divide=255)),
     "divide: zero": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=0)),
+    "divide: beyond floats": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=10**400)),
+    "divide: an array": (TypeError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=np.array([2, 3]))),
     "divide: text": (TypeError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide="255")),
     "scale: and divide": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", divide=2, scale=2)),
     "scale: infinite": (ValueError, lambda s: Call(Native.Field, (), "uint8", out="float32", scale=float("inf"))),

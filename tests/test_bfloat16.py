@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support import NativeBuffer
+from torch.utils._pytree import tree_map
 
 import fastreplay as fr
 from fastreplay.buffer.insert import Inserter
@@ -250,3 +251,11 @@ def test_where_ml_dtypes_is_not_there_it_is_asked_for(monkeypatch: pytest.Monkey
     for call in calls:
         with pytest.raises(ImportError, match=r"^bfloat16 needs ml_dtypes: pip install 'fastreplay\[bfloat16\]'"):
             call()
+
+
+def test_a_sparse_tensor_cannot_be_pickled() -> None:
+    buffer = NativeBuffer(10, {"x": fr.Field((2,), "bfloat16")}, seed=0)
+    buffer.add(x=np.ones(2))
+    sparse: Any = tree_map(lambda value: value.to_sparse(), buffer.sample(2))
+    with pytest.raises(TypeError, match=r"x: expected a tensor that NumPy can hold, got a torch.bfloat16 torch.sparse"):
+        pickle.dumps(sparse)

@@ -284,3 +284,13 @@ def test_what_is_summed_is_not_shifted() -> None:
     buffer = NativeBuffer(9, {"reward": fr.Field((4, 4), shift=1)}, lanes=1, ends=())
     with pytest.raises(ValueError, match="reward: expected no shift of a field that is summed"):
         buffer.sampler(follow=fr.NStep(2, gamma=0.9))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int16", "uint8"])
+def test_what_is_summed_is_stored_as_floats(dtype: str) -> None:
+    buffer = NativeBuffer(10, {"reward": fr.Field((), dtype, out="float32"), "terminated": ((), "bool")}, lanes=1)
+    buffer.add(reward=1, terminated=False)
+    with pytest.raises(
+        ValueError, match=f"reward: expected to be stored as float32 or float64, and 'reward' is {dtype}"
+    ):
+        buffer.sample(1, follow=fr.NStep(3, 0.9))

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from counts import compare
 from counts.compare import KEPT, Count, count_of, differences, keep, read_kept
 
 if TYPE_CHECKING:
@@ -126,3 +127,10 @@ def test_every_path_is_kept_for_the_compiler_of_ci() -> None:
     assert "gcc-12 x86-64 avx2" in kept
     for of_conditions in kept.values():
         assert sorted(of_conditions) == sorted(names)
+
+
+def test_nothing_counted_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compare, "counted", lambda _: ("gcc-12", {"add": Count(3, 0), "sample": Count(0, 0)}))
+    monkeypatch.setattr("sys.argv", ["compare.py", str(tmp_path), "--accept", "all"])
+    with pytest.raises(SystemExit, match="no instructions of sample were counted"):
+        compare.main()

@@ -161,6 +161,7 @@ class UniformIntegers {
     const auto size = static_cast<py::ssize_t>(batch_size);
     Drawn rows(size), envs(size), goal_rows(static_cast<py::ssize_t>(num_goals));
     const py::scoped_critical_section lock{complete};
+    if (!py::isinstance<IndexSet>(complete)) throw py::type_error{"expected an IndexSet"};
     const auto& set = complete.cast<const IndexSet&>();
     if (set.size() == 0) throw py::value_error{"nothing to draw from"};
     if (num_envs == 0 || set.bound() % num_envs != 0 ||

@@ -107,7 +107,7 @@ def pack(name: str, value: Any, protocol: int) -> Any:
     torch: Any = sys.modules.get("torch")
     dtype = None
     if torch is not None and isinstance(value, torch.Tensor) and str(value.dtype)[len("torch.") :] in TORCH_DTYPES:
-        if _is_bfloat16(value):  # which needs no dtype of NumPy's here
+        if _is_bfloat16(value) and value.layout == torch.strided:  # which needs no dtype of NumPy's here
             value, dtype = value.detach().resolve_neg().view(torch.int16), BFLOAT16
         value = to_numpy(name, value)
     if not isinstance(value, np.ndarray):

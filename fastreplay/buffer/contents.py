@@ -104,7 +104,7 @@ class Contents(insert.Inserter, Generic[ArrayT]):
             The transitions in the order of `slots`.
 
         Raises:
-            IndexError: A slot holds no transition.
+            IndexError: A slot holds no transition, or one that another thread has not finished.
             RuntimeError: Other threads overwrote the transitions at each of many tries.
             TypeError: The slots are no integers.
             ValueError: They have more than one dimension, or `out` does not fit.

@@ -104,7 +104,8 @@ class NStep(Follow):
             raise ValueError(f"{argument}: expected names of fields, got {name!r}; the fields are {', '.join(schema)}")
         dtype = schema[name].dtype
         if dtype not in (np.float32, np.float64):
-            raise ValueError(f"{argument}: expected float32 or float64, and {name!r} is {dtype}")
+            stored = "" if schema[name].out is None else "to be stored as "
+            raise ValueError(f"{argument}: expected {stored}float32 or float64, and {name!r} is {dtype}")
         if schema[name].shift:
             raise ValueError(f"{argument}: expected no shift of a field that is summed, and {name!r} is {schema[name]}")
         return schema.position(name), dtype == np.float64

@@ -171,7 +171,12 @@ def checked_number(name: str, value: object, least: float, most: float = math.in
     # To ask a protocol takes longer than the draw of a small minibatch, which asks for its beta.
     if type(value) is not float and (isinstance(value, (bool, str)) or not isinstance(value, SupportsFloat)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a number, got {value!r}") from None
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or not least <= number <= most:
         bound = f"at least {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")

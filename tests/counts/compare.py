@@ -127,6 +127,8 @@ def main() -> None:
     print(f"{conditions}: instructions and calls of libraries, a row")
     for name, count in found.items():
         print(f"  {name:40}{count.instructions:12.2f}{count.calls:8.2f}")
+    if empty := [name for name, count in found.items() if count.instructions <= 0]:
+        sys.exit(f"no instructions of {', '.join(empty)} were counted")
     if arguments.accept:
         unknown = set(arguments.accept) - {"all", *found, *read_kept(conditions)}
         if unknown:
