@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,7 +206,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("sb3 deduped", "sb3 of images"): "schema",
         ("sb3 of images", "sb3 deduped"): "schema",
         ("sb3", "dict"): "schema",
-        ("her", "dict"): "capacity",
+        ("her", "dict"): "buffer_size: expected 40 transitions, got 80",
         ("cleanrl", "sb3"): "attached: expected a buffer without",
     }
     for (kept, name), message in fits.items():
@@ -215,7 +216,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         for key, value in attributes(made[name]).items():
             assert_same(before[key], value)
     fewer = plain(VECTOR, rows=19)
-    with pytest.raises(ValueError, match="capacity: expected that of this buffer, 38, got 40"):
+    with pytest.raises(ValueError, match="buffer_size: expected 38 transitions, got 40"):
         fewer.load(tmp_path / "sb3")
     fr.ReplayBuffer(10, {"x": ()}, output="numpy").save(tmp_path / "native")
     with pytest.raises(ValueError, match=r"a buffer of fastreplay\.sb3 or fastreplay\.cleanrl"):
@@ -230,6 +231,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         made["her"].load(tmp_path / "her with infos")
 
 
+def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a checkpoint says, under a checksum that fits."""
+    file = path / "manifest.json"
+    said = json.loads(file.read_bytes())["checkpoint"]
+    change(said)
+    body = json.dumps(said).encode()
+    file.write_bytes(b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n")
+
+
+def say_of_adapter(entries: dict[str, Any], said: dict[str, Any]) -> None:
+    said["buffer"]["adapter"] = entries
+
+
 @pytest.mark.parametrize("kind", ["sb3 of images", "sb3 deduped", "her", "prioritized", "cleanrl"])
 def test_a_hostile_adapter_is_refused_or_right(kind: str, tmp_path: Path) -> None:
     """Whatever is said of a cursor under a checksum that fits: nothing is read or drawn from where nothing lies."""
@@ -238,16 +252,13 @@ def test_a_hostile_adapter_is_refused_or_right(kind: str, tmp_path: Path) -> Non
     for _ in range(15):
         buffer.add(*draw())
     buffer.save(tmp_path)
-    file = tmp_path / "manifest.json"
-    good = file.read_bytes()
+    good = json.loads((tmp_path / "manifest.json").read_bytes())["checkpoint"]
     values: list[Any] = [-1, 0, 1, 7, 20, 40, 2**40, 2**63, True, False, None, "x", [], {}, [0, 1, 2], {"key": [1]}]
     num_refused = 0
-    for name in json.loads(good)["checkpoint"]["buffer"]["adapter"]:
+    adapter = good["buffer"]["adapter"]
+    for name in adapter:
         for value in values:
-            said = json.loads(good)["checkpoint"]
-            said["buffer"]["adapter"][name] = value
-            body = json.dumps(said).encode()
-            file.write_bytes(b'{"crc32": "%08x", "checkpoint": ' % zlib.crc32(body) + body + b"}\n")
+            change_manifest(tmp_path, partial(say_of_adapter, adapter | {name: value}))
             other = KINDS[kind]()
             try:
                 other.load(tmp_path)

@@ -297,11 +297,14 @@ class PrioritizedReplayBuffer(Loading):
 
     def _loaded(self, folder: Folder, manifest: Manifest) -> dict[str, Any]:
         from fastreplay.checkpoint.load import naming, read_attached
+        from fastreplay.checkpoint.said import Said
 
         said = said_of_adapter(manifest, folder.path)
         with naming(folder.path):
-            if said.integer("n_step") != self._n_step:
-                raise ValueError(f"n_step: expected {self._n_step}, got {said.integer('n_step')}")
+            told = {"capacity": Said(manifest.buffer, "buffer").integer("capacity"), "n_step": said.integer("n_step")}
+            for name, its in told.items():
+                if its != getattr(self, name):  # rows would be others'
+                    raise ValueError(f"{name}: expected {getattr(self, name)}, got {its}")
             parts = {} if self._shared is None else {"pairs"}
             if manifest.parts.keys() != set(parts):
                 raise ValueError(f"dedupe: expected a checkpoint of {[*parts]} beside, got {[*manifest.parts]}")

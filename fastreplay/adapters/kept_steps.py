@@ -108,7 +108,8 @@ class KeptSteps(Loading):
         if isinstance(self._integers, NativeIntegers):
             key, calls = self._integers.__reduce__()[1]
             rng = {"key": list(key), "calls": calls}
-        return {"pos": self.pos, "full": self.full, "next_row": self._table.kept().next_row, "rng": rng}
+        next_row = self._table.kept().next_row
+        return {"n_envs": self.n_envs, "pos": self.pos, "full": self.full, "next_row": next_row, "rng": rng}
 
     def _attached(self) -> dict[str, Array]:
         """Return what is to be kept beside the transitions, (n,) bytes by name."""
@@ -131,6 +132,10 @@ class KeptSteps(Loading):
         with naming(folder.path):
             made._table = self._table.like()
             kept = made._table.kept()
+            # What an earlier fastreplay saved tells by its lanes, if at all.
+            envs = said.integer("n_envs", 1) if "n_envs" in said.entries else about.options["lanes"]
+            if envs not in (None, self.n_envs):
+                raise ValueError(f"n_envs: expected {self.n_envs}, got {envs}")
             kept.check(about, manifest)
             made.pos, made.full = said.integer("pos", 0, self.buffer_size), said.flag("full")
             next_row = said.integer("next_row", 0, made._table.num_rows - 1)

@@ -95,7 +95,9 @@ class KeptTable:
             ValueError: It is.
         """
         expected = self.described(0, 0)
-        for name in ("capacity", "schema", "options"):
+        if said.capacity != self.num_slots:
+            raise ValueError(f"buffer_size: expected {self.num_slots} transitions, got {said.capacity}")
+        for name in ("schema", "options"):
             mine, its = getattr(expected, name), getattr(said, name)
             if mine != its:
                 raise ValueError(f"{name}: expected that of this buffer, {mine}, got {its}")
