@@ -41,10 +41,10 @@ FORMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def formed(kind: str, size: int, envs: int) -> Any:
+def formed(kind: str, size: int, envs: int, **more: Any) -> Any:
     cls, space, options = FORMS[kind]
     action = ACTION if kind == "her" else ACTIONS["discrete"]
-    return cls(size, space, action, device="cpu", n_envs=envs, **options)
+    return cls(size, space, action, device="cpu", n_envs=envs, **options, **more)
 
 
 @pytest.mark.parametrize("num_steps", [0, 7, 12, 17, 24])  # of 12 rows
@@ -101,3 +101,27 @@ def test_rainbows_of_another_form_are_refused(name: str, value: int, its: int, d
     with pytest.raises(ValueError, match=f": {name}: expected {value}, got {its}$"):
         other.load(tmp_path)
     assert (other.size, other.pos, other.max_priority) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("num_steps", [7, 12, 31])
+@pytest.mark.parametrize("kind", ["sb3", "sb3 deduped", "dict", "n-step", "her", "cleanrl"])
+def test_native_draws_go_on_from_a_checkpoint_of_numpys(kind: str, num_steps: int, tmp_path: Path) -> None:
+    """By a generator that has its own state still; and back again NumPy's are drawn."""
+    np.random.seed(3)  # noqa: NPY002 - what buffers seed themselves from
+    saved = formed(kind, 24, ENVS)
+    native, back = formed(kind, 24, ENVS, rng="native"), formed(kind, 24, ENVS)
+    draw = stream_of(saved)
+    for _ in range(num_steps):
+        saved.add(*draw())
+    saved.save(tmp_path)
+    own = native._integers.__reduce__()
+    native.load(tmp_path)
+    assert native._integers.__reduce__() == own
+    assert_same(attributes(saved), attributes(native))
+    if kind != "her":
+        native.sample(5)
+        assert native._integers.__reduce__() != own
+    native.save(tmp_path)
+    back.load(tmp_path)
+    assert back._integers is saved._integers
+    assert_same(attributes(saved), attributes(back))

@@ -150,7 +150,8 @@ class KeptSteps(Loading):
             ValueError: It is malformed, or of another kind of buffer.
         """
         self._table.kept().take(attached, self.pos)
-        if isinstance(self._integers, NativeIntegers):
+        # Of NumPy's draws none is said: a generator of one's own then goes on as it is.
+        if isinstance(self._integers, NativeIntegers) and said.entries.get("rng") is not None:
             rng = said.generator("rng")
             self._integers = NativeIntegers(tuple(rng["key"]), rng["calls"])
         for kind, names in (("attached", attached), ("parts", parts)):
