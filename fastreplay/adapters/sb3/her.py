@@ -339,7 +339,9 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         shape = (self.buffer_size, self.n_envs)
         if self.copy_info_dict and "infos" not in attached:
             raise ValueError("copy_info_dict: expected a checkpoint with infos, got one without")
-        infos = attached.pop("infos") if self.copy_info_dict else None
+        if not self.copy_info_dict and "infos" in attached:
+            raise ValueError("copy_info_dict: expected a checkpoint without infos, got one with; True takes them over")
+        infos = attached.pop("infos", None)
         arrays = {
             name: taken(attached, name, shape[name == "_current_ep_start" :], np.dtype(np.int64)) for name in _EPISODES
         }
