@@ -15,8 +15,10 @@ from test_adapter_checkpoints import (
     VECTOR,
     attributes,
     change_manifest,
+    her,
     quick_disk,
     stream_of,
+    use,
 )
 from test_sb3_her import ACTION, OBSERVATION
 
@@ -125,3 +127,28 @@ def test_native_draws_go_on_from_a_checkpoint_of_numpys(kind: str, num_steps: in
     back.load(tmp_path)
     assert back._integers is saved._integers
     assert_same(attributes(saved), attributes(back))
+
+
+NO_SIZES: list[tuple[Any, type[Exception], str]] = [
+    (1.5, TypeError, "expected an integer, got float 1.5"),
+    (np.float64(8), TypeError, "expected an integer, got float64"),
+    ("4", TypeError, "expected an integer, got str '4'"),
+    (True, TypeError, "expected an integer, got True"),
+    (None, TypeError, "expected an integer, got NoneType"),
+    (-1, ValueError, "expected at least 0, got -1"),
+    (2**70, MemoryError, "transitions are more than memory can hold"),
+]
+
+
+@pytest.mark.parametrize("kind", ["sb3", "sb3 deduped", "dict", "n-step", "her", "cleanrl"])
+def test_what_is_no_batch_size_is_refused_by_native_draws(kind: str) -> None:
+    """In our words, before anything is drawn; and what SB3 takes is taken."""
+    buffer = her(rng="native") if kind == "her" else formed(kind, 24, ENVS, rng="native")
+    use(buffer, stream_of(buffer), 30)
+    own = buffer._integers.__reduce__()
+    for size, error, message in NO_SIZES:
+        with pytest.raises(error, match=f"^batch_size: .*{message}"):
+            buffer.sample(size)
+    assert buffer._integers.__reduce__() == own
+    for size in (0, 1, np.int64(3), np.array(5), np.uint8(200)):
+        assert len(buffer.sample(size).rewards) == size

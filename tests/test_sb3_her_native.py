@@ -130,7 +130,7 @@ def test_drawn_as_often_as_by_sb3(strategy: str, num_envs: int, rows: int, steps
 
 
 def filled(steps: int = 50, kind: type[Any] = fr.HerReplayBuffer, **options: Any) -> Any:
-    buffer, traffic = make(kind, 20, 2, rng="native", **options), Traffic(2)
+    buffer, traffic = make(kind, 20, 2, **{"rng": "native", **options}), Traffic(2)
     for _ in range(steps):
         buffer.add(*traffic.step())
     return buffer
@@ -224,3 +224,18 @@ def test_episodes_that_were_poked_are_refused_or_in_the_table() -> None:
         buffer.ep_start[...] = value
         with suppress(IndexError):
             assert buffer.sample(64).rewards.shape == (64, 1)
+
+
+@pytest.mark.parametrize("rng", ["numpy", "native"])
+@pytest.mark.parametrize("ratio", [-0.25, 1.25, 7, float("nan"), float("inf"), np.float32(1.5)])
+def test_a_ratio_that_is_no_share_is_refused(rng: str, ratio: Any) -> None:
+    """Before anything is drawn; a share is taken, ends included."""
+    buffer = filled(rng=rng)
+    state = random_state(), pickle.dumps(buffer._integers)
+    share, buffer.her_ratio = buffer.her_ratio, ratio
+    with pytest.raises(ValueError, match=r"her_ratio: expected a number in \[0, 1\], got"):
+        buffer.sample(8)
+    assert_same(state, (random_state(), pickle.dumps(buffer._integers)))
+    for taken in (0, 1, np.float64(0.5), share):
+        buffer.her_ratio = taken
+        assert len(buffer.sample(8).rewards) == 8

@@ -11,7 +11,7 @@ import torch
 
 from fastreplay.adapters.frame_table import Dedupe, FrameTable, frames_of, row_of
 from fastreplay.adapters.kept_steps import KeptSteps
-from fastreplay.adapters.random_integers import Integers, integers_of, numpy_integers
+from fastreplay.adapters.random_integers import Integers, checked_size, integers_of, numpy_integers
 from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, StepTable
 from fastreplay.schema.spaces import is_discrete
 from fastreplay.support.saving import SavedState
@@ -167,6 +167,7 @@ class Adapter(KeptSteps):
             self.pos = 0
 
     def _draw_rows(self, batch_size: int) -> Array:
+        batch_size = checked_size(self._integers, batch_size)
         if self.optimize_memory_usage and self.full:
             # The row at the cursor holds the last next observation; the transition it held is lost.
             return (self._integers(1, self.buffer_size, batch_size) + self.pos) % self.buffer_size

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.support.checks import key_of
+from fastreplay.support.checks import checked_index, key_of
 from fastreplay.support.keys import key_below, keyed
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Rng: TypeAlias = Literal["numpy", "native"]
 # From low, high and a count: (count,) int64, uniformly from [low, high).
 Integers: TypeAlias = Callable[[int, int, int], "NDArray[np.int64]"]
 
-__all__ = ["Integers", "NativeIntegers", "Rng", "integers_of", "numpy_integers"]
+__all__ = ["Integers", "NativeIntegers", "Rng", "checked_size", "integers_of", "numpy_integers"]
 
 
 def numpy_integers(low: int, high: int, count: int) -> NDArray[np.int64]:
@@ -66,6 +67,24 @@ class NativeIntegers:
     def __reduce__(self) -> tuple[type[NativeIntegers], tuple[tuple[int, int], int]]:
         first, second = self._draws.key
         return NativeIntegers, ((first, second), self._draws.calls)
+
+
+def checked_size(integers: Integers, batch_size: int) -> int:
+    """Return a batch size that integers can be drawn for; NumPy's draws refuse others in its own words.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is negative.
+        MemoryError: Memory could not hold so many.
+    """
+    if not isinstance(integers, NativeIntegers):
+        return batch_size
+    checked = checked_index("batch_size", batch_size)
+    if checked < 0:
+        raise ValueError(f"batch_size: expected at least 0, got {checked}")
+    if checked > sys.maxsize:
+        raise MemoryError(f"batch_size: {checked} transitions are more than memory can hold")
+    return checked
 
 
 def integers_of(rng: Rng) -> Integers:

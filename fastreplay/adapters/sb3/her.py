@@ -15,8 +15,9 @@ from stable_baselines3.her.goal_selection_strategy import KEY_TO_GOAL_STRATEGY, 
 from fastreplay import _core
 from fastreplay.adapters.kept_infos import bytes_of_infos, infos_of
 from fastreplay.adapters.kept_tables import bytes_of, taken
-from fastreplay.adapters.random_integers import NativeIntegers, numpy_integers
+from fastreplay.adapters.random_integers import NativeIntegers, checked_size, numpy_integers
 from fastreplay.adapters.sb3.buffers import DictReplayBuffer
+from fastreplay.support.checks import checked_number
 
 if TYPE_CHECKING:
     import torch as th
@@ -106,14 +107,8 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         )
         # Not SB3's own class's, which would fill an array of dicts.
         DictReplayBuffer.__init__(
-            self,
-            buffer_size,
-            observation_space,
-            action_space,
-            device,
-            n_envs,
-            optimize_memory_usage,
-            handle_timeout_termination,
+            *(self, buffer_size, observation_space, action_space, device, n_envs),
+            *(optimize_memory_usage, handle_timeout_termination),
             rng=rng,
             dedupe=dedupe,
         )
@@ -249,11 +244,13 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
 
         Raises:
             RuntimeError: No episode is complete.
-            ValueError, TypeError: batch_size is negative, or no integer.
+            ValueError, TypeError: batch_size is negative, or no integer; or `her_ratio` no number in [0, 1].
 
         Thread safety:
             None.
         """
+        checked_number("her_ratio", self.her_ratio, 0, 1)
+        batch_size = checked_size(self._integers, batch_size)
         if not self._is_sampled_natively() or self._is_left_to_sb3(env) or batch_size < 1:
             return sb3.HerReplayBuffer.sample(self, batch_size, env)
         num_virtual = int(self.her_ratio * batch_size)
