@@ -291,7 +291,7 @@ def test_hindsight_saved_loaded_and_truncated() -> None:
         loaded += [copy.deepcopy(ours), fr.HerReplayBuffer.from_sb3(ours), ours.to_sb3()]
         assert [getattr(buffer, "dedupe", None) for buffer in loaded] == [None, *[{"observation": 4}] * 2, False, None]
         for buffer in loaded:
-            buffer.set_env(DummyVecEnv([GoalEnv]))
+            buffer.env = DummyVecEnv([GoalEnv])
             if num_steps == 27:
                 with pytest.warns(UserWarning, match="The last trajectory in the replay buffer will be truncated"):
                     buffer.truncate_last_trajectory()

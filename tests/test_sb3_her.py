@@ -266,7 +266,7 @@ def test_saved_and_loaded(copy_info_dict: bool) -> None:
     loaded = [pickle.loads(pickle.dumps(buffer)) for buffer in (theirs, ours)]
     loaded.append(copy.deepcopy(ours))
     loaded.append(fr.HerReplayBuffer.from_sb3(pickle.loads(pickle.dumps(theirs))))
-    loaded.append(ours.to_sb3())
+    loaded.append(loaded[1].to_sb3())
     assert type(loaded[-1]) is TheirHer
     for buffer in loaded:
         assert buffer.env is None
@@ -282,6 +282,19 @@ def test_saved_and_loaded(copy_info_dict: bool) -> None:
             buffer.add(*copy.deepcopy(arguments))
         for buffer in loaded:
             compare(theirs, buffer, seed=step)
+
+
+@pytest.mark.parametrize("copy_info_dict", [False, True])
+@pytest.mark.parametrize("dedupe", [False, True])
+def test_conversions_keep_the_environment(copy_info_dict: bool, dedupe: bool) -> None:
+    """So that they sample at once; pickles of them have none, as SB3's."""
+    theirs = filled(TheirHer, copy_info_dict=copy_info_dict)
+    ours = filled(fr.HerReplayBuffer, copy_info_dict=copy_info_dict, dedupe=dedupe)
+    made = [fr.HerReplayBuffer.from_sb3(theirs), fr.HerReplayBuffer.from_sb3(ours), ours.to_sb3()]
+    for buffer, source in zip(made, (theirs, ours, ours), strict=True):
+        assert buffer.env is source.env is not None
+        compare(theirs, buffer, seed=3)
+        assert pickle.loads(pickle.dumps(buffer)).env is None
 
 
 def test_lengths_cannot_be_poked_in_part() -> None:

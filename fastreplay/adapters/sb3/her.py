@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.buffers import ReplayBuffer
     from stable_baselines3.common.type_aliases import DictReplayBufferSamples
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+    from typing_extensions import Self
 
     from fastreplay.adapters.columns import Array
     from fastreplay.adapters.frame_table import Dedupe
@@ -72,6 +73,7 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         ep_length: (rows, n_envs) int64, the length of its episode, 0 where that is not complete. A view that cannot
             be written; it may be assigned as a whole.
         infos: (rows, n_envs) of dicts, made when it is first asked for.
+        env: As given; None in what was pickled, until `set_env`.
 
     Raises:
         KeyError, AssertionError: An unknown strategy, as SB3; or as `DictReplayBuffer`.
@@ -356,14 +358,6 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         state |= {"ep_start": self.ep_start, "ep_length": self.ep_length}
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore; call `set_env` before sampling.
-
-        Raises:
-            ValueError: The state is malformed; the buffer is as it was.
-        """
-        super().__setstate__(state)
-
     def _attributes_of(self, state: dict[str, Any]) -> dict[str, Any]:
         attributes = super()._attributes_of(state)
         buffer = object.__new__(type(self))
@@ -389,8 +383,15 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         self._new_episodes(shape)
         self.ep_start, self.ep_length, self._current_ep_start = (given[name] for name in _EPISODES)
 
+    @classmethod
+    def from_sb3(cls, buffer: ReplayBuffer) -> Self:
+        """Make a buffer of this class as `ReplayBuffer.from_sb3` does, with the other's `env`."""
+        made = super().from_sb3(buffer)
+        made.env = cast("HerReplayBuffer", buffer).env
+        return made
+
     def to_sb3(self) -> ReplayBuffer:
-        """Make a buffer of SB3's own class; call its `set_env` before sampling."""
+        """Make a buffer of SB3's own class with these contents, this cursor and `env`."""
         made = super().to_sb3()
-        made.__dict__.update(env=None, infos=self.infos)
+        made.__dict__.update(env=self.env, infos=self.infos)
         return made
