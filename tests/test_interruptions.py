@@ -212,6 +212,8 @@ def test_an_exception_at_any_moment_of_close(make: Callable[[], Any]) -> None:
     assert moments.at > 5
 
 
+# A file that is open at that moment is closed by the collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_at_any_moment_of_construction(make: Callable[[], Any]) -> None:
     """No turn is given out before the last step, and then all are: of one loader, or of none."""
     outcomes = []
