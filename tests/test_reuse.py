@@ -16,7 +16,7 @@ from fastreplay.batch import tensor_offsets as offsets
 from fastreplay.batch.tensor_offsets import tensor_offsets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 BATCH_SIZE = 5
 
@@ -191,4 +191,23 @@ def test_what_an_allocator_gives_beyond_an_object_is_not_looked_at(monkeypatch: 
     for fewer in ((0, 8, 8), (8, 0, 8), (8, 8, 0)):
         less = iter(fewer)
         monkeypatch.setattr(offsets, "_usable_size", lambda address, less=less: usable_size(address) - next(less, 0))
+        assert offsets._found_offsets() == expected
+
+
+def test_what_was_there_before_is_not_taken_for_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a tensor's parts lies what its memory held: in one of them, say, it looks like a counter of versions."""
+    expected = offsets._found_offsets()
+    if expected is None:
+        pytest.skip("there are no offsets to be found here")
+    words = offsets._words
+    for at in set(range(12)) - {expected.storage // 8, expected.counter // 8}:
+        like_a_counter = iter((1 << 20, 1 << 20, 1 << 21))
+
+        def with_remains(address: int, at: int = at, left: Iterator[int] = like_a_counter) -> list[int]:
+            found = words(address)
+            if at < len(found):  # of a tensor
+                found[at] = next(left, found[at])
+            return found
+
+        monkeypatch.setattr(offsets, "_words", with_remains)
         assert offsets._found_offsets() == expected

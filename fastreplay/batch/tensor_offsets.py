@@ -27,6 +27,7 @@ __all__ = ["TensorOffsets", "tensor_offsets"]
 _LIBC = ctypes.CDLL(None)
 _LOWEST_ADDRESS = 1 << 16
 _MOST_BYTES = 64  # of a version counter
+_NUM_TENSORS = 8
 
 
 class TensorOffsets(NamedTuple):
@@ -52,18 +53,15 @@ def tensor_offsets() -> TensorOffsets | None:
 
 def _found_offsets() -> TensorOffsets | None:
     """Look for the parts of a tensor among its words, None where one is not found or found twice."""
-    tensor = torch.zeros(3)
-    alias, other = tensor.detach(), tensor.data
-    # An allocator may give more bytes than there are, to one more than to the other: what lies there says nothing.
-    words, shared, own = (_words(each._cdata)[:NUM_TENSOR_WORDS] for each in (tensor, alias, other))
-    # The storage is where its address is; the counter is what an alias shares, and `data` does not.
-    storages = [i for i, word in enumerate(words) if word == tensor.untyped_storage()._cdata]
-    counters = [
-        i
-        for i, (word, same, another) in enumerate(zip(words, shared, own, strict=True))
-        if word == same != another and word > _LOWEST_ADDRESS
-    ]
-    if len(storages) != 1 or len(counters) != 1 or not 0 < _usable_size(words[counters[0]]) <= _MOST_BYTES:
+    # Between the parts lies what was there before, which may look like one of them in a tensor, but not in each.
+    tensors = [torch.zeros(3) for _ in range(_NUM_TENSORS)]
+    found = [_candidates(tensor) for tensor in tensors]
+    storages, counters = (sorted(set.intersection(*each)) for each in zip(*found, strict=True))
+    if len(storages) != 1 or len(counters) != 1:
+        return None
+    tensor = tensors[0]
+    words = _words(tensor._cdata)
+    if not 0 < _usable_size(words[counters[0]]) <= _MOST_BYTES:
         return None
     before = _words(words[counters[0]])
     tensor.add_(1)
@@ -76,6 +74,21 @@ def _found_offsets() -> TensorOffsets | None:
     return TensorOffsets(
         storages[0] * word_bytes, counters[0] * word_bytes, torch.Tensor.__basicsize__, word_bytes, weak_references
     )
+
+
+def _candidates(tensor: torch.Tensor) -> tuple[set[int], set[int]]:
+    """Return which of a tensor's words may be its storage, and which its counter of versions."""
+    alias, other = tensor.detach(), tensor.data
+    # An allocator may give more bytes than there are, to one more than to the other: what lies there says nothing.
+    words, shared, own = (_words(each._cdata)[:NUM_TENSOR_WORDS] for each in (tensor, alias, other))
+    # The storage is where its address is; the counter is what an alias shares, and `data` does not.
+    storages = {i for i, word in enumerate(words) if word == tensor.untyped_storage()._cdata}
+    counters = {
+        i
+        for i, (word, same, another) in enumerate(zip(words, shared, own, strict=True))
+        if word == same != another and word > _LOWEST_ADDRESS
+    }
+    return storages, counters
 
 
 # What may be done to a tensor, one of each way to leave a trace on it or to hold what it is made of.
