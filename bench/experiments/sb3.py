@@ -213,14 +213,9 @@ def hindsight(shrink: int) -> Contestants:
         buffer.pos = 0
         return buffer
 
-    def converted(buffer: Any) -> Any:
-        ours = fastreplay.sb3.HerReplayBuffer.from_sb3(buffer)
-        ours.set_env(buffer.env)
-        return ours
-
     def ceiling() -> Contestant:
         """Only what the environment and torch do of a call: no buffer can save it."""
-        buffer = converted(_reference(theirs))
+        buffer: Any = fastreplay.sb3.HerReplayBuffer.from_sb3(_reference(theirs))
         goals = np.zeros((int(buffer.her_ratio * batch_size), 3))
 
         def call() -> Any:
@@ -230,7 +225,7 @@ def hindsight(shrink: int) -> Contestants:
 
         return Contestant(call)
 
-    return {**_samplers(theirs, converted, batch_size, native=True), "ceiling": ceiling}
+    return {**_samplers(theirs, fastreplay.sb3.HerReplayBuffer.from_sb3, batch_size, native=True), "ceiling": ceiling}
 
 
 # Target updates
