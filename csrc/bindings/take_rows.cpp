@@ -43,8 +43,8 @@ py::array take_rows(const py::array& table, const Integers& indices) {
   const std::array fields{Copied{.field = 0, .row_bytes = row_bytes, .offset = 0}};
   const auto* first = static_cast<const std::byte*>(table.data());
   gather_fields<Distance::kFar>(
-      columns, FrameMemory{}, fields, static_cast<std::byte*>(taken.mutable_data()),
-      {.first_row = 0, .num_rows = rows.size()}, ShiftDraw{},
+      columns, FrameMemory{}, fields, static_cast<std::byte*>(taken.mutable_data()), {.first = 0, .num = rows.size()},
+      ShiftDraw{},
       [first, stride = table.strides(0), next = rows.data()]() mutable { return first + *next++ * stride; });
   return taken;
 }

@@ -204,6 +204,7 @@ struct Path {
 std::vector<Path> paths() {
   constexpr Beside kNothing = Beside::kNothing, kLanes = Beside::kLanes, kPriorities = Beside::kPriorities;
   const auto three_steps = [](const RecordLayout& record) { return n_steps(record, 3); };
+  const auto four_steps = [](const RecordLayout& record) { return sequence(record, 4, 0); };
   const auto recurrent = [](const RecordLayout& record) { return sequence(record, 80, 40); };
   return {
       {"add-pendulum", 1, 512, [] { return inserts(kPendulum, kNothing, 1); }},
@@ -234,6 +235,7 @@ std::vector<Path> paths() {
       {"update-sample-cheetah-256-priorities", 256, 16, [] { return updated_by_priority(kCheetah, 256); }},
       {"sample-cheetah-256-3-steps", 256, 16, [=] { return followed(kCheetah, 256, three_steps); }},
       {"sample-cheetah-32-sequences", 32, 8, [=] { return followed(kCheetah, 32, recurrent); }},
+      {"sample-cheetah-256-short-sequences", 256, 8, [=] { return followed(kCheetah, 256, four_steps); }},
       {"read-cheetah-256", 256, 16, [] { return read_by_position(kCheetah, 256); }},
       {"store-cheetah-step-1", 1, 512, [] { return steps_stored(kCheetah, 1); }},
       {"gather-cheetah-steps-256", 256, 16, [] { return steps_gathered(kCheetah, 256); }},

@@ -360,8 +360,8 @@ MUTANTS = (
     Mutant(
         "a step counts with the weight of the next",
         DISCOUNTED,
-        "add(slots[k], weights[k]);",
-        "add(slots[k], weights[k + 1]);",
+        "total += (*weights)[k] *",
+        "total += (*weights)[k + 1] *",
         test="lanes",
     ),
     Mutant(
@@ -416,8 +416,8 @@ MUTANTS = (
     Mutant(
         "steps before the drawn one are trained",
         WINDOWS,
-        "if (said.what == Saying::kTrained) begin",
-        "if (said.what == Saying::kFirst) begin",
+        "said.what == Saying::kTrained ? reached(steps, 0) : 0;",
+        "said.what == Saying::kReal ? reached(steps, 0) : 0;",
         test="lanes",
     ),
     Mutant(

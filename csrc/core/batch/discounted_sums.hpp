@@ -45,20 +45,24 @@ class DiscountedSums {
   void make(std::size_t first_row, std::size_t num_rows) const noexcept;
 
  private:
-  static constexpr std::size_t kAheadRows = 16;
+  static constexpr std::size_t kRowsTogether = 16;
   static constexpr std::size_t kMostNear = 8;
+  // Of steps 0, 1, ..., and of what comes after the last of them.
   using Weights = std::array<double, kMostNear + 1>;
 
-  void ask(std::size_t row) const noexcept;
-  void make_near(std::size_t row) const noexcept;
+  void ask(std::size_t first_row, std::size_t num_rows) const noexcept;
+  void make_together(std::size_t first_row, std::size_t num_rows) const noexcept;
   void make_far(std::size_t row) const noexcept;
+  void weigh(std::size_t row, Weights& weights) const noexcept;
   template <class At>
-  double weigh(std::size_t row, At at) const noexcept;
+  double weigh_far(std::size_t row, At at) const noexcept;
   [[nodiscard]] double next_weight(double weight, std::size_t slot) const noexcept;
-  template <class Tell>
-  void sum(std::size_t row, Tell tell) const noexcept;
-  template <class Number, class Tell>
-  void sum(const SumRule::Sum& what, std::size_t row, Tell tell) const noexcept;
+  // Of rows whose slots are kept; from the weights of one to those of the next.
+  template <class Number>
+  void sum(const SumRule::Sum& what, std::size_t first_row, std::size_t num_rows, const Weights* weights,
+           std::size_t weights_apart) const noexcept;
+  template <class Number>
+  void sum_far(const SumRule::Sum& what, std::size_t row) const noexcept;
   void put_discount(std::size_t row, double weight) const noexcept;
 
   const Ring& ring_;
@@ -68,7 +72,7 @@ class DiscountedSums {
   const Ways& ways_;
   std::size_t num_near_;  // steps whose slots are kept
   Extent extent_;         // of what is summed of a record
-  Weights weights_;       // of steps 0, 1, ..., where no discount is stored
+  Weights weights_;       // of all rows, where no discount is stored
 };
 
 }  // namespace fastreplay

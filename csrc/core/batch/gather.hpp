@@ -25,7 +25,7 @@ namespace fastreplay {
 
 // The part of a record that some of its columns span.
 struct Extent {
-  static constexpr std::size_t kMaxAheadBytes = 32768;
+  static constexpr std::size_t kMaxAheadBytes = 65536;  // the second cache level has room for several times as many
   // Of a longer one: the rest comes by itself once it is copied. (All of images of 12 KiB takes a tenth longer.)
   static constexpr std::size_t kMostAskedBytes = 4096;
 
@@ -50,10 +50,11 @@ struct Extent {
   }
 };
 
-// How far ahead of its copy a record is asked for, and how many are copied together.
+// How records are gone through whose fields are copied: how far ahead of its copy one is asked for, and how many are
+// copied together.
 struct Reach {
   static constexpr std::size_t kGroupBytes = 4096;
-  static constexpr std::size_t kMaxAheadRows = 64;
+  static constexpr std::size_t kMaxAheadRows = 256;
   static constexpr std::size_t kMaxGroupRows = 16;
   // From here on a record is copied by itself: what then counts is that as few instructions and guesses as can be lie
   // between two that ask for lines, so that the processor sees the next before the last have come.
@@ -61,11 +62,23 @@ struct Reach {
   // Unless its fields are shorter than this, one with another: a call of the C library for each takes longer then.
   static constexpr std::size_t kLongFieldBytes = 64;
 
-  explicit Reach(std::size_t record_bytes) noexcept
-      : is_long{record_bytes >= kLongBytes},
-        ahead_rows{std::clamp<std::size_t>(Extent::kMaxAheadBytes / record_bytes, 1, kMaxAheadRows)},
-        group_rows{std::clamp<std::size_t>(std::bit_floor(kGroupBytes / record_bytes), 1, kMaxGroupRows)} {}
+  Reach(std::span<const Column> columns, std::span<const Copied> fields) noexcept {
+    std::size_t frames_bytes = 0, copied_bytes = 0;
+    bool are_plain = true;
+    for (const Copied& each : fields) {
+      const Column& column = columns[each.field];
+      extent.add(column);
+      copied_bytes += each.row_bytes;
+      if (column.num_frames > 0) frames_bytes += column.row_bytes;
+      are_plain = are_plain && column.num_frames == 0 && each.conversion.is_none();
+    }
+    const std::size_t record_bytes = extent.num_bytes() + frames_bytes;
+    is_long = record_bytes >= kLongBytes && are_plain && copied_bytes >= kLongFieldBytes * fields.size();
+    ahead_rows = std::clamp<std::size_t>(Extent::kMaxAheadBytes / record_bytes, 1, kMaxAheadRows);
+    group_rows = std::clamp<std::size_t>(std::bit_floor(kGroupBytes / record_bytes), 1, kMaxGroupRows);
+  }
 
+  Extent extent;
   bool is_long;
   std::size_t ahead_rows;
   std::size_t group_rows;  // a power of two
@@ -103,17 +116,11 @@ inline void load_field(const RowsOfPart& rows, const Copied& field, std::span<co
 // Whether records are in the second cache level already, or are to be asked for.
 enum class Distance { kFar, kNear };
 
-// Where records go: lines of rows, counted in rows of a part.
-struct Lines {
-  std::size_t first_row;  // of the first line
-  std::size_t num_rows;   // of a line
-  std::size_t num_lines = 1;
-  std::size_t num_apart = 1;        // from a row of a line to its next
-  std::size_t num_lines_apart = 0;  // from a line's first row to that of the next
-
-  [[nodiscard]] std::size_t at(std::size_t line, std::size_t row) const noexcept {
-    return first_row + line * num_lines_apart + row * num_apart;
-  }
+// Rows that records go to, of each of their parts.
+struct RowsOfParts {
+  std::size_t first;
+  std::size_t num;
+  std::size_t num_apart = 1;  // from one to the next
 };
 
 // The records that next() points to, one after another, asked for before they are copied.
@@ -156,17 +163,14 @@ class Coming {
 template <class Coming>
 [[gnu::always_inline]] inline void gather_long(Coming& coming, const Reach& reach, std::span<const Column> columns,
                                                std::span<const Copied> fields, std::byte* data,
-                                               const Lines& lines) noexcept {
-  std::size_t copied = 0;
-  for (std::size_t line = 0; line < lines.num_lines; ++line) {
-    for (std::size_t row = 0; row < lines.num_rows; ++row, ++copied) {
-      coming.ask_to(std::min(coming.num_records(), copied + reach.ahead_rows + 1));
-      const std::byte* record = coming.group(copied, 1).front();
-      const std::size_t at = lines.at(line, row);
-      for (const Copied& each : fields) {
-        load_long_row(data + each.offset + at * each.row_bytes, record + columns[each.field].offset, each.row_bytes);
-        at_stop_point(StopPoint::kFieldCopied);
-      }
+                                               const RowsOfParts& rows) noexcept {
+  for (std::size_t copied = 0; copied < coming.num_records(); ++copied) {
+    coming.ask_to(std::min(coming.num_records(), copied + reach.ahead_rows + 1));
+    const std::byte* record = coming.group(copied, 1).front();
+    const std::size_t row = rows.first + copied * rows.num_apart;
+    for (const Copied& each : fields) {
+      load_long_row(data + each.offset + row * each.row_bytes, record + columns[each.field].offset, each.row_bytes);
+      at_stop_point(StopPoint::kFieldCopied);
     }
   }
 }
@@ -176,53 +180,39 @@ template <class Coming>
 template <class Coming>
 [[gnu::always_inline]] inline void gather_groups(Coming& coming, const Reach& reach, std::span<const Column> columns,
                                                  const FrameMemory& frames, std::span<const Copied> fields,
-                                                 std::byte* data, const Lines& lines,
+                                                 std::byte* data, const RowsOfParts& rows,
                                                  const ShiftDraw& shifts) noexcept {
   const std::size_t share = (reach.group_rows + fields.size() - 1) / fields.size();
-  std::size_t copied = 0;
-  for (std::size_t line = 0; line < lines.num_lines; ++line) {
-    for (std::size_t row = 0; row < lines.num_rows;) {
-      const auto group = coming.group(copied, std::min(reach.group_rows, lines.num_rows - row));
-      const std::size_t first = lines.at(line, row);
-      const std::size_t most = std::min(coming.num_records(), copied + reach.ahead_rows + group.size());
-      std::size_t end = copied + reach.ahead_rows;
-      for (const Copied& each : fields) {
-        // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
-        end = std::min(most, end + share);
-        coming.ask_to(end);
-        load_field({data + each.offset, first, lines.num_apart}, each, group, columns[each.field], frames, shifts);
-        at_stop_point(StopPoint::kFieldCopied);
-      }
-      row += group.size();
-      copied += group.size();
+  for (std::size_t copied = 0; copied < coming.num_records();) {
+    const auto group = coming.group(copied, std::min(reach.group_rows, coming.num_records() - copied));
+    const std::size_t most = std::min(coming.num_records(), copied + reach.ahead_rows + group.size());
+    const std::size_t first = rows.first + copied * rows.num_apart;
+    std::size_t end = copied + reach.ahead_rows;
+    for (const Copied& each : fields) {
+      // A few at a time: more than there are miss buffers would wait for each other, and the copies for them.
+      end = std::min(most, end + share);
+      coming.ask_to(end);
+      load_field({data + each.offset, first, rows.num_apart}, each, group, columns[each.field], frames, shifts);
+      at_stop_point(StopPoint::kFieldCopied);
     }
+    copied += group.size();
   }
 }
 
-// Copies fields of the records that next() points to, one after another, into lines of their parts in the block at
-// `data`. Images are shifted by the words that `shifts` says.
+// Copies fields of the records that next() points to, one after another, to rows of their parts in the block at `data`.
+// Images are shifted by the words that `shifts` says.
 template <Distance kDistance, class Next>
 void gather_fields(std::span<const Column> columns, const FrameMemory& frames, std::span<const Copied> fields,
-                   std::byte* data, const Lines& lines, const ShiftDraw& shifts, Next next) noexcept {
+                   std::byte* data, const RowsOfParts& rows, const ShiftDraw& shifts, Next next) noexcept {
   if (fields.empty()) return;
-  Extent extent;
-  std::size_t frames_bytes = 0, copied_bytes = 0;
-  bool are_plain = true;
-  for (const Copied& each : fields) {
-    const Column& column = columns[each.field];
-    extent.add(column);
-    copied_bytes += each.row_bytes;
-    if (column.num_frames > 0) frames_bytes += column.row_bytes;
-    are_plain = are_plain && column.num_frames == 0 && each.conversion.is_none();
-  }
-  const Reach reach{extent.num_bytes() + frames_bytes};
+  const Reach reach{columns, fields};
   typename Coming<kDistance, Next>::Asked asked;
-  Coming<kDistance, Next> coming{extent, lines.num_lines * lines.num_rows, asked, next};
+  Coming<kDistance, Next> coming{reach.extent, rows.num, asked, next};
   compiler_barrier();
-  if (reach.is_long && are_plain && copied_bytes >= Reach::kLongFieldBytes * fields.size()) {
-    gather_long(coming, reach, columns, fields, data, lines);
+  if (reach.is_long) {
+    gather_long(coming, reach, columns, fields, data, rows);
   } else {
-    gather_groups(coming, reach, columns, frames, fields, data, lines, shifts);
+    gather_groups(coming, reach, columns, frames, fields, data, rows, shifts);
   }
   compiler_barrier();
 }
@@ -232,8 +222,7 @@ template <Distance kDistance = Distance::kFar, class NextSlot>
 void gather(const Records& records, std::span<const Copied> fields, const Block& block, std::size_t first_row,
             std::size_t num_rows, NextSlot next_slot, const ShiftDraw& shifts = {}) noexcept {
   gather_fields<kDistance>(records.layout().columns(), records.frames(), fields, block.data(),
-                           {.first_row = first_row, .num_rows = num_rows}, shifts,
-                           [&] { return records.at(next_slot()); });
+                           {.first = first_row, .num = num_rows}, shifts, [&] { return records.at(next_slot()); });
 }
 
 }  // namespace fastreplay

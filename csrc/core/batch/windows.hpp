@@ -141,7 +141,7 @@ class Windows {
   [[nodiscard]] Trail& trail(Ticket ticket, const Window& window) const noexcept;
   void walk(std::size_t first_row, std::size_t num_rows) const noexcept;
   template <class NextSlot>
-  void copy(std::span<const Copied> fields, const Lines& lines, const ShiftDraw& shifts,
+  void copy(std::span<const Copied> fields, const RowsOfParts& rows, const ShiftDraw& shifts,
             NextSlot next_slot) const noexcept;
   void take(const WindowRule::Taken& taken, std::size_t first_row, std::size_t num_rows) const noexcept;
   void take(std::span<const Copied> fields, const WindowRule::Taken& taken, std::size_t first_row,
