@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fastreplay import _core
 from fastreplay.buffer.given import LANE_NAMES
 from fastreplay.support.bfloat16 import kind_of
-from fastreplay.support.checks import checked_count
 from fastreplay.support.memory_limit import check_memory
 
 if TYPE_CHECKING:
@@ -47,26 +46,25 @@ def new_lanes(
     """Make the lanes of a ring; None where its transitions are no streams.
 
     Raises:
-        TypeError: `lanes` is no integer, or `ends` no names.
-        ValueError: There are too few or too many, a field cannot end a trajectory, or none does.
+        TypeError: `ends` are no names.
+        ValueError: There are too many transitions for lanes, a field cannot end a trajectory, or none does.
         MemoryError: They would not fit into this machine's memory.
     """
     if lanes is None:
         if ends is not None:
             raise ValueError("ends: expected None without lanes, whose trajectories they end")
         return None
-    count = checked_count("lanes", lanes)
     for name in schema.names:
         if name in LANE_NAMES:
             raise ValueError(f"{name}: the name is taken in a buffer with lanes; give the field another")
     if ring.capacity > _MOST_TRANSITIONS:
         raise ValueError(f"capacity: expected at most {_MOST_TRANSITIONS} with lanes, got {ring.capacity}")
     num_bytes_of_links = 0 if file is not None or ring.records.has_links else _BYTES_OF_LINK * ring.capacity
-    check_memory("lanes", f"{count} lanes", num_bytes_of_links + _BYTES_OF_LANE * count)
+    check_memory("lanes", f"{lanes} lanes", num_bytes_of_links + _BYTES_OF_LANE * lanes)
     names = checked_ends(ends, schema)
     fields = [(schema.position(name), schema[name].dtype) for name in names]
     elements = [(position, dtype.itemsize, kind_of(dtype) == "f") for position, dtype in fields]
-    return Lanes(_core.Lanes(ring, count, elements, file), names)
+    return Lanes(_core.Lanes(ring, lanes, elements, file), names)
 
 
 def checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:

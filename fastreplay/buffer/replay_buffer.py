@@ -159,6 +159,7 @@ class ReplayBuffer(Sampled[ArrayT]):
     ) -> None:
         self._refuse_second_init()
         capacity = checked_count("capacity", capacity)
+        lanes = None if lanes is None else checked_count("lanes", lanes)
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
         check_output(self._schema, output, device)
         self._output = output
