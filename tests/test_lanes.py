@@ -522,6 +522,33 @@ def test_resets_are_left_out_whatever_way_rows_are_given() -> None:
     assert masked.lanes == 3
 
 
+@pytest.mark.parametrize(
+    "wraps", [lambda env: env, gym.wrappers.FlattenObservation, gym.wrappers.RecordEpisodeStatistics]
+)
+@pytest.mark.parametrize("lanes", [True, 1, 2])
+def test_one_environment_that_resets_itself(wraps: Any, lanes: Any) -> None:
+    """By Gymnasium's `Autoreset`, in the step after an end, whatever is around it; else every step is a transition."""
+    plain = gym.make("CartPole-v1")
+    env = wraps(gym.wrappers.Autoreset(plain))
+    buffer: Any = fr.ReplayBuffer.from_env(env, 500, lanes=lanes, output="numpy")
+    other: Any = fr.ReplayBuffer.from_env(wraps(plain), 500, lanes=lanes, output="numpy")
+    where = {} if lanes in (True, 1) else {"lane": 1}
+    obs, _ = env.reset(seed=0)
+    num_resets, ended = 0, False
+    for _ in range(100):
+        next_obs, reward, terminated, truncated, _ = env.step(1)
+        for each in (buffer, other):
+            each.add(obs, 1, reward, next_obs, terminated, truncated, **where)
+        num_resets += ended
+        obs, ended = next_obs, terminated or truncated
+    assert num_resets > 5
+    assert (len(buffer), len(other)) == (100 - num_resets, 100)
+    assert (buffer[:].reward == 1).all()
+    steps = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.Sequence(2)).sample(500)
+    goes_on = steps.mask[:, 1]
+    np.testing.assert_array_equal(steps.observation[goes_on, 1], steps.next_observation[goes_on, 0])
+
+
 def test_resets_of_one_lane_in_one_call() -> None:
     """Successive rows: each tells what the next one is."""
     envs = gym.make_vec("CartPole-v1", 1, vectorization_mode="sync")

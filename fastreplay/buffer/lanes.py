@@ -104,18 +104,29 @@ def lanes_of_env(env: Any, lanes: int | bool | None, ends: Sequence[str] | None)
     """
     num_envs = getattr(env, "num_envs", None)
     count = (num_envs or 1 if lanes else None) if isinstance(lanes, bool) else lanes
-    if num_envs is None or count is None or not isinstance(count, int):
+    if count is None or not isinstance(count, int):
         return count, False
-    if count < num_envs:
+    if count < (num_envs or 0):
         raise ValueError(f"lanes: expected True, or one for each of {num_envs} environments, got {count}")
-    mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-    skips_resets = mode is None or getattr(mode, "name", mode) == "NEXT_STEP"
+    skips_resets = _resets_in_next_step(env, is_vector=num_envs is not None)
     if skips_resets and ends is not None and not {*_ENDS} <= {*ends}:
         raise ValueError(
             f"ends: expected {' and '.join(map(repr, _ENDS))} among them, as the environments reset after either, "
             f"got {ends!r}"
         )
     return count, skips_resets
+
+
+def _resets_in_next_step(env: Any, *, is_vector: bool) -> bool:
+    """Tell whether an environment's next step after an end only resets it: by its mode, or a wrapper of it."""
+    if is_vector:
+        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        return mode is None or getattr(mode, "name", mode) == "NEXT_STEP"
+    while env is not None:
+        if any((kind.__name__, kind.__module__[:10]) == ("Autoreset", "gymnasium.") for kind in type(env).__mro__):
+            return True
+        env = vars(env).get("env") if hasattr(env, "__dict__") else None
+    return False
 
 
 def begin_holding(held: _core.HeldLanes, lanes: Sequence[int]) -> None:

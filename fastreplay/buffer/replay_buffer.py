@@ -273,9 +273,10 @@ class ReplayBuffer(Sampled[ArrayT]):
             extra: Further fields.
             output: As in the constructor.
             lanes: As in the constructor, or True for those of the environment, however many they are. Where a vector
-                environment resets in the step after an end (Gymnasium's way since 1.0), `add` and `extend` then leave
-                out each lane's next row after an end, which is no transition. In other modes, the step of an end has
-                the new episode's first observation: insert the last one of the old in its place (`info["final_obs"]`).
+                environment (Gymnasium's way since 1.0) or the wrapper `Autoreset` resets in the step after an end,
+                `add` and `extend` then leave out each lane's next row after an end, which is no transition. In other
+                modes, the step of an end has the new episode's first observation: insert the last one of the old in
+                its place (`info["final_obs"]`).
             ends: As in the constructor.
             stack: Frames of which each observation is a stack along its first axis; None for observations by
                 themselves.
