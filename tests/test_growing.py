@@ -184,6 +184,23 @@ def test_writers_that_leave_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> No
         buffer.resized(10)
 
 
+@pytest.mark.parametrize("kind", ["frames", "lanes", "plain"])
+def test_of_a_cleared_one_nothing_is_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there may be overwritten meanwhile: no frame of it is looked up."""
+    buffer, streams = filled(kind)
+    buffer.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stored, "read", lambda self, *_: (self.ring.num_reserved, [], []))
+        other = buffer.resized(200)
+    assert len(other) == 0
+    twin = Streams(other, streams.step)
+    twin.stacks = streams.stacks
+    for each in (streams, twin):
+        each.insert(30)
+    assert_same_contents(buffer, other)
+    assert_same_draws(buffer, other, None if kind == "plain" else fr.Sequence(4, incomplete="pad"))
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 2.5, "many", None, True])
 def test_no_capacity(capacity: Any) -> None:
     buffer = fill(NativeBuffer(10, FIELDS, output="numpy"), 5)
