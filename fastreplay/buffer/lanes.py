@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastreplay import _core
+from fastreplay.buffer.frames import next_ones
 from fastreplay.buffer.given import LANE_NAMES
 from fastreplay.support.bfloat16 import kind_of
 from fastreplay.support.memory_limit import check_memory
 
 if TYPE_CHECKING:
+    from fastreplay.buffer.frames import Frames
     from fastreplay.schema import Schema
 
 __all__ = ["Lanes", "begin_holding", "checked_ends", "lanes_of_env", "new_lanes", "somebodys"]
@@ -30,10 +32,12 @@ class Lanes:
     Attributes:
         core: Where they are kept.
         ends: Names of the fields that end a trajectory.
+        next_ones: Names of the fields that are the next of others: by their names, or as `share_next` says.
     """
 
     core: _core.Lanes
     ends: tuple[str, ...]
+    next_ones: frozenset[str]
 
 
 def new_lanes(
@@ -41,6 +45,8 @@ def new_lanes(
     ends: Sequence[str] | None,
     ring: _core.Ring,
     schema: Schema,
+    *,
+    frames: Frames,
     file: _core.MappedFile | None = None,
 ) -> Lanes | None:
     """Make the lanes of a ring; None where its transitions are no streams.
@@ -64,7 +70,7 @@ def new_lanes(
     names = checked_ends(ends, schema)
     fields = [(schema.position(name), schema[name].dtype) for name in names]
     elements = [(position, dtype.itemsize, kind_of(dtype) == "f") for position, dtype in fields]
-    return Lanes(_core.Lanes(ring, lanes, elements, file), names)
+    return Lanes(_core.Lanes(ring, lanes, elements, file), names, next_ones(schema, frames))
 
 
 def checked_ends(ends: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:

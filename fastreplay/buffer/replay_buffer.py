@@ -195,7 +195,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._holding = threading.Lock()
         self.attached = {}
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
-        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
+        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, frames=self._frames, file=file)
         self._masses = new_masses(self._priorities, self._ring, self._schema.names, self._storage, file)
         self._waits = Waits()
         self._mirror = self._new_mirror()
