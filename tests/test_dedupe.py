@@ -250,6 +250,15 @@ def test_refusals() -> None:
         made(dedupe="next")
     with pytest.raises(ValueError, match="dedupe: expected names of an observation's parts, got 'depth'"):
         made(SB3_DICT, PARTS, dedupe={"depth": 4})
+    for frames, message in (
+        (True, "expected an integer, got True"),
+        (4.0, "expected an integer, got float 4.0"),
+        (0, "expected at least 1, got 0"),
+        (65, "expected at most 64 frames, got 65"),
+        (3, r"expected a first axis of 3 frames, and image is \("),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rf"^dedupe\['image'\]: {message}"):
+            made(SB3_DICT, PARTS, dedupe={"image": frames})
     with pytest.raises(ValueError, match=r"dedupe: expected a first axis of 4 frames, and (vector|room) is"):
         made(SB3_DICT, PARTS, dedupe=4)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,9 @@ import pytest
 from support import FIELDS, MakeBuffer, NativeBuffer, assert_holds, fill, unchanged
 
 import fastreplay as fr
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("capacity", [0, -1, -(2**40)])
@@ -154,6 +157,65 @@ def test_refused_timeouts(timeout: Any, error: type[Exception], message: str) ->
 def test_timeouts(timeout: Any) -> None:
     buffer = fill(NativeBuffer(3, FIELDS, timeout=timeout), 10)
     assert_holds(buffer[:], [7, 8, 9])
+
+
+@pytest.mark.parametrize(
+    ("lanes", "error", "message"),
+    [
+        (1.0, TypeError, "lanes: expected an integer, got float 1.0"),
+        ("2", TypeError, "lanes: expected an integer, got str '2'"),
+        ([2], TypeError, r"lanes: expected an integer, got list \[2\]"),
+        (True, TypeError, "lanes: expected an integer, got True"),
+        (0, ValueError, "lanes: expected at least 1, got 0"),
+        (-3, ValueError, "lanes: expected at least 1, got -3"),
+    ],
+)
+def test_refused_lanes(lanes: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    """Whatever else is told of them: frames that lanes have in common, a file."""
+    fields: dict[str, Any] = {"x": (2,), "next_x": (2,), "terminated": ()}
+    options: list[dict[str, Any]] = [{}, {"share_next": True}, {"path": tmp_path / "ring"}]
+    for each in options:
+        with pytest.raises(error, match=f"^{message}$"):
+            NativeBuffer(3, fields, lanes=lanes, **each)
+    assert not (tmp_path / "ring").exists()
+    if not isinstance(lanes, bool):
+        with pytest.raises(error, match=f"^{message}$"):
+            NativeBuffer.from_env(gym.make("CartPole-v1"), 10, lanes=lanes)
+
+
+class Mute:
+    """An array to NumPy, and to be compared with nothing."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.zeros(3, "datetime64[s]")
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (np.array(["a", "b", "c"]), r"\(3,\) of <U1"),
+        (np.array([None, "a", [1]], object), r"\(3,\) of object"),
+        (np.zeros(3, "datetime64[s]"), r"\(3,\) of datetime64\[s\]"),
+        (np.zeros((), [("a", "f4"), ("b", "f4")]), r"\(\) of \[\('a', '<f4'\), \('b', '<f4'\)\]"),
+        (np.zeros((), "V8"), r"\(\) of \|V8"),
+        (Mute(), r"\(3,\) of Mute"),
+        ("abc", r"\(\) of str"),
+        ({1, 2}, r"\(\) of set"),
+        (np.zeros(3), r"\(3,\)"),
+    ],
+)
+def test_a_wrong_shape_of_no_numbers_is_told(value: Any, got: str) -> None:
+    buffer = NativeBuffer(3, {"x": (), "y": (2,)})
+    with pytest.raises(ValueError, match=rf"^y: expected shape \(2,\), got {got}$"):
+        buffer.add(1.0, value)
+    with pytest.raises(ValueError, match=rf"^y: expected shape \(2, 2\), got {got}$"):
+        buffer.extend(np.zeros(2), value)
+    assert buffer.stats()["inserted"] == 0
 
 
 def test_from_env_takes_a_timeout() -> None:

@@ -453,3 +453,29 @@ def test_loaded_places_are_checked() -> None:
         received.buffer.extend(**steps([*range(30)], 2, (2,)))
         assert_holds(received.buffer, {name: values[-8:] for name, values in steps([*range(30)], 2, (2,)).items()})
     assert outcomes >= {"ValueError", "taken"}
+
+
+@pytest.mark.parametrize("how", ["one field", "a dict", "stacks"])
+def test_n_steps_end_at_what_is_said_to_be_the_next(how: str) -> None:
+    """Whatever it is called: `share_next` says it."""
+    frame: Any = fr.Field((2,), "float32", stack=3 if how == "stacks" else None)
+    names = ("before/a", "after/a") if how == "a dict" else ("before", "after")
+    fields: dict[str, Any] = {**dict.fromkeys(names, frame), "reward": (), "other": (), "done": ((), "bool")}
+    options: dict[str, Any] = {"lanes": 1, "ends": ["done"], "seed": 0, "output": "numpy"}
+    buffer = NativeBuffer(40, fields, share_next={"after": "before"}, **options)
+    plain = NativeBuffer(40, {name.replace("after", "next_before"): each for name, each in fields.items()}, **options)
+    stream = np.repeat(np.arange(33.0, dtype=np.float32)[:, None], 2, 1)
+    if how == "stacks":
+        stream = np.stack([stream[k : k + 30] for k in range(3)], 1)
+    done = np.arange(len(stream) - 1) % 11 == 10
+    for each in (buffer, plain):
+        each.extend(stream[:-1], stream[1:], np.ones(len(done)), np.arange(len(done)), done)
+    rule, order = fr.NStep(3, 0.9), fr.Epochs(shuffle=False)
+    expected = plain.sampler(draw=order, follow=rule).sample(40)
+    steps = np.arange(len(done))
+    last = np.minimum(steps + 2, steps // 11 * 11 + 10)
+    np.testing.assert_array_equal(list(expected)[1], stream[1:][np.minimum(last, len(done) - 1)])
+    for each in (buffer, pickle.loads(pickle.dumps(buffer)), buffer.resized(50)):
+        got = each.sampler(draw=order, follow=rule).sample(40)
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -184,6 +184,23 @@ def test_writers_that_leave_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> No
         buffer.resized(10)
 
 
+@pytest.mark.parametrize("kind", ["frames", "lanes", "plain"])
+def test_of_a_cleared_one_nothing_is_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there may be overwritten meanwhile: no frame of it is looked up."""
+    buffer, streams = filled(kind)
+    buffer.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stored, "read", lambda self, *_: (self.ring.num_reserved, [], []))
+        other = buffer.resized(200)
+    assert len(other) == 0
+    twin = Streams(other, streams.step)
+    twin.stacks = streams.stacks
+    for each in (streams, twin):
+        each.insert(30)
+    assert_same_contents(buffer, other)
+    assert_same_draws(buffer, other, None if kind == "plain" else fr.Sequence(4, incomplete="pad"))
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 2.5, "many", None, True])
 def test_no_capacity(capacity: Any) -> None:
     buffer = fill(NativeBuffer(10, FIELDS, output="numpy"), 5)
@@ -255,6 +272,44 @@ def test_trajectories_stay_what_they_are(capacity: int, rows: int, monkeypatch: 
         Streams(buffer, 600).insert(2)  # which continue nothing
         for name, value in links_of(buffer, 9).items():
             np.testing.assert_array_equal(value[: before - 9], expected[name], err_msg=name)
+
+
+def complete_of(buffer: Any, first: int) -> set[int]:
+    """Tell which transitions from `first` on have all of two steps, or end before; by their rewards."""
+    drawn = buffer.sample(2000, follow=fr.Window({"reward": range(2)}, incomplete="redraw"))
+    return {int(reward) for reward in drawn.reward[:, 0] if reward >= first}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+@pytest.mark.parametrize("then", ["nothing", "a cut", "an end that is left out", "its next", "an end, and a reset"])
+def test_what_is_beside_a_left_out_row_is_so_there(then: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went on, by what is not there: no end of a trajectory, of which nothing else comes."""
+    monkeypatch.setattr("fastreplay.buffer.grown.run_length", lambda _: rows)
+    fields: dict[str, Any] = {"reward": (), "terminated": ((), "bool")}
+    other = NativeBuffer(100, fields, seed=0, lanes=3, output="numpy")
+    for first in (10, 20):
+        for lane, end in ((0, False), (1, first == 20), (2, False)):
+            other.extend(
+                reward=range(first + 3 * lane, first + 3 * lane + 3), terminated=[False, False, end], lanes=lane
+            )
+        is_end = then.startswith("an end")
+        other.extend(reward=[0], terminated=[is_end], lanes=0, mask=[False])
+        if then == "a cut":
+            other.cut(0)
+        other.cut(1)
+        other.extend(reward=[0], terminated=[False], lanes=1, mask=[False])  # beside no transition
+        if then == "its next":
+            other.add(first + 9, False, lane=0)
+        if then == "an end, and a reset":
+            other.extend(reward=[0], terminated=[False], lanes=0, mask=[False])
+    buffer = NativeBuffer(100, fields, seed=0, lanes=3, output="numpy")
+    buffer.extend(reward=[1, 2, 3], terminated=[False] * 3)
+    buffer.extend(other)
+    open_ones = {28} | ({29} if then == "its next" else set())  # which are cut
+    assert complete_of(buffer, 10) == complete_of(other, 10) | open_ones
+    assert not {12, 22} & complete_of(buffer, 10)
+    buffer.extend(reward=[4, 5, 6], terminated=[False] * 3)  # begin anew
+    assert buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.Sequence(1)).sample(100).is_first[-3:].all()
 
 
 def test_a_step_after_an_end_is_a_transition_there() -> None:

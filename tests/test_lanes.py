@@ -522,6 +522,33 @@ def test_resets_are_left_out_whatever_way_rows_are_given() -> None:
     assert masked.lanes == 3
 
 
+@pytest.mark.parametrize(
+    "wraps", [lambda env: env, gym.wrappers.FlattenObservation, gym.wrappers.RecordEpisodeStatistics]
+)
+@pytest.mark.parametrize("lanes", [True, 1, 2])
+def test_one_environment_that_resets_itself(wraps: Any, lanes: Any) -> None:
+    """By Gymnasium's `Autoreset`, in the step after an end, whatever is around it; else every step is a transition."""
+    plain = gym.make("CartPole-v1")
+    env = wraps(gym.wrappers.Autoreset(plain))
+    buffer: Any = fr.ReplayBuffer.from_env(env, 500, lanes=lanes, output="numpy")
+    other: Any = fr.ReplayBuffer.from_env(wraps(plain), 500, lanes=lanes, output="numpy")
+    where = {} if lanes in (True, 1) else {"lane": 1}
+    obs, _ = env.reset(seed=0)
+    num_resets, ended = 0, False
+    for _ in range(100):
+        next_obs, reward, terminated, truncated, _ = env.step(1)
+        for each in (buffer, other):
+            each.add(obs, 1, reward, next_obs, terminated, truncated, **where)
+        num_resets += ended
+        obs, ended = next_obs, terminated or truncated
+    assert num_resets > 5
+    assert (len(buffer), len(other)) == (100 - num_resets, 100)
+    assert (buffer[:].reward == 1).all()
+    steps = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.Sequence(2)).sample(500)
+    goes_on = steps.mask[:, 1]
+    np.testing.assert_array_equal(steps.observation[goes_on, 1], steps.next_observation[goes_on, 0])
+
+
 def test_resets_of_one_lane_in_one_call() -> None:
     """Successive rows: each tells what the next one is."""
     envs = gym.make_vec("CartPole-v1", 1, vectorization_mode="sync")
@@ -704,3 +731,76 @@ def test_memory_is_told() -> None:
     plain, with_lanes = NativeBuffer(1000, STEPS), NativeBuffer(1000, STEPS, lanes=1)
     assert with_lanes.stats()["bytes"] - plain.stats()["bytes"] < 17 * 1000
     assert plain.stats()["bytes"] == NativeBuffer(1000, STEPS).stats()["bytes"]
+
+
+@pytest.mark.parametrize("has_priorities", [False, True])
+@pytest.mark.parametrize("given", ["in order", "by name", "in another order", "the lane first", "the lane between"])
+def test_the_lane_of_an_add(given: str, *, has_priorities: bool) -> None:
+    fields: dict[str, Any] = {"observation": (2,), "reward": (), "terminated": ((), "bool")}
+    options: dict[str, Any] = {"priorities": fr.Priorities()} if has_priorities else {}
+    buffers = [NativeBuffer(10, fields, output="numpy", lanes=3, **options) for _ in range(2)]
+    for step in range(25):
+        row = {"observation": np.full(2, step, np.float32), "reward": step, "terminated": step % 4 == 3}
+        lane = {"lane": (step * 2) % 3}
+        if given == "in order":
+            buffers[0].add(*row.values(), **lane)
+        elif given == "by name":
+            buffers[0].add(**row, **lane)
+        elif given == "in another order":
+            buffers[0].add(**dict(reversed(row.items())), **lane)
+        elif given == "the lane first":
+            buffers[0].add(**lane, **row)
+        else:
+            buffers[0].add(row.pop("observation"), reward=row.pop("reward"), **lane, **row)
+        buffers[1].extend(
+            observation=[[step] * 2], reward=[step], terminated=[step % 4 == 3], lanes=np.array([lane["lane"]])
+        )
+    drawn = [
+        each.sampler(draw=fr.Epochs(shuffle=False), follow=fr.Sequence(3, burn_in=2)).sample(10) for each in buffers
+    ]
+    for name, value in drawn[1].items():
+        np.testing.assert_array_equal(drawn[0][name], value, err_msg=name)
+    np.testing.assert_array_equal(drawn[0].mask, drawn[1].mask)
+
+
+def test_the_lane_of_an_add_takes_no_code_of_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which took a hundred times as long as the insert."""
+    buffer = NativeBuffer(10, {"reward": ()}, output="numpy", lanes=2, ends=())
+    nested = NativeBuffer(10, {"a/x": (), "a/y": ()}, output="numpy", lanes=2, ends=())
+    monkeypatch.setattr("fastreplay.buffer.insert.Given", None)
+    for lane in (0, 1, 1):
+        buffer.add(lane, lane=lane)
+        buffer.add(reward=lane, lane=lane)
+    assert buffer[:].reward.tolist() == [0, 0, 1, 1, 1, 1]
+    nested.add(**{"a/x": 1.0, "a/y": 2.0}, lane=1)
+    with pytest.raises(TypeError, match="not callable"):
+        buffer.add(0.0, lane=np.int64(1))
+
+
+@pytest.mark.parametrize("lane", [-1, 2, 2**31, 2**63, 2**70, -(2**70)])
+def test_a_lane_that_is_none(lane: int) -> None:
+    buffer = NativeBuffer(10, {"reward": ()}, output="numpy", lanes=2, ends=())
+    with pytest.raises(ValueError, match=rf"^lane: expected a lane in \[0, 2\), got {lane}$"):
+        buffer.add(1.0, lane=lane)
+    with pytest.raises(ValueError, match=rf"^lanes: expected a lane in \[0, 2\), got {lane}$"):
+        buffer.extend([1.0, 2.0], lanes=lane)
+    if abs(lane) < 2**63:
+        with pytest.raises(ValueError, match=rf"^lanes\[1\]: expected a lane in \[0, 2\), got {lane}$"):
+            buffer.extend([1.0, 2.0, 3.0], lanes=[0, lane, 1])
+    for bad in (1.0, "1", True, None, torch.tensor(1.0)):
+        with pytest.raises((TypeError, ValueError), match=r"^lane: expected (an integer, got|which of the 2)"):
+            buffer.add(1.0, lane=bad)
+    with pytest.raises(TypeError, match=r"^unknown field 'rewrd'; expected reward"):
+        buffer.add(rewrd=1.0, lane=1)
+    with pytest.raises(TypeError, match=r"^missing field 'reward'"):
+        buffer.add(lane=1)
+    with pytest.raises(TypeError, match=r"^expected at most 1 field"):
+        buffer.add(1.0, 2.0, lane=1)
+    assert len(buffer) == 0
+
+
+def test_a_mask_may_be_a_tensor() -> None:
+    buffer = NativeBuffer(10, {"reward": ()}, lanes=1, ends=())
+    buffer.extend([0, 1, 2], mask=torch.tensor([True, False, True]))
+    buffer.extend([3, 4, 5], mask=torch.tensor([[False, True], [True, False], [False, True]])[:, 0])
+    assert buffer[:].reward.tolist() == [0, 2, 4]

@@ -241,3 +241,37 @@ def test_fresh_minibatches_do_not_share_memory(output: str) -> None:
     for value in second.numpy().values():
         value[...] = 0
     assert_same(first, kept)
+
+
+def test_a_name_is_in_a_minibatch_where_it_gives_something(output: str) -> None:
+    """A field, a part of several, and what the rule made beside fields: `if "weight" in batch` is no trap."""
+    fields: dict[str, Any] = {"observation/a": (2,), "observation/b": (), "reward": ()}
+    buffer = NativeBuffer(10, fields, seed=0, output=output, lanes=1, ends=(), priorities=fr.Priorities())
+    buffer.extend(**{"observation/a": np.zeros((5, 2)), "observation/b": np.zeros(5), "reward": np.zeros(5)})
+    mixture = fr.Mixture({buffer: 1, buffer.sampler(): 1})
+    batches = {
+        "discount": buffer.sample(3, follow=fr.NStep(2, 0.9)),
+        "mask": buffer.sample(3, follow=fr.Sequence(2)),
+        "observation_mask": buffer.sample(3, follow=fr.Window({"observation": range(2)})),
+        "source": mixture.sample(4),
+        "weight": buffer.sample(3),
+        "reward": buffer[0],
+    }
+    names = [
+        *batches,
+        "probability",
+        "trained",
+        "is_first",
+        *fields,
+        "observation",
+        "ticket",
+        "observation/c",
+        "",
+        None,
+        3,
+    ]
+    for made, batch in batches.items():
+        assert made in batch
+        for name in names:
+            assert (name in batch) == (batch.get(name) is not None), (made, name)
+        assert batch.keys() == tuple(fields)  # of which the values are

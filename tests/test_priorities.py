@@ -272,6 +272,21 @@ def test_a_minibatch_knows_which_buffer_it_is_of() -> None:
     assert buffer.spawn(1)[0].update_priorities(batch, np.ones(4)) == (4, 0)
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_a_minibatch_of_a_buffer_without_priorities_is_anothers(output: str) -> None:
+    """Its tickets are of other transitions; drawn, read by slot or by age, copied."""
+    buffer = filled(np.arange(20), output=output)
+    plain = NativeBuffer(20, FIELDS, seed=0, output=output, lanes=1, ends=())
+    plain.extend(**rows(20))
+    drawn = plain.sample(4)
+    others = [drawn, plain.sample(4, follow=fr.Sequence(2)), plain.gather([1] * 4), plain[3:7], drawn.numpy()]
+    largest = buffer.max_priority
+    for each in [*others, copy.deepcopy(drawn), pickle.loads(pickle.dumps(drawn)), next(iter(plain.loader(4)))]:
+        with pytest.raises(ValueError, match="expected a minibatch of this buffer, got one of another"):
+            buffer.update_priorities(each, np.full(4, 1e6))
+    assert buffer.max_priority == largest
+
+
 def test_faces_share_the_priorities() -> None:
     buffer = filled(np.ones(20), alpha=1.0, eps=0.0)
     face = buffer.spawn(1)[0]

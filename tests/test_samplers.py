@@ -56,6 +56,28 @@ def test_the_newest(output: str, newest_of: int, newest: int) -> None:
     assert sampler.stats() == {"sampled": 8000, "redraws": 0, "without_mass": 0, "incomplete": 0, "left_out": 0}
 
 
+@pytest.mark.parametrize("newest_of", [60, 61, 100, 500])
+@pytest.mark.parametrize(
+    "rule", [fr.Sequence(1, burn_in=3, incomplete="redraw"), fr.Window({"reward": [-3]}, incomplete="redraw")]
+)
+def test_what_comes_before_the_newest_surrounds_them(newest_of: int, rule: Any) -> None:
+    """Also where so few can be drawn that all are looked at: of the newest one is complete, by what is older."""
+    buffer = NativeBuffer(1000, {"reward": ()}, seed=0, output="numpy", lanes=2, ends=())
+    alone: dict[str, Any] = {"lanes": [1] * 2, "mask": [True, False]}
+    buffer.extend(reward=range(5), lanes=0)
+    for _ in range(500):
+        buffer.extend(reward=[-1, 0], **alone)
+    buffer.add(5, lane=0)
+    for _ in range(59):
+        buffer.extend(reward=[-1, 0], **alone)
+    draw = fr.Uniform(newest_of=newest_of)
+    for seed in range(20):
+        assert tickets(buffer.sampler(draw=draw, follow=rule, seed=seed).sample(3)) == [505] * 3
+    told = "no window of 4 steps is complete among what can be drawn; [0-9]+ others are, .* or too old for newest_of$"
+    with pytest.raises(ValueError, match=told):
+        buffer.sampler(draw=fr.Uniform(newest_of=59), follow=rule).sample(3)
+
+
 def test_combined_replay_learns_from_each_transition_at_once() -> None:
     buffer = NativeBuffer(100, FIELDS, seed=0, output="numpy")
     sampler = buffer.sampler(draw=fr.Uniform(newest=1))

@@ -137,6 +137,24 @@ def test_nothing_complete_says_what_is_missing_and_changes_nothing() -> None:
         in_order(buffer, fr.Sequence(4, incomplete="redraw"))
 
 
+@pytest.mark.parametrize("draws", ["stratified", "independent"])
+@pytest.mark.parametrize("unlikely", [0.0, None])
+def test_complete_ones_without_a_priority_are_told(draws: Any, unlikely: float | None) -> None:
+    """They cannot be drawn, though `trajectory_stats` counts them: the longest trajectory is not what is amiss."""
+    rule = fr.Priorities(alpha=1, eps=0, draws=draws)
+    buffer = NativeBuffer(100, {"reward": ()}, seed=0, output="numpy", lanes=1, ends=(), priorities=rule)
+    buffer.extend(reward=range(51), priority=unlikely)
+    buffer.extend(reward=range(51, 100))
+    follow = fr.Sequence(50, incomplete="redraw")
+    assert buffer.trajectory_stats(follow)["complete"] == 51
+    told = "no window of 50 steps is complete among what can be drawn; 51 others are, without a priority above 0"
+    with pytest.raises(ValueError, match=told):
+        buffer.sample(4, follow=follow)
+    assert buffer.sampler(draw=fr.Uniform()).sample(400, follow=follow).ticket.max() == 50
+    buffer.update_priorities([7], [1.0])
+    assert buffer.sample(4, follow=follow).ticket.tolist() == [7] * 4
+
+
 def test_what_is_complete_is_told_beforehand() -> None:
     buffer = filled([31, 20, 7], capacity=50)
     stats = buffer.trajectory_stats()

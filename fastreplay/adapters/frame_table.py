@@ -58,12 +58,13 @@ def frames_of(dedupe: Dedupe, observation: dict[str, StepField] | StepField) -> 
     else:
         checked_index("dedupe", dedupe)
         given = dict.fromkeys(parts, dedupe)
-    frames = tuple(checked_count("dedupe", count) for count in given.values())
+    whose = {name: f"dedupe[{name!r}]" if isinstance(dedupe, Mapping) else "dedupe" for name in parts}
+    frames = tuple(checked_count(whose[name], count) for name, count in given.items())
     for (name, part), count in zip(parts.items(), frames, strict=True):
         if count > _core.MAX_FRAMES:
-            raise ValueError(f"dedupe: expected at most {_core.MAX_FRAMES} frames, got {count}")
+            raise ValueError(f"{whose[name]}: expected at most {_core.MAX_FRAMES} frames, got {count}")
         if count > 1 and (not part.shape or part.shape[0] % count != 0):
-            raise ValueError(f"dedupe: expected a first axis of {count} frames, and {name} is {part.shape}")
+            raise ValueError(f"{whose[name]}: expected a first axis of {count} frames, and {name} is {part.shape}")
     return frames
 
 

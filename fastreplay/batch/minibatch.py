@@ -180,7 +180,7 @@ class Minibatch(Generic[ArrayT]):
         raise AttributeError(f"the minibatch has no field {name!r}")
 
     def __contains__(self, name: object) -> bool:
-        return name in self._schema
+        return name in self._schema or name in self._beside or name in self._schema.parts_by_name
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._schema, *self._beside]

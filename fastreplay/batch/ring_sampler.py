@@ -199,11 +199,14 @@ class RingSampler:
         if self._ring.is_closed:
             raise RuntimeError("sample: the buffer was closed meanwhile")
         if isinstance(self._from, _core.Follow) and len(self._ring):
-            count, _, longest, *_ = self._from.count()
-            return (
-                f"sample: no window of {self._from.num_steps} steps is complete among what can be drawn; of {count:,} "
-                f"transitions the longest trajectory has {longest:,} (trajectory_stats() tells it beforehand)"
+            count, _, longest, _, num_complete = self._from.count()
+            why = (
+                f"{num_complete:,} others are, without a priority above 0 or too old for newest_of"
+                if num_complete
+                else f"of {count:,} transitions the longest trajectory has {longest:,} (trajectory_stats() tells it "
+                "beforehand)"
             )
+            return f"sample: no window of {self._from.num_steps} steps is complete among what can be drawn; {why}"
         reserved = self._ring.num_reserved  # first, so that none counts that came after the window
         first, end = self._ring.window()
         unfinished = reserved - max(first, end)

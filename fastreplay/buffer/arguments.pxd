@@ -113,6 +113,21 @@ cdef inline tuple without(tuple left_out, PyObject *const *args, Py_ssize_t num_
     return tuple(kept)
 
 
+# The names before a lane, where it is an int that fits, the last of the arguments, and all before are the fields; None
+# elsewhere.
+cdef inline tuple before_lane(const FieldNames *fields, size_t num_lanes, PyObject *const *args,
+                              Py_ssize_t num_positional, PyObject *names):
+    cdef PyObject *values[kMaxFields]
+    cdef Py_ssize_t last = PyTuple_GET_SIZE(names) - 1
+    cdef tuple rest
+    if last < 0 or <object>PyTuple_GET_ITEM(names, last) != "lane":
+        return None
+    if not (PyLong_CheckExact(args[num_positional + last]) and 0 <= <object>args[num_positional + last] < num_lanes):
+        return None
+    rest = (<tuple>names)[:last]
+    return rest if bind(fields, args, num_positional, <PyObject *>rest, values) else None
+
+
 # The arguments of a call that are given by name.
 cdef inline dict named(PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
     cdef tuple given = () if names == NULL else <tuple>names

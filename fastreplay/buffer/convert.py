@@ -149,7 +149,10 @@ def as_rows(schema: Schema, index: int, value: object, num_rows: int | None) -> 
     field = schema[name]
     array = _as_array(name, value, field)
     if array.shape != expected_shape(field, array.shape, num_rows):
-        raise wrong_shape(schema, index, array.shape, num_rows, "" if kind_of(array.dtype) in "biufc" else value)
+        what = array.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise wrong_shape(
+            schema, index, array.shape, num_rows, "" if kind_of(array.dtype) in "biufc" else f" of {what}"
+        )
     if array.dtype != field.dtype:
         return np.ascontiguousarray(_cast(name, array, field.dtype)).reshape(array.shape)
     # What NumPy made of these just now is a copy already.
@@ -165,13 +168,10 @@ def expected_shape(field: Field, given: tuple[int, ...], num_rows: int | None) -
     return (given[0] if given else "n", *field.shape)
 
 
-def wrong_shape(
-    schema: Schema, index: int, given: tuple[int, ...], num_rows: int | None, value: object = ""
-) -> ValueError:
-    """Return the error that names the field, the shape expected and the shape that came, of a value of no numbers."""
+def wrong_shape(schema: Schema, index: int, given: tuple[int, ...], num_rows: int | None, of: str = "") -> ValueError:
+    """Return the error that names the field, the shape expected and the one that came, and `of` what, if no numbers."""
     name = schema.names[index]
     expected = ", ".join(map(str, shape := expected_shape(schema[name], given, num_rows)))
-    of = "" if value == "" else f" of {type(value).__name__}"
     return ValueError(f"{name}: expected shape ({expected}{',' if len(shape) == 1 else ''}), got {given}{of}")
 
 

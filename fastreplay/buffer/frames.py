@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
-__all__ = ["Frames", "ShareNext", "frames_in"]
+__all__ = ["Frames", "ShareNext", "frames_in", "next_ones"]
 
 ShareNext = bool | Mapping[str, str]
 
@@ -57,6 +57,12 @@ def frames_in(schema: Schema, share_next: ShareNext, lanes: int | None) -> Frame
         )
     longest = max([stack for _, stack in groups], default=0)
     return Frames(share_next if pairs else False, groups, _SLACK * longest * (lanes or 0))
+
+
+def next_ones(schema: Schema, frames: Frames) -> frozenset[str]:
+    """Return the names of the fields that are the next of others: by their names, or as `share_next` said."""
+    shared = {schema.names[position] for positions, _ in frames.groups for position in positions[1:]}
+    return frozenset(name for name in schema if name.startswith(_NEXT) or name in shared)
 
 
 def _pairs(schema: Schema, share_next: object) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from fastreplay.buffer.priorities import PRIORITY, checked_priorities
-from fastreplay.support.checks import checked_addresses
+from fastreplay.support.checks import checked_addresses, checked_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,25 +102,31 @@ def one_each(name: str, values: NDArray[Any], num_rows: int) -> NDArray[Any]:
         ValueError: They are not as many.
     """
     if values.ndim == 0:
-        return np.full(num_rows, values)
+        return values.reshape(1) if num_rows == 1 else np.full(num_rows, values)
     if len(values) != num_rows:
         raise ValueError(f"{name}: expected one for each of {num_rows} rows, got {len(values)}")
     return values
 
 
 def _checked_lanes(name: str, value: Any, num_lanes: int, is_one: bool) -> NDArray[np.int64]:
-    scalar = np.ndim(value) == 0
-    if is_one and not scalar:
+    if type(value) is int and 0 <= value < num_lanes:
+        return np.array(value, np.int64)
+    if np.ndim(value) == 0:
+        lane = checked_index(name, value)
+        if not 0 <= lane < num_lanes:
+            raise ValueError(f"{name}: expected a lane in [0, {num_lanes}), got {lane}")
+        return np.array(lane, np.int64)
+    if is_one:
         raise ValueError(f"{name}: expected an integer, got shape {np.shape(value)}")
-    lanes = checked_addresses(name, [value] if scalar else value).astype(np.int64)  # a copy
-    for i in np.flatnonzero((lanes < 0) | (lanes >= num_lanes))[:1]:
-        where = name if scalar else f"{name}[{i}]"
-        raise ValueError(f"{where}: expected a lane in [0, {num_lanes}), got {lanes[i]}")
-    return lanes.reshape(()) if scalar else lanes
+    lanes = checked_addresses(name, value).astype(np.int64)  # a copy
+    if lanes.view(np.uint64).max(initial=0) >= num_lanes:
+        i = int(np.flatnonzero((lanes < 0) | (lanes >= num_lanes))[0])
+        raise ValueError(f"{name}[{i}]: expected a lane in [0, {num_lanes}), got {lanes[i]}")
+    return lanes
 
 
 def _checked_mask(value: Any) -> NDArray[np.bool_]:
-    mask = np.array(value.detach().cpu() if hasattr(value, "detach") else value)
+    mask = np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
     if mask.dtype != np.bool_ or mask.ndim != 1:
         raise TypeError(f"mask: expected (n,) bools, True for a row that is inserted, got {mask.dtype} {mask.shape}")
     return mask

@@ -19,7 +19,7 @@ from fastreplay.support.checks import checked_addresses, checked_count
 from fastreplay.support.saving import run_length
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -30,11 +30,12 @@ __all__ = ["Grown"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
-# What came before a transition, as the core says it (csrc/core/lanes/lanes.hpp, SavedLink).
+# What came before a transition and after, as the core says it (csrc/core/lanes/lanes.hpp, SavedLink).
 _BEFORE, _BEGINS, _CONTINUES = 3, 0, 1
+_AFTER, _CUT, _ANOTHER = 12, 8, 12
 # Where a lane stands that others' transitions go into: at a beginning, in a trajectory, after one that ended by itself,
-# or in one of which what came last is not known.
-_FRESH, _MIDWAY, _ENDED, _BROKEN = range(4)
+# in one of which what came last is not known, in one that went on, or in one that was cut.
+_FRESH, _MIDWAY, _ENDED, _BROKEN, _GOING_ON, _TO_CUT = range(6)
 
 
 class Grown(Filled[ArrayT]):
@@ -105,6 +106,8 @@ class Grown(Filled[ArrayT]):
             if joining is not None:
                 joining.begin()
             self._copy(other, joining, at, end)
+            if joining is not None:
+                joining.leave()
         finally:
             if joining is not None:
                 joining.held.end()
@@ -183,44 +186,54 @@ class _Joining:
         begin_holding(self.held, self._into.tolist())
 
     def read(self, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the lanes, and what came before, of so many tickets, some of which may be overwritten by now."""
+        """Return the lanes and links of so many tickets, some of which may be overwritten by now."""
         lanes, links, _ = self._source.core.save(first, count)
-        return np.minimum(lanes, len(self._into) - 1), links & _BEFORE
+        return np.minimum(lanes, len(self._into) - 1), links
 
     def insert(
-        self, columns: dict[str, NDArray[Any]], lanes: NDArray[Any], before: NDArray[Any], *, is_torn: bool
+        self, columns: dict[str, NDArray[Any]], lanes: NDArray[Any], links: NDArray[Any], *, is_torn: bool
     ) -> None:
         """Insert what follows; after a tear nobody knows what comes before it."""
         if is_torn:
+            self.leave()
             for lane in np.flatnonzero(self._states == _MIDWAY).tolist():
-                self._lose_track(lane, columns)
-            for lane in np.flatnonzero(self._states == _ENDED).tolist():
+                self._lose_track(lane)
+            for lane in np.flatnonzero((self._states == _ENDED) | (self._states == _TO_CUT)).tolist():
                 self._cut(lane)
+        after = links & _AFTER
+        left = np.select([after == _ANOTHER, after == _CUT], [_GOING_ON, _TO_CUT], _MIDWAY)
+        left[self._end(columns, len(lanes))] = _ENDED
         begin = 0
-        for row, is_cut, is_lost in self._turns(columns, lanes, before):
+        for row, turns in self._turns(lanes, links & _BEFORE, left):
             self._extend(columns, lanes, begin, row)
             begin = row
-            if is_cut:
-                self._cut(int(lanes[row]))
-            if is_lost:
-                self._lose_track(int(lanes[row]), columns)
+            for turn in turns:
+                turn(int(lanes[row]))
         self._extend(columns, lanes, begin, len(lanes))
-        self._states[lanes] = np.where(self._end(columns, len(lanes)), _ENDED, _MIDWAY)  # of a lane's rows the last
+        self._states[lanes] = left  # of a lane's rows the last
+
+    def leave(self) -> None:
+        """Lose track of the trajectories that went on, where what came after is none that is inserted."""
+        for lane in np.flatnonzero(self._states == _GOING_ON).tolist():
+            self._lose_track(lane)
 
     def _turns(
-        self, columns: dict[str, NDArray[Any]], lanes: NDArray[Any], before: NDArray[Any]
-    ) -> list[tuple[int, bool, bool]]:
-        """Return the rows before which a lane would not go on as the other's did: whether to cut it, to lose track."""
+        self, lanes: NDArray[Any], before: NDArray[Any], left: NDArray[Any]
+    ) -> list[tuple[int, list[Callable[[int], None]]]]:
+        """Return the rows before which a lane would not go on as the other's did, and what to do with it there."""
         order = np.argsort(lanes, kind="stable")
         of_lane, links = lanes[order], before[order]
-        left = np.roll(np.where(self._end(columns, len(lanes))[order], _ENDED, _MIDWAY), 1)  # by the row before
         is_first = np.diff(of_lane.astype(np.int64), prepend=-1) != 0
-        stands = np.where(is_first, self._states[of_lane], left)
+        stands = np.where(is_first, self._states[of_lane], np.roll(left[order], 1))  # as the row before left it
         begins, continues, is_known = links == _BEGINS, links == _CONTINUES, links <= _CONTINUES
-        is_cut = begins & ((stands == _MIDWAY) | (stands == _BROKEN))
+        goes_astray = begins & (stands == _GOING_ON)  # what came after was left out
+        is_cut = (stands == _TO_CUT) | (begins & ((stands == _MIDWAY) | (stands == _BROKEN) | goes_astray))
         is_cut |= (stands == _ENDED) & (self._lanes.core.skips_resets | ~is_known)
         is_lost = (continues & (stands == _FRESH)) | (~is_known & (stands != _BROKEN))
-        return sorted((int(order[k]), bool(is_cut[k]), bool(is_lost[k])) for k in np.flatnonzero(is_cut | is_lost))
+        turns = ((goes_astray, self._lose_track), (is_cut, self._cut), (is_lost, self._lose_track))
+        return sorted(
+            (int(order[k]), [turn for is_taken, turn in turns if is_taken[k]]) for k in np.flatnonzero(is_cut | is_lost)
+        )
 
     def _end(self, columns: dict[str, NDArray[Any]], num_rows: int) -> NDArray[np.bool_]:
         """Return which rows end a trajectory of the buffer, (n,)."""
@@ -242,8 +255,8 @@ class _Joining:
         self.held.cut(lane)
         self._states[lane] = _FRESH
 
-    def _lose_track(self, lane: int, columns: dict[str, NDArray[Any]]) -> None:
+    def _lose_track(self, lane: int) -> None:
         """Say that what came last in a lane is not known, which a row that ends nothing does where it is left out."""
-        row: Any = {name: np.zeros((1, *column.shape[1:]), column.dtype) for name, column in columns.items()}
+        row: Any = {name: np.zeros((1, *field.shape), field.dtype) for name, field in self._buffer.schema.items()}
         self._insert(row, self._into[[lane]], mask=[False])
         self._states[lane] = _BROKEN

@@ -10,7 +10,6 @@ never sees a Python object.
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
@@ -18,14 +17,14 @@ from libc.string cimport memcpy
 cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport (
-    METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyMethodDef, argument, bind, named, without)
+    METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyLong_CheckExact, PyMethodDef,
+    argument, before_lane, bind, named, without)
 from fastreplay.buffer.insert_calls cimport (
     BesideRing, Lanes, Priorities, Ring, column_bytes, enter_lanes, has_ended, insert_rows, kAddDoc, kExtendDoc,
     kLanesCapsule, kPrioritiesCapsule, kReleaseInsertBytes, kRingCapsule, lanes_in_order, leave_lanes, leave_out,
-    num_columns, num_lanes, skips_resets)
+    num_columns, num_lanes, pointer_in, skips_resets)
 from fastreplay.buffer.rows cimport (
-    Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Records, Rows, describe, kMaxFields, make_rows,
-    own_memory, row_at, same_dims)
+    Field, OwnMemory, Records, Rows, describe, holds_rows, kMaxFields, make_rows, own_memory, row_at)
 from fastreplay.buffer.staging cimport Copies, Scratch, hold, release, stage_row, stage_rows, takes_rows
 
 from sys import intern
@@ -40,10 +39,6 @@ cnp.import_array()
 
 # How long a gated insert waits in the core before it looks for signals, in milliseconds.
 cdef int64_t kSignalPeriodMs = 50
-
-
-cdef void *pointer_in(object kind, object owner, const char *name) except? NULL:
-    return NULL if owner is None else PyCapsule_GetPointer(kind.capsule(owner), name)
 
 
 cdef class Inserter:
@@ -71,7 +66,7 @@ cdef class Inserter:
         self._refuse_second_init()
         cdef tuple names = tuple([intern(str.__str__(name)) for name in schema])
         cdef bint is_nested = any([not node.is_field for node in schema.parts.values()])
-        cdef Ring *core = <Ring *>PyCapsule_GetPointer(CoreRing.capsule(ring), kRingCapsule)
+        cdef Ring *core = <Ring *>pointer_in(CoreRing, ring, kRingCapsule)
         cdef void *weighed = pointer_in(CorePriorities, priorities, kPrioritiesCapsule)
         cdef void *streams = pointer_in(CoreLanes, lanes, kLanesCapsule)
         cdef Py_ssize_t i, num_fields = len(names)
@@ -182,23 +177,18 @@ cdef class Inserter:
     # A copy of a value as the field has it; num_rows is None for one row. What the Python code made is not
     # trusted to be that.
     cdef cnp.ndarray converted(self, Py_ssize_t i, object value, object num_rows):
-        cdef Field *field = &self.fields[i]
         cdef cnp.ndarray array = as_rows(self.schema_object, i, value, num_rows)
-        cdef int axes_before = 0 if num_rows is None else 1
-        if not (PyArray_CheckExact(<PyObject *>array) and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>array)
-                and cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(array), field.type_num)
-                and cnp.PyArray_NDIM(array) == field.ndim + axes_before
-                and same_dims(cnp.PyArray_DIMS(array) + axes_before, field.dims, field.ndim)):
+        if not holds_rows(&self.fields[i], array, 0 if num_rows is None else 1):
             raise ValueError(f"{self.names[i]}: the schema says another shape or dtype than when the buffer was made")
         return array
 
     cdef object changed(self, Py_ssize_t i):
         return ValueError(f"{self.names[i]}: the array changed while another value of the insert was converted")
 
-    # `beside` is what was given with the rows' fields; None for nothing.
+    # `beside` is what was given with the rows' fields, Given; an int for a lane alone, None for nothing.
     cdef int insert(self, object beside, const Rows *rows, size_t num_rows) except -1:
         cdef BesideRing around
-        cdef object given = None if beside is None else beside.priority
+        cdef object given = None if beside is None or PyLong_CheckExact(<PyObject *>beside) else beside.priority
         if num_rows == 0:
             return 0
         around = BesideRing(self.priorities, NULL, NULL, NULL)
@@ -211,10 +201,14 @@ cdef class Inserter:
 
     # As insert(): makes the call the owner of the rows' lanes meanwhile, but where the caller is, before a ticket is taken.
     cdef int insert_in_lanes(self, object beside, BesideRing *around, const Rows *rows, size_t num_rows) except -1:
-        cdef object lanes, mask = None if beside is None else beside.mask_of_rows(num_rows)
-        cdef const void *owner = around if beside is None or not beside.owner else <const void *><size_t>beside.owner
+        cdef bint is_lane = PyLong_CheckExact(<PyObject *>beside)
+        cdef bint is_given = beside is not None and not is_lane
+        cdef object lanes, mask = beside.mask_of_rows(num_rows) if is_given else None
+        cdef const void *owner = <const void *><size_t>beside.owner if is_given and beside.owner else around
         around.lanes = self.lanes
-        if num_rows == num_lanes(self.lanes[0]) and (beside is None or beside.lanes is None):
+        if is_lane:
+            around.lane_of = lanes_in_order(self.lanes[0]) + <size_t>beside
+        elif num_rows == num_lanes(self.lanes[0]) and (beside is None or beside.lanes is None):
             around.lane_of = lanes_in_order(self.lanes[0])
         else:
             lanes = Given.lanes_of_rows(beside, self.lanes_object, num_rows)
@@ -359,10 +353,16 @@ cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_posi
 
 
 cdef object add_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):
-    if (<Inserter>self).beside_names is not None and names != NULL:
-        insert_beside(add, <Inserter>self, args, num_positional, names, True)
+    cdef Inserter own = <Inserter>self
+    cdef tuple rest = None
+    if own.lanes != NULL and names != NULL:
+        rest = before_lane(&own.field_names, num_lanes(own.lanes[0]), args, num_positional, names)
+    if rest is not None:
+        add(own, args, num_positional, <PyObject *>rest, <object>args[num_positional + len(rest)])
+    elif own.beside_names is not None and names != NULL:
+        insert_beside(add, own, args, num_positional, names, True)
     else:
-        add(<Inserter>self, args, num_positional, names, None)
+        add(own, args, num_positional, names, None)
 
 
 cdef object extend_vectorcall(object self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the insert path calls of C++. There is no module of this name."""
 
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
@@ -39,3 +40,8 @@ cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
 cdef extern from "insert_docs.hpp" namespace "fastreplay" nogil:
     const char *kAddDoc
     const char *kExtendDoc
+
+
+# What lies in an owner's capsule; NULL of None.
+cdef inline void *pointer_in(object kind, object owner, const char *name) except? NULL:
+    return NULL if owner is None else PyCapsule_GetPointer(kind.capsule(owner), name)

@@ -28,9 +28,10 @@ class NStep(Follow):
     """The next steps of each row's trajectory, as one transition (Watkins 1989; Sutton & Barto 2018, chapter 7).
 
     Of the m steps that are there, at most n: the reward is the sum of gamma^k times that of step k; fields whose names
-    begin with `next_`, and those that end a trajectory, are the last step's; all others the first one's. Beside them,
-    `batch.discount` is gamma^m, (B,) float32. With y = reward + discount * (1 - terminated) * value(next_observation)
-    as the target, a truncated trajectory bootstraps and a terminated one does not.
+    begin with `next_`, or that `share_next` says are the next of others, and those that end a trajectory, are the last
+    step's; all others the first one's. Beside them, `batch.discount` is gamma^m, (B,) float32. With y = reward +
+    discount * (1 - terminated) * value(next_observation) as the target, a truncated trajectory bootstraps and a
+    terminated one does not.
 
     m is less than n where the trajectory ends before, or was cut, or where the next transition has not been inserted.
 
@@ -86,7 +87,7 @@ class NStep(Follow):
             raise ValueError("discount: expected 'discount', as a field of this name is stored")
         making = Making(schema, lanes, form)
         for name in schema:
-            if name not in self.reward and (name.startswith("next_") or name in lanes.ends):
+            if name not in self.reward and (name in lanes.next_ones or name in lanes.ends):
                 making.take_last(name)
         sums = [(numbers, making.make_field(name)) for numbers, name in zip(rewards, self.reward, strict=True)]
         if _DISCOUNT in schema:

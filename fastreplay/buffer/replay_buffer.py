@@ -159,6 +159,7 @@ class ReplayBuffer(Sampled[ArrayT]):
     ) -> None:
         self._refuse_second_init()
         capacity = checked_count("capacity", capacity)
+        lanes = None if lanes is None else checked_count("lanes", lanes)
         self._schema = fields if isinstance(fields, Schema) else Schema(fields)
         check_output(self._schema, output, device)
         self._output = output
@@ -194,7 +195,7 @@ class ReplayBuffer(Sampled[ArrayT]):
         self._holding = threading.Lock()
         self.attached = {}
         self._origin = int.from_bytes(os.urandom(7), sys.byteorder) + 1
-        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, file)
+        self._lanes = new_lanes(lanes, ends, self._ring, self._schema, frames=self._frames, file=file)
         self._masses = new_masses(self._priorities, self._ring, self._schema.names, self._storage, file)
         self._waits = Waits()
         self._mirror = self._new_mirror()
@@ -272,9 +273,10 @@ class ReplayBuffer(Sampled[ArrayT]):
             extra: Further fields.
             output: As in the constructor.
             lanes: As in the constructor, or True for those of the environment, however many they are. Where a vector
-                environment resets in the step after an end (Gymnasium's way since 1.0), `add` and `extend` then leave
-                out each lane's next row after an end, which is no transition. In other modes, the step of an end has
-                the new episode's first observation: insert the last one of the old in its place (`info["final_obs"]`).
+                environment (Gymnasium's way since 1.0) or the wrapper `Autoreset` resets in the step after an end,
+                `add` and `extend` then leave out each lane's next row after an end, which is no transition. In other
+                modes, the step of an end has the new episode's first observation: insert the last one of the old in
+                its place (`info["final_obs"]`).
             ends: As in the constructor.
             stack: Frames of which each observation is a stack along its first axis; None for observations by
                 themselves.

@@ -107,6 +107,14 @@ cdef inline bint same_dims(const cnp.npy_intp *given, const cnp.npy_intp *expect
     return True
 
 
+# Whether an array lies as rows of the field, with so many axes before them.
+cdef inline bint holds_rows(const Field *field, cnp.ndarray array, int axes_before):
+    return (PyArray_CheckExact(<PyObject *>array) and PyArray_ISCARRAY_RO(<cnp.PyArrayObject *>array)
+            and cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(array), field.type_num)
+            and cnp.PyArray_NDIM(array) == field.ndim + axes_before
+            and same_dims(cnp.PyArray_DIMS(array) + axes_before, field.dims, field.ndim))
+
+
 # The table's or ring's own records: input that lies there might be overwritten before it was read.
 cdef struct OwnMemory:
     const char *begin

@@ -82,7 +82,7 @@ class Weighed(Contents[ArrayT]):
         tickets: Any = batch
         if isinstance(batch, Minibatch):
             origin = batch._beside.origin
-            if origin != self._origin and origin != 0:  # noqa: PLR1714 - a set takes longer
+            if origin != self._origin:
                 raise ValueError(
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )

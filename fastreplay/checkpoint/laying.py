@@ -73,7 +73,7 @@ def _of_rows(beside: Sequence[Array], counts: Sequence[Array], rows: slice) -> l
 
 def copied(source: Stored, target: Stored, wanted: Retreat) -> bool:
     """Copy records into another ring; False, to be begun anew, where writers come past."""
-    spare = source.ring.num_spare
+    spare = source.ring.num_spare if wanted.first < wanted.end else 0  # for what is kept
     laying = Laying(target, wanted.first, wanted.end, spare)
     count = max(1, _BYTES // max(1, source.form.row_bytes))
     for begin, end, is_kept in ((laying.start, wanted.first, False), (wanted.first, wanted.end, True)):

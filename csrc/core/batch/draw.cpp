@@ -85,7 +85,7 @@ void UniformDraw::refresh() noexcept {
 }
 
 void UniformDraw::take(const Window& window) noexcept {
-  window_ = window;
+  whole_ = window_ = window;
   if (recency_.newest_of > 0) [[unlikely]] {
     if (window.published() > 0) window_.end = window.committed;
     window_.first = std::max(window_.first, window_.end - std::min(window_.end, recency_.newest_of));
@@ -112,10 +112,10 @@ inline bool UniformDraw::draw(std::uint64_t word, Ticket& ticket) const noexcept
       if (draw(word_of_attempt(key_, call_, row, attempt), ticket)) return true;
       continue;
     }
-    for (const Window& window : {window_, uncleared(ring_, window_, oldest_)}) {
+    for (const Window& window : {whole_, uncleared(ring_, whole_, oldest_)}) {
       take(window);
       ticket = draw_counted(ring_, window_, key_, {row + 1, call_, attempt, 1},
-                            [&](Ticket each) { return suitable.has(each, window_) ? 1.0 : 0.0; });
+                            [&](Ticket each) { return suitable.has(each, whole_) ? 1.0 : 0.0; });
       if (ticket != window_.end) return true;
       if (!suitable.are_all()) return false;
     }

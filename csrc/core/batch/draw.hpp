@@ -115,7 +115,8 @@ class UniformDraw {
   std::span<Ticket> tickets_;
   WordStream words_;
   Ticket oldest_;
-  Window window_{};
+  Window whole_{};   // what surrounds a row may be of,
+  Window window_{};  // and the row itself
   std::size_t first_slot_ = 0;
   std::size_t num_newest_ = 0;  // rows at the beginning that are the newest transitions
   Ticket first_newest_ = 0;
