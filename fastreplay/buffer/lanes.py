@@ -112,7 +112,7 @@ def lanes_of_env(env: Any, lanes: int | bool | None, ends: Sequence[str] | None)
     count = (num_envs or 1 if lanes else None) if isinstance(lanes, bool) else lanes
     if count is None or not isinstance(count, int):
         return count, False
-    if count < (num_envs or 0):
+    if num_envs is not None and count < num_envs:
         raise ValueError(f"lanes: expected True, or one for each of {num_envs} environments, got {count}")
     skips_resets = _resets_in_next_step(env, is_vector=num_envs is not None)
     if skips_resets and ends is not None and not {*_ENDS} <= {*ends}:
