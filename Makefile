@@ -86,7 +86,7 @@ format: $(VENV)/.lint
 typecheck: $(VENV)/.lint $(VENV)/.built $(VENV)/.test ## Check types: mypy strict, stubs against the modules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy bench
-	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.native_step_table fastreplay.adapters.sb3.polyak_native fastreplay.target.watched fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt \
+	$(VENV)/bin/stubtest fastreplay._core fastreplay.buffer.insert fastreplay.adapters.native_step_table fastreplay.adapters.sb3.polyak_native fastreplay.target.watched fastreplay.batch.native_minibatch fastreplay.batch.tensors --allowlist tests/stubtest-allowlist.txt \
 	  --mypy-config-file tests/stubtest.ini
 
 asan: $(VENV)/.built $(VENV)/.test ## Run the C++ and Python tests under AddressSanitizer and UBSan

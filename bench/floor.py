@@ -17,6 +17,17 @@ _TIMED_BYTES = 32 << 20  # of one round of gathers: some milliseconds
 _rng = np.random.default_rng(1)
 
 
+def nothing() -> Callable[..., None]:
+    """Return a native function that takes any arguments and does nothing.
+
+    Raises:
+        AbsentError: The native timer (bench/native) is not built.
+    """
+    native: Any = require("_gather_floor")
+    does_nothing: Callable[..., None] = native.nothing
+    return does_nothing
+
+
 def gathers_s(ours: Fastreplay, batch_size: int, names: Iterable[str]) -> dict[str, float]:
     """Time C++ gathers of random rows of our ring: no draw, no check, no Python, no tensor, always the same target.
 

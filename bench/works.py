@@ -13,21 +13,23 @@ import elsewhere
 import numpy as np
 from checks import check_contents, check_insert, check_sample
 from experiment import Contestant, Contestants, Experiment, itself
-from floor import cold_copy, cold_write, gathers_s
+from floor import cold_copy, cold_write, gathers_s, nothing
 from peers import PEERS, Fastreplay, Peer
+from peers.ours import by_name
 from timing import SECONDS, Call
 from workloads import TICKET_PERIOD, Columns, Transition, Workload, steps, transitions
 
 Kind = Literal["add", "extend", "sample"]
 
 OUT, THREADS = "fastreplay-out", "fastreplay-2-threads"
-FLOOR, HALVES, KERNEL, COPY = "floor", "floor-halves", "kernel", "copy"
+FLOOR, HALVES, KERNEL, COPY, EMPTY = "floor", "floor-halves", "kernel", "copy", "empty-call"
 LABELS = {
     **{name: peer.label for name, peer in PEERS.items()},
     FLOOR: "bare gather",
     HALVES: "bare gather, two threads",
     KERNEL: "our gather alone",
     COPY: "cold memcpy",
+    EMPTY: "empty call",
 }
 _ADD_ROWS = 256  # transitions that one timed call of `add` goes through
 _EXTEND_BLOCKS = 16  # blocks that one timed call of `extend` goes through
@@ -138,7 +140,7 @@ def _bounds(work: Work) -> Mapping[str, Callable[[], Contestant]]:
         return Contestant(call, clock=itself)
 
     if work.kind == "add":
-        return {}
+        return {EMPTY: partial(_empty_calls, work)}
     if work.kind == "extend":
         return {COPY: lambda: Contestant(cold_write(work.num_bytes))}
     stores = ("plain", "streamed") if work.workload.row_bytes >= _STREAMED_BYTES else ("plain",)
@@ -148,6 +150,12 @@ def _bounds(work: Work) -> Mapping[str, Callable[[], Contestant]]:
         KERNEL: partial(gather, "gather"),
         COPY: lambda: Contestant(cold_copy(work.num_bytes)),
     }
+
+
+def _empty_calls(work: Work) -> Contestant:
+    """Return calls of a native function that does nothing, with the arguments that ours are made with."""
+    rows = work.rows()
+    return Contestant(by_name(nothing(), rows), len(rows))
 
 
 class _Rings:

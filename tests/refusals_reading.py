@@ -325,7 +325,7 @@ READING: list[Case] = [
     *cases("fr.Loader.__reduce__", with_drawn_loader, iterate, COPIED),
     *cases("fr.Loader.__next__", with_closed_loader, iterate, CLOSED),
     *cases("fr.Minibatch.__getitem__", stored, looking, ITEM),
-    *cases("fr.Minibatch.__getattr__", stored, looking, ATTRIBUTE),
+    *cases("fr.Minibatch.__getattribute__", stored, looking, ATTRIBUTE),
     *cases("fr.Minibatch.get", stored, looking, UNHASHABLE),
     *cases("fr.Minibatch.__contains__", stored, looking, CONTAINS),
     *cases("fr.Minibatch.__len__", one_transition, looking, LENGTH),

@@ -55,11 +55,11 @@ STEPS: dict[str, Any] = {
     "next_number": ((), "float64"),
 }
 
-# What a class statement makes of itself, and what only tells types.
+# What a class statement makes of itself, or Cython of one, and what only tells types.
 MADE_BY_PYTHON = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__", "__annotate_func__"),
     *("__orig_bases__", "__parameters__", "__abstractmethods__", "__firstlineno__", "__static_attributes__"),
-    *("__annotations_cache__", "__classdictcell__"),
+    *("__annotations_cache__", "__classdictcell__", "__new__", "__pyx_vtable__"),
 }
 
 
@@ -587,7 +587,7 @@ MINIBATCH: dict[str, Action] = {
     "__bool__": with_batch(bool),
     "__iter__": with_batch(lambda batch: next(iter(batch)) is batch["id"]),
     "__getitem__": with_batch(lambda batch: batch["pose"]["grid"] is batch["pose/grid"]),
-    "__getattr__": with_batch(lambda batch: batch.check is batch["check"]),
+    "__getattribute__": with_batch(lambda batch: batch.check is batch["check"]),
     "__contains__": with_batch(lambda batch: "id" in batch and "none" not in batch),
     "__dir__": with_batch(lambda batch: "id" in dir(batch)),
     "__repr__": with_batch(lambda batch: "pose/grid" in repr(batch)),

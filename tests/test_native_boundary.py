@@ -24,14 +24,14 @@ from fastreplay import _core
 from fastreplay.adapters import native_step_table, step_table
 from fastreplay.adapters.sb3 import polyak_native
 from fastreplay.adapters.step_table import StepField, StepTable
-from fastreplay.batch import tensors
+from fastreplay.batch import native_minibatch, tensors
 from fastreplay.buffer import insert
 from fastreplay.target import watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULES = (_core, insert, native_step_table, polyak_native, watched, tensors)
+MODULES = (_core, insert, native_step_table, polyak_native, watched, tensors, native_minibatch)
 
 
 def in_process(work: Callable[[], Any]) -> None:
@@ -281,7 +281,7 @@ def test_blocks_of_another_layout_are_refused(ring: dict[str, Any], block: dict[
     ours, theirs = native(ring), native(block)
     target = _core.Block(theirs, 4)
     for fill_block in (
-        lambda: _core.Sampler((1, 2)).sample(ours, target),
+        lambda: _core.Sampler((1, 2)).sample(ours, 0.0, target),
         lambda: ours.read(False, np.arange(4), target),
         lambda: ours.read_run(0, target),
     ):
@@ -298,9 +298,7 @@ def test_only_rings_and_rules_are_drawn_from() -> None:
     sources: list[Any] = [None, "ring", ours.records, object()]
     for source in sources:
         with pytest.raises(TypeError):
-            _core.Sampler((1, 2)).sample(source, _core.Block(ours, 4))
-        with pytest.raises(TypeError):
-            _core.Sampler((1, 2)).sample_weighted(source, 0.5, _core.Block(ours, 4))
+            _core.Sampler((1, 2)).sample(source, 0.5, _core.Block(ours, 4))
 
 
 def test_trajectories_of_another_ring_are_refused() -> None:
@@ -308,7 +306,7 @@ def test_trajectories_of_another_ring_are_refused() -> None:
     sampler = _core.Sampler((1, 2), 0, _core.Lanes(theirs, 1, []))
     target = _core.Block(ours, 4)
     with pytest.raises(ValueError, match="another ring's"):
-        sampler.sample(ours, target)
+        sampler.sample(ours, 0.0, target)
     prefetcher = _core.Prefetcher(ours, sampler, 1, None, _core.Waits())
     with pytest.raises(ValueError, match="another ring's"):
         prefetcher.start([("minibatch", target, 0, 0.0)])

@@ -62,7 +62,7 @@ def test_sdist_contents(built: tuple[Path, Path]) -> None:
 
 MODULES = (
     *("_core", "adapters/native_step_table", "adapters/sb3/polyak_native"),
-    *("batch/tensors", "buffer/insert", "target/watched"),
+    *("batch/native_minibatch", "batch/tensors", "buffer/insert", "target/watched"),
 )
 
 

@@ -31,10 +31,10 @@ class Fastreplay(Peer):
         fill(self.buffer, self.workload)
 
     def adder(self, rows: Sequence[Transition]) -> Call:
-        return _by_name(self.buffer.add, rows)
+        return by_name(self.buffer.add, rows)
 
     def extender(self, blocks: Sequence[Columns]) -> Call:
-        return _by_name(self.buffer.extend, [tuple(block.values()) for block in blocks])
+        return by_name(self.buffer.extend, [tuple(block.values()) for block in blocks])
 
     def sampler(self, batch_size: int) -> Call:
         sample = self.buffer.sample
@@ -144,7 +144,7 @@ def fill(buffer: Any, workload: Workload) -> None:
         buffer.extend(**columns)
 
 
-def _by_name(store: Callable[..., object], rows: Sequence[Any]) -> Call:
+def by_name(store: Callable[..., object], rows: Sequence[Any]) -> Call:
     """Return a call that hands each row to `store`, by the fields' names."""
 
     def run() -> None:

@@ -52,6 +52,11 @@ inline std::size_t insert_rows(Ring& ring, const BesideRing& beside, const Rows*
   return done;
 }
 
+// The same of a first row that nothing lies beside; false where it would have to wait.
+inline bool insert_row(Ring& ring, const Rows* fields, std::size_t num_fields) noexcept {
+  return ring.insert({fields, num_fields}, 0, 1, std::chrono::nanoseconds{0});
+}
+
 // Makes a call the owner of the rows' lanes; returns -1, or the row whose lane has another owner, with nothing taken.
 inline std::ptrdiff_t enter_lanes(Lanes& lanes, const std::int64_t* lane_of, std::size_t num_rows,
                                   const void* call) noexcept {

@@ -62,19 +62,28 @@ inline void check_fits(const Block& block, const Ring& ring) {
   }
 }
 
-// A sampler by priority writes weights, too; one over trajectories knows those of one ring.
+// A sampler by priority writes weights, too.
+inline bool has_room_for_weights(const Block& block, const Sampler& sampler) {
+  const BatchLayout& layout = block.layout();
+  return !sampler.draws_by_priority() || (layout.offset_of(Source::kWeight) != BatchLayout::kNone &&
+                                          layout.offset_of(Source::kProbability) != BatchLayout::kNone);
+}
+
+// One over trajectories knows those of one ring.
 inline void check_draws(const Block& block, const Sampler& sampler, const Ring& ring) {
   if (!sampler.draws_from(ring)) throw pybind11::value_error{"the sampler's trajectories are another ring's"};
-  const BatchLayout& layout = block.layout();
-  if (sampler.draws_by_priority() && (layout.offset_of(Source::kWeight) == BatchLayout::kNone ||
-                                      layout.offset_of(Source::kProbability) == BatchLayout::kNone)) {
-    throw pybind11::value_error{"the block has no weights"};
-  }
+  if (!has_room_for_weights(block, sampler)) throw pybind11::value_error{"the block has no weights"};
 }
 
 // Who draws transitions by themselves makes no parts.
 inline void check_makes_no_parts(const Block& block) {
   if (block.layout().has_made_parts()) throw pybind11::value_error{"the block is for what surrounds its rows"};
+}
+
+// All of it, for transitions by themselves.
+inline bool can_draw_alone(const Block& block, const Sampler& sampler, const Ring& ring) {
+  return block.layout().fits(ring.records().layout()) && sampler.draws_from(ring) &&
+         has_room_for_weights(block, sampler) && !block.layout().has_made_parts();
 }
 
 using EpochNumbers = std::array<std::uint64_t, 4>;  // (epoch, first ticket, size, position)

@@ -20,6 +20,7 @@
 #include "batch/sample.hpp"
 #include "follow.hpp"
 #include "gil.hpp"
+#include "instances.hpp"
 #include "module.hpp"
 #include "rows.hpp"
 #include "shares.hpp"
@@ -61,15 +62,42 @@ std::size_t sample_following_into(Sampler& sampler, const FollowRule& follow, do
   return num_rows;
 }
 
-// From a ring, or by a rule of what surrounds rows drawn from one.
-std::size_t sample_weighted_into(Sampler& sampler, const py::object& source, double beta, const Block& block) {
+// From a ring, or by a rule of what surrounds rows drawn from one; `beta` is the exponent of weights.
+std::size_t sample_into(Sampler& sampler, const py::object& source, double beta, const Block& block) {
   const FollowRule* follow = follow_in(source);
   return follow != nullptr ? sample_following_into(sampler, *follow, beta, block)
                            : sample_alone_into(sampler, ring_in(source), beta, block);
 }
 
-std::size_t sample_into(Sampler& sampler, const py::object& source, const Block& block) {
-  return sample_weighted_into(sampler, source, 0, block);
+// pybind11's way to sample_into(), for whatever is no usual call.
+PyObject* general_sample = nullptr;
+
+// The usual call, of transitions by themselves.
+PyObject* sample_at_once(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* names) {
+  if (count == 3 && names == nullptr && PyFloat_CheckExact(arguments[1])) {
+    auto* const sampler = instance_in<Sampler>(self);
+    auto* const ring = instance_in<Ring>(arguments[0]);
+    const auto* const block = instance_in<Block>(arguments[2]);
+    if (sampler != nullptr && ring != nullptr && block != nullptr && can_draw_alone(*block, *sampler, *ring)) {
+      const double beta = PyFloat_AS_DOUBLE(arguments[1]);
+      return PyLong_FromSize_t(
+          without_gil(block->layout().num_bytes(), [&] { return sampler->sample(*ring, *block, beta); }));
+    }
+  }
+  std::vector<PyObject*> all{self};
+  all.insert(all.end(), arguments, arguments + count + (names == nullptr ? 0 : PyTuple_GET_SIZE(names)));
+  return PyObject_Vectorcall(general_sample, all.data(), static_cast<std::size_t>(count) + 1, names);
+}
+
+PyMethodDef sample_method{"sample", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&sample_at_once)),
+                          METH_FASTCALL | METH_KEYWORDS,
+                          "sample($self, source, beta, block)\n--\n\nFill a block by draws; return how many rows."};
+
+void bind_sample(py::class_<Sampler>& sampler) {
+  sampler.def("sample", &sample_into, py::arg("source"), py::arg("beta"), py::arg("block"));
+  general_sample = py::object{sampler.attr("sample")}.release().ptr();
+  auto* const type = reinterpret_cast<PyTypeObject*>(sampler.ptr());
+  sampler.attr("sample") = py::reinterpret_steal<py::object>(PyDescr_NewMethod(type, &sample_method));
 }
 
 // One member's share of a minibatch: its number, what it draws from and by, which part of the block, its first row, how
@@ -84,7 +112,7 @@ std::int64_t sample_shares(const Block& block, const std::vector<ShareToDraw>& d
   for (const auto& [member, source, sampler, share, first_row, num_rows, beta] : draws) {
     if (sampler == nullptr || share == nullptr) throw py::type_error{"expected a sampler and a share"};
     const Block rows = share->of(block, first_row, num_rows);
-    if (sample_weighted_into(*sampler, source, beta, rows) == 0) return member;
+    if (sample_into(*sampler, source, beta, rows) == 0) return member;
     marks.set(member, first_row, num_rows, sampler->draws_by_priority());
   }
   return -1;
@@ -214,6 +242,7 @@ void bind_counts(py::class_<Sampler>& sampler) {
 void bind_sampler(py::module_& m) {
   py::class_<Sampler> sampler(m, "Sampler");
   bind_counts(sampler);
+  bind_sample(sampler);
   sampler
       .def(py::init([](Philox::Key key, std::uint64_t calls, std::uint64_t newest_of, std::uint64_t newest) {
              const Recency recency{.newest_of = newest_of, .newest = newest};
@@ -239,8 +268,6 @@ void bind_sampler(py::module_& m) {
            }),
            py::arg("key"), py::arg("calls"), py::arg("priorities"), py::arg("is_stratified"), py::arg("normalize"),
            py::arg("uniform_mix"), py::keep_alive<1, 4>())
-      .def("sample", &sample_into, py::arg("source"), py::arg("block"))
-      .def("sample_weighted", &sample_weighted_into, py::arg("source"), py::arg("beta"), py::arg("block"))
       .def_property_readonly("epoch_state",
                              [](const Sampler& sampler) { return numbers_of(epochs_of(sampler).state()); })
       .def("begin_in_child", &Sampler::begin_in_child)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from fastreplay.batch.field_tensors import as_made
+from fastreplay.batch.tensors import NativeBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay import _core
-    from fastreplay.batch.field_tensors import PlainTensors
     from fastreplay.batch.layout import Layout
-    from fastreplay.batch.tensors import FieldTensors
 
 __all__ = ["Block", "HostBlock"]
 
@@ -70,7 +69,7 @@ class Block(Protocol):
         """
 
 
-class HostBlock:
+class HostBlock(NativeBlock):
     """One minibatch's memory on the host, and the tensors that were made of it.
 
     It is one of the owners of its memory; each tensor's storage is another, and each array, through its base. When the
@@ -78,16 +77,11 @@ class HostBlock:
     (csrc/core/batch/pool.hpp), and by no other way.
     """
 
-    __slots__ = ("__weakref__", "layout", "native", "tensors")
+    __slots__ = ("__weakref__",)
 
     context = 0  # for what sends blocks to a device, which the CPU has none of
     device = "cpu"
     place = "host"
-
-    def __init__(self, native: _core.Block, layout: Layout) -> None:
-        self.native = native
-        self.layout = layout
-        self.tensors: FieldTensors | PlainTensors | None = None  # the only ones that are ever made
 
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """Return fresh arrays (B, *shape) of the fields."""

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastreplay import _core
-from fastreplay.batch.minibatch import Beside, Minibatch
+from fastreplay.batch.beside import Beside
+from fastreplay.batch.minibatch import Minibatch
+from fastreplay.batch.native_minibatch import NativeDelivery
 from fastreplay.batch.pool import Pool
 
 if TYPE_CHECKING:
@@ -69,6 +71,31 @@ class Delivery(ABC):
     @abstractmethod
     def give_ahead(self, block: Any) -> Minibatch[Any]:
         """Return a minibatch of a block that a prefetcher is to fill."""
+
+    def draw(self, generator: Any, source: _core.Ring | _core.Follow, beta: float, batch_size: int) -> Any:
+        """Return a minibatch of rows that a generator draws; None where there is nothing to draw from."""
+        block = self.take(batch_size)
+        try:
+            num_rows = generator.sample(source, beta, block.native)
+        except BaseException:
+            self.cancel(block)
+            raise
+        if not num_rows:
+            self.cancel(block)
+            return None
+        return self.give(block)._first_rows(num_rows)
+
+    def draw_into(
+        self, out: Any, generator: Any, source: _core.Ring | _core.Follow, beta: float, batch_size: int
+    ) -> Any:
+        """Fill a caller's minibatch, and return it; None where there is nothing to draw from, and nothing has changed.
+
+        Raises:
+            TypeError, ValueError: As `block_of`.
+        """
+        if not self.block_of(out, batch_size).refill(generator.sample, source, beta):
+            return None
+        return self.given_again(out)
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
         """Return a minibatch that was filled ahead, as the caller is to have it.
@@ -172,7 +199,7 @@ class Delivery(ABC):
         return num_ahead
 
 
-class HostDelivery(Delivery):
+class HostDelivery(NativeDelivery, Delivery):
     """Minibatches where they were gathered, as tensors or arrays; or as tensors that torch moves elsewhere.
 
     Args:
@@ -184,35 +211,13 @@ class HostDelivery(Delivery):
 
     place = "host"
     pinned_bytes = 0
+    _draw_into = Delivery.draw_into
 
     def __init__(self, form: Form, device: torch.device | Literal["cpu"], output: str, origin: int = 0) -> None:
-        super().__init__(form, device, origin)
+        Delivery.__init__(self, form, device, origin)
         self._pool = Pool(form)
-        self._in_numpy = output == "numpy"
-
-    def take(self, batch_size: int) -> HostBlock:
-        """Return a block that nobody uses, to be filled."""
-        return self._pool.take(batch_size)
-
-    def give(self, block: HostBlock) -> Minibatch[Any]:
-        """Return a filled block as a minibatch."""
-        return self.make_ready(self.give_ahead(block))
-
-    def cancel(self, block: HostBlock) -> None:
-        """Take a block back that was not filled, or that nobody wants."""
-        if block.tensors is not None:
-            self._pool.keep(block)
-
-    def give_ahead(self, block: HostBlock) -> Minibatch[Any]:
-        """Return a minibatch of the block: whoever has it sees what is filled in."""
-        if self._in_numpy:
-            values: tuple[Any, ...] = block.arrays()
-        else:
-            values = block.hand_out_tensors()
-            self._pool.keep(block)
-        if self._origin or self._beside:
-            return self._minibatch(values, block)
-        return Minibatch(self.schema, values, block, block.layout.batch_size)
+        is_plain = not origin and not form.beside
+        super().__init__(self._pool, Minibatch, form.schema, output == "numpy", is_plain, device == "cpu")
 
     def make_ready(self, batch: Minibatch[Any]) -> Minibatch[Any]:
         """Return a filled minibatch on the device."""

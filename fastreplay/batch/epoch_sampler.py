@@ -55,22 +55,9 @@ class EpochSampler(RingSampler):
         Raises:
             ValueError: There is nothing to draw from, `out` does not fit, or there are no weights for `beta`.
         """
-        if beta is None and out is None:
-            return self._sample(batch_size)
         if out is not None and not self._drop_last:
             raise ValueError("out: expected None, as an epoch's last minibatch may be smaller (see drop_last)")
         return super().sample(batch_size, out, beta)
-
-    def _sample(self, batch_size: int) -> Minibatch[Any]:
-        block = self._delivery.take(batch_size)
-        try:
-            num_rows = self._shared[0].sample(self._from, block.native)
-            if not num_rows:
-                raise ValueError(self.describe_nothing(batch_size))
-        except BaseException:
-            self._delivery.cancel(block)
-            raise
-        return self._delivery.give(block)._first_rows(num_rows)
 
     def least(self, num_rows: int) -> int:
         """Return how many transitions there have to be, for so many rows."""

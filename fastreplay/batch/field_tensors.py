@@ -32,8 +32,6 @@ class PlainTensors:
 
     __slots__ = ("_made", "_tensors")
 
-    is_reusable = False
-
     def __init__(self, tensors: tuple[torch.Tensor, ...]) -> None:
         self._tensors = tensors
         self._made = list(map(_form, tensors))

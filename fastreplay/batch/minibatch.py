@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 
+from fastreplay.batch.beside import NOTHING, Beside
 from fastreplay.batch.conversion import conversion, is_cast, pack, to_numpy, unpack, unpack_tensor
+from fastreplay.batch.native_minibatch import NativeMinibatch
 from fastreplay.support.bfloat16 import tensor_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -22,52 +23,15 @@ if TYPE_CHECKING:
     from fastreplay.batch.block import Block
     from fastreplay.schema import Schema
 
-__all__ = ["Beside", "Minibatch"]
+__all__ = ["Minibatch"]
 
 ArrayT = TypeVar("ArrayT")  # torch.Tensor or numpy.ndarray
 
 
-class Beside(dict[str, Any]):
-    """What the rows of a minibatch have that is no field, by name, and which ring they are of.
-
-    Args:
-        values: By name.
-        origins: The ring's number, alone in a list that all have whose rows lie in the same memory; none where it is
-            not known.
-        time_major: Names of those, and of fields, whose steps come first, and then the rows.
-    """
-
-    __slots__ = ("origins", "time_major")
-
-    def __init__(
-        self,
-        values: Iterable[tuple[str, Any]] = (),
-        origins: Sequence[int] = (),
-        time_major: frozenset[str] = frozenset(),
-    ) -> None:
-        super().__init__(values)
-        self.origins = origins
-        self.time_major = time_major
-
-    @property
-    def origin(self) -> int:
-        """The ring's number; 0 where it is not known."""
-        return self.origins[0] if self.origins else 0
-
-    def of(self, values: Iterable[Any]) -> Beside:
-        """Return other values of the same names and rows, in the same memory."""
-        return Beside(zip(self, values, strict=True), self.origins, self.time_major)
-
-    def copied(self, values: Iterable[Any]) -> Beside:
-        """Return other values of the same names and rows, in memory of their own."""
-        return Beside(zip(self, values, strict=True), [*self.origins], self.time_major)
-
-
-_NOTHING = Beside()
 _ANOTHERS = -1  # the number of a ring that is none to be named
 
 
-class Minibatch(Generic[ArrayT]):
+class Minibatch(NativeMinibatch, Generic[ArrayT]):
     """Transitions, field by field: a mapping, an object with attributes, and a tuple to unpack.
 
     `batch["reward"]` and `batch.reward` are the (batch_size, *shape) tensor or array of a field;
@@ -96,26 +60,29 @@ class Minibatch(Generic[ArrayT]):
         (2, array([0, 0]))
     """
 
-    __slots__ = ("_batch_size", "_beside", "_block", "_schema", "_ticket", "_values")
-    _torch_knows = False
+    __slots__ = ()
 
-    def __init__(  # noqa: PLR0917
-        self,
-        schema: Schema,
-        values: tuple[ArrayT, ...],
-        block: Block | None,
-        batch_size: int | None,
-        ticket: ArrayT | None = None,
-        beside: Beside = _NOTHING,
-    ) -> None:
-        self._schema = schema
-        self._values = values
-        self._block = block
-        self._batch_size = batch_size  # None for a single transition, whose fields have no such axis
-        self._ticket = ticket
-        self._beside = beside  # what the rows have that is no field
-        if not Minibatch._torch_knows and sys.modules.get("torch") is not None:
-            _tell_torch()
+    if TYPE_CHECKING:
+        _values: tuple[ArrayT, ...]
+
+        def __init__(  # noqa: PLR0917
+            self,
+            schema: Schema,
+            values: tuple[ArrayT, ...],
+            block: Block | None,
+            batch_size: int | None,
+            ticket: ArrayT | None = None,
+            beside: Beside = NOTHING,
+        ) -> None: ...
+        def __iter__(self) -> Iterator[ArrayT]: ...
+        def __getitem__(self, name: str) -> ArrayT: ...
+        def __getattr__(self, name: str) -> ArrayT: ...
+
+    @staticmethod
+    def _tell_torch() -> None:
+        from fastreplay.batch.pytree import register
+
+        register(Minibatch)
 
     @property
     def schema(self) -> Schema:
@@ -132,9 +99,9 @@ class Minibatch(Generic[ArrayT]):
         """The rows' insert numbers, (batch_size,) int64; `slot = ticket % capacity`."""
         if self._ticket is None:
             if self._block is None:
-                raise AttributeError  # which __getattr__ puts into words
-            self._ticket = cast("ArrayT", self._block.ticket())
-        return self._ticket
+                raise AttributeError  # which _attribute() puts into words
+            self._ticket = self._block.ticket()
+        return cast("ArrayT", self._ticket)
 
     def _host_rows(self) -> _core.Block | None:
         """Return what has the rows' insert numbers, where they lie in the host's memory."""
@@ -153,26 +120,21 @@ class Minibatch(Generic[ArrayT]):
     def __bool__(self) -> bool:
         return self._batch_size != 0
 
-    def __iter__(self) -> Iterator[ArrayT]:
-        return iter(self._values)
-
-    def __getitem__(self, name: str) -> ArrayT:
+    def _part(self, name: str) -> ArrayT:
+        """Return what is no field by itself."""
         try:
-            return self._values[self._schema.position(name)]
-        except TypeError:  # a slice has no hash
-            raise TypeError(f"{name!r}; expected a name: the fields are {', '.join(self._schema)}") from None
-        except KeyError:
             if name in self._beside:  # no field has such a name
                 return cast("ArrayT", self._beside[name])
             node = self._schema.parts_by_name.get(name)
-            if node is None:
-                raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None
-            return cast("ArrayT", node.fold(self._values))
+        except TypeError:  # a slice has no hash
+            raise TypeError(f"{name!r}; expected a name: the fields are {', '.join(self._schema)}") from None
+        if node is None:
+            raise KeyError(f"{name!r}; the fields are {', '.join(self._schema)}") from None
+        return cast("ArrayT", node.fold(self._values))
 
-    def __getattr__(self, name: str) -> ArrayT:
+    def _attribute(self, name: str) -> ArrayT:
+        """Return what neither the class nor the schema has."""
         if not name.startswith("_"):
-            if name in self._beside:  # no field has such a name
-                return cast("ArrayT", self._beside[name])
             try:
                 return self[name]
             except KeyError:
@@ -331,7 +293,7 @@ def _restore(  # noqa: PLR0917 - as pickles have them
     ticket: Any,
     batch_size: int | None,
     in_numpy: bool,
-    beside: dict[str, Any] = _NOTHING,
+    beside: dict[str, Any] = NOTHING,
     origin: int = 0,
     time_major: tuple[str, ...] = (),
 ) -> Minibatch[Any]:
@@ -348,13 +310,6 @@ def _form_of(value: object) -> str:
     """Return a field's shape, or the type of what `tree_map` put in its place."""
     shape = getattr(value, "shape", None)
     return str(tuple(shape)) if isinstance(shape, tuple) else type(value).__name__
-
-
-def _tell_torch() -> None:
-    from fastreplay.batch.pytree import register
-
-    Minibatch._torch_knows = True
-    register(Minibatch)
 
 
 def _to_tensor(value: object) -> torch.Tensor:

@@ -53,20 +53,7 @@ class PrioritySampler(RingSampler):
         Raises:
             ValueError: The ring is empty, or `out` does not fit.
         """
-        delivery, generator = self._delivery, self._shared[0]
-        exponent = self.beta(0) if beta is None else checked_number("beta", beta, 0)
-        if out is not None:
-            if not delivery.block_of(out, batch_size).refill(generator.sample_weighted, self._from_for_out, exponent):
-                raise ValueError(self.describe_nothing(batch_size))
-            return delivery.given_again(out)
-        block = delivery.take(batch_size)
-        try:
-            if not generator.sample_weighted(self._from, exponent, block.native):
-                raise ValueError(self.describe_nothing(batch_size))
-        except BaseException:
-            delivery.cancel(block)
-            raise
-        return delivery.give(block)
+        return self._drawn(batch_size, out, self.beta(0) if beta is None else checked_number("beta", beta, 0))
 
     def beta(self, num_ahead: int) -> float:
         """Return the exponent of the weights of a loader's next minibatch but so many."""

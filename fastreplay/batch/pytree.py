@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastreplay.batch.minibatch import Beside
+from fastreplay.batch.beside import Beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

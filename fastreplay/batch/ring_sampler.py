@@ -73,19 +73,18 @@ class RingSampler:
         """
         if beta is not None:
             raise ValueError(f"beta: expected None, as the draw is not by priority, got {beta}")
-        delivery = self._delivery
-        if out is not None:
-            if not delivery.block_of(out, batch_size).refill(self._shared[0].sample, self._from_for_out):
-                raise ValueError(self.describe_nothing(batch_size))
-            return delivery.given_again(out)
-        block = delivery.take(batch_size)
-        try:
-            if not self._shared[0].sample(self._from, block.native):
-                raise ValueError(self.describe_nothing(batch_size))
-        except BaseException:
-            delivery.cancel(block)
-            raise
-        return delivery.give(block)
+        return self._drawn(batch_size, out, 0.0)
+
+    def _drawn(self, batch_size: int, out: Minibatch[Any] | None, beta: float) -> Minibatch[Any]:
+        generator = self._shared[0]
+        made: Minibatch[Any] | None
+        if out is None:
+            made = self._delivery.draw(generator, self._from, beta, batch_size)
+        else:
+            made = self._delivery.draw_into(out, generator, self._from_for_out, beta, batch_size)
+        if made is None:
+            raise ValueError(self.describe_nothing(batch_size))
+        return made
 
     def least(self, num_rows: int) -> int:  # noqa: ARG002 - for draws of a whole batch
         """Return how many transitions there have to be, for so many rows."""

@@ -1,16 +1,14 @@
-from typing import Generic, TypeVar
-
 from torch import Tensor
 from typing_extensions import disjoint_base
 
+from fastreplay import _core
+from fastreplay.batch.field_tensors import PlainTensors
+from fastreplay.batch.layout import Layout
 from fastreplay.batch.tensor_offsets import TensorOffsets
 from fastreplay.support.torch_abi import TorchAbi
 
-_BlockT = TypeVar("_BlockT")
-
 @disjoint_base
 class FieldTensors:
-    is_reusable: bool
     def __init__(self, tensors: tuple[Tensor, ...], torch_abi: TorchAbi, offsets: TensorOffsets) -> None: ...
     @property
     def ticket(self) -> Tensor: ...
@@ -21,7 +19,19 @@ class FieldTensors:
     def count_up_versions(self) -> None: ...
 
 @disjoint_base
-class Generations(Generic[_BlockT]):
-    def __init__(self, most: int) -> None: ...
-    def take(self) -> _BlockT | None: ...
-    def keep(self, block: _BlockT) -> None: ...
+class NativeBlock:
+    tensors: FieldTensors | PlainTensors | None
+    def __init__(self, native: _core.Block, layout: Layout) -> None: ...
+    @property
+    def native(self) -> _core.Block: ...
+    @property
+    def layout(self) -> Layout: ...
+
+@disjoint_base
+class Generations:
+    def __init__(self, most: int, memory: _core.BlockPool | None = None, layout: Layout | None = None) -> None: ...
+    @property
+    def memory(self) -> _core.BlockPool: ...
+    @property
+    def layout(self) -> Layout: ...
+    def take(self) -> NativeBlock | None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True, auto_pickle=False, freethreading_compatible=True
 """The tensors of a minibatch, what was done to them since, and which may be handed out again.
 
 Each field is a tensor with a storage of its own, which owns the block that it lies in and gives it back when it
@@ -14,33 +14,14 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stddef cimport size_t
 from libc.stdint cimport uintptr_t
-from libcpp cimport bool as cbool
-from libcpp.vector cimport vector
 
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *object)
     object PyObject_GenericGetDict(object owner, void *context)
     Py_ssize_t PyDict_GET_SIZE(object dictionary)
+    PyObject *PyList_GET_ITEM(object items, Py_ssize_t i)  # borrowed
 
-
-cdef extern from "pristine.hpp" namespace "fastreplay" nogil:
-    struct TensorOffsets:
-        size_t tensor
-        size_t storage
-        size_t counter
-        size_t shell_bytes
-        size_t compare_from
-    cppclass Snapshot:
-        cbool take(const void *shell, const TensorOffsets &offsets)
-        cbool holds()
-        cbool has_form()
-        cbool is_plain()
-        const void *tensor()
-
-
-ctypedef int (*GetPointer)(void *tensor, void **found)
-ctypedef void (*BumpVersion)(void *tensor) except +
 
 # Sizes and strides of more dimensions lie outside of the tensor's own bytes.
 cdef size_t kMostDimensions = 5
@@ -62,16 +43,6 @@ cdef class FieldTensors:
     Thread safety:
         As the GIL makes it; where there is none, offsets are not known.
     """
-
-    is_reusable = True
-
-    cdef tuple _tensors
-    cdef vector[Snapshot] _snapshots
-    cdef vector[void *] _data  # where they lay
-    cdef size_t _handle_offset
-    cdef GetPointer _get_data
-    cdef BumpVersion _bump_version
-    cdef Py_ssize_t _weak_references  # offset in the object
 
     def __cinit__(self):
         self._tensors = ()
@@ -126,19 +97,19 @@ cdef class FieldTensors:
             raise RuntimeError("FieldTensors: __init__ was not called")
         return self._tensors[len(self._tensors) - 1]
 
-    def hand_out(self):
+    cpdef tuple hand_out(self):
         """Return all tensors but the last, in a tuple of its own."""
         cdef Py_ssize_t i, count = PyTuple_GET_SIZE(self._tensors) - 1
         if count < 0:
             raise RuntimeError("FieldTensors: __init__ was not called")
-        handed = PyTuple_New(count)
+        cdef tuple handed = PyTuple_New(count)
         for i in range(count):
             tensor = <object>PyTuple_GET_ITEM(self._tensors, i)
             Py_INCREF(tensor)
             PyTuple_SET_ITEM(handed, i, tensor)
         return handed
 
-    def first_changed(self):
+    cpdef Py_ssize_t first_changed(self) except? -2:
         """Return the position of the first tensor that is no longer where and as it was made, -1 where all are.
 
         One that autograd derives from others is none either: what it would tell of them is of the old rows.
@@ -149,12 +120,13 @@ cdef class FieldTensors:
                 return i
         return -1
 
-    def count_up_versions(self):
+    cpdef int count_up_versions(self) except -1:
         """Let autograd know that the tensors' memory has changed; not of one that was swapped for another."""
         cdef Py_ssize_t i
         for i in range(PyTuple_GET_SIZE(self._tensors)):
             if self._handle(self._tensors, i)[0] == self._snapshots[<size_t>i].tensor():
                 self._bump_version(self._handle(self._tensors, i))
+        return 0
 
     # Whether it still is the tensor that it was, of the same form and no function of others, and its memory the same.
     cdef bint _is_as_made(self, Py_ssize_t i) except -1:
@@ -174,49 +146,81 @@ cdef class FieldTensors:
                 and (<PyObject **>(<char *>tensor + self._weak_references))[0] == NULL)
 
 
+cdef class NativeBlock:
+    """One minibatch's memory on the host, and the tensors that were made of it: base of HostBlock.
+
+    Args:
+        native: The memory.
+        layout: Where its parts lie.
+
+    Attributes:
+        tensors: The only ones that are ever made; None before.
+    """
+
+    def __init__(self, native, layout):
+        if self.native is not None:
+            raise RuntimeError(f"{type(self).__name__}: __init__ was called before; make another")
+        self.native = native
+        self.layout = layout
+
+
 cdef class Generations:
-    """Blocks whose tensors are handed out, the oldest first, until nobody has them.
+    """Blocks of one size whose tensors are handed out, by turns, until nobody has them.
 
     Args:
         most: Blocks kept at most.
+        memory: Where that of new blocks comes from.
+        layout: Theirs.
 
     Thread safety:
-        A block is in the list or belongs to one thread.
+        As the GIL makes it; where there is none, nothing is kept.
     """
-
-    cdef list _blocks
-    cdef Py_ssize_t _most
 
     def __cinit__(self):
         self._blocks = []
 
-    def __init__(self, Py_ssize_t most):
+    def __init__(self, Py_ssize_t most, memory=None, layout=None):
         self._most = most
+        self.memory = memory
+        self.layout = layout
 
     def take(self):
         """Return a block that nobody else has and whose tensors are as they were made; None where there is none."""
+        return self.taken()
+
+    # Of what is looked at, nothing leaves the list but what is of no use: who takes a block has it from then on.
+    cdef NativeBlock taken(self):
+        cdef PyObject *block
         cdef Py_ssize_t i
         for i in range(min(len(self._blocks), kProbes)):
-            try:
-                block = self._blocks.pop(0)
-            except IndexError:  # another thread was here meanwhile
-                return None
-            if Py_REFCNT(<PyObject *>block) != 1 or block.tensors.is_held():
-                self._blocks.append(block)
-            elif self._is_free(block):
-                return block
-            # Else something was done to its tensors: it goes, and its memory, once the last owner lets it.
+            if self._next >= len(self._blocks):
+                self._next = 0
+            block = PyList_GET_ITEM(self._blocks, self._next)
+            if Py_REFCNT(block) == 1 and not (<FieldTensors?>(<NativeBlock>block).tensors).is_held():
+                if self._is_free(<NativeBlock>block):
+                    self._next += 1
+                    return <NativeBlock>block
+                # Something was done to its tensors: it goes, and its memory, once the last owner lets it.
+                self._drop(self._next)
+            else:
+                self._next += 1
         return None
 
-    def keep(self, block):
-        """Add a block; the oldest goes where there are too many, to wherever its tensors' owners let it."""
-        if not block.tensors.is_reusable:
-            return
+    # Adds a block, if it is not there; the oldest goes where there are too many, to wherever its tensors' owners let it.
+    cdef int keep(self, NativeBlock block) except -1:
+        if block.is_kept or type(block.tensors) is not FieldTensors:  # others cannot be told to be as they were made
+            return 0
+        block.is_kept = True
         self._blocks.append(block)
         while len(self._blocks) > self._most:
-            self._blocks.pop(0)
+            self._drop(0)
+        return 0
+
+    cdef int _drop(self, Py_ssize_t i) except -1:
+        cdef NativeBlock block = self._blocks.pop(i)
+        block.is_kept = False
+        return 0
 
     # Whether its memory is its tensors' alone, and they are pristine.
-    cdef bint _is_free(self, block) except -1:
-        native = block.native
-        return Py_REFCNT(<PyObject *>native) == 2 and block.tensors.is_pristine()
+    cdef bint _is_free(self, NativeBlock block) except -1:
+        return Py_REFCNT(<PyObject *>block.native) == 1 and (<FieldTensors>block.tensors).is_pristine()

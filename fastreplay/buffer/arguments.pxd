@@ -42,35 +42,33 @@ cdef struct FieldNames:
     bint is_nested      # whether a positional argument may be for several fields
 
 
+# Whether the arguments of a call are in schema order as they lie, and sure to be one for each field.
+cdef inline bint are_in_order(const FieldNames *fields, Py_ssize_t num_positional, PyObject *names) noexcept:
+    cdef Py_ssize_t i
+    cdef Py_ssize_t num_named = 0 if names == NULL else PyTuple_GET_SIZE(names)
+    if num_positional + num_named != fields.count or (num_positional > 0 and (fields.is_nested or fields.count == 1)):
+        return False
+    for i in range(num_named):
+        if PyTuple_GET_ITEM(names, i) != PyTuple_GET_ITEM(fields.in_order, num_positional + i):
+            return False
+    return True
+
+
 # Puts the arguments of a call into schema order; False where they need a closer look.
 cdef inline bint bind(const FieldNames *fields, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                       PyObject **values) except -1:
     cdef Py_ssize_t i
+    cdef Py_ssize_t place = num_positional
     cdef Py_ssize_t num_named = 0 if names == NULL else PyTuple_GET_SIZE(names)
-    if fields.is_nested:
+    if fields.is_nested or (num_positional == 1 and num_named == 0):  # a mapping of all of one?
         for i in range(num_positional):
             if not is_one_field(args[i]):
                 return False
     if num_positional + num_named != fields.count:
         return False
-    if num_positional == 1 and num_named == 0 and not is_one_field(args[0]):  # a mapping of all of one?
-        return False
-    for i in range(num_named):
-        if PyTuple_GET_ITEM(names, i) != PyTuple_GET_ITEM(fields.in_order, num_positional + i):
-            return bind_out_of_order(fields, args, num_positional, names, values)
-    for i in range(fields.count):
-        values[i] = args[i]
-    return True
-
-
-# As bind(), where the names are not in schema order.
-cdef inline bint bind_out_of_order(const FieldNames *fields, PyObject *const *args, Py_ssize_t num_positional,
-                                   PyObject *names, PyObject **values) except -1:
-    cdef Py_ssize_t i
-    cdef Py_ssize_t place = num_positional
     for i in range(fields.count):
         values[i] = args[i] if i < num_positional else NULL
-    for i in range(fields.count - num_positional):
+    for i in range(num_named):
         place = place_of(fields, PyTuple_GET_ITEM(names, i), place)
         if place < 0 or values[place] != NULL:  # no field, or given before
             return False

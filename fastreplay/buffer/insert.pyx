@@ -18,9 +18,9 @@ cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport (
     METH_FASTCALL, METH_KEYWORDS, FieldNames, PyCFunction, PyDescr_NewMethod, PyLong_CheckExact, PyMethodDef,
-    argument, before_lane, bind, named, without)
+    are_in_order, argument, before_lane, bind, named, without)
 from fastreplay.buffer.insert_calls cimport (
-    BesideRing, Lanes, Priorities, Ring, column_bytes, enter_lanes, has_ended, insert_rows, kAddDoc, kExtendDoc,
+    BesideRing, Lanes, Priorities, Ring, column_bytes, enter_lanes, has_ended, insert_row, insert_rows, kAddDoc, kExtendDoc,
     kLanesCapsule, kPrioritiesCapsule, kReleaseInsertBytes, kRingCapsule, lanes_in_order, leave_lanes, leave_out,
     num_columns, num_lanes, pointer_in, skips_resets)
 from fastreplay.buffer.rows cimport (
@@ -37,8 +37,8 @@ from fastreplay._core import Lanes as CoreLanes, Priorities as CorePriorities, R
 cnp.import_array()
 
 
-# How long a gated insert waits in the core before it looks for signals, in milliseconds.
-cdef int64_t kSignalPeriodMs = 50
+cdef void *pointer_in(object kind, object owner, const char *name) except? NULL:
+    return NULL if owner is None else PyCapsule_GetPointer(kind.capsule(owner), name)
 
 
 cdef class Inserter:
@@ -53,6 +53,7 @@ cdef class Inserter:
     cdef Field *fields
     cdef Py_ssize_t num_fields
     cdef size_t record_bytes
+    cdef bint is_plain  # a row is short, and nothing lies beside it
     cdef object schema_object
     cdef double timeout_s  # infinite for none
     cdef FieldNames field_names
@@ -82,9 +83,7 @@ cdef class Inserter:
         except BaseException:
             PyMem_Free(fields)
             raise
-        self.record_bytes = 0
-        for i in range(num_fields):
-            self.record_bytes += fields[i].row_bytes
+        self.record_bytes = sum([fields[i].row_bytes for i in range(num_fields)])
         self.fields = fields
         self.num_fields = num_fields
         self.schema_object = schema
@@ -98,6 +97,7 @@ cdef class Inserter:
         self.lanes_object = lanes
         self.lanes = <Lanes *>streams
         self.beside_names = Given.names(priorities is not None, lanes is not None)
+        self.is_plain = weighed == NULL and streams == NULL and self.record_bytes < kReleaseInsertBytes
         self.own = own_memory(core.records())
         self.ring = core
 
@@ -107,8 +107,7 @@ cdef class Inserter:
             raise RuntimeError(f"{type(self).__name__}: __init__ was called before; make another buffer")
 
     # Puts the arguments of a call into schema order. Returns what keeps the values alive, where they were unfolded.
-    cdef inline tuple bind(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
-                           PyObject **values):
+    cdef tuple bind(self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names, PyObject **values):
         if self.ring == NULL:
             raise RuntimeError("the buffer was not initialized: call super().__init__() first")
         if bind(&self.field_names, args, num_positional, names, values):
@@ -130,7 +129,7 @@ cdef class Inserter:
     # Stages all rows of an add of which one takes the general way. That may run code of anybody's, which may
     # resize, free or replace the memory of any argument. So it comes first, for all that need it, its results are
     # copies that nobody else has, and what is taken as it lies is looked at afterwards.
-    cdef list stage_row_slowly(self, PyObject **values, Rows *rows, Scratch *scratch):
+    cdef list stage_row_slowly(self, PyObject *const *values, Rows *rows, Scratch *scratch):
         cdef list converted = [None] * self.num_fields
         cdef Py_ssize_t i
         scratch.used = 0
@@ -146,7 +145,7 @@ cdef class Inserter:
         return converted
 
     # As stage_row_slowly(), for the rows of a batch.
-    cdef list stage_rows_slowly(self, PyObject **values, Rows *rows, Py_ssize_t *num_rows, Copies *copies):
+    cdef list stage_rows_slowly(self, PyObject *const *values, Rows *rows, Py_ssize_t *num_rows, Copies *copies):
         cdef list converted = [None] * self.num_fields
         cdef Py_ssize_t i
         num_rows[0] = -1
@@ -246,8 +245,7 @@ cdef class Inserter:
 
     # Rows [first, end).
     cdef int insert_rows(self, const BesideRing *beside, const Rows *rows, size_t first, size_t end) except -1:
-        cdef size_t num_fields = <size_t>self.num_fields
-        cdef size_t done
+        cdef size_t done, num_fields = <size_t>self.num_fields
         if (end - first) * self.record_bytes < kReleaseInsertBytes:
             done = insert_rows(self.ring[0], beside[0], rows, num_fields, first, end, 0)
         else:
@@ -290,7 +288,7 @@ cdef class Inserter:
         cdef size_t done = 0
         cdef size_t before
         cdef double shut_since = monotonic()
-        cdef int64_t patience_ms = kSignalPeriodMs
+        cdef int64_t patience_ms = 50  # in the core, before it looks for signals
         if self.timeout_s * 1000 < patience_ms:
             patience_ms = <int64_t>(self.timeout_s * 1000)
         while True:
@@ -311,33 +309,37 @@ cdef class Inserter:
 
 cdef inline int add(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                     object beside) except -1:
-    cdef PyObject *values[kMaxFields]
+    cdef PyObject *room[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Scratch scratch
-    cdef list converted = None
-    cdef tuple bound
+    cdef object bound = None, converted = None
     cdef Py_ssize_t i
+    cdef PyObject *const *values = args
+    if self.ring == NULL or not are_in_order(&self.field_names, num_positional, names):
+        bound = self.bind(args, num_positional, names, room)
+        values = room
     scratch.used = 0
-    bound = self.bind(args, num_positional, names, values)
     for i in range(self.num_fields):
         if not stage_row(&self.fields[i], &self.own, values[i], &rows[i], &scratch):
             converted = self.stage_row_slowly(values, rows, &scratch)
             break
-    self.insert(beside, rows, 1)
+    if not (beside is None and self.is_plain and insert_row(self.ring[0], rows, <size_t>self.num_fields)):
+        self.insert(beside, rows, 1)
     return 0
 
 
 cdef inline int extend(Inserter self, PyObject *const *args, Py_ssize_t num_positional, PyObject *names,
                        object beside) except -1:
-    cdef PyObject *values[kMaxFields]
+    cdef PyObject *room[kMaxFields]
     cdef Rows rows[kMaxFields]
     cdef Copies copies
-    cdef list converted = None
-    cdef tuple bound
-    cdef Py_ssize_t i
-    cdef Py_ssize_t num_rows = -1
+    cdef object bound = None, converted = None
+    cdef Py_ssize_t i, num_rows = -1
+    cdef PyObject *const *values = args
+    if self.ring == NULL or not are_in_order(&self.field_names, num_positional, names):
+        bound = self.bind(args, num_positional, names, room)
+        values = room
     copies.count = 0
-    bound = self.bind(args, num_positional, names, values)
     try:
         for i in range(self.num_fields):
             if not takes_rows(&self.fields[i], values[i]):

@@ -24,6 +24,7 @@ cdef extern from "insert_calls.hpp" namespace "fastreplay" nogil:
     const char *kPrioritiesCapsule
     const char *kLanesCapsule
     const size_t kReleaseInsertBytes
+    bint insert_row(Ring &ring, const Rows *fields, size_t num_fields)
     size_t insert_rows(Ring &ring, const BesideRing &beside, const Rows *fields, size_t num_fields, size_t done,
                        size_t num_rows, int64_t patience_ms)
     Py_ssize_t enter_lanes(Lanes &lanes, const int64_t *lane_of, size_t num_rows, const void *call)

@@ -13,6 +13,7 @@ cimport numpy as cnp
 
 
 cdef extern from "numpy/arrayobject.h":
+    const void *descr_of "PyArray_DESCR"(cnp.PyArrayObject *array)
     bint PyArray_CheckExact(PyObject *value)
     bint PyArray_ISCARRAY_RO(cnp.PyArrayObject *array)
 
@@ -62,6 +63,7 @@ cdef struct Field:
     size_t num_items
     size_t row_bytes
     PyTypeObject *scalar_type  # the NumPy scalar type of the dtype
+    const void *descr  # NumPy's own dtype, which mostly tells by its identity, and always lives
 
 
 # Of the dtypes that are not NumPy's own, which is all that a number tells, bfloat16 alone is a field's. Others of
@@ -80,11 +82,13 @@ cdef inline bint is_number(cnp.dtype dtype) except -1:
 cdef inline int describe(Field *field, object description, size_t row_bytes) except -1:
     cdef tuple shape = tuple(description.shape)
     cdef cnp.dtype dtype = description.dtype
+    cdef cnp.dtype numpys = cnp.PyArray_DescrFromType(dtype.type_num)
     cdef cnp.npy_intp length
     if len(shape) > kMaxDimensions or not is_number(dtype):
         raise ValueError(f"schema: expected a number of at most {kMaxDimensions} dimensions, got {description!r}")
     field.type_num = dtype.type_num
     field.scalar_type = <PyTypeObject *>dtype.typeobj
+    field.descr = <PyObject *>numpys
     field.ndim = 0
     field.num_items = 1
     for length in shape:

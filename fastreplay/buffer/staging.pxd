@@ -15,7 +15,7 @@ cimport numpy as cnp
 
 from fastreplay.buffer.arguments cimport PyBool_Check, PyFloat_Check, PyLong_CheckExact
 from fastreplay.buffer.rows cimport (
-    BFloat16, Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_natively, is_bfloat16,
+    BFloat16, Field, OwnMemory, PyArray_CheckExact, PyArray_ISCARRAY_RO, Rows, cast_natively, descr_of, is_bfloat16,
     is_cast_natively, is_own, kMaxFields, make_rows, narrow, same_dims)
 
 
@@ -76,6 +76,9 @@ cdef inline bint stage_row(const Field *field, const OwnMemory *own, PyObject *v
                            Scratch *scratch) except -1:
     cdef void *converted
     if PyArray_CheckExact(value):
+        if lies_ready(field, own, <cnp.PyArrayObject *>value):
+            rows[0] = make_rows(cnp.PyArray_DATA(<cnp.ndarray>value), 0)
+            return True
         return stage_array(field, own, <cnp.PyArrayObject *>value, rows, scratch)
     if field.ndim == 0:
         converted = take(scratch, field.row_bytes)
@@ -83,6 +86,14 @@ cdef inline bint stage_row(const Field *field, const OwnMemory *own, PyObject *v
             rows[0] = make_rows(converted, 0)
             return True
     return False
+
+
+# Whether an array is a row as it lies: the usual case of stage_array(), in fewer steps.
+cdef inline bint lies_ready(const Field *field, const OwnMemory *own, cnp.PyArrayObject *array) noexcept:
+    return (descr_of(array) == field.descr and cnp.PyArray_NDIM(<cnp.ndarray>array) == field.ndim
+            and (cnp.PyArray_FLAGS(<cnp.ndarray>array) & cnp.NPY_ARRAY_CARRAY_RO) == cnp.NPY_ARRAY_CARRAY_RO
+            and same_dims(cnp.PyArray_DIMS(<cnp.ndarray>array), field.dims, field.ndim)
+            and not is_own(own, cnp.PyArray_DATA(<cnp.ndarray>array), field.row_bytes))
 
 
 cdef inline bint stage_array(const Field *field, const OwnMemory *own, cnp.PyArrayObject *array, Rows *rows,

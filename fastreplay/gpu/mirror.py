@@ -286,15 +286,11 @@ class MirrorGenerator:
     def _read(self) -> tuple[int, ...]:
         return self._mirror.in_turn(self._generator.read)
 
-    def sample(self, source: _core.Ring | _core.Follow, block: MirrorBlock) -> bool:
-        """Queue a draw into a block; False where there is nothing to draw from."""
-        block.surround(source)
-        return self._mirror.draw(block.draw, self._generator, source)
-
-    def sample_weighted(self, source: _core.Ring | _core.Follow, beta: float, block: MirrorBlock) -> bool:
-        """Queue a draw by priority into a block; False where there is nothing to draw from."""
+    def sample(self, source: _core.Ring | _core.Follow, beta: float, block: MirrorBlock) -> int:
+        """Queue a draw into a block; return its rows, 0 where there is nothing to draw from."""
         block.beta = beta
-        return self.sample(source, block)
+        block.surround(source)
+        return block.layout.batch_size if self._mirror.draw(block.draw, self._generator, source) else 0
 
     def sample_once(self, source: _core.Ring | _core.Follow, block: MirrorBlock) -> bool:
         """Queue a draw into a block of a loader, if that was not done; False where there is nothing to draw from."""

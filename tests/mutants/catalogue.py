@@ -159,6 +159,7 @@ MUTANTS = (
         "    const Ticket oldest_whole = ring.oldest_whole();\n"
         "    const Ticket least = copy_asked(ring, follow, block, row, num_rows, shares);\n",
     ),
+    Mutant("the first draw may be unfinished", DRAW, " && window.first + position < window.committed;", ";"),
     Mutant(
         "the draw in place of an unfinished row may be unfinished",
         DRAW,
@@ -211,8 +212,8 @@ MUTANTS = (
     Mutant(
         "the newest rows are never drawn",
         DRAW,
-        "draw_below(window_.reserved(), word, position);",
-        "draw_below(window_.reserved() - window_.reserved() / 100, word, position);",
+        "draw_below(window.reserved(), word, position)",
+        "draw_below(window.reserved() - window.reserved() / 100, word, position)",
         test="uniform",
     ),
     # Draws by priority.

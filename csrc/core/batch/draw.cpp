@@ -12,6 +12,18 @@ namespace {
 
 constexpr int kMaxTries = 1000;
 
+// Draws a row by each word. Returns false where one may be unfinished, or a word is to be thrown away.
+bool draw_committed(const Philox::Counter& words, Window window, Ticket* tickets) noexcept {
+  bool are_drawn = true;
+  for (const std::uint64_t word : words) {
+    std::uint64_t position = 0;
+    are_drawn &= draw_below(window.reserved(), word, position) && window.first + position < window.committed;
+    *tickets++ = window.first + position;
+    at_stop_point(StopPoint::kRowDrawn);
+  }
+  return are_drawn;
+}
+
 }  // namespace
 
 Window window_of_published(Ring& ring) noexcept {
@@ -35,13 +47,7 @@ Window uncleared(const Ring& ring, Window window, Ticket oldest) noexcept {
 
 UniformDraw::UniformDraw(Ring& ring, Philox::Key key, std::uint64_t call, const Recency& recency, const Window& window,
                          std::span<Ticket> tickets) noexcept
-    : ring_{ring},
-      key_{key},
-      call_{call},
-      recency_{recency},
-      tickets_{tickets},
-      words_{key, call},
-      oldest_{window.first} {
+    : ring_{ring}, key_{key}, call_{call}, recency_{recency}, tickets_{tickets}, oldest_{window.first} {
   if (recency.newest_of == 0 && recency.newest == 0) [[likely]] {
     take(window);
     return;
@@ -54,20 +60,28 @@ UniformDraw::UniformDraw(Ring& ring, Philox::Key key, std::uint64_t call, const 
 
 void UniformDraw::fill(std::size_t first_row, std::size_t num_rows) noexcept {
   if (first_row > 0) refresh();
-  for (std::size_t row = first_row; row < first_row + num_rows; ++row) {
-    const std::uint64_t word = words_.next();
-    bool is_drawn = false;
-    if (row < num_newest_) [[unlikely]] {
-      tickets_[row] = first_newest_ + row;
-      is_drawn = ring_.is_published(tickets_[row], window_);
-    } else {
-      is_drawn = draw(word, tickets_[row]);
-    }
-    std::uint64_t attempt = 0;
-    if (!is_drawn) [[unlikely]]
-      static_cast<void>(another(row, attempt, Suitable{}));
-    at_stop_point(StopPoint::kRowDrawn);
+  const std::size_t end = first_row + num_rows;
+  std::size_t row = first_row;
+  for (; row < std::min(end, num_newest_); ++row) {
+    tickets_[row] = first_newest_ + row;
+    finish(row, ring_.is_published(tickets_[row], window_));
   }
+  constexpr std::size_t kWords = WordStream::kBlockWords;
+  while (row < end) {
+    const Philox::Counter words = WordStream::block(key_, call_, row / kWords);
+    const std::size_t num_words = std::min(kWords - row % kWords, end - row);
+    if (num_words < kWords || !draw_committed(words, window_, &tickets_[row])) [[unlikely]] {
+      for (std::size_t i = row; i < row + num_words; ++i) finish(i, draw(words[i % kWords], tickets_[i]));
+    }
+    row += num_words;
+  }
+}
+
+// Draws a row again, where its first attempt was none.
+void UniformDraw::finish(std::size_t row, bool is_drawn) noexcept {
+  std::uint64_t attempt = 0;
+  if (!is_drawn) static_cast<void>(another(row, attempt, Suitable{}));
+  at_stop_point(StopPoint::kRowDrawn);
 }
 
 bool UniformDraw::again(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept {

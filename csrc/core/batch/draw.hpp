@@ -105,6 +105,7 @@ class UniformDraw {
   // and went since.
   void refresh() noexcept;
   void take(const Window& window) noexcept;
+  void finish(std::size_t row, bool is_drawn) noexcept;
   [[nodiscard]] bool draw(std::uint64_t word, Ticket& ticket) const noexcept;
   [[nodiscard]] bool another(std::size_t row, std::uint64_t& attempt, const Suitable& suitable) noexcept;
 
@@ -113,7 +114,6 @@ class UniformDraw {
   std::uint64_t call_;
   Recency recency_;
   std::span<Ticket> tickets_;
-  WordStream words_;
   Ticket oldest_;
   Window whole_{};   // what surrounds a row may be of,
   Window window_{};  // and the row itself

@@ -28,6 +28,11 @@ struct Extent {
   static constexpr std::size_t kMaxAheadBytes = 65536;  // the second cache level has room for several times as many
   // Of a longer one: the rest comes by itself once it is copied. (All of images of 12 KiB takes a tenth longer.)
   static constexpr std::size_t kMostAskedBytes = 4096;
+  // Up to here it is not left to the processor to guess whether a record reaches into one more line, where it is wrong
+  // for every other one: one more is asked for always, what is there already where there is none. (256 records of 36
+  // bytes take 0.75 of the time so; where more is copied meanwhile, wrong guesses cost less than that.)
+  static constexpr std::size_t kGuessedBytes = 128;
+  static constexpr std::byte kThere{};
 
   std::size_t begin = ~std::size_t{0};
   std::size_t end = 0;
@@ -39,14 +44,21 @@ struct Extent {
 
   [[nodiscard]] std::size_t num_bytes() const noexcept { return end - begin; }
 
-  // Inlined by force: GCC takes a function that only prefetches for one without effect and drops its calls.
+  // Asks for a record's lines, from where the first begins, so that none is asked for twice, which costs as much as
+  // another. Inlined by force: GCC takes a function that only prefetches for one without effect and drops its calls.
   [[gnu::always_inline]] void prefetch(const std::byte* record) const noexcept {
     if (end == 0) return;  // of no column
-    const std::byte* const last = record + begin + std::min(num_bytes(), kMostAskedBytes) - 1;
-    // From where the first line begins, so that none is asked for twice, which costs as much as another.
-    const std::byte* line = record + begin;
-    line -= reinterpret_cast<std::uintptr_t>(line) % kCacheLine;
-    for (; line <= last; line += kCacheLine) __builtin_prefetch(line, 0, 2);
+    const std::byte* const asked = record + begin;
+    const std::size_t before = reinterpret_cast<std::uintptr_t>(asked) % kCacheLine;
+    const std::byte* const first = asked - before;
+    std::size_t at = 0;
+    if (num_bytes() > kGuessedBytes) {
+      const std::size_t past = before + std::min(num_bytes(), kMostAskedBytes);
+      for (; at < past; at += kCacheLine) __builtin_prefetch(first + at, 0, 2);
+      return;
+    }
+    for (; at < num_bytes(); at += kCacheLine) __builtin_prefetch(first + at, 0, 2);
+    __builtin_prefetch(at < before + num_bytes() ? first + at : &kThere, 0, 2);
   }
 };
 

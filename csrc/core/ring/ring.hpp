@@ -165,10 +165,11 @@ class BasicRing {
     return records_.layout().frames().empty() ? Reading::kLate : Reading::kSoon;
   }
   void write_one(std::span<const Rows> fields, std::size_t row, std::size_t slot) noexcept;
-  void write_groups(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
-                    std::size_t num_rows) noexcept;
+  // This and ask_ahead() are not inlined, lest an insert of one row saves the registers that they need.
+  [[gnu::noinline]] void write_groups(std::span<const Rows> fields, std::size_t first_row, std::size_t slot,
+                                      std::size_t num_rows) noexcept;
   void prefetch(std::size_t slot, std::size_t num_rows) const noexcept;
-  void ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept;
+  [[gnu::noinline]] void ask_ahead(std::size_t slot, std::size_t num_rows) const noexcept;
   void publish(Ticket first, std::size_t slot, std::uint64_t lap, std::size_t num_rows) noexcept;
   Ticket advance() noexcept;
   [[nodiscard]] Window window_within(std::size_t slack) noexcept;

@@ -187,6 +187,12 @@ inline void copy_vector_rows(std::size_t num_rows, std::size_t row_bytes, To to,
   }
 }
 
+// row_bytes in [sizeof(Word), 2 * sizeof(Word)].
+template <class Word, class To, class From>
+inline void copy_two_word_rows(std::size_t num_rows, std::size_t row_bytes, To to, From from) noexcept {
+  for (std::size_t i = 0; i < num_rows; ++i) copy_two_words<Word>(to(i), from(i), row_bytes);
+}
+
 template <class Word, class To, class From>
 inline void copy_word_rows(std::size_t num_rows, To to, From from) noexcept {
   for (std::size_t i = 0; i < num_rows; ++i) copy_word<Word>(to(i), from(i));
@@ -209,6 +215,9 @@ template <class To, class From>
       break;
   }
   switch (row_bytes / sizeof(Vector)) {
+    case 0:
+      if (row_bytes > sizeof(std::uint64_t)) return copy_two_word_rows<std::uint64_t>(num_rows, row_bytes, to, from);
+      break;
     case 1:
       return copy_vector_rows<1>(num_rows, row_bytes, to, from);
     case 2:
@@ -224,8 +233,9 @@ template <class To, class From>
     case 7:
       return copy_vector_rows<7>(num_rows, row_bytes, to, from);
     default:
-      for (std::size_t i = 0; i < num_rows; ++i) copy_row(to(i), from(i), row_bytes);
+      break;
   }
+  for (std::size_t i = 0; i < num_rows; ++i) copy_row(to(i), from(i), row_bytes);
 }
 
 template <class To, class From>
