@@ -37,10 +37,6 @@ from fastreplay._core import Lanes as CoreLanes, Priorities as CorePriorities, R
 cnp.import_array()
 
 
-cdef void *pointer_in(object kind, object owner, const char *name) except? NULL:
-    return NULL if owner is None else PyCapsule_GetPointer(kind.capsule(owner), name)
-
-
 cdef class Inserter:
     """Base of ReplayBuffer: the ring's insert path for one schema."""
 
