@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A thread that waits for the disk while the next file is made.
+"""A thread that waits for the disk while others work.
 
 It knows no lock that somebody may hold who is interrupted: a signal handler or a finalizer that saves comes in the
 midst of anything, and would wait for who waits for it. `threading` and `concurrent.futures` have such locks, which a
@@ -68,16 +68,16 @@ class DiskThread:
             self._ended.get()
 
     def submit(self, work: Callable[..., object], *arguments: Any) -> Pending:
-        """Have something done.
-
-        Raises:
-            RuntimeError: There can be no thread: the interpreter is about to exit, or there are too many.
-        """
-        if not self._is_there:
-            _thread.start_new_thread(self._run, ())
-            self._is_there = True
+        """Have something done: at once where there can be no thread, be it that the interpreter is about to exit."""
         pending = Pending(work, arguments)
-        self._work.put(pending)
+        try:
+            if not self._is_there:
+                _thread.start_new_thread(self._run, ())
+                self._is_there = True
+        except RuntimeError:
+            pending.do()
+        else:
+            self._work.put(pending)
         return pending
 
     def _run(self) -> None:
