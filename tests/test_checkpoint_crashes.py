@@ -41,7 +41,7 @@ CAPACITY = 60
 
 
 class Eager:
-    """A thread for the disk, of which each piece of work is done when it is given."""
+    """Threads for the disk, of which each piece of work is done when it is given."""
 
     is_late = False
 
@@ -87,7 +87,7 @@ class Late(Eager):
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls come in one order, and make small segments."""
     monkeypatch.setattr(saving, "_SEGMENT_BYTES", 700)
-    monkeypatch.setattr(saving, "DiskThread", Eager)
+    monkeypatch.setattr(saving, "DiskThreads", Eager)
 
 
 def make(kind: str = "plain", capacity: int = CAPACITY, **more: Any) -> Any:
@@ -235,7 +235,7 @@ def test_an_error_at_any_call(scene: Scene) -> None:
 
 def test_an_error_of_a_disk_that_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what another thread waits for, while the next file is written."""
-    monkeypatch.setattr(saving, "DiskThread", Late)
+    monkeypatch.setattr(saving, "DiskThreads", Late)
     scene = Scene("full", tmp_path / "root")
     trace = scene.calls()
     waits = [(at, kind) for at, call in enumerate(trace) for kind in BAD if call.name in {"fsync", "close"}]
@@ -333,7 +333,7 @@ def durable_from(trace: list[Call]) -> int:
 def test_a_loss_of_power_at_any_moment(
     scene: Scene, executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "DiskThread", executor)
+    monkeypatch.setattr(saving, "DiskThreads", executor)
     trace = scene.calls()
     loss = Loss(scene, tmp_path / "after").at_any_moment(trace, durable_from(trace))
     assert not loss.found

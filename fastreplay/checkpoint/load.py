@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastreplay.checkpoint.disk_thread import DiskThread
+from fastreplay.checkpoint.disk_threads import DiskThreads
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.laying import Laying
 from fastreplay.checkpoint.manifest import read_manifest
@@ -121,7 +121,7 @@ def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: Segme
 
 def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[Array]]]:
     """Yield segments, and their columns, valid until the next; meanwhile that is read, in a thread."""
-    with DiskThread() as disk:
+    with DiskThreads() as disk:
         scratches = cycle((Scratch(), Scratch()))
         coming = (_Coming(folder, form, entry, next(scratches), disk) for entry in entries)
         now = next(coming, None)
@@ -134,7 +134,7 @@ def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> It
 class _Coming:
     """A segment that is being read."""
 
-    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch, disk: DiskThread) -> None:
+    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch, disk: DiskThreads) -> None:
         self.entry = entry
         self._form, self._path = form, folder.file(entry.file)
         self._fd = folder.open(entry.file)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastreplay.checkpoint.disk_thread import DiskThread
+from fastreplay.checkpoint.disk_threads import DiskThreads
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
 from fastreplay.checkpoint.retreat import Retreat
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay import _core
-    from fastreplay.checkpoint.disk_thread import Pending
+    from fastreplay.checkpoint.disk_threads import Pending
     from fastreplay.checkpoint.lineage import Lineage
     from fastreplay.checkpoint.stored import Column, Readable
 
@@ -37,8 +37,8 @@ __all__ = ["SaveSource", "SavedRange", "save"]
 # Of a segment: what is made of it at once, and what is written again where few rows came since the last save.
 _SEGMENT_BYTES = 16 << 20
 _LEAST_ROW_BYTES = 64  # else of shorter rows, beside which 8 bytes are read, more would be in memory
-# Segments in memory that the disk takes while the next is made.
-_MOST_UNFINISHED = 2
+# Segments in memory: one that is made, while the disk takes one and is waited for to have another.
+_MOST_SEGMENTS = 3
 
 
 class SavedRange(NamedTuple):
@@ -196,7 +196,7 @@ class _Saving:
             RuntimeError: Writers came past until nothing was left.
         """
         wanted = Retreat(self._stored)
-        with DiskThread() as self._disk:
+        with DiskThreads(_MOST_SEGMENTS - 1) as self._disk:
             while True:
                 end = wanted.end
                 described = self._source.describe(end)
@@ -272,7 +272,7 @@ class _Saving:
 
     def _free_scratch(self) -> Scratch:
         """Return memory, from which the disk has what was in it."""
-        if len(self._unfinished) < _MOST_UNFINISHED:
+        if len(self._unfinished) < _MOST_SEGMENTS:
             return Scratch()
         pending, scratch = self._unfinished.popleft()
         pending.result()
