@@ -712,6 +712,10 @@ def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> Non
     rewritten(tmp_path, lambda said: said["buffer"].update(timeout=10**400))
     assert "timeout: expected a number from 0 on, got 1000" in refused(tmp_path)
     (tmp_path / "manifest.json").write_bytes(good)
+    nodes = [[number, {"name": name, "position": number}] for number, name in enumerate(buffer.schema)]
+    rewritten(tmp_path, lambda said: said["buffer"].update(nodes=nodes, share_next=True))
+    assert "nodes: expected names of parts, got 0" in refused(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(good)
     rewritten(tmp_path, lambda said: said.update(version=2))
     assert "expected version 1, which this fastreplay can read, got 2" in refused(tmp_path)
     with pytest.raises(ValueError, match="version"):  # of a later fastreplay: not to be overwritten
