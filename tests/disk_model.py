@@ -80,7 +80,11 @@ class Calls:
             self.came |= is_now
             if not is_now or self.kind == "short":
                 self.done.append(call)
-                return real()
+                try:
+                    return real()
+                except OSError:  # the system's own
+                    self.done[-1] = call._replace(has_failed=True)
+                    raise
             if self.kind == "late" or call.name == "close":
                 real()
             if self.kind is Dead:
@@ -117,10 +121,10 @@ class Calls:
     def _writev(self, fd: int, parts: Any) -> int:
         if fd not in self._fds:
             return self._real["writev"](fd, parts)  # type: ignore[no-any-return]
-        data = b"".join(parts)
-        is_short = self.kind == "short" and len(self.done) == self.at and len(data) > 1
-        part = data[: len(data) // 2 if is_short else None]
-        return self._do(Call("writev", *self._fds[fd], part), lambda: self._real["writev"](fd, [part]))  # type: ignore[no-any-return]
+        if self.kind == "short" and len(self.done) == self.at:
+            parts = [parts[0][: max(1, len(parts[0]) // 2)]]
+        call = Call("writev", *self._fds[fd], b"".join(parts))
+        return self._do(call, lambda: self._real["writev"](fd, parts))  # type: ignore[no-any-return]
 
     def _fsync(self, fd: int) -> None:
         if fd in self._fds:  # what the machine's disk does is nobody's to see here

@@ -41,7 +41,7 @@ CAPACITY = 60
 
 
 class Eager:
-    """A thread for the disk, of which each piece of work is done when it is given."""
+    """Threads for the disk, of which each piece of work is done when it is given."""
 
     is_late = False
 
@@ -87,7 +87,7 @@ class Late(Eager):
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls come in one order, and make small segments."""
     monkeypatch.setattr(saving, "_SEGMENT_BYTES", 700)
-    monkeypatch.setattr(saving, "DiskThread", Eager)
+    monkeypatch.setattr(saving, "DiskThreads", Eager)
 
 
 def make(kind: str = "plain", capacity: int = CAPACITY, **more: Any) -> Any:
@@ -95,8 +95,8 @@ def make(kind: str = "plain", capacity: int = CAPACITY, **more: Any) -> Any:
         stacks = {name: fr.Field((2,), "uint8", stack=3) for name in ("observation", "next_observation")}
         fields: Any = stacks | {"step": ((), "int64"), "terminated": ((), "bool")}
         return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, lanes=LANES, share_next=True, **more)
-    options: Any = more if kind == "plain" else more | {"lanes": LANES, "priorities": fr.Priorities()}
-    fields = {"step": ((), "int64"), "x": (3,), "terminated": ((), "bool")}
+    options: Any = more if kind in {"plain", "pages"} else more | {"lanes": LANES, "priorities": fr.Priorities()}
+    fields = {"step": ((), "int64"), "x": (1100 if kind == "pages" else 3,), "terminated": ((), "bool")}
     return fr.ReplayBuffer(capacity, fields, output="numpy", seed=1, **options)
 
 
@@ -104,7 +104,7 @@ def insert(buffer: Any, num_steps: int) -> None:
     for step in range(num := buffer.stats()["inserted"] // LANES, num + num_steps):
         row: Any = {"step": np.arange(LANES) + LANES * step, "terminated": np.full(LANES, step % 7 == 6)}
         if "x" in buffer.schema:
-            row["x"] = np.random.default_rng(step).random((LANES, 3))
+            row["x"] = np.random.default_rng(step).random((LANES, *buffer.schema["x"].shape))
         else:
             frames = (np.arange(step, step + 4) * 3 % 251).astype(np.uint8)[None, :, None] + np.zeros((2, 4, 2), "u1")
             row |= {"observation": frames[:, :3], "next_observation": frames[:, 1:]}
@@ -128,16 +128,16 @@ class Scene:
     def __init__(self, name: str, root: Path) -> None:
         self.name, self.root = name, root
         self.path = root / "deep" / "checkpoint"
-        self.buffer = make("frames" if name == "frames" else "plain" if name == "first" else "all")
-        self.options: Any = {"full": name == "full"}
+        self.buffer = make({"first": "plain", "second": "all", "full": "all"}.get(name, name))
+        self.options: Any = {"full": name in {"full", "pages"}}
         self.old: Any = None
         root.mkdir()
         if name != "first":
-            insert(self.buffer, 25)
+            insert(self.buffer, 2 if name == "pages" else 25)
             with Calls(root):
                 self.buffer.save(self.path, attached={"learner": b"old", "more": b""})
             self.old = loaded(self.path)
-        insert(self.buffer, {"first": 9, "second": 20, "full": 3, "frames": 12}[name])
+        insert(self.buffer, {"first": 9, "second": 20, "full": 3, "frames": 12, "pages": 1}[name])
         self.state = state_of(self.buffer)
         if name == "second":
             self.options |= {"attached": {"learner": b"new" * 9}}
@@ -184,7 +184,7 @@ def assert_tidy(path: Path) -> None:
     assert {each.name for each in path.iterdir()} == named | {"manifest.json", "lock"}
 
 
-SCENES = ("first", "second", "full", "frames")
+SCENES = ("first", "second", "full", "frames", "pages")  # the last writes whole pages past the cache, and then the rest
 
 
 @pytest.fixture(params=SCENES)
@@ -235,7 +235,7 @@ def test_an_error_at_any_call(scene: Scene) -> None:
 
 def test_an_error_of_a_disk_that_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what another thread waits for, while the next file is written."""
-    monkeypatch.setattr(saving, "DiskThread", Late)
+    monkeypatch.setattr(saving, "DiskThreads", Late)
     scene = Scene("full", tmp_path / "root")
     trace = scene.calls()
     waits = [(at, kind) for at, call in enumerate(trace) for kind in BAD if call.name in {"fsync", "close"}]
@@ -333,7 +333,7 @@ def durable_from(trace: list[Call]) -> int:
 def test_a_loss_of_power_at_any_moment(
     scene: Scene, executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "DiskThread", executor)
+    monkeypatch.setattr(saving, "DiskThreads", executor)
     trace = scene.calls()
     loss = Loss(scene, tmp_path / "after").at_any_moment(trace, durable_from(trace))
     assert not loss.found

@@ -209,7 +209,7 @@ def test_nobody_holds_the_turn_of_a_dead_parent(tmp_path: Path) -> None:
     if parent == 0:
         buffer = make()
         insert(buffer, 3)
-        write = saving.write_segment
+        write = saving.Scratch.laid
 
         def forking(*arguments: Any) -> Any:
             child = os.fork()
@@ -220,7 +220,7 @@ def test_nobody_holds_the_turn_of_a_dead_parent(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
             return write(*arguments)
 
-        saving.write_segment = forking
+        saving.Scratch.laid = forking
         buffer.save(path)
     os.waitpid(parent, 0)
     try:
@@ -290,14 +290,14 @@ def test_links(tmp_path: Path) -> None:
 
 def before_write(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let something happen before the first segment of the next save is written."""
-    write, left = saving.write_segment, [call]
+    write, left = saving.Scratch.laid, [call]
 
     def meddling(*arguments: Any) -> Any:
         if left:
             left.pop()()
         return write(*arguments)
 
-    monkeypatch.setattr(saving, "write_segment", meddling)
+    monkeypatch.setattr(saving.Scratch, "laid", meddling)
 
 
 def test_a_folder_may_be_called_otherwise_while_it_is_saved_into(
@@ -619,7 +619,7 @@ def test_the_lock_may_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     insert(first, 9)
     insert(second, 4)
     first.save(path)
-    write = saving.write_segment
+    write = saving.Scratch.laid
     others: list[threading.Thread] = []
 
     def removing(folder: Any, form: Any, entry: Any, arrays: Any) -> Any:
@@ -632,7 +632,7 @@ def test_the_lock_may_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert others[0].is_alive()
         return write(folder, form, entry, arrays)
 
-    monkeypatch.setattr(saving, "write_segment", removing)
+    monkeypatch.setattr(saving.Scratch, "laid", removing)
     first.save(path, full=True)
     others[0].join()
     assert order == sorted(order, key=[first._lineage.name, second._lineage.name].index)

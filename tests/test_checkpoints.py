@@ -470,7 +470,7 @@ def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypat
     buffer, streams = filled(kind, 150)
     reached = threading.Event()
     go_on = threading.Event()
-    write = saving.write_segment
+    write = saving.Scratch.laid
 
     def slow(folder: Any, form: Any, entry: Any, arrays: Any) -> Any:
         if entry.file.startswith("records"):
@@ -478,7 +478,7 @@ def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypat
             go_on.wait(10)
         return write(folder, form, entry, arrays)
 
-    monkeypatch.setattr(saving, "write_segment", slow)
+    monkeypatch.setattr(saving.Scratch, "laid", slow)
     expected = contents_of(buffer)
     handle = buffer.save_async(tmp_path, hold=True)
     assert reached.wait(10)
@@ -499,7 +499,7 @@ def test_inserts_wait_for_a_save_that_holds(kind: str, tmp_path: Path, monkeypat
 
 def test_an_insert_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer, streams = filled("plain", 100, timeout=0.05)
-    write = saving.write_segment
+    write = saving.Scratch.laid
 
     def slow(*arguments: Any) -> Any:
         with pytest.raises(
@@ -508,7 +508,7 @@ def test_an_insert_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.Mo
             streams.insert(200)
         return write(*arguments)
 
-    monkeypatch.setattr(saving, "write_segment", slow)
+    monkeypatch.setattr(saving.Scratch, "laid", slow)
     monkeypatch.setattr(saving, "_SEGMENT_BYTES", 4000)
     assert buffer.save(tmp_path, hold=True).lost == 0
     monkeypatch.undo()
@@ -534,7 +534,7 @@ def test_writers_that_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_child_does_not_wait_for_a_save_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer, streams = filled("plain", 100, timeout=5)
-    write = saving.write_segment
+    write = saving.Scratch.laid
 
     def forking(*arguments: Any) -> Any:
         child = os.fork()
@@ -546,7 +546,7 @@ def test_a_child_does_not_wait_for_a_save_of_its_parent(tmp_path: Path, monkeypa
         assert os.waitpid(child, 0)[1] == 0
         return write(*arguments)
 
-    monkeypatch.setattr(saving, "write_segment", forking)
+    monkeypatch.setattr(saving.Scratch, "laid", forking)
     buffer.save(tmp_path, hold=True)
     assert_same_contents(buffer, fr.ReplayBuffer.load(tmp_path))
 
@@ -711,6 +711,10 @@ def test_what_a_manifest_says_is_bounded_by_what_is_there(tmp_path: Path) -> Non
     (tmp_path / "manifest.json").write_bytes(good)
     rewritten(tmp_path, lambda said: said["buffer"].update(timeout=10**400))
     assert "timeout: expected a number from 0 on, got 1000" in refused(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(good)
+    nodes = [[number, {"name": name, "position": number}] for number, name in enumerate(buffer.schema)]
+    rewritten(tmp_path, lambda said: said["buffer"].update(nodes=nodes, share_next=True))
+    assert "nodes: expected names of parts, got 0" in refused(tmp_path)
     (tmp_path / "manifest.json").write_bytes(good)
     rewritten(tmp_path, lambda said: said.update(version=2))
     assert "expected version 1, which this fastreplay can read, got 2" in refused(tmp_path)

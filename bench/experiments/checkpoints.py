@@ -48,6 +48,7 @@ _WORK = {
     "checkpoint-save-again": "`save` after 1 % new transitions",
     "checkpoint-load": "`load`, of files that are in memory",
     "checkpoint-load-fresh": "the same in a new process, beside reading into memory that is as new",
+    "checkpoint-load-disk": "the same again, of files that the disk alone has",
 }
 # Seconds, in a process of its own: new memory costs a virtual machine more than what is used again.
 _LOAD = """
@@ -78,7 +79,7 @@ def at_scale(shrink: int = 1) -> list[Experiment]:
 
 def _contestants(work: str, capacity: int) -> Contestants:
     makers = {"fastreplay": _ours, _PLAIN: _plain, _PICKLE: _pickle}
-    if work.endswith("fresh"):
+    if work.endswith(("fresh", "disk")):
         makers = {"fastreplay": _ours_fresh, _PLAIN: _plain_fresh}
     elif _MEGABYTES > _MOST_PICKLED:
         del makers[_PICKLE]
@@ -110,6 +111,7 @@ def _insert(buffer: Any, num_rows: int) -> None:
 def _ours(work: str, capacity: int) -> Contestant:
     buffer, folder = _filled(capacity), _Folder()
     buffer.save(folder.path / "kept")
+    _be_cached(folder.path / "kept", is_wanted=True)
 
     def save() -> None:
         path = folder.path / "new"
@@ -129,22 +131,35 @@ def _ours(work: str, capacity: int) -> Contestant:
     return Contestant({"save": save, "again": save_again, "load": load}[work.rsplit("-", maxsplit=1)[-1]], check=check)
 
 
-def _ours_fresh(work: str, capacity: int) -> Contestant:  # noqa: ARG001 - as the others are made
+def _ours_fresh(work: str, capacity: int) -> Contestant:
     folder = _Folder()
     for name, count in (("kept", capacity), ("few", 10)):
         _filled(count).save(folder.path / name)
-    return Contestant(lambda: _in_child(_LOAD, folder.path / "kept", folder.path / "few"), clock=itself)
+    return Contestant(lambda: _in_child(work, _LOAD, folder.path / "kept", folder.path / "few"), clock=itself)
 
 
-def _plain_fresh(work: str, capacity: int) -> Contestant:  # noqa: ARG001
+def _plain_fresh(work: str, capacity: int) -> Contestant:
     folder = _Folder()
     (folder.path / "plain").write_bytes(bytes(capacity * _ROW_BYTES))
-    return Contestant(lambda: _in_child(_READ, folder.path / "plain"), clock=itself)
+    return Contestant(lambda: _in_child(work, _READ, folder.path / "plain"), clock=itself)
 
 
-def _in_child(code: str, *paths: Path) -> Reading:
+def _in_child(work: str, code: str, *paths: Path) -> Reading:
+    _be_cached(paths[0], is_wanted=not work.endswith("disk"))
     done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, capture_output=True, text=True)
     return {SECONDS: float(done.stdout)}
+
+
+def _be_cached(path: Path, *, is_wanted: bool) -> None:
+    """Let the system have a file, or those of a folder, in memory, or not."""
+    for each in [*path.iterdir()] if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            if is_wanted:
+                while file.read(1 << 20):
+                    pass
+            else:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _plain(work: str, capacity: int) -> Contestant:

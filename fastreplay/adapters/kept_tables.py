@@ -200,10 +200,15 @@ class _Rows:
         """Return the first ticket that is there, and one past the last."""
         return self._window
 
-    def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
-        """Copy rows."""
+    def room(self, count: int) -> int:  # noqa: ARG002 - of whichever
+        """Return 0: they come in memory of their own."""
+        return 0
+
+    def read(self, first: int, count: int, memory: Array | None = None) -> tuple[int, list[Array], list[Array]]:  # noqa: ARG002
+        """Return rows where they lie, or copies of those that lie apart."""
         spans = [slots for slots, _ in _spans(first, count, len(self._arrays[0]))]
-        return first, [np.concatenate([array[slots] for slots in spans]) for array in self._arrays], []
+        parts = [[array[slots] for slots in spans] for array in self._arrays]
+        return first, [each[0] if len(each) == 1 else np.concatenate(each) for each in parts], []
 
     def oldest_whole(self) -> int:
         """Return the first ticket."""

@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastreplay.checkpoint.past_cache import write_past_cache
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
@@ -159,8 +161,13 @@ class Folder:
             with suppress(OSError):
                 os.close(fd)
 
-    def write(self, name: str, parts: Iterable[Buffer]) -> int:
+    def write(self, name: str, parts: Iterable[Buffer], *, past_cache: bool = False) -> int:
         """Write a new file, and return it open: the disk has it after `finish`.
+
+        Args:
+            name: Of the file.
+            parts: Its bytes.
+            past_cache: Whether the first of them, which begins at a multiple of a page, goes straight to the disk.
 
         Raises:
             OSError: It cannot be written; then it is not there.
@@ -168,6 +175,8 @@ class Folder:
         fd = os.open(name, _NEW, _MODE, dir_fd=self._fd)
         try:
             left = deque(memoryview(part).cast("B") for part in parts)
+            if past_cache:
+                left[0] = left[0][write_past_cache(fd, left[0]) :]
             while left:
                 written = os.writev(fd, [*islice(left, _MOST_PARTS)])
                 while left and written >= len(left[0]):

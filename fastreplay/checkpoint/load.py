@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from contextlib import contextmanager, suppress
-from itertools import zip_longest
+from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastreplay.checkpoint.disk_threads import DiskThreads
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.laying import Laying
 from fastreplay.checkpoint.manifest import read_manifest
-from fastreplay.checkpoint.segment import Scratch, SegmentForm, attached_form, read_segment
+from fastreplay.checkpoint.segment import Scratch, SegmentForm, attached_form, check_size, columns_in, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -120,20 +120,37 @@ def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: Segme
 
 
 def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[Array]]]:
-    """Yield segments, and their columns, valid until the next; meanwhile the disk reads the one after."""
-    scratch, files = Scratch(), deque[int]()  # the one that is read, and the one after
-    try:
-        for entry, later in zip_longest(entries, entries[1:]):
-            if not files:
-                files.append(folder.open(entry.file))
-            if later is not None:
-                files.append(folder.open(later.file))
-                if hasattr(os, "posix_fadvise"):
-                    with suppress(OSError):  # reading says what is wrong with it
-                        os.posix_fadvise(files[-1], 0, 0, os.POSIX_FADV_WILLNEED)
-            arrays = read_segment(files[0], folder.file(entry.file), form, entry, scratch)
-            os.close(files.popleft())
-            yield entry, arrays
-    finally:
-        for fd in files:
-            os.close(fd)
+    """Yield segments, and their columns, valid until the next; meanwhile that is read, in a thread."""
+    with DiskThreads() as disk:
+        scratches = cycle((Scratch(), Scratch()))
+        coming = (_Coming(folder, form, entry, next(scratches), disk) for entry in entries)
+        now = next(coming, None)
+        while now is not None:
+            later = next(coming, None)
+            yield now.entry, now.columns()
+            now = later
+
+
+class _Coming:
+    """A segment that is being read."""
+
+    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch, disk: DiskThreads) -> None:
+        self.entry = entry
+        self._form, self._path = form, folder.file(entry.file)
+        self._fd = folder.open(entry.file)
+        try:
+            self._data = scratch.of(check_size(self._fd, self._path, form, entry))
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._read = disk.submit(self._fill)
+
+    def _fill(self) -> None:
+        try:
+            fill(self._fd, self._path, self.entry, self._data)
+        finally:
+            os.close(self._fd)
+
+    def columns(self) -> list[Array]:
+        self._read.result()
+        return columns_in(self._data, self._path, self._form, self.entry)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastreplay.checkpoint.disk_thread import DiskThread
+import numpy as np
+
+from fastreplay.checkpoint.disk_threads import DiskThreads
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.manifest import MANIFEST, Manifest, is_segment, read_manifest, segment_name, write_manifest
 from fastreplay.checkpoint.retreat import Retreat
-from fastreplay.checkpoint.segment import Entry, SegmentForm, attached_form, write_segment
+from fastreplay.checkpoint.segment import Entry, Scratch, SegmentForm, attached_form, checksums_of
+from fastreplay.checkpoint.stored import ROWS_TOGETHER
 
 if TYPE_CHECKING:
     import threading
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastreplay import _core
-    from fastreplay.checkpoint.disk_thread import Pending
+    from fastreplay.checkpoint.disk_threads import Pending
     from fastreplay.checkpoint.lineage import Lineage
     from fastreplay.checkpoint.stored import Column, Readable
 
@@ -31,10 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SaveSource", "SavedRange", "save"]
 
-# Of a segment: what of it is in memory at once, and what is written again where few rows came since the last save.
+# Of a segment: what is made of it at once, and what is written again where few rows came since the last save.
 _SEGMENT_BYTES = 16 << 20
-# Files that may wait for the disk while the next is made.
-_MOST_UNFINISHED = 8
+_LEAST_ROW_BYTES = 64  # else of shorter rows, beside which 8 bytes are read, more would be in memory
+# Segments in memory: one that is made, while the disk takes one and is waited for to have another.
+_MOST_SEGMENTS = 3
 
 
 class SavedRange(NamedTuple):
@@ -123,9 +127,9 @@ def _written(
 
 def _attach(folder: Folder, data: Array, origin: str) -> Entry:
     entry = Entry(segment_name("attached", 0, len(data), secrets.token_hex(8)), 0, len(data), (), "", origin)
-    fd, checksums = write_segment(folder, attached_form(), entry, [data])
-    folder.finish(fd)
-    return replace(entry, checksums=checksums)
+    parts: list[Any] = [np.frombuffer(attached_form().header(entry), np.uint8), data]
+    folder.finish(folder.write(entry.file, parts))
+    return replace(entry, checksums=checksums_of(parts))
 
 
 def _before(folder: Folder) -> Manifest | None:
@@ -162,8 +166,7 @@ class _Saving:
         self._state_form = SegmentForm(source.state_columns)
         self._origin, self._ancestors = source.lineage.name, source.lineage.ancestors
         self._there = [entry for entry in before if self._is_of_this(entry)]
-        self._unfinished: deque[Pending] = deque()
-        self._has_thread = True
+        self._unfinished: deque[tuple[Pending, Scratch]] = deque()
         self._held: _core.Ring | None = None
 
     def _is_of_this(self, entry: Entry) -> bool:
@@ -193,7 +196,7 @@ class _Saving:
             RuntimeError: Writers came past until nothing was left.
         """
         wanted = Retreat(self._stored)
-        with DiskThread() as self._disk:
+        with DiskThreads(_MOST_SEGMENTS - 1) as self._disk:
             while True:
                 end = wanted.end
                 described = self._source.describe(end)
@@ -210,7 +213,7 @@ class _Saving:
                         "read; with hold=True they wait"
                     )
             while self._unfinished:
-                self._unfinished.popleft().result()
+                self._unfinished.popleft()[0].result()
         looks_back = min(first, self._stored.num_spare)
         manifest = Manifest(self._origin, self._ancestors, described, first, end, looks_back, records, state or [])
         return manifest, SavedRange(first, end, min(first, wanted.newest) - wanted.oldest)
@@ -247,48 +250,51 @@ class _Saving:
         return kept
 
     def _write(
-        self, first: int, end: int, form: SegmentForm, read: Callable[[int, int], _Rows | None], kind: str
+        self, first: int, end: int, form: SegmentForm, read: Callable[[Entry, Scratch], _Rows | None], kind: str
     ) -> list[Entry] | None:
         """Write tickets in segments; None where one is read too late."""
         entries: list[Entry] = []
         rows = _rows_of(form)
         for start in range(first, end, rows) if form.columns else ():
             stop = min(end, start + rows)
-            got = read(start, stop)
+            scratch = self._free_scratch()
+            entry = Entry(segment_name(kind, start, stop, secrets.token_hex(8)), start, stop, (), "", self._origin)
+            got = read(entry, scratch)
             if got is None:
                 return None
-            name = segment_name(kind, start, stop, secrets.token_hex(8))
-            entry = Entry(name, start, stop, tuple(len(each) for each in got.beside), "", self._origin)
-            fd, checksums = write_segment(self._folder, form, entry, [*got.columns, *got.beside])
-            self._finish_beside(fd)
-            entry = replace(entry, checksums=checksums)
-            entries.append(entry)
+            entry = replace(entry, beside=tuple(len(each) for each in got.beside))
+            data = scratch.laid(form, entry, [*got.columns, *got.beside])
+            entries.append(replace(entry, checksums=checksums_of([data])))
+            self._unfinished.append((self._disk.submit(self._finish, entry.file, data), scratch))
             if kind == "records":
-                self._there.append(entry)
+                self._there.append(entries[-1])
         return entries
 
-    def _finish_beside(self, fd: int) -> None:
+    def _free_scratch(self) -> Scratch:
+        """Return memory, from which the disk has what was in it."""
+        if len(self._unfinished) < _MOST_SEGMENTS:
+            return Scratch()
+        pending, scratch = self._unfinished.popleft()
+        pending.result()
+        return scratch
+
+    def _finish(self, name: str, data: Any) -> None:
         """Let the disk take a file while the next is made."""
-        if len(self._unfinished) == _MOST_UNFINISHED:
-            self._unfinished.popleft().result()
-        if self._has_thread:
-            try:
-                self._unfinished.append(self._disk.submit(self._folder.finish, fd))
-            except RuntimeError:  # the interpreter is about to exit, or there are too many
-                self._has_thread = False
-            else:
-                return
-        self._folder.finish(fd)
+        self._folder.finish(self._folder.write(name, [data], past_cache=True))
 
-    def _read_records(self, spare: int, start: int, stop: int) -> _Rows | None:
+    def _read_records(self, spare: int, entry: Entry, scratch: Scratch) -> _Rows | None:
         """Read records, of which what is only looked up may lie in slots that readers are not given."""
-        oldest, columns, beside = self._stored.read(start, stop - start)
+        count, memory = entry.end - entry.first, None
+        if not self._stored.beside:  # which in the file may lie between the columns
+            begin = len(self._form.header(entry))
+            memory = scratch.of(begin + self._stored.room(count))[begin:]
+        oldest, columns, beside = self._stored.read(entry.first, count, memory)
         if self._held is not None:
-            self._held.hold_on_from(max(0, stop - self._stored.num_spare))
-        return _Rows(columns, beside) if oldest <= start + spare else None
+            self._held.hold_on_from(max(0, entry.end - self._stored.num_spare))
+        return _Rows(columns, beside) if oldest <= entry.first + spare else None
 
-    def _read_state(self, start: int, stop: int) -> _Rows:
-        return _Rows(self._source.read_state(start, stop - start), [])
+    def _read_state(self, entry: Entry, scratch: Scratch) -> _Rows:  # noqa: ARG002 - it comes in memory of its own
+        return _Rows(self._source.read_state(entry.first, entry.end - entry.first), [])
 
 
 class _Rows(NamedTuple):
@@ -298,4 +304,5 @@ class _Rows(NamedTuple):
 
 def _rows_of(form: SegmentForm) -> int:
     """Return how many rows a segment has at most."""
-    return max(1, _SEGMENT_BYTES // max(1, form.row_bytes))
+    most = max(1, _SEGMENT_BYTES // max(_LEAST_ROW_BYTES, form.row_bytes))
+    return most - most % ROWS_TOGETHER if most > ROWS_TOGETHER else most

@@ -9,24 +9,26 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.checkpoint.stored import Column
+from fastreplay.checkpoint.past_cache import aligned
+from fastreplay.checkpoint.stored import Column, order_in_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from fastreplay.checkpoint.folder import Folder
-
     Array = NDArray[Any]
 
-__all__ = ["Entry", "Scratch", "SegmentForm", "attached_form", "read_segment", "write_segment"]
+__all__ = [
+    "Entry", "Scratch", "SegmentForm", "attached_form", "check_size", "checksums_of", "columns_in", "fill"
+]  # fmt: skip
 
 # Bytes that one checksum is of: so near to its place a damage is told.
 _CHUNK_BYTES = 1 << 20
@@ -73,8 +75,7 @@ class SegmentForm:
         self._num_beside = len(beside)
         self._dtypes = [_DTYPES.get(column.dtype.name) for column in self.columns]  # the name takes long to make
         self.row_bytes = sum(column.row_bytes for column in columns)  # but for what lies beside
-        # Larger elements first: then all are aligned.
-        self.order = sorted(range(len(self.columns)), key=lambda i: -self.columns[i].dtype.alignment)
+        self.order = order_in_files(self.columns)
 
     def shapes(self, entry: Entry) -> list[tuple[int, ...]]:
         """Return the shape of each column of a segment."""
@@ -114,82 +115,106 @@ def attached_form() -> SegmentForm:
     return SegmentForm([Column("data", (), np.dtype(np.uint8))])
 
 
-def write_segment(folder: Folder, form: SegmentForm, entry: Entry, arrays: Sequence[Array]) -> tuple[int, str]:
-    """Write a segment; return the file, to be finished, and its checksums.
-
-    Raises:
-        OSError: It cannot be written; then it is not there.
-    """
-    parts: list[Any] = [np.frombuffer(form.header(entry), np.uint8)]
-    parts += [_bytes_of(np.ascontiguousarray(arrays[i])) for i in form.order]
-    checksums = "".join(f"{each:08x}" for each in _core.crc32_of_chunks(parts, _CHUNK_BYTES))
-    return folder.write(entry.file, parts), checksums
+def checksums_of(parts: Sequence[Array]) -> str:
+    """Return the checksums of bytes (n,) that lie one after another in a file."""
+    return "".join(f"{each:08x}" for each in _core.crc32_of_chunks(parts, _CHUNK_BYTES))
 
 
 class Scratch:
-    """Memory that segments are read into, one after another."""
+    """Memory of segments, one after another, on their way to a disk or from it."""
 
     def __init__(self) -> None:
-        self._memory: Array = np.empty(0, np.uint8)
+        self._memory: Array = aligned(0)
 
     def of(self, num_bytes: int) -> Array:
-        """Return so many bytes, which the next call takes again."""
+        """Return so many bytes, which begin at a multiple of a page, and which the next call takes again."""
         if len(self._memory) < num_bytes:
-            self._memory = np.empty(num_bytes, np.uint8)
+            self._memory = aligned(num_bytes)
         return self._memory[:num_bytes]
 
+    def laid(self, form: SegmentForm, entry: Entry, arrays: Sequence[Array]) -> Array:
+        """Return the bytes of a segment. What of its columns lies there already is not moved."""
+        data, header = self.of(form.num_bytes(entry)), form.header(entry)
+        data[: len(header)] = np.frombuffer(header, np.uint8)
+        places = _columns(data, len(header), form, entry)
+        for i in form.order:  # as they lie: where there were gaps between them, none is laid over the next
+            if places[i].ctypes.data != arrays[i].ctypes.data:
+                places[i][...] = arrays[i]
+        return data
 
-def read_segment(fd: int, at: str, form: SegmentForm, entry: Entry, scratch: Scratch) -> list[Array]:
-    """Read a segment: its columns, valid until the next is read into the same memory.
+
+def check_size(fd: int, path: str, form: SegmentForm, entry: Entry) -> int:
+    """Return the bytes of a segment, before there is memory for it.
 
     Args:
         fd: The file, open.
-        at: What messages call it.
+        path: What messages call it.
         form: Of the segment.
         entry: What the manifest says of it.
-        scratch: The memory.
+
+    Raises:
+        OSError: It cannot be looked at.
+        ValueError: The file has another size.
+    """
+    num_bytes, there = form.num_bytes(entry), os.fstat(fd).st_size
+    if there != num_bytes:
+        raise ValueError(f"{path}: expected {num_bytes:,} bytes, got {there:,}")
+    if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
+        raise ValueError(f"{path}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
+    return num_bytes
+
+
+def fill(fd: int, path: str, entry: Entry, data: Any) -> None:
+    """Fill memory from a file, of which each chunk is compared with its checksum.
+
+    Args:
+        fd: The file, open.
+        path: What messages call it.
+        entry: What the manifest says of it.
+        data: The memory, from `Scratch`.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is not what was written; the message names the file and the place.
     """
-    header = form.header(entry)
-    num_bytes = len(header) + form.payload_bytes(entry)
-    there = os.fstat(fd).st_size  # before there is memory for it
-    if there != num_bytes:
-        raise ValueError(f"{at}: expected {num_bytes:,} bytes, got {there:,}")
-    if len(entry.checksums) != 8 * -(-num_bytes // _CHUNK_BYTES):
-        raise ValueError(f"{at}: expected a checksum of each {_CHUNK_BYTES:,} of {num_bytes:,} bytes")
-    data = scratch.of(num_bytes)
-    _fill(fd, data, entry, at)
-    if data[: len(header)].tobytes() != header:
-        raise ValueError(f"{at}: at byte 0: expected the header of tickets [{entry.first}, {entry.end})")
-    shapes, arrays, offset = form.shapes(entry), {}, len(header)
-    for i in form.order:
-        end = offset + math.prod(shapes[i]) * form.columns[i].dtype.itemsize
-        arrays[i] = data[offset:end].view(form.columns[i].dtype).reshape(shapes[i])
-        if arrays[i].dtype == np.bool_ and data[offset:end].max(initial=0) > 1:
-            raise ValueError(f"{at}: {form.columns[i].name}: expected truth values of one bit")
-        offset = end
-    return [arrays[i] for i in range(len(shapes))]
-
-
-def _fill(fd: int, data: Any, entry: Entry, path: str) -> None:
-    """Fill memory from a file, chunk by chunk, each of which is compared with its checksum."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # reading says what is wrong with it
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+    left = memoryview(data)
+    while left:
+        got = os.readv(fd, [left])
+        if not got:
+            raise ValueError(f"{path}: at byte {len(data) - len(left)}: expected {len(data):,} bytes, got an end")
+        left = left[got:]
+    checksums = checksums_of([data])
     for number, start in enumerate(range(0, len(data), _CHUNK_BYTES)):
-        chunk = data[start : start + _CHUNK_BYTES]
-        left = memoryview(chunk)
-        while left:
-            got = os.readv(fd, [left])
-            if not got:
-                at = start + len(chunk) - len(left)
-                raise ValueError(f"{path}: at byte {at}: expected {len(data):,} bytes, got an end")
-            left = left[got:]
-        (checksum,) = _core.crc32_of_chunks([chunk], _CHUNK_BYTES)
-        if f"{checksum:08x}" != entry.checksums[8 * number : 8 * number + 8]:
-            raise ValueError(f"{path}: at byte {start}: the checksum of the next {len(chunk):,} bytes is another")
+        chunk = slice(8 * number, 8 * number + 8)
+        if checksums[chunk] != entry.checksums[chunk]:
+            num_bytes = len(data[start : start + _CHUNK_BYTES])
+            raise ValueError(f"{path}: at byte {start}: the checksum of the next {num_bytes:,} bytes is another")
 
 
-def _bytes_of(array: Array) -> Array:
-    """Return the bytes (n,) of a C-contiguous array."""
-    return array.reshape(-1).view(np.uint8)
+def columns_in(data: Array, path: str, form: SegmentForm, entry: Entry) -> list[Array]:
+    """Return the columns of a segment whose bytes are in memory.
+
+    Raises:
+        ValueError: They are not what was written; the message names the file and the place.
+    """
+    header = form.header(entry)
+    if data[: len(header)].tobytes() != header:
+        raise ValueError(f"{path}: at byte 0: expected the header of tickets [{entry.first}, {entry.end})")
+    columns = _columns(data, len(header), form, entry)
+    for column, array in zip(form.columns, columns, strict=True):
+        if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+            raise ValueError(f"{path}: {column.name}: expected truth values of one bit")
+    return columns
+
+
+def _columns(data: Array, begin: int, form: SegmentForm, entry: Entry) -> list[Array]:
+    """Return views of the columns of a segment, of which the first begins at a byte."""
+    shapes, arrays, at = form.shapes(entry), {}, begin
+    for i in form.order:
+        end = at + math.prod(shapes[i]) * form.columns[i].dtype.itemsize
+        arrays[i] = data[at:end].view(form.columns[i].dtype).reshape(shapes[i])
+        at = end
+    return [arrays[i] for i in range(len(shapes))]

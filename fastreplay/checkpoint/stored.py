@@ -11,7 +11,7 @@ import numpy as np
 from fastreplay import _core
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["MOST_TICKETS", "Column", "Readable", "Stored", "StoredForm"]
+__all__ = ["MOST_TICKETS", "ROWS_TOGETHER", "Column", "Readable", "Stored", "StoredForm", "order_in_files"]
 
 # Tickets beyond it are no counts of anything: a billion inserts a second take 146 years to get there.
 MOST_TICKETS = 2**62
+
+# Columns of so many rows have no gaps between them where they are read: a block's parts begin at multiples of it.
+ROWS_TOGETHER = 256
 
 _PLACE = np.dtype(np.uint64)
 _FROM_START = 0  # the source of a part: the record
@@ -39,6 +42,11 @@ class Column(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def order_in_files(columns: Sequence[Column]) -> list[int]:
+    """Return the order of columns in a file: larger elements first, so that all are aligned."""
+    return sorted(range(len(columns)), key=lambda i: -columns[i].dtype.alignment)
 
 
 class Group(NamedTuple):
@@ -73,8 +81,15 @@ class Readable(Protocol):
     def window(self) -> tuple[int, int]:
         """Return the first ticket that is there, and one past the last."""
 
-    def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
-        """Copy rows: the oldest ticket whose copy is whole, their columns, and what lies beside."""
+    def room(self, count: int) -> int:
+        """Return how much memory it takes to copy so many rows into it; 0 where that cannot be."""
+
+    def read(self, first: int, count: int, memory: Array | None = None) -> tuple[int, list[Array], list[Array]]:
+        """Copy rows: the oldest ticket whose copy is whole, their columns, and what lies beside.
+
+        Columns come into memory (`room`) where it is given, as they lie in a file, if there are a multiple of
+        `ROWS_TOGETHER` rows; else with gaps between them.
+        """
 
     def oldest_whole(self) -> int:
         """Return the oldest ticket of which what was read is whole."""
@@ -155,7 +170,8 @@ class Stored:
             (_FROM_START, column.row_bytes, number, _core.AS_STORED)
             for number, column in zip(form.numbers, form.columns, strict=True)
         ]
-        self._parts = [*parts, tickets]
+        self._order = order_in_files(self.columns)
+        self._parts = [*(parts[i] for i in self._order), tickets]
 
     def window(self) -> tuple[int, int]:
         """Return the first ticket that readers are given, and one past the last."""
@@ -165,7 +181,11 @@ class Stored:
         """Return memory of so many records: fields, newest frames, codes."""
         return [np.empty((count, *column.shape), column.dtype) for column in self.columns]
 
-    def read(self, first: int, count: int) -> tuple[int, list[Array], list[Array]]:
+    def room(self, count: int) -> int:
+        """Do as `Readable.room`."""
+        return _core.block_layout(self._parts, count)[1]
+
+    def read(self, first: int, count: int, memory: Array | None = None) -> tuple[int, list[Array], list[Array]]:
         """Copy records: the oldest ticket whose copy is whole; their columns, then each group's frames beside them.
 
         Whoever wrote into the ring's file may have written anything there. What is returned is what `put` takes.
@@ -173,11 +193,12 @@ class Stored:
         Raises:
             ValueError: A record that readers are given has places where no frame of it can be.
         """
-        block = _core.Block(self._parts, count)
+        block = _core.Block(self._parts, count, memory)
         self.ring.read_run(first, block)
+        offsets = dict(zip(self._order, block.offsets, strict=False))
         arrays: list[Array] = []
-        for column, offset in zip(self.columns, block.offsets, strict=False):
-            column_bytes = block.flat[offset : offset + count * column.row_bytes]
+        for i, column in enumerate(self.columns):
+            column_bytes = block.flat[offsets[i] : offsets[i] + count * column.row_bytes]
             arrays.append(column_bytes.view(column.dtype).reshape(count, *column.shape))
             if column.dtype == np.bool_:  # whatever byte stands for True
                 np.minimum(column_bytes, 1, out=column_bytes)

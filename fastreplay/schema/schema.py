@@ -202,8 +202,11 @@ class Schema(Mapping[str, Field]):
         """Make a schema whose fields nest in another way than their names say.
 
         Raises:
-            ValueError: Some node is of no field, or some field of no node.
+            ValueError: Some node is of no field, or some field of no node, or a part's name is none.
         """
+        for name in nodes:
+            if not isinstance(name, str):
+                raise ValueError(f"nodes: expected names of parts, got {name!r}")
         leaves = [(node.name, node.position) for node in walk(nodes.values()) if node.is_field]
         if leaves != [(name, position) for position, name in enumerate(fields)]:
             raise ValueError(

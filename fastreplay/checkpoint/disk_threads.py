@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A thread that waits for the disk while the next file is made.
+"""Threads that wait for the disk while others work.
 
-It knows no lock that somebody may hold who is interrupted: a signal handler or a finalizer that saves comes in the
+They know no lock that somebody may hold who is interrupted: a signal handler or a finalizer that saves comes in the
 midst of anything, and would wait for who waits for it. `threading` and `concurrent.futures` have such locks, which a
 new thread takes, too. queue.SimpleQueue is made for that, and `_thread` has none.
 """
@@ -9,6 +9,7 @@ new thread takes, too. queue.SimpleQueue is made for that, and `_thread` has non
 from __future__ import annotations
 
 import _thread
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["DiskThread", "Pending"]
+__all__ = ["DiskThreads", "Pending"]
 
 
 class Pending:
-    """Work that was given to the thread."""
+    """Work that was given to a thread."""
 
     def __init__(self, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self._work = work
@@ -49,13 +50,18 @@ class Pending:
             raise error
 
 
-class DiskThread:
-    """A thread that does one piece of work after another, as long as it is entered; it begins with the first."""
+class DiskThreads:
+    """Threads that do one piece of work after another, as long as this is entered; they begin with the first.
 
-    def __init__(self) -> None:
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        self._most = most
+        self._num_there = 0
         self._work: SimpleQueue[Pending | None] = SimpleQueue()
         self._ended: SimpleQueue[None] = SimpleQueue()
-        self._is_there = False
 
     def __enter__(self) -> Self:
         return self
@@ -63,21 +69,22 @@ class DiskThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._work.put(None)
-        if self._is_there:
+        for _ in range(self._num_there):
+            self._work.put(None)
+        for _ in range(self._num_there):
             self._ended.get()
 
     def submit(self, work: Callable[..., object], *arguments: Any) -> Pending:
-        """Have something done.
-
-        Raises:
-            RuntimeError: There can be no thread: the interpreter is about to exit, or there are too many.
-        """
-        if not self._is_there:
-            _thread.start_new_thread(self._run, ())
-            self._is_there = True
+        """Have something done: at once where there can be no thread, be it that the interpreter is about to exit."""
         pending = Pending(work, arguments)
-        self._work.put(pending)
+        if self._num_there < self._most:
+            with suppress(RuntimeError):
+                _thread.start_new_thread(self._run, ())
+                self._num_there += 1
+        if self._num_there:
+            self._work.put(pending)
+        else:
+            pending.do()
         return pending
 
     def _run(self) -> None:

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""Bytes go past the system's cache of files where they can, and arrive where they cannot."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from fastreplay.checkpoint.folder import Folder
+from fastreplay.checkpoint.past_cache import aligned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what Linux calls O_DIRECT")
+PAGE = 4096
+SIZES = (0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 777)
+
+
+def filled(size: int) -> Any:
+    memory = aligned(size)
+    memory[:] = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    return memory
+
+
+def written(path: Path, size: int) -> bytes:
+    with Folder(str(path)) as folder:
+        folder.finish(folder.write("file", [filled(size)], past_cache=True))
+    return (path / "file").read_bytes()
+
+
+def is_direct(fd: int) -> bool:
+    return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+
+
+@pytest.fixture
+def direct_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Return what is written: how many bytes are asked for, and whether past the cache."""
+    with (tmp_path / "probe").open("wb") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETFL, os.O_DIRECT)
+        except OSError:
+            pytest.skip("the file system keeps all files in memory")
+    (tmp_path / "probe").unlink()
+    calls: list[tuple[int, bool]] = []
+    real: Any = os.writev
+
+    def told(fd: int, parts: Any) -> Any:
+        calls.append((sum(map(len, parts)), is_direct(fd)))
+        return real(fd, parts)
+
+    monkeypatch.setattr(os, "writev", told)
+    return calls
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_whole_pages_go_past_the_cache(size: int, tmp_path: Path, direct_calls: Any) -> None:
+    assert written(tmp_path, size) == filled(size).tobytes()
+    whole = size - size % PAGE
+    assert direct_calls == [(whole, True)] * (whole > 0) + [(size - whole, False)]
+
+
+def refused(*_: object) -> Any:
+    raise OSError(errno.EINVAL, "refused")
+
+
+def first_in_part(real: Callable[..., int]) -> Callable[..., int]:
+    """Write less than a page of what is past the cache, and then refuse."""
+    calls: list[int] = []
+
+    def write(fd: int, parts: Any) -> int:
+        if is_direct(fd):
+            calls.append(1)
+            fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+            return real(fd, [parts[0][:100]]) if len(calls) == 1 else refused()
+        return real(fd, parts)
+
+    return write
+
+
+@pytest.mark.parametrize("way", ["no such files", "no such writes", "in part"])
+def test_a_file_system_that_has_it_otherwise(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, set_flags = os.writev, fcntl.fcntl
+    if way == "no such files":
+        monkeypatch.setattr(fcntl, "fcntl", lambda fd, what, flags=0: set_flags(fd, what) if not flags else refused())
+    elif way == "no such writes":
+        monkeypatch.setattr(os, "writev", lambda fd, parts: refused() if is_direct(fd) else real(fd, parts))
+    else:
+        monkeypatch.setattr(os, "writev", first_in_part(real))
+    for size in SIZES:
+        assert written(tmp_path, size) == filled(size).tobytes()
+        (tmp_path / "file").unlink()
+
+
+def test_an_error_of_the_disk_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_calls: Any) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "writev", broken)
+    with pytest.raises(OSError, match="broken"):
+        written(tmp_path, 2 * PAGE)
+    assert not (tmp_path / "file").exists()
