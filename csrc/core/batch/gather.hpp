@@ -51,12 +51,12 @@ struct Extent {
     const std::byte* const asked = record + begin;
     const std::size_t before = reinterpret_cast<std::uintptr_t>(asked) % kCacheLine;
     const std::byte* const first = asked - before;
-    std::size_t at = 0;
     if (num_bytes() > kGuessedBytes) {
-      const std::size_t past = before + std::min(num_bytes(), kMostAskedBytes);
-      for (; at < past; at += kCacheLine) __builtin_prefetch(first + at, 0, 2);
+      const std::byte* const last = asked + std::min(num_bytes(), kMostAskedBytes) - 1;
+      for (const std::byte* line = first; line <= last; line += kCacheLine) __builtin_prefetch(line, 0, 2);
       return;
     }
+    std::size_t at = 0;
     for (; at < num_bytes(); at += kCacheLine) __builtin_prefetch(first + at, 0, 2);
     __builtin_prefetch(at < before + num_bytes() ? first + at : &kThere, 0, 2);
   }
