@@ -275,3 +275,32 @@ def test_a_name_is_in_a_minibatch_where_it_gives_something(output: str) -> None:
         for name in names:
             assert (name in batch) == (batch.get(name) is not None), (made, name)
         assert batch.keys() == tuple(fields)  # of which the values are
+
+
+class Noted(fr.Minibatch[Any]):
+    """With attributes of its own."""
+
+
+class Slotted(fr.Minibatch[Any]):
+    __slots__ = ("note",)
+
+
+@pytest.mark.parametrize("kind", [Noted, Slotted])
+def test_a_subclass_has_attributes_of_its_own(kind: type[Any], output: str) -> None:
+    batch = batch_of(output)
+    made = kind(batch.schema, batch.values(), None, 5, batch.ticket)
+    with pytest.raises(AttributeError, match="the minibatch has no field 'note'"):
+        _ = made.note
+    made.note = "mine"
+    assert made.note == "mine"
+    assert made.reward is batch.reward
+    assert made["reward"] is batch.reward
+    assert made.ticket is batch.ticket
+    if kind is Noted:
+        made.reward = "mine, too"  # comes first, as in any object
+        assert made.reward == "mine, too"
+        assert made["reward"] is batch.reward
+        assert vars(made) == {"note": "mine", "reward": "mine, too"}
+    del made.note
+    with pytest.raises(AttributeError, match="the minibatch has no field 'note'"):
+        _ = made.note

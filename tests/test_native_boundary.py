@@ -457,3 +457,34 @@ def test_a_tensor_of_a_view_is_the_buffers_own() -> None:
     got = arrays(buffer[-1])
     assert (got["x"] == before["y"]).all()
     assert (got["y"] == before["x"]).all()
+
+
+class Sampling:
+    """Samples from a buffer that is empty when it goes, as the attribute of somebody's tensor."""
+
+    def __init__(self, buffer: fr.ReplayBuffer[torch.Tensor], batch_size: int) -> None:
+        self.buffer = buffer
+        self.batch_size = batch_size
+
+    def __del__(self) -> None:
+        with suppress(ValueError):
+            self.buffer.sample(self.batch_size)
+
+
+@pytest.mark.parametrize("num_held", [2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_what_is_kept_of_minibatches_may_go_while_it_is_looked_at(num_held: int, batch_size: int) -> None:
+    buffer = fr.ReplayBuffer(20, {"value": ()}, seed=0)
+
+    def sample_in_finalizers() -> None:
+        for _ in range(20):
+            buffer.extend(value=np.arange(10))
+            held: list[Any] = [buffer.sample(batch_size) for _ in range(num_held)]
+            for batch in held:
+                batch.value.mine = Sampling(buffer, batch_size)
+            buffer.clear()
+            del held, batch
+            with pytest.raises(ValueError, match="empty"):
+                buffer.sample(batch_size)
+
+    in_process(sample_in_finalizers)

@@ -84,13 +84,13 @@ cdef class NativeMinibatch:
         cdef Py_ssize_t place = self.place_of(name) if isinstance(name, str) else -1
         return self._part(name) if place < 0 else self._values[place]
 
-    # What the class has comes first, as in every object; then fields.
+    # What the class has comes first, as in every object, and what the object of a subclass has; then fields.
     def __getattribute__(self, name):
         cdef Py_ssize_t place
-        if _PyType_Lookup(Py_TYPE(self), name) != NULL:
+        if _PyType_Lookup(Py_TYPE(self), name) != NULL or Py_TYPE(self).tp_dictoffset != 0:
             try:
                 return PyObject_GenericGetAttr(self, name)
-            except AttributeError:  # of a property, to be put into words
+            except AttributeError:  # of a property, to be put into words, or of a field
                 pass
         place = self.place_of(name)
         return self._attribute(name) if place < 0 else self._values[place]
@@ -240,12 +240,14 @@ cdef class NativeDelivery:
             TypeError, ValueError: As `block_of`.
         """
         cdef NativeBlock block
+        cdef FieldTensors tensors
         if not self.is_as_given(out, batch_size):
             return self._draw_into(out, generator, source, beta, batch_size)
         block = (<NativeMinibatch>out)._block
+        tensors = block.tensors
         if generator.sample(source, beta, block.native) == 0:
             return None
-        (<FieldTensors>block.tensors).count_up_versions()
+        tensors.count_up_versions()
         return out
 
     cdef object given(self, NativeBlock block, batch_size):

@@ -193,6 +193,8 @@ cdef class Generations:
         cdef PyObject *block
         cdef Py_ssize_t i
         for i in range(min(len(self._blocks), kProbes)):
+            if not self._blocks:  # what goes runs finalizers, and lets threads in, that may take and drop the rest
+                return None
             if self._next >= len(self._blocks):
                 self._next = 0
             block = PyList_GET_ITEM(self._blocks, self._next)
