@@ -304,3 +304,21 @@ def test_a_subclass_has_attributes_of_its_own(kind: type[Any], output: str) -> N
     del made.note
     with pytest.raises(AttributeError, match="the minibatch has no field 'note'"):
         _ = made.note
+
+
+ASKED: dict[str, Any] = {
+    "by name": lambda batch: batch["reward"] + batch["o/in/left"],
+    "a part": lambda batch: batch["o"]["pos"].sum(-1) + batch.o["in"]["left"],
+    "by attribute": lambda batch: batch.reward * batch.batch_size,
+    "unpacked": lambda batch: sum(value.flatten(1).sum(-1) if value.ndim > 1 else value for value in [*batch]),
+    "tickets": lambda batch: batch.ticket + len(batch),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_torch_compile_looks_through_it(asked: str) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(ASKED[asked], backend="eager", fullgraph=True)
+    for _ in range(3):
+        batch = batch_of("torch", 4, {"o/pos": (2,), "o/in/left": (), "reward": ()})
+        assert torch.equal(compiled(batch), ASKED[asked](batch))  # type: ignore[no-untyped-call]

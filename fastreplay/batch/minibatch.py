@@ -74,8 +74,6 @@ class Minibatch(NativeMinibatch, Generic[ArrayT]):
             ticket: ArrayT | None = None,
             beside: Beside = NOTHING,
         ) -> None: ...
-        def __iter__(self) -> Iterator[ArrayT]: ...
-        def __getitem__(self, name: str) -> ArrayT: ...
         def __getattr__(self, name: str) -> ArrayT: ...
 
     @staticmethod
@@ -119,6 +117,14 @@ class Minibatch(NativeMinibatch, Generic[ArrayT]):
 
     def __bool__(self) -> bool:
         return self._batch_size != 0
+
+    # These two are Python's, lest torch.compile(fullgraph=True) refuses them: 80 ns more by name, 60 for all.
+    def __iter__(self) -> Iterator[ArrayT]:
+        return iter(self._values)
+
+    def __getitem__(self, name: str) -> ArrayT:
+        place = self._schema._positions.get(name) if isinstance(name, str) else None  # type: ignore[redundant-expr]
+        return self._part(name) if place is None else self._values[place]
 
     def _part(self, name: str) -> ArrayT:
         """Return what is no field by itself."""

@@ -24,7 +24,7 @@ cdef extern from "Python.h":
 
 
 cdef class NativeMinibatch:
-    """A minibatch's fields, by position and by name: base of Minibatch.
+    """A minibatch's fields, as attributes: base of Minibatch.
 
     Args:
         schema: The fields.
@@ -77,13 +77,6 @@ cdef class NativeMinibatch:
         with cython.critical_section(self):
             self.beside = beside
 
-    def __iter__(self):
-        return iter(self._values)
-
-    def __getitem__(self, name):
-        cdef Py_ssize_t place = self.place_of(name) if isinstance(name, str) else -1
-        return self._part(name) if place < 0 else self._values[place]
-
     # What the class has comes first, as in every object, and what the object of a subclass has; then fields.
     def __getattribute__(self, name):
         cdef Py_ssize_t place
@@ -105,10 +98,6 @@ cdef class NativeMinibatch:
         if <Py_ssize_t><object>found >= len(self._values):
             raise IndexError("there are fewer values than fields")
         return <Py_ssize_t><object>found
-
-    def _part(self, name):
-        """Return what is no field by itself."""
-        raise KeyError(name)
 
     def _attribute(self, name):
         """Return what neither the class nor the schema has."""
