@@ -122,7 +122,7 @@ fuzz: $(VENV)/.built $(VENV)/.test ## Read changed checkpoints for SECONDS=60 (b
 	-$(PIP) install --quiet --only-binary :all: --constraint constraints.txt --group fuzz
 	$(VENV)/bin/python tests/fuzz_checkpoints.py
 
-bench: $(VENV)/.bench ## Measure beside the peers (about 20 minutes, 10 GB; writes bench/results; WORK="buffers target" COMPARE=before.json ARGS=--quick)
+bench: $(VENV)/.bench ## Measure beside the peers (about 17 minutes, 10 GB; writes bench/results; WORK="buffers target" COMPARE=before.json ARGS=--quick)
 	-$(MAKE) $(APART)
 	$(VENV)/bin/python bench/run.py $(WORK) $(if $(COMPARE),--compare "$(COMPARE)") $(ARGS)
 

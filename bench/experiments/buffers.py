@@ -122,6 +122,6 @@ QUESTION = Question(
     _tables,
     LABELS,
     distributions=("fastreplay", "numpy", "torch", "stable-baselines3", "cpprb", "rlox", "tianshou", "torchrl"),
-    rounds=(21, 5e-3),
+    rounds=(15, 5e-3),
     quick_rounds=(2, 5e-5),
 )

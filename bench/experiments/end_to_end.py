@@ -216,7 +216,7 @@ QUESTION = Question(
     _tables,
     {**_SIDES, "fastreplay": "fastreplay"},
     distributions=("fastreplay", "stable-baselines3", "torch", "numpy", "gymnasium", "mujoco"),
-    rounds=(16, 0.0),
+    rounds=(10, 0.0),
     quick_rounds=(2, 0.0),
     method=f"one thread; a round is {_TURN_STEPS} steps ({_QUICK_TURN_STEPS} with --quick), after {_WARMUP_STEPS} that "
     "are not counted; buffer and update timed around each call; both sides end in the same parameters, bit for bit",

@@ -140,7 +140,7 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "numpy", "torch"),
-    rounds=(31, 0.1),
+    rounds=(21, 0.1),
     quick_rounds=(5, 0.02),
     method=f"medians; torch tensors; a loader of depth {_DEPTH}",
 )

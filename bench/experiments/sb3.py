@@ -299,7 +299,7 @@ QUESTION = Question(
     _tables,
     _LABELS,
     distributions=("fastreplay", "stable-baselines3", "gymnasium", "numpy", "torch"),
-    rounds=(61, 5e-3),
+    rounds=(31, 5e-3),
     quick_rounds=(2, 5e-5),
     method="one thread; results equal bit for bit",
 )
