@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from fake_cuda import FakeCuda
 
 
+def assert_go_on_alike(kind: str, streams: Streams, other: Any) -> None:
+    """Insert the same into both buffers, and compare what they have and draw."""
+    twin = Streams(other, streams.step)
+    twin.stacks = streams.stacks
+    for each in (streams, twin):
+        each.insert(30)
+    assert_same_contents(streams.buffer, other)
+    assert_same_draws(streams.buffer, other, None if kind == "plain" else fr.Sequence(4, incomplete="pad"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_steps", [0, 20, 150])
 def test_of_the_same_capacity_it_goes_on_as_this_one_would(kind: str, num_steps: int) -> None:
@@ -42,12 +52,7 @@ def test_of_the_same_capacity_it_goes_on_as_this_one_would(kind: str, num_steps:
     if num_steps:
         assert_same_contents(buffer, other)
         assert_same_draws(buffer, other)
-    twin = Streams(other, streams.step)
-    twin.stacks = streams.stacks
-    for each in (streams, twin):
-        each.insert(30)
-    assert_same_contents(buffer, other)
-    assert_same_draws(buffer, other, None if kind == "plain" else fr.Sequence(4, incomplete="pad"))
+    assert_go_on_alike(kind, streams, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,12 +198,7 @@ def test_of_a_cleared_one_nothing_is_read(kind: str, monkeypatch: pytest.MonkeyP
         patch.setattr(Stored, "read", lambda self, *_: (self.ring.num_reserved, [], []))
         other = buffer.resized(200)
     assert len(other) == 0
-    twin = Streams(other, streams.step)
-    twin.stacks = streams.stacks
-    for each in (streams, twin):
-        each.insert(30)
-    assert_same_contents(buffer, other)
-    assert_same_draws(buffer, other, None if kind == "plain" else fr.Sequence(4, incomplete="pad"))
+    assert_go_on_alike(kind, streams, other)
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 2.5, "many", None, True])

@@ -44,7 +44,7 @@ struct UniformRows {
   }
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t most_attempts(const fastreplay_cuda_window& window,
                                                               std::uint64_t num_steps) const {
-    return most_attempts_of(window, num_steps);
+    return attempts_to_be_complete(window.size, num_steps);
   }
 
   // One more attempt of a row.

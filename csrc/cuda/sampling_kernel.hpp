@@ -81,14 +81,6 @@ FASTREPLAY_INLINE std::uint64_t first_row_of(const Draw& draw, unsigned thread) 
   return first < draw.batch_size ? first : draw.batch_size;
 }
 
-// Attempts of a row that is to be complete, before what suits is counted: as max_attempts() of core/batch/draw.hpp
-// says.
-FASTREPLAY_INLINE std::uint64_t most_attempts_of(const fastreplay_cuda_window& window, std::uint64_t num_steps) {
-  constexpr std::uint64_t kLeast = 64, kCountedAtOnce = 16;
-  const std::uint64_t most = window.size / (kCountedAtOnce * num_steps);
-  return most > kLeast ? most : kLeast;
-}
-
 FASTREPLAY_INLINE void count_draws(const Draw& draw) {
   ++draw.generator->calls;
   draw.generator->num_sampled += draw.batch_size;

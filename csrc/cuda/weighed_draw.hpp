@@ -76,7 +76,7 @@ struct WeighedDraw {
   }
   [[nodiscard]] FASTREPLAY_INLINE std::uint64_t most_attempts(const fastreplay_cuda_window& window,
                                                               std::uint64_t num_steps) const {
-    return most_attempts_of(window, num_steps);
+    return attempts_to_be_complete(window.size, num_steps);
   }
 
   // What FollowedDraw asks for. One more attempt of a row.
@@ -139,7 +139,6 @@ struct WeighedDraw {
   // The last word of the counter of what decides whether a row is drawn uniformly, and of the first of what is counted.
   static constexpr std::uint64_t kMixture = 1;
   static constexpr std::uint64_t kCounted = 2;
-  static constexpr std::uint64_t kMaxAttempts = 64;  // then what can be drawn is counted
 
   [[nodiscard]] FASTREPLAY_INLINE Population population_of(const fastreplay_cuda_window& window) const {
     const DevicePopulation masses = tree.population();
@@ -194,7 +193,7 @@ struct WeighedDraw {
       std::uint64_t position = 0;
       if (population.total == 0 || (population.is_mixed && is_uniform(row, attempt))) {
         if (draw_below(window.size, word, position)) return set(window, population, row, position);
-      } else if (attempt > kMaxAttempts) {
+      } else if (attempt > kMostAttempts) {
         find_counted(window, row, attempt, true, All{}, position);
         return set(window, population, row, position);
       } else {

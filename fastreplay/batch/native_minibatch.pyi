@@ -8,6 +8,7 @@ from fastreplay.batch.beside import Beside
 from fastreplay.batch.block import HostBlock
 from fastreplay.batch.tensors import Generations
 from fastreplay.schema.schema import Schema
+from fastreplay.support.latest import Latest
 
 @disjoint_base
 class NativeMinibatch:
@@ -34,7 +35,9 @@ class NativeMinibatch:
 
 @disjoint_base
 class NativePool:
-    def __init__(self, by_size: dict[int, Generations]) -> None: ...
+    def __init__(self, by_size: Latest[int, Generations]) -> None: ...
+    @property
+    def _by_size(self) -> Latest[int, Generations]: ...
     def take(self, batch_size: int) -> HostBlock: ...
     def keep(self, block: HostBlock) -> None: ...
 

@@ -127,12 +127,12 @@ cdef class NativePool:
         Any thread may take.
     """
 
-    cdef object by_size
+    cdef readonly object _by_size
 
     def __init__(self, by_size):
         if not isinstance(by_size, dict):
             raise TypeError("by_size: expected a dict")
-        self.by_size = by_size
+        self._by_size = by_size
 
     def take(self, batch_size):
         """Return a block that nobody else has, with the tensors that it had if they are as they were made."""
@@ -152,7 +152,7 @@ cdef class NativePool:
 
     # None where there are none of so many rows.
     cdef Generations found(self, batch_size):
-        return (<dict>self.by_size).get(batch_size)
+        return (<dict>self._by_size).get(batch_size)
 
 
 cdef NativeBlock taken_of(Generations blocks):

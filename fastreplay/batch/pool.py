@@ -41,12 +41,11 @@ class Pool(NativePool):
         Any thread may take and keep.
     """
 
-    __slots__ = ("_by_size", "_form")
+    __slots__ = ("_form",)
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        self._by_size: Latest[int, Generations] = Latest(SIZES)
-        super().__init__(self._by_size)
+        super().__init__(Latest(SIZES))
 
     def replace(self, block: HostBlock, ring: _core.Ring, slots: NDArray[np.int64]) -> None:
         """Replace a minibatch by the transitions in these slots: all of it, or nothing has changed."""

@@ -74,19 +74,21 @@ void DiscountedSums::make(std::size_t first_row, std::size_t num_rows) const noe
   }
 }
 
+// Tells each sum, with a number of its kind.
+template <class Tell>
+void DiscountedSums::each_sum(Tell tell) const noexcept {
+  for (const SumRule::Sum& each : rule_.sums) each.of.is_double ? tell(each, double{}) : tell(each, float{});
+}
+
 void DiscountedSums::make_together(std::size_t first_row, std::size_t num_rows) const noexcept {
   std::array<Weights, kRowsTogether> of_rows;
   const bool are_same = rule_.stored_discount.empty();
   const Weights* const weights = are_same ? &weights_ : of_rows.data();
   const std::size_t weights_apart = are_same ? 0 : 1;
   for (std::size_t i = 0; !are_same && i < num_rows; ++i) weigh(first_row + i, of_rows[i]);
-  for (const SumRule::Sum& each : rule_.sums) {
-    if (each.of.is_double) {
-      sum<double>(each, first_row, num_rows, weights, weights_apart);
-    } else {
-      sum<float>(each, first_row, num_rows, weights, weights_apart);
-    }
-  }
+  each_sum([&]<class Number>(const SumRule::Sum& what, Number) {
+    sum<Number>(what, first_row, num_rows, weights, weights_apart);
+  });
   for (std::size_t i = 0; i < num_rows; ++i) {
     const std::size_t num_steps = ways_[first_row + i].num_after + std::size_t{1};
     if (num_steps <= num_near_) {
@@ -127,13 +129,7 @@ void DiscountedSums::sum(const SumRule::Sum& what, std::size_t first_row, std::s
 
 // The same of a row of which not all slots were kept.
 void DiscountedSums::make_far(std::size_t row) const noexcept {
-  for (const SumRule::Sum& each : rule_.sums) {
-    if (each.of.is_double) {
-      sum_far<double>(each, row);
-    } else {
-      sum_far<float>(each, row);
-    }
-  }
+  each_sum([&]<class Number>(const SumRule::Sum& what, Number) { sum_far<Number>(what, row); });
   put_discount(row, weigh_far(row, [](std::size_t, double) {}));
 }
 

@@ -51,6 +51,8 @@ class DiscountedSums {
   using Weights = std::array<double, kMostNear + 1>;
 
   void ask(std::size_t first_row, std::size_t num_rows) const noexcept;
+  template <class Tell>
+  void each_sum(Tell tell) const noexcept;
   void make_together(std::size_t first_row, std::size_t num_rows) const noexcept;
   void make_far(std::size_t row) const noexcept;
   void weigh(std::size_t row, Weights& weights) const noexcept;

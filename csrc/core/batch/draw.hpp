@@ -39,16 +39,12 @@ class Suitable {
     return are_all() || suits_(follow_, ticket, window);
   }
 
-  // After so many attempts they are counted: where some do not suit, once attempts take about as long as counting does,
-  // of which a step waits for memory as seldom as it lies beside the one before.
+  // After so many attempts they are counted.
   [[nodiscard]] std::uint64_t max_attempts(const Window& window) const noexcept {
-    return are_all() ? kMaxAttempts : std::max(kMaxAttempts, window.reserved() / (kCountedAtOnce * num_steps_));
+    return are_all() ? kMostAttempts : attempts_to_be_complete(window.reserved(), num_steps_);
   }
 
  private:
-  static constexpr std::uint64_t kMaxAttempts = 64;
-  static constexpr std::uint64_t kCountedAtOnce = 16;  // while a step is looked at that lies anywhere
-
   const void* follow_ = nullptr;
   bool (*suits_)(const void*, Ticket, const Window&) = nullptr;
   std::size_t num_steps_ = 1;

@@ -43,6 +43,18 @@ struct Philox {
 // no row depends on another's. Those in place of what was overwritten while it was copied are numbered from here on.
 inline constexpr std::uint64_t kRedraws = std::uint64_t{1} << 32;
 
+// After so many attempts what suits is counted, and the draw made among that.
+inline constexpr std::uint64_t kMostAttempts = 64;
+
+// The same where rows of so many steps are to be complete: once attempts, whose steps lie anywhere, take about as long
+// as to go along all transitions.
+[[nodiscard]] constexpr std::uint64_t attempts_to_be_complete(std::uint64_t num_transitions,
+                                                              std::uint64_t num_steps) noexcept {
+  constexpr std::uint64_t kCountedMeanwhile = 16;
+  const std::uint64_t most = num_transitions / (kCountedMeanwhile * num_steps);
+  return most > kMostAttempts ? most : kMostAttempts;
+}
+
 [[nodiscard]] constexpr std::uint64_t word_of_attempt(Philox::Key key, std::uint64_t call, std::uint64_t row,
                                                       std::uint64_t attempt) noexcept {
   return Philox::words({row + 1, call, attempt, 0}, key)[0];

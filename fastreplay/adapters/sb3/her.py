@@ -109,11 +109,9 @@ class HerReplayBuffer(DictReplayBuffer, sb3.HerReplayBuffer):
         )
         # Not SB3's own class's, which would fill an array of dicts.
         DictReplayBuffer.__init__(
-            *(self, buffer_size, observation_space, action_space, device, n_envs),
-            *(optimize_memory_usage, handle_timeout_termination),
-            rng=rng,
-            dedupe=dedupe,
-        )
+            self, buffer_size, observation_space, action_space, device, n_envs, optimize_memory_usage,
+            handle_timeout_termination, rng=rng, dedupe=dedupe,
+        )  # fmt: skip
         self.env = env
         self.copy_info_dict = copy_info_dict
         self.goal_selection_strategy = goal_selection_strategy
