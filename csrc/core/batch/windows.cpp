@@ -132,8 +132,13 @@ void Windows::walk(std::size_t first_row, std::size_t num_rows) const noexcept {
 void Windows::pad(std::size_t row) const noexcept {
   const Way& way = ways_[row];
   std::uint32_t* slots = ways_.slots(row);
-  std::fill(slots + way.num_after + 1, slots + rule_.most_after + 1, way.last_slot);
-  std::fill(slots - rule_.most_before, slots - way.num_before, way.first_slot);
+  // Asked first, as of most rows all steps are there: 2 % of what a short sequence takes.
+  if (way.num_after < rule_.most_after) {
+    std::fill(slots + way.num_after + 1, slots + rule_.most_after + 1, way.last_slot);
+  }
+  if (way.num_before < rule_.most_before) {
+    std::fill(slots - rule_.most_before, slots - way.num_before, way.first_slot);
+  }
 }
 
 template <class NextSlot>
