@@ -124,6 +124,8 @@ FOLLOW: dict[str, dict[str, Any]] = {
         "follow: no floats": (ValueError, sampled(fr.NStep(2, 0.9, reward="action"))),
         "follow: no such discount": (ValueError, sampled(fr.NStep(2, 0.9, discount="discount"))),
         "follow: a discount of a shape": (ValueError, sampled(fr.NStep(2, 0.9, discount="observation"))),
+        "follow: the last of no such field": (ValueError, sampled(fr.NStep(2, 0.9, last="state"))),
+        "follow: the last of what is summed": (ValueError, sampled(fr.NStep(2, 0.9, last=["action", "reward"]))),
         "follow: no lanes": (ValueError, lambda s: Call(s.alone.sample, 4, follow=fr.NStep(2, 0.9))),
         "follow: a sequence of no such field": (ValueError, sampled(fr.Sequence(2, first_only="state"))),
         "follow: a window of no such field": (ValueError, sampled(fr.Window({"state": range(2)}))),
@@ -210,6 +212,7 @@ MADE: dict[str, dict[str, Any]] = {
         "a reward that is the discount": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, reward="r", discount="r")),
         "a discount by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, discount=4)),
         "another way with what is missing": (ValueError, lambda s: Call(Native.NStep, 2, 0.9, incomplete="pad")),
+        "the last by position": (TypeError, lambda s: Call(Native.NStep, 2, 0.9, last=3)),
     },
     "fr.Sequence.__init__": {
         "no steps": (ValueError, lambda s: Call(Native.Sequence, 0)),

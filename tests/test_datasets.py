@@ -218,6 +218,9 @@ def test_next_fields_of_other_names() -> None:
         buffer.load_arrays(given)
     assert buffer.load_arrays(given | {"timeouts": columns["timeouts"]}) == (5, 2, 2, 0)
     assert buffer[:].after[:, 0].tolist() == [1, 2, 2, 4, 5]
+    named = new_buffer(fields={"obs": (3,), "obs_next": (3,), "terminated": (), "truncated": ()}, lanes=1)
+    assert named.load_arrays(columns, names={"obs": "observations"}) == (5, 2, 2, 0)
+    assert named[:].obs_next[:, 0].tolist() == [1, 2, 2, 4, 5]
 
 
 REFUSED: dict[str, tuple[type[Exception], str, Callable[[dict[str, Array]], object]]] = {

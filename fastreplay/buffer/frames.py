@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastreplay.schema.structure import now_of
+
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
 
@@ -13,7 +15,6 @@ __all__ = ["Frames", "ShareNext", "frames_in", "next_ones"]
 
 ShareNext = bool | Mapping[str, str]
 
-_NEXT = "next_"
 _ALONE = 1  # frames of a row that is no stack
 # Of the steps of all lanes that a stack goes back: so that one lane may be twice as slow as the others.
 _SLACK = 2
@@ -62,7 +63,7 @@ def frames_in(schema: Schema, share_next: ShareNext, lanes: int | None) -> Frame
 def next_ones(schema: Schema, frames: Frames) -> frozenset[str]:
     """Return the names of the fields that are the next of others: by their names, or as `share_next` said."""
     shared = {schema.names[position] for positions, _ in frames.groups for position in positions[1:]}
-    return frozenset(name for name in schema if name.startswith(_NEXT) or name in shared)
+    return frozenset(name for name in schema if now_of(name) is not None or name in shared)
 
 
 def _pairs(schema: Schema, share_next: object) -> dict[str, str]:
@@ -70,7 +71,7 @@ def _pairs(schema: Schema, share_next: object) -> dict[str, str]:
     if isinstance(share_next, bool):
         if not share_next:
             return {}
-        given = {_NEXT + name: name for name in schema.parts if _NEXT + name in schema.parts}
+        given = {later: now for later in schema.parts if (now := now_of(later)) is not None and now in schema.parts}
         if not given:
             raise ValueError(
                 "share_next: expected fields of which one is the next of another, as 'next_observation' is of "

@@ -27,11 +27,11 @@ _DISCOUNT = "discount"
 class NStep(Follow):
     """The next steps of each row's trajectory, as one transition (Watkins 1989; Sutton & Barto 2018, chapter 7).
 
-    Of the m steps that are there, at most n: the reward is the sum of gamma^k times that of step k; fields whose names
-    begin with `next_`, or that `share_next` says are the next of others, and those that end a trajectory, are the last
-    step's; all others the first one's. Beside them, `batch.discount` is gamma^m, (B,) float32. With y = reward +
-    discount * (1 - terminated) * value(next_observation) as the target, a truncated trajectory bootstraps and a
-    terminated one does not.
+    Of the m steps that are there, at most n: the reward is the sum of gamma^k times that of step k; what is the next
+    of something, as its name `next_X` or `X_next` tells, or `share_next`, what ends a trajectory, and what is in
+    `last`, is the last step's; all else the first one's. Beside them, `batch.discount` is gamma^m, (B,) float32. With
+    y = reward + discount * (1 - terminated) * value(next_observation) as the target, a truncated trajectory bootstraps
+    and a terminated one does not.
 
     m is less than n where the trajectory ends before, or was cut, or where the next transition has not been inserted.
 
@@ -43,6 +43,7 @@ class NStep(Follow):
             weighed with gamma^k and the first k of them, `batch.discount` is gamma^m times all m.
         incomplete: What becomes of rows whose next transition has not been inserted: "shorten", or "redraw": another
             row is drawn in their place.
+        last: Names of other fields, or parts, that are to be the last step's.
 
     Raises:
         TypeError, ValueError: An argument is none of these; the message names it.
@@ -56,19 +57,19 @@ class NStep(Follow):
     reward: str | Sequence[str] = "reward"
     discount: str | None = None
     incomplete: Literal["shorten", "redraw"] = "shorten"
+    last: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", checked_count("n", self.n))
         if self.n > MOST_STEPS:
             raise ValueError(f"n: expected at most {MOST_STEPS}, got {self.n}")
         object.__setattr__(self, "gamma", float(checked_number("gamma", self.gamma, 0)))
-        names: Any = (self.reward,) if isinstance(self.reward, str) else self.reward
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"reward: expected names of fields, got {self.reward!r}")
+        names = _names("reward", self.reward)
         for i, name in enumerate(names):
             if name in (*names[:i], self.discount):
                 raise ValueError(f"reward: expected each field once, and none that is the discount, got {name!r}")
-        object.__setattr__(self, "reward", tuple(names))
+        object.__setattr__(self, "reward", names)
+        object.__setattr__(self, "last", _names("last", self.last))
         if self.discount is not None and not isinstance(self.discount, str):
             raise TypeError(f"discount: expected the name of a field or None, got {self.discount!r}")
         check_choice("incomplete", self.incomplete, ("shorten", "redraw"))
@@ -86,8 +87,9 @@ class NStep(Follow):
         if self.discount != _DISCOUNT and _DISCOUNT in schema:
             raise ValueError("discount: expected 'discount', as a field of this name is stored")
         making = Making(schema, lanes, form)
+        of_last = self._fields_of_last(schema)
         for name in schema:
-            if name not in self.reward and (name in lanes.next_ones or name in lanes.ends):
+            if name not in self.reward and (name in lanes.next_ones or name in lanes.ends or name in of_last):
                 making.take_last(name)
         sums = [(numbers, making.make_field(name)) for numbers, name in zip(rewards, self.reward, strict=True)]
         if _DISCOUNT in schema:
@@ -97,6 +99,19 @@ class NStep(Follow):
         return making.made(
             redraws=self._redraws, most_after=self.n - 1, sums=(self.gamma, sums, stored, part, is_double)
         )
+
+    def _fields_of_last(self, schema: Schema) -> set[str]:
+        """Return the fields that `last` names, or that are below what it names."""
+        fields: set[str] = set()
+        for part in self.last:
+            found = {name for name in schema if name == part or name.startswith(f"{part}/")}
+            if not found or not found.isdisjoint((*self.reward, self.discount)):
+                raise ValueError(
+                    f"last: expected names of fields that are neither summed nor a discount, got {part!r}; "
+                    f"the fields are {', '.join(schema)}"
+                )
+            fields |= found
+        return fields
 
     @staticmethod
     def _floats(argument: str, name: str, schema: Schema) -> tuple[int, bool]:
@@ -110,3 +125,10 @@ class NStep(Follow):
         if schema[name].shift:
             raise ValueError(f"{argument}: expected no shift of a field that is summed, and {name!r} is {schema[name]}")
         return schema.position(name), dtype == np.float64
+
+
+def _names(argument: str, given: object) -> tuple[str, ...]:
+    names: Any = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{argument}: expected names of fields, got {given!r}")
+    return tuple(names)

@@ -83,8 +83,8 @@ class ReplayBuffer(Sampled[ArrayT]):
         priorities: The rule to draw by, instead of uniformly: `sample` then gives `batch.weight` and
             `batch.probability`, and `update_priorities` takes what was learned. With storage="cuda" the device keeps
             what was: `max_priority`, `stats()` and pickles wait for it.
-        share_next: Whether each `next_X` is the `X` of the lane's next transition, and stored once for both, where it
-            is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
+        share_next: Whether each `next_X` (or `X_next`) is the `X` of the lane's next transition, and stored once for
+            both, where it is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
             only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
             memory of its own: the first observations of trajectories. With storage="cuda" on the device, too, as it is
             needed: where there is none, the call that sends it raises, and nothing is lost.

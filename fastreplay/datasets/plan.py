@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastreplay.schema.structure import now_of
 from fastreplay.support.bfloat16 import kind_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["FieldPlan", "Flag", "checked_names", "plan"]
 
 _TERMINATED, _TRUNCATED = _FLAGS = "terminated", "truncated"
-_NEXT = "next_"
 # As `extend` has it: a cast may climb this ladder and never descend it.
 _KIND_RANK = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
 
@@ -183,8 +183,8 @@ def _before(field: str, schema: Schema, pairs: Mapping[str, str]) -> str | None:
     for later, now in pairs.items():
         if field == later or field.startswith(f"{later}/"):
             return now + field[len(later) :]
-    name = field.removeprefix(_NEXT)
-    return name if name != field and name in schema else None
+    now = now_of(field)
+    return now if now in schema else None
 
 
 def _flags(match: _Matching, columns: Mapping[str, str], ends: Sequence[str]) -> list[Flag]:

@@ -7,10 +7,19 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RESERVED_NAMES", "Names", "Node", "nodes_of_names", "walk"]
+__all__ = ["RESERVED_NAMES", "Names", "Node", "nodes_of_names", "now_of", "walk"]
 
 # Attributes of a Minibatch, and what may become one.
 RESERVED_NAMES = frozenset(["batch_size", "get", "items", "keys", "numpy", "schema", "ticket", "to", "values"])
+
+_NEXT, _IS_NEXT = "next_", "_next"
+
+
+def now_of(name: str) -> str | None:
+    """Return what a field is the next of, by its own name: X of `next_X` and of `X_next`; None of others."""
+    part, slash, rest = name.partition("/")
+    now = part.removeprefix(_NEXT) if part.startswith(_NEXT) else part.removesuffix(_IS_NEXT)
+    return now + slash + rest if now not in ("", part) else None
 
 
 @dataclass(frozen=True)
