@@ -182,7 +182,7 @@ def test_no_timeout_of_an_older_row_is_kept(infos: Any) -> None:
           (2**50, 2**61, 2**63, 2**64, 2**70)),
         (10, 2**62, MemoryError, "buffer_size: .* would take"),
         (10, -1, ValueError, "n_envs: expected at least 1, got -1"),
-        (10, 0, ZeroDivisionError, "zero"),
+        (10, 0, ValueError, "n_envs: expected at least 1, got 0"),
         (10.0, 1, TypeError, "buffer_size: expected an integer, got float 10.0"),
         (10, 2.0, TypeError, "expected an integer|cannot be interpreted as an integer"),
     ],

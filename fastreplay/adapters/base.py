@@ -14,6 +14,7 @@ from fastreplay.adapters.kept_steps import KeptSteps
 from fastreplay.adapters.random_integers import Integers, checked_size, integers_of, numpy_integers
 from fastreplay.adapters.step_table import COLUMNS, StepField, Steps, StepTable
 from fastreplay.schema.spaces import is_discrete
+from fastreplay.support.checks import checked_count, checked_index
 from fastreplay.support.saving import SavedState
 
 if TYPE_CHECKING:
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
     from fastreplay.adapters.random_integers import Rng
     from fastreplay.batch.block import HostBlock
 
-__all__ = ["Adapter", "field_of_space", "refuse_dedupe_twice", "refuse_sharing_with_timeouts"]
+__all__ = ["Adapter", "field_of_space", "refuse_dedupe_twice", "refuse_sharing_with_timeouts", "rows_and_envs"]
 
 # What a saved state must have, to tell its arrays' shapes and where it goes on.
-_KINDS = {"buffer_size": int, "n_envs": int, "pos": int, "full": bool, "optimize_memory_usage": bool}
+_KINDS: dict[str, type[Any]] = {
+    "buffer_size": int,
+    "n_envs": int,
+    "pos": int,
+    "full": bool,
+    "optimize_memory_usage": bool,
+}
 
 
 class _Column:
@@ -214,7 +221,7 @@ class Adapter(KeptSteps):
         if not isinstance(state, dict):
             raise ValueError(f"state: expected a dict of attributes, got {type(state).__name__}")
         for name, kind in _KINDS.items():
-            if not isinstance(state.get(name), kind):
+            if not isinstance(state.get(name), (kind, np.integer if kind is int else np.bool_)):
                 raise ValueError(f"state: expected {name!r}, of type {kind.__name__}, got {state.get(name)!r}")
         if state["buffer_size"] < 1 or state["n_envs"] < 1 or not 0 <= state["pos"] <= state["buffer_size"]:
             raise ValueError(
@@ -223,6 +230,7 @@ class Adapter(KeptSteps):
             )
         buffer = object.__new__(type(self))
         buffer.__dict__.update({name: value for name, value in state.items() if name not in COLUMNS})
+        buffer.__dict__.update({name: kind(state[name]) for name, kind in _KINDS.items()})
         try:
             table = buffer._new_table()
         except (AttributeError, TypeError, NotImplementedError) as error:
@@ -238,6 +246,16 @@ class Adapter(KeptSteps):
 
 def _are_columns_of(table: Steps, state: dict[str, Any]) -> bool:
     return all(state.get(name) is column for name, column in table.columns().items())
+
+
+def rows_and_envs(buffer_size: object, n_envs: object) -> tuple[int, int]:
+    """Return how many rows of transitions of how many environments there are, as Python's integers, which are kept.
+
+    Raises:
+        TypeError, ValueError: They are none, or there is no environment; the message names it.
+    """
+    envs = checked_count("n_envs", n_envs)
+    return max(checked_index("buffer_size", buffer_size) // envs, 1), envs
 
 
 def refuse_dedupe_twice(dedupe: Dedupe, optimize_memory_usage: bool) -> None:

@@ -17,7 +17,7 @@ from fastreplay.adapters.autoreset import (
     resetting_envs,
     vector_timeouts,
 )
-from fastreplay.adapters.base import Adapter, refuse_dedupe_twice, refuse_sharing_with_timeouts
+from fastreplay.adapters.base import Adapter, refuse_dedupe_twice, refuse_sharing_with_timeouts, rows_and_envs
 from fastreplay.adapters.kept_tables import bytes_of, taken
 from fastreplay.schema.spaces import action_length, is_discrete, observation_shape
 
@@ -134,8 +134,7 @@ class ReplayBuffer(Adapter):
         self.action_space = action_space
         self.obs_shape = observation_shape(observation_space)
         self.action_dim = action_length(action_space)
-        self.buffer_size = max(buffer_size // n_envs, 1)
-        self.n_envs = n_envs
+        self.buffer_size, self.n_envs = rows_and_envs(buffer_size, n_envs)
         self.pos = 0
         self.full = False
         self.device = _device(device)

@@ -83,7 +83,10 @@ class Making:
         position = self._schema.position(name)
         field = self._schema[name]
         if not is_first_only:
-            self._fields[name] = field._of_steps(steps.length)
+            try:
+                self._fields[name] = field._of_steps(steps.length)
+            except ValueError as error:  # one axis too many
+                raise ValueError(f"{name}: {error}, with that of steps") from error
             self._note_steps(name)
         self._parts[position] = (_core.PART_MADE, self._fields[name].out_bytes, 0, field.conversion)
         self._taken.setdefault((steps, zeros, is_first_only), []).append(name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from fastreplay.buffer.priorities import PRIORITY, checked_priorities
-from fastreplay.support.checks import checked_addresses, checked_index
+from fastreplay.support.checks import checked_addresses, checked_index, is_masked, num_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastreplay import _core
 
-__all__ = ["LANE_NAMES", "Given", "HeldRows", "one_each"]
+__all__ = ["LANE_NAMES", "Given", "HeldRows", "checked_lanes", "one_each"]
 
 _LANE, _LANES, _MASK = LANE_NAMES = ("lane", "lanes", "mask")
 
@@ -111,22 +111,43 @@ def one_each(name: str, values: NDArray[Any], num_rows: int) -> NDArray[Any]:
 def _checked_lanes(name: str, value: Any, num_lanes: int, is_one: bool) -> NDArray[np.int64]:
     if type(value) is int and 0 <= value < num_lanes:
         return np.array(value, np.int64)
-    if np.ndim(value) == 0:
+    axes = num_axes(value)
+    if axes == 0:
         lane = checked_index(name, value)
         if not 0 <= lane < num_lanes:
             raise ValueError(f"{name}: expected a lane in [0, {num_lanes}), got {lane}")
         return np.array(lane, np.int64)
     if is_one:
-        raise ValueError(f"{name}: expected an integer, got shape {np.shape(value)}")
-    lanes = checked_addresses(name, value).astype(np.int64)  # a copy
+        got = repr(value) if axes < 0 else f"shape {np.shape(value)}"
+        raise ValueError(f"{name}: expected an integer, got {got}")
+    lanes = checked_lanes(name, value, num_lanes).astype(np.int64)  # a copy
     if lanes.view(np.uint64).max(initial=0) >= num_lanes:
         i = int(np.flatnonzero((lanes < 0) | (lanes >= num_lanes))[0])
         raise ValueError(f"{name}[{i}]: expected a lane in [0, {num_lanes}), got {lanes[i]}")
     return lanes
 
 
+def checked_lanes(name: str, value: object, num_lanes: int) -> NDArray[np.int64]:
+    """Return lanes as (n,) int64, of which 64 bits hold each.
+
+    Raises:
+        TypeError, ValueError: They are no such integers.
+    """
+    try:
+        return checked_addresses(name, value)
+    except IndexError:
+        raise ValueError(f"{name}: expected lanes in [0, {num_lanes}), got {value!r}") from None
+
+
 def _checked_mask(value: Any) -> NDArray[np.bool_]:
-    mask = np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    if is_masked(value):
+        raise ValueError(f"mask: expected every entry, got masked ones in {value!r}")
+    try:
+        mask = np.array(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths; a tensor that NumPy cannot hold
+        raise TypeError(f"mask: expected (n,) bools, True for a row that is inserted, got {value!r}") from error
+    if mask.shape == (0,) and isinstance(value, (list, tuple)):
+        return mask.astype(np.bool_)
     if mask.dtype != np.bool_ or mask.ndim != 1:
         raise TypeError(f"mask: expected (n,) bools, True for a row that is inserted, got {mask.dtype} {mask.shape}")
     return mask

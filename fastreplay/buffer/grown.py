@@ -10,12 +10,12 @@ import numpy as np
 from fastreplay import _core
 from fastreplay.buffer.contents import Contents
 from fastreplay.buffer.filled import Filled
-from fastreplay.buffer.given import HeldRows
+from fastreplay.buffer.given import HeldRows, checked_lanes
 from fastreplay.buffer.lanes import begin_holding
 from fastreplay.buffer.pickled import own_attributes, rebuilt
 from fastreplay.buffer.snapshot import Run
 from fastreplay.checkpoint.stored import Stored
-from fastreplay.support.checks import checked_addresses, checked_count
+from fastreplay.support.checks import checked_count
 from fastreplay.support.saving import run_length
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class _Joining:
         count, num_lanes = source.core.num_lanes, own.core.num_lanes
         if lanes is None and count != num_lanes:
             raise ValueError(f"lanes: expected one of the {num_lanes} for each of the other buffer's {count}, got None")
-        into = np.arange(count) if lanes is None else checked_addresses("lanes", lanes)
+        into = np.arange(count) if lanes is None else checked_lanes("lanes", lanes, num_lanes)
         if len(into) != count or len({*into.tolist()}) != count or not ((into >= 0) & (into < num_lanes)).all():
             expected = f"another in [0, {num_lanes}) for each of the other buffer's {count}"
             raise ValueError(f"lanes: expected {expected}, got {into.tolist()}")

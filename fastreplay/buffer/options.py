@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, SupportsFloat, TypedDict
 
-from fastreplay.support.checks import TORCH_DTYPES
+from fastreplay.support.checks import TORCH_DTYPES, checked_float
 
 if TYPE_CHECKING:
     import os
@@ -45,10 +45,7 @@ def checked_timeout(timeout: float | None) -> float:
         return math.inf
     if isinstance(timeout, (bool, str)) or not isinstance(timeout, SupportsFloat):
         raise TypeError(f"timeout: expected seconds or None, got {timeout!r}")
-    try:
-        seconds = float(timeout)
-    except OverflowError:
-        seconds = math.nan
+    seconds = checked_float("timeout", timeout, "seconds or None")
     if not seconds >= 0:
         raise ValueError(f"timeout: expected a non-negative number of seconds, got {timeout}")
     return seconds

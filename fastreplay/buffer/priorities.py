@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -88,16 +89,17 @@ class Priorities:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "eps", "floor"):
-            checked_number(name, getattr(self, name), 0)
-        checked_number("uniform_mix", self.uniform_mix, 0, 1)
-        if not callable(self.beta):
-            checked_number("beta", self.beta, 0)
-        if self.initial != "max":
-            checked_number("initial", self.initial, 0)
-        if self.draws not in _DRAWS:
+        for name in ("alpha", "eps", "floor", "uniform_mix", "beta", "initial"):
+            value: Any = getattr(self, name)
+            is_word = name == "initial" and isinstance(value, str) and value == "max"
+            if not (is_word or (name == "beta" and callable(value))):  # a number, as files can say it
+                most = 1 if name == "uniform_mix" else math.inf
+                object.__setattr__(self, name, checked_number(name, value, 0, most))
+        draws: Any = self.draws  # an array of words is not to be compared with one
+        normalize: Any = self.normalize
+        if not isinstance(draws, str) or draws not in _DRAWS:
             raise ValueError(f"draws: expected 'stratified' or 'independent', got {self.draws!r}")
-        if self.normalize not in _NORMALIZE:
+        if not (normalize is None or isinstance(normalize, str)) or normalize not in _NORMALIZE:
             raise ValueError(f"normalize: expected 'batch', 'buffer' or None, got {self.normalize!r}")
 
     @classmethod

@@ -18,7 +18,7 @@ from fastreplay.buffer.priorities import (
     reduced,
     trained_in,
 )
-from fastreplay.support.checks import checked_addresses, checked_number
+from fastreplay.support.checks import checked_addresses, checked_number, num_axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,7 @@ class Weighed(Contents[ArrayT]):
                 raise ValueError(
                     "batch: expected a minibatch of this buffer, got one of another, or from before a load"
                 )
-            if np.ndim(priorities) == 2:
+            if num_axes(priorities) == 2:
                 priorities = self._reduced(batch, priorities, eta)
             rows = batch._host_rows() if self._mirror is None else None
             if rows is not None:

@@ -33,7 +33,7 @@ def checked_index(name: str, value: object) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
         return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, RuntimeError):  # a tensor without memory raises the latter
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__} {value!r}") from None
 
 
@@ -101,6 +101,14 @@ def is_masked(value: object) -> bool:
     return kind is not None and isinstance(value, kind) and bool(masked.is_masked(value))
 
 
+def num_axes(value: object) -> int:
+    """Return how many axes a value has; -1 where its rows are of several lengths."""
+    try:
+        return np.ndim(value)  # type: ignore[arg-type]
+    except ValueError:
+        return -1
+
+
 def checked_addresses(name: str, addresses: object) -> NDArray[np.int64]:
     """Return slots or positions as (B,) int64."""
     if type(addresses) is np.ndarray and addresses.dtype is _INT64 and addresses.ndim == 1 and addresses.flags.carray:
@@ -162,6 +170,20 @@ def readable_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.3g} TB"
 
 
+def checked_float(name: str, value: SupportsFloat, expected: str) -> float:
+    """Return a number, infinity where no float64 holds it.
+
+    Raises:
+        TypeError: It is none: several, complex, or a tensor without memory.
+    """
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
+
+
 def checked_number(name: str, value: object, least: float, most: float = math.inf) -> float:
     """Return a finite number in [least, most].
 
@@ -171,12 +193,7 @@ def checked_number(name: str, value: object, least: float, most: float = math.in
     # To ask a protocol takes longer than the draw of a small minibatch, which asks for its beta.
     if type(value) is not float and (isinstance(value, (bool, str)) or not isinstance(value, SupportsFloat)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    try:
-        number = float(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected a number, got {value!r}") from None
-    except OverflowError:
-        number = math.inf
+    number = checked_float(name, value, "a number")
     if not math.isfinite(number) or not least <= number <= most:
         bound = f"at least {least}" if most == math.inf else f"in [{least}, {most}]"
         raise ValueError(f"{name}: expected a number {bound}, got {value!r}")

@@ -13,7 +13,13 @@ from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from fastreplay.adapters.base import Adapter, field_of_space, refuse_dedupe_twice, refuse_sharing_with_timeouts
+from fastreplay.adapters.base import (
+    Adapter,
+    field_of_space,
+    refuse_dedupe_twice,
+    refuse_sharing_with_timeouts,
+    rows_and_envs,
+)
 from fastreplay.adapters.random_integers import numpy_integers
 from fastreplay.adapters.step_columns import StepColumn
 
@@ -96,9 +102,9 @@ class ReplayBuffer(Adapter, sb3.ReplayBuffer):
         rng: Rng = "numpy",
         dedupe: Dedupe = False,
     ) -> None:
+        rows, n_envs = rows_and_envs(buffer_size, n_envs)
         # Not SB3's own class's, which would allocate the arrays.
-        sb3.BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
-        self.buffer_size = max(buffer_size // n_envs, 1)
+        sb3.BaseBuffer.__init__(self, rows, observation_space, action_space, device, n_envs=n_envs)
         if dedupe is not False:  # a state without has the names of theirs
             self.dedupe = dedupe
         self._check(optimize_memory_usage, handle_timeout_termination)
