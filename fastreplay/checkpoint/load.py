@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from fastreplay.checkpoint.manifest import Manifest
     from fastreplay.checkpoint.segment import Entry
@@ -126,7 +127,7 @@ def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> It
     """Yield segments, and their columns, valid until the next; meanwhile those that follow are read."""
     with DiskThreads() as disk, DiskThreads() as checker:
         scratches = cycle([Scratch() for _ in range(_NUM_AHEAD + 1)])
-        coming = (_Coming(folder, form, entry, next(scratches), disk, checker) for entry in entries)
+        coming = (_Coming(folder, form, entry, next(scratches)).begin(disk, checker) for entry in entries)
         ahead = deque(islice(coming, _NUM_AHEAD))
         while ahead:
             ahead.extend(islice(coming, 1))
@@ -137,15 +138,7 @@ def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> It
 class _Coming:
     """A segment that is being read by one thread, then checked by another."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        form: SegmentForm,
-        entry: Entry,
-        scratch: Scratch,
-        disk: DiskThreads,
-        checker: DiskThreads,
-    ) -> None:
+    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch) -> None:
         self.entry = entry
         self._form, self._path = form, folder.file(entry.file)
         self._fd = folder.open(entry.file)
@@ -154,8 +147,11 @@ class _Coming:
         except BaseException:
             os.close(self._fd)
             raise
+
+    def begin(self, disk: DiskThreads, checker: DiskThreads) -> Self:
         self._read = disk.submit(read, self._fd, self._path, self._data)
         self._checked = checker.submit(self._check)
+        return self
 
     def _check(self) -> None:
         try:

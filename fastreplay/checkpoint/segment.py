@@ -164,7 +164,7 @@ def check_size(fd: int, path: str, form: SegmentForm, entry: Entry) -> int:
     return num_bytes
 
 
-def read(fd: int, path: str, data: Array) -> None:
+def read(fd: int, path: str, data: Any) -> None:
     """Fill memory from a file, past the system's cache of files where that has nothing of it.
 
     Args:
