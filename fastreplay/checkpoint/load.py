@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastreplay.checkpoint.disk_threads import DiskThreads
 from fastreplay.checkpoint.folder import Folder
 from fastreplay.checkpoint.laying import Laying
 from fastreplay.checkpoint.manifest import read_manifest
-from fastreplay.checkpoint.segment import Scratch, SegmentForm, attached_form, check_size, columns_in, fill
+from fastreplay.checkpoint.segment import Scratch, SegmentForm, attached_form, check_read, check_size, columns_in, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from fastreplay.checkpoint.manifest import Manifest
     from fastreplay.checkpoint.segment import Entry
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["check", "load", "naming", "read_attached", "read_columns", "read_records"]
 
 ResultT = TypeVar("ResultT")
+# Segments ahead of one that is laid: one that is read, and one that is compared with its checksums.
+_NUM_AHEAD = 2
 
 
 def load(path: str, use: Callable[[Folder, Manifest], ResultT]) -> ResultT:
@@ -120,21 +124,21 @@ def check(folder: Folder, manifest: Manifest, records: SegmentForm, state: Segme
 
 
 def _segments(folder: Folder, form: SegmentForm, entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[Array]]]:
-    """Yield segments, and their columns, valid until the next; meanwhile that is read, in a thread."""
-    with DiskThreads() as disk:
-        scratches = cycle((Scratch(), Scratch()))
-        coming = (_Coming(folder, form, entry, next(scratches), disk) for entry in entries)
-        now = next(coming, None)
-        while now is not None:
-            later = next(coming, None)
+    """Yield segments, and their columns, valid until the next; meanwhile those that follow are read."""
+    with DiskThreads() as disk, DiskThreads() as checker:
+        scratches = cycle([Scratch() for _ in range(_NUM_AHEAD + 1)])
+        coming = (_Coming(folder, form, entry, next(scratches)).begin(disk, checker) for entry in entries)
+        ahead = deque(islice(coming, _NUM_AHEAD))
+        while ahead:
+            ahead.extend(islice(coming, 1))
+            now = ahead.popleft()
             yield now.entry, now.columns()
-            now = later
 
 
 class _Coming:
-    """A segment that is being read."""
+    """A segment that is being read by one thread, then checked by another."""
 
-    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch, disk: DiskThreads) -> None:
+    def __init__(self, folder: Folder, form: SegmentForm, entry: Entry, scratch: Scratch) -> None:
         self.entry = entry
         self._form, self._path = form, folder.file(entry.file)
         self._fd = folder.open(entry.file)
@@ -143,14 +147,19 @@ class _Coming:
         except BaseException:
             os.close(self._fd)
             raise
-        self._read = disk.submit(self._fill)
 
-    def _fill(self) -> None:
+    def begin(self, disk: DiskThreads, checker: DiskThreads) -> Self:
+        self._read = disk.submit(read, self._fd, self._path, self._data)
+        self._checked = checker.submit(self._check)
+        return self
+
+    def _check(self) -> None:
         try:
-            fill(self._fd, self._path, self.entry, self._data)
+            self._read.result()
+            check_read(self._fd, self._path, self.entry, self._data)
         finally:
             os.close(self._fd)
 
     def columns(self) -> list[Array]:
-        self._read.result()
+        self._checked.result()
         return columns_in(self._data, self._path, self._form, self.entry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Writes to a disk without a copy in the system's cache of files, which takes longer than the disk.
+"""To a disk and from it without a copy in the system's cache of files, which takes longer than the disk.
 
 Where a file system has it otherwise, nothing is done here: the caller goes on as with any file.
 """
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-__all__ = ["aligned", "write_past_cache"]
+__all__ = ["aligned", "read_past_cache", "write_past_cache"]
 
 _PAGE = 4096  # of which a disk takes whole ones, at their multiples: in memory, and in the file
 _DIRECT = getattr(os, "O_DIRECT", 0)  # Linux's
@@ -38,6 +39,31 @@ def write_past_cache(fd: int, data: memoryview) -> int:
     Raises:
         OSError: They cannot be written.
     """
+    return _pass(fd, data, os.writev)
+
+
+def read_past_cache(fd: int, data: memoryview) -> int:
+    """Read the whole pages of a file that only the disk has, as `write_past_cache`; of others nothing.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    return 0 if _is_cached(fd, len(data) // 2) else _pass(fd, data, os.readv)
+
+
+def _is_cached(fd: int, at: int) -> bool:
+    """Return whether the system's cache has a byte of a file, as who cannot tell says, too."""
+    try:
+        os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except (AttributeError, OSError):  # a system, or a file system, that has no such reads
+        return True
+    return True
+
+
+def _pass(fd: int, data: memoryview, call: Callable[[int, list[memoryview]], int]) -> int:
+    """Let a call have whole pages until there are no more of them, or of the file; return how many bytes it took."""
     data, done = data[: len(data) - len(data) % _PAGE], 0
     if not _DIRECT or not data:
         return 0
@@ -45,8 +71,8 @@ def write_past_cache(fd: int, data: memoryview) -> int:
 
     try:
         fcntl.fcntl(fd, fcntl.F_SETFL, _DIRECT)
-        while done < len(data):
-            done += os.writev(fd, [data[done:]])
+        while done < len(data) and (moved := call(fd, [data[done:]])):
+            done += moved
     except OSError as error:
         if error.errno != errno.EINVAL:  # so it says that it has it otherwise
             raise
