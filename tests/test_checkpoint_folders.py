@@ -137,6 +137,9 @@ for line in open("/proc/self/maps"):
 """
 
 
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="an interpreter without GIL has locks of its own"
+)
 def test_who_inserts_and_samples_waits_for_no_save(tmp_path: Path) -> None:
     """Its thread meets no lock but the interpreter's (the GIL) and the allocator's, and asks the disk for nothing."""
     strace = shutil.which("strace")
