@@ -7,8 +7,13 @@ venv=$(realpath "$1") site=$(realpath "$2")
 base=$("$venv/bin/python" -c 'import sys; print(sys._base_executable)')
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 libraries=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so):$(g++ -print-file-name=libstdc++.so)
-# CPython keeps its interned objects until exit: leaks are looked for in the C++ tests.
-export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+# Reports go into files, as pytest keeps what a process that is ended has written; they are shown where something fails.
+reports=$(dirname "$site")/report
+rm -f "$reports".*
+# CPython keeps its interned objects until exit: leaks are looked for in the C++ tests. Libraries that read damaged files
+# ask for as much memory as these say, and go on without.
+export ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0:allocator_may_return_null=1:log_path=$reports
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:log_path=$reports
 export PYTHONPATH=$site:$packages PYTHONMALLOC=malloc LD_PRELOAD=$libraries
 # Of what hostile files are made: so many changed checkpoints are read or loaded and used, so many damaged ones of each kind
 # are loaded, as many rings in files opened, and as many files of data read.
@@ -33,4 +38,5 @@ refused="tests/test_refusals.py::test_what_is_refused"
   --deselect="tests/test_loader.py::test_the_interpreters_exit[code8]" \
   --deselect=tests/test_reuse.py::test_what_an_allocator_gives_beyond_an_object_is_not_looked_at \
   --deselect=tests/test_saving.py::test_pickling_takes_little_memory_whatever_the_size \
-  --deselect="${refused}_keeps_no_memory[fr.ReplayBuffer.loader: more ahead" "${@:3}"
+  --deselect="${refused}_keeps_no_memory[fr.ReplayBuffer.loader: more ahead" "${@:3}" ||
+  { status=$?; cat "$reports".* 2>/dev/null || true; exit $status; }

@@ -28,6 +28,7 @@ LEVELS: dict[str, set[str]] = {
 }
 # What `make stress` runs, and `make test` leaves out: more of the same.
 IS_LONG_FORM = "FASTREPLAY_LONG" in os.environ
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 IN_LONG_FORM = pytest.mark.skipif(not IS_LONG_FORM, reason="in the long form (make stress)")
 
 NativeBuffer: Any = fr.ReplayBuffer  # untyped: tests also pass what its types refuse

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from stall import RELEASE_BYTES, stalled_insert
-from support import IS_LONG_FORM
+from support import HAS_GIL, IS_LONG_FORM
 from test_checkpoint_crashes import CAPACITY, LANES, assert_tidy, insert, loaded, make, state_of
 from test_fork import in_child
 
@@ -137,6 +137,7 @@ for line in open("/proc/self/maps"):
 """
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="an interpreter without GIL has locks of its own")
 def test_who_inserts_and_samples_waits_for_no_save(tmp_path: Path) -> None:
     """Its thread meets no lock but the interpreter's (the GIL) and the allocator's, and asks the disk for nothing."""
     strace = shutil.which("strace")

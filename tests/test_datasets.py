@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from fastreplay.support.progress import progress_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 Array = Any
 FIELDS: dict[str, Any] = {
@@ -579,6 +579,17 @@ def test_archives_that_are_refused(tmp_path: Path) -> None:
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=rf"^{path}: rewards: the file is damaged: Bad CRC-32"):
         buffer.load_npz(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's list of open files")
+def test_an_archive_is_closed_while_its_error_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("observations.npy", b"no array at all")
+    with pytest.raises(ValueError, match="observations") as kept:
+        new_buffer(20).load_npz(path)
+    assert path not in {each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+    del kept
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -48,8 +48,16 @@ def has_threads(most: int) -> bool:
     return num_threads() <= most
 
 
+@pytest.fixture(scope="module")
+def _helpers_are_there() -> None:
+    """Begin with the threads that copy large minibatches, which are the process's, and stay."""
+    buffer = NativeBuffer(1, {"image": ((1 << 20,), "uint8")}, output="numpy")
+    buffer.extend(np.zeros((1, 1 << 20), "uint8"))
+    buffer.sample(4)
+
+
 @pytest.fixture(autouse=True)
-def _every_thread_ends() -> Iterator[None]:
+def _every_thread_ends(_helpers_are_there: None) -> Iterator[None]:
     before = num_threads()
     yield
     gc.collect()

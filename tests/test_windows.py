@@ -235,7 +235,7 @@ def interrupted_after(seconds: float) -> Any:
     try:
         with pytest.raises(SignalError):
             yield
-        assert time.monotonic() - began < seconds + 2
+        assert time.monotonic() - began < seconds + 15  # on a busy machine; what is interrupted takes more than 25
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

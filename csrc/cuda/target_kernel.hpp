@@ -121,7 +121,7 @@ FASTREPLAY_INLINE void copy_chunk(const Entry& entry, std::uint64_t first, std::
   const auto* from = as_global(static_cast<const std::byte*>(entry.online)) + first;
   std::uint32_t num_units = 0;
   if ((reinterpret_cast<std::uintptr_t>(to) | reinterpret_cast<std::uintptr_t>(from)) % sizeof(SixteenBytes) == 0) {
-    num_units = num_bytes / sizeof(SixteenBytes);
+    num_units = static_cast<std::uint32_t>(num_bytes / sizeof(SixteenBytes));
     if (thread < num_units)
       reinterpret_cast<SixteenBytes*>(to)[thread] = reinterpret_cast<const SixteenBytes*>(from)[thread];
   }

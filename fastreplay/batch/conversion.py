@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fastreplay.support.bfloat16 import BFLOAT16, array_of_bfloat16, dtype_named, tensor_of
-from fastreplay.support.checks import TORCH_DTYPES, checked_device
+from fastreplay.support.checks import TORCH_DTYPES, checked_device, imported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +103,7 @@ def to_numpy(name: str, tensor: torch.Tensor) -> NDArray[np.generic]:
 
 def pack(name: str, value: Any, protocol: int) -> Any:
     """Return what stands for a field in a pickle: dtype, shape and bytes, which name nothing of NumPy's."""
-    torch: Any = sys.modules.get("torch")
+    torch = imported("torch")
     dtype = None
     if torch is not None and isinstance(value, torch.Tensor) and str(value.dtype)[len("torch.") :] in TORCH_DTYPES:
         if _is_bfloat16(value) and value.layout == torch.strided:  # which needs no dtype of NumPy's here

@@ -10,8 +10,6 @@ from cpython.object cimport PyObject, PyObject_GenericGetAttr, PyTypeObject
 
 from fastreplay.batch.tensors cimport FieldTensors, Generations, NativeBlock
 
-import sys
-
 from numpy import ndarray
 from fastreplay.batch.beside import NOTHING
 from fastreplay.batch.block import HostBlock
@@ -19,6 +17,7 @@ from fastreplay.batch.block import HostBlock
 
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(object mapping, object key) except? NULL  # borrowed
+    PyObject *PyImport_GetModuleDict()  # borrowed
     PyTypeObject *Py_TYPE(object value)
     PyObject *_PyType_Lookup(PyTypeObject *kind, object name)
 
@@ -108,12 +107,16 @@ cdef bint torch_knows = False
 cdef tuple no_arguments = ()
 
 
-# Minibatches are nodes of torch's trees, as soon as there is a torch.
+# Minibatches are nodes of torch's trees, as soon as there is a torch. `sys.modules.get` would lock the modules where there
+# is no GIL, and a child would wait forever for a lock that another thread had at the fork.
 cdef inline int tell_torch(type kind) except -1:
     global torch_knows
-    if not torch_knows and sys.modules.get("torch") is not None:
-        torch_knows = True
-        kind._tell_torch()
+    cdef PyObject *torch
+    if not torch_knows:
+        torch = PyDict_GetItemWithError(<object>PyImport_GetModuleDict(), "torch")
+        if torch != NULL and torch != <PyObject *>None:
+            torch_knows = True
+            kind._tell_torch()
     return 0
 
 

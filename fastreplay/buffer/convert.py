@@ -6,7 +6,6 @@ The insert path (insert.pyx) takes the common cases itself and comes here for th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from fastreplay.batch.minibatch import Minibatch
 from fastreplay.support.bfloat16 import BFLOAT16, array_of_bfloat16, kind_of
-from fastreplay.support.checks import is_masked
+from fastreplay.support.checks import imported, is_masked
 
 if TYPE_CHECKING:
     import torch
@@ -197,7 +196,7 @@ def _in_numpy(name: str, value: object, field: Field) -> object:
         if _NUMBERS.issuperset(map(type, value)):
             return value
         return [_in_numpy(name, item, field) for item in value]
-    torch = sys.modules.get("torch")
+    torch = imported("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(name, value, field)
     if is_masked(value):

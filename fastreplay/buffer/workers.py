@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
-from fastreplay.support.checks import checked_index
+from fastreplay.support.checks import checked_index, imported
 from fastreplay.support.keys import keyed
 
 __all__ = ["worker_init_fn"]
@@ -49,7 +46,7 @@ def worker_init_fn(worker_id: int) -> None:
     worker_id = checked_index("worker_id", worker_id)
     if worker_id < 0:
         raise ValueError(f"worker_id: expected a non-negative integer, got {worker_id}")
-    torch_data: Any = sys.modules.get("torch.utils.data")
+    torch_data = imported("torch.utils.data")
     info = None if torch_data is None else torch_data.get_worker_info()
     place = (_WORKERS, worker_id, 0 if info is None else info.seed)
     for one in keyed:

@@ -80,8 +80,16 @@ class NpzTable:
     def _column(self, name: str) -> _Member:
         if name not in self._columns:
             with reading(f"{self.path}: {name}", ValueError, *_DAMAGE):
-                self._columns[name] = _Member(self._archive.open(self._members[name]))
+                self._columns[name] = self._opened(name)
         return self._columns[name]
+
+    def _opened(self, name: str) -> _Member:
+        stream = self._archive.open(self._members[name])
+        try:
+            return _Member(stream)
+        except BaseException:
+            stream.close()  # else the archive's file stays open, until the error is forgotten
+            raise
 
 
 class _Member:

@@ -91,12 +91,21 @@ def checked_steps(steps: object) -> int | None:
     return min(checked, sys.maxsize)  # of which nobody will see the end
 
 
+def imported(name: str) -> Any:
+    """Return a module if somebody has imported it, else None.
+
+    Without `sys.modules.get`: it locks where there is no GIL, and the child of a fork would wait forever for a lock
+    that another thread had.
+    """
+    return sys.modules[name] if name in sys.modules else None  # noqa: SIM401 - as said
+
+
 def is_masked(value: object) -> bool:
     """Return whether an array has masked entries; without importing what makes such arrays.
 
     NumPy imports it when it is first asked for: in the child of a fork another thread may have held its lock.
     """
-    masked: Any = sys.modules.get("numpy.ma")
+    masked = imported("numpy.ma")
     kind = getattr(masked, "MaskedArray", None)
     return kind is not None and isinstance(value, kind) and bool(masked.is_masked(value))
 

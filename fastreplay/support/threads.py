@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from fastreplay import _core
-from fastreplay.support.checks import checked_count
+from fastreplay.support.checks import checked_count, imported
 
 __all__ = ["follow_torch", "get_num_threads", "set_num_threads"]
 
@@ -62,7 +61,7 @@ def follow_torch() -> None:
     """Take torch's number of threads, or that of the cores, unless a number was set."""
     if _was_set:
         return
-    torch = sys.modules.get("torch")
+    torch = imported("torch")
     get = getattr(torch, "get_num_threads", None)  # not while torch is being imported
     _core.set_num_threads(min(get() if get is not None else _num_cores(), _MOST_BY_DEFAULT))
 

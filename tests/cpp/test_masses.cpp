@@ -309,7 +309,8 @@ void test_a_draw_comes_to_its_end() {
 void test_an_empty_window_leaves_all_as_it_was() {
   There there{40, kExact};
   fastreplay_cuda_window window{.first = 1000, .size = 0, .first_slot = 0};
-  fastreplay_cuda_generator generator{.key = {1, 2}, .calls = 3, .num_sampled = 4, .num_without_mass = 5};
+  fastreplay_cuda_generator generator{
+      .key = {1, 2}, .calls = 3, .num_sampled = 4, .num_without_mass = 5, .num_redraws = 6, .num_incomplete = 7};
   const fastreplay_cuda_weighing weighing{.masses = there.masses(),
                                           .is_stratified = 1,
                                           .normalize = 1,
@@ -329,6 +330,8 @@ void test_an_empty_window_leaves_all_as_it_was() {
   CHECK(block == before);
   CHECK_EQ(generator.calls, 3U);
   CHECK_EQ(generator.num_without_mass, 5U);
+  CHECK_EQ(generator.num_redraws, 6U);
+  CHECK_EQ(generator.num_incomplete, 7U);
 }
 
 }  // namespace

@@ -159,7 +159,7 @@ void pages_are_dropped() {
 }
 
 // Far more than any machine has: what is not written costs nothing.
-void sparse_parts_of_terabytes() {
+[[maybe_unused]] void sparse_parts_of_terabytes() {
   constexpr std::size_t kTerabyte = std::size_t{1} << 40;
   const Region memory{kHugePage, 4 * kTerabyte};
   for (const std::size_t offset : {std::size_t{0}, kTerabyte, 4 * kTerabyte - 1}) {

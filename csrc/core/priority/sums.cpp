@@ -32,7 +32,7 @@ void Tree<Reduce>::finish(std::span<const std::uint32_t> groups) noexcept {
   std::array<std::uint32_t, kTogether> nodes;  // above the level at hand, each once
   std::size_t num_nodes = 0;
   const auto add = [&](std::uint32_t below) {
-    const std::uint32_t node = below / kFanout;
+    const auto node = static_cast<std::uint32_t>(below / kFanout);
     // Written in any case, and kept where it is another: whether it is cannot be foreseen.
     nodes[num_nodes] = node;
     num_nodes += num_nodes == 0 || nodes[num_nodes - 1] != node ? 1 : 0;
