@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -565,6 +566,28 @@ def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
         buffer.save_async(None)
 
 
+def test_ctrl_c_ends_the_wait_for_a_save_and_not_the_save() -> None:
+    def handler(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    go_on = threading.Event()
+    saved = fr.SavedRange(0, 5, 0)
+    handle = fr.SaveHandle(lambda: (go_on.wait(30), saved)[1])
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            handle.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not handle.done
+    with pytest.raises(TimeoutError, match=r"goes on after 0\.01 s"):
+        handle.wait(0.01)
+    go_on.set()
+    assert handle.wait() == saved
+    assert handle.done
+
+
 def test_a_save_at_the_exit_of_the_interpreter(tmp_path: Path) -> None:
     program = """
 import atexit, sys, fastreplay as fr
@@ -832,6 +855,7 @@ assert_takes(LIMIT, lambda: dump(buffer, 5), "pickle")
 assert_takes(buffer._num_bytes() + LIMIT, lambda: fr.ReplayBuffer.load(folder), "load")
 assert_takes(buffer._num_bytes() + LIMIT, load, "unpickle")
 import shutil
+import signal
 shutil.rmtree(folder)
 os.remove(path)
 """
