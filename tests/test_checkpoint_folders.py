@@ -337,12 +337,12 @@ def test_errors_of_the_system_name_the_file(tmp_path: Path, monkeypatch: pytest.
     buffer = make()
     insert(buffer, 5)
     (tmp_path / "manifest.json").mkdir()
-    open_before = os.listdir("/proc/self/fd")
+    open_before = len([*Path("/proc/self/fd").iterdir()])
     for call in (buffer.save, fr.ReplayBuffer.load, fr.verify):
         with pytest.raises(IsADirectoryError) as error:
             call(tmp_path)
         assert error.value.filename == str(tmp_path / "manifest.json")
-    assert os.listdir("/proc/self/fd") == open_before
+    assert len([*Path("/proc/self/fd").iterdir()]) == open_before
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "lock").symlink_to(tmp_path / "elsewhere")

@@ -356,10 +356,11 @@ def test_what_is_attached_comes_back(tmp_path: Path) -> None:
         "": b"",
         "más": bytearray(3 << 20),
         "array": np.arange(12.0).reshape(3, 4),
+        "no rows": np.empty((0, 3)),
     }
     buffer.save(tmp_path, attached=given)
     loaded: Any = fr.ReplayBuffer.load(tmp_path)
-    assert loaded.attached == {name: bytes(memoryview(value).cast("B")) for name, value in given.items()}
+    assert loaded.attached == {name: memoryview(value).tobytes() for name, value in given.items()}
     assert fr.verify(tmp_path).attached == {name: memoryview(value).nbytes for name, value in given.items()}
     assert "attached learner: 63" in str(fr.describe(tmp_path))
     assert pickle.loads(pickle.dumps(loaded)).attached == {}

@@ -160,7 +160,7 @@ def _manifest(said: Said, *, is_part: bool) -> Manifest:
 
 
 def _bytes_of(folder: Folder) -> bytes:
-    with folder.naming(), open(MANIFEST, "rb", opener=lambda name, _: folder.open(name)) as file:  # noqa: PTH123
+    with folder.naming(), open(MANIFEST, "rb", opener=lambda name, _: folder.open(name)) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _MOST_BYTES:
             raise ValueError(f"{folder.file(MANIFEST)}: expected at most {_MOST_BYTES:,} bytes, got {size:,}")
