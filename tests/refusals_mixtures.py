@@ -46,6 +46,19 @@ def go_on(scene: Scene) -> Iterator[Any]:
     yield [mixture, scene.a, scene.b, mixture.sample(7)]
 
 
+def mixed_with_a_closed_one() -> Scene:
+    """Make the same, and close the buffer with priorities."""
+    scene = mixed()
+    scene.b.close()
+    return scene
+
+
+def go_on_without_it(scene: Scene) -> Iterator[Any]:
+    """Go on with the other."""
+    yield scene.mixture._sampler.state
+    yield [scene.a, scene.a.sample(7)]
+
+
 def there() -> Scene:
     """Make a mixture of minibatches on a device, in the buffer's place."""
     scene = on_device("host")
@@ -114,6 +127,9 @@ STATE: dict[str, Any] = {
         ),
     ),
 }
+UPDATE_CLOSED: dict[str, Any] = {
+    "a closed member": (RuntimeError, lambda s: Call(s.mixture.update_priorities, s.out, range(8))),
+}
 UPDATE: dict[str, Any] = {
     "tickets": (TypeError, lambda s: Call(s.mixture.update_priorities, [1, 2], [1, 2])),
     "a buffer's minibatch": (ValueError, lambda s: Call(s.mixture.update_priorities, s.others, range(8))),
@@ -152,6 +168,7 @@ MIXTURES: list[Case] = [
     *cases("fr.Mixture.shares", mixed, go_on, SHARES),
     *cases("fr.Mixture.rng_state", mixed, go_on, STATE),
     *cases("fr.Mixture.update_priorities", mixed, go_on, UPDATE),
+    *cases("fr.Mixture.update_priorities", mixed_with_a_closed_one, go_on_without_it, UPDATE_CLOSED),
     *cases("fr.ReplayBuffer.resized", on("numpy"), run_on, RESIZED),
     *cases("fr.ReplayBuffer.extend", on("numpy"), run_on, EXTEND),
 ]
