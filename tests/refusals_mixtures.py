@@ -47,16 +47,17 @@ def go_on(scene: Scene) -> Iterator[Any]:
 
 
 def mixed_with_a_closed_one() -> Scene:
-    """Make the same, and close the buffer with priorities."""
-    scene = mixed()
-    scene.b.close()
-    return scene
+    """Make a mixture of two buffers with priorities, of which the second is closed."""
+    b, other = (NativeBuffer(12, FIELDS, seed=i, output="numpy", priorities=fr.Priorities()) for i in (3, 4))
+    mixture = Native.Mixture({fill(b, 15): 1, fill(other, 15): 1}, seed=5)
+    out = mixture.sample(8)
+    other.close()
+    return Scene(b=b, mixture=mixture, out=out)
 
 
 def go_on_without_it(scene: Scene) -> Iterator[Any]:
-    """Go on with the other."""
-    yield scene.mixture._sampler.state
-    yield [scene.a, scene.a.sample(7)]
+    """Go on with the first."""
+    yield [scene.b, scene.b.max_priority, scene.b.sample(7)]
 
 
 def there() -> Scene:
