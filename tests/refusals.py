@@ -218,6 +218,8 @@ def _of_tensor(tensor: torch.Tensor, of: Callable[[Any], Any]) -> Any:
 
 
 def _of_buffer(buffer: Any, of: Callable[[Any], Any]) -> Any:
+    if repr(buffer).endswith("(closed)"):
+        return repr(buffer)
     stats = {name: count for name, count in buffer.stats().items() if name not in _PASSING}
     columns = {name: of(buffer.view(name).copy())[2] for name in buffer.schema}
     return len(buffer), buffer.capacity, buffer.nbytes, stats, buffer.rng_state, repr(buffer), columns

@@ -79,6 +79,8 @@ WAIT: dict[str, Any] = {
     "a file": (OSError, lambda s: Call(s.b.save_async(FILE).wait)),
     "something else's": (ValueError, lambda s: Call(s.b.save_async(OF_OTHERS).wait)),
     "held": (RuntimeError, lambda s: Call(held().b.save_async(KEPT, hold=True).wait)),
+    "timeout: text": (TypeError, lambda _: Call(Native.SaveHandle(tuple).wait, "1")),
+    "timeout: nan": (ValueError, lambda _: Call(Native.SaveHandle(tuple).wait, float("nan"))),
 }
 TOO_EARLY: dict[str, Any] = {
     "too early": (TimeoutError, lambda _: Call(Native.SaveHandle(partial(time.sleep, 0.3)).wait, 0.0))

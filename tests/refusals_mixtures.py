@@ -46,6 +46,20 @@ def go_on(scene: Scene) -> Iterator[Any]:
     yield [mixture, scene.a, scene.b, mixture.sample(7)]
 
 
+def mixed_with_a_closed_one() -> Scene:
+    """Make a mixture of two buffers with priorities, of which the second is closed."""
+    b, other = (NativeBuffer(12, FIELDS, seed=i, output="numpy", priorities=fr.Priorities()) for i in (3, 4))
+    mixture = Native.Mixture({fill(b, 15): 1, fill(other, 15): 1}, seed=5)
+    out = mixture.sample(8)
+    other.close()
+    return Scene(b=b, mixture=mixture, out=out)
+
+
+def go_on_without_it(scene: Scene) -> Iterator[Any]:
+    """Go on with the first."""
+    yield [scene.b, scene.b.max_priority, scene.b.sample(7)]
+
+
 def there() -> Scene:
     """Make a mixture of minibatches on a device, in the buffer's place."""
     scene = on_device("host")
@@ -114,6 +128,9 @@ STATE: dict[str, Any] = {
         ),
     ),
 }
+UPDATE_CLOSED: dict[str, Any] = {
+    "a closed member": (RuntimeError, lambda s: Call(s.mixture.update_priorities, s.out, range(8))),
+}
 UPDATE: dict[str, Any] = {
     "tickets": (TypeError, lambda s: Call(s.mixture.update_priorities, [1, 2], [1, 2])),
     "a buffer's minibatch": (ValueError, lambda s: Call(s.mixture.update_priorities, s.others, range(8))),
@@ -152,6 +169,7 @@ MIXTURES: list[Case] = [
     *cases("fr.Mixture.shares", mixed, go_on, SHARES),
     *cases("fr.Mixture.rng_state", mixed, go_on, STATE),
     *cases("fr.Mixture.update_priorities", mixed, go_on, UPDATE),
+    *cases("fr.Mixture.update_priorities", mixed_with_a_closed_one, go_on_without_it, UPDATE_CLOSED),
     *cases("fr.ReplayBuffer.resized", on("numpy"), run_on, RESIZED),
     *cases("fr.ReplayBuffer.extend", on("numpy"), run_on, EXTEND),
 ]

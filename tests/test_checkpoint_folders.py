@@ -29,6 +29,7 @@ from test_checkpoint_crashes import CAPACITY, LANES, assert_tidy, insert, loaded
 from test_fork import in_child
 
 import fastreplay as fr
+from fastreplay.checkpoint import folder as _folder
 from fastreplay.checkpoint import save as _saving
 
 if TYPE_CHECKING:
@@ -331,6 +332,34 @@ def test_a_path_is_that_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     go_on.set()
     handle.wait()
     assert loaded(tmp_path / "here") is not None
+
+
+def test_errors_of_the_system_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = make()
+    insert(buffer, 5)
+    (tmp_path / "manifest.json").mkdir()
+    open_before = len([*Path("/proc/self/fd").iterdir()])
+    for call in (buffer.save, fr.ReplayBuffer.load, fr.verify):
+        with pytest.raises(IsADirectoryError) as error:
+            call(tmp_path)
+        assert error.value.filename == str(tmp_path / "manifest.json")
+    assert len([*Path("/proc/self/fd").iterdir()]) == open_before
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links") as refused:
+        buffer.save(linked)
+    assert refused.value.filename == str(linked / "lock")
+    assert not (tmp_path / "elsewhere").exists()
+
+    def full(*_arguments: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "writev", full)
+    monkeypatch.setattr(_folder, "write_past_cache", lambda *_: 0)
+    with pytest.raises(OSError, match="No space left") as no_room:
+        buffer.save(tmp_path / "new")
+    assert no_room.value.filename == str(tmp_path / "new")
 
 
 @pytest.mark.parametrize("kind", ["plain", "all"])

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -355,10 +356,11 @@ def test_what_is_attached_comes_back(tmp_path: Path) -> None:
         "": b"",
         "más": bytearray(3 << 20),
         "array": np.arange(12.0).reshape(3, 4),
+        "no rows": np.empty((0, 3)),
     }
     buffer.save(tmp_path, attached=given)
     loaded: Any = fr.ReplayBuffer.load(tmp_path)
-    assert loaded.attached == {name: bytes(memoryview(value).cast("B")) for name, value in given.items()}
+    assert loaded.attached == {name: memoryview(value).tobytes() for name, value in given.items()}
     assert fr.verify(tmp_path).attached == {name: memoryview(value).nbytes for name, value in given.items()}
     assert "attached learner: 63" in str(fr.describe(tmp_path))
     assert pickle.loads(pickle.dumps(loaded)).attached == {}
@@ -563,6 +565,28 @@ def test_in_a_thread_of_its_own(tmp_path: Path) -> None:
         failed.wait()
     with pytest.raises(TypeError, match="path"):
         buffer.save_async(None)
+
+
+def test_ctrl_c_ends_the_wait_for_a_save_and_not_the_save() -> None:
+    def handler(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    go_on = threading.Event()
+    saved = fr.SavedRange(0, 5, 0)
+    handle = fr.SaveHandle(lambda: (go_on.wait(30), saved)[1])
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            handle.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not handle.done
+    with pytest.raises(TimeoutError, match=r"goes on after 0\.01 s"):
+        handle.wait(0.01)
+    go_on.set()
+    assert handle.wait() == saved
+    assert handle.done
 
 
 def test_a_save_at_the_exit_of_the_interpreter(tmp_path: Path) -> None:
@@ -832,6 +856,7 @@ assert_takes(LIMIT, lambda: dump(buffer, 5), "pickle")
 assert_takes(buffer._num_bytes() + LIMIT, lambda: fr.ReplayBuffer.load(folder), "load")
 assert_takes(buffer._num_bytes() + LIMIT, load, "unpickle")
 import shutil
+import signal
 shutil.rmtree(folder)
 os.remove(path)
 """

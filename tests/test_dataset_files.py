@@ -220,6 +220,8 @@ def test_a_file_of_robomimic(tmp_path: Path, with_next: bool, dones: bool) -> No
 
 @needs("h5py")
 def test_some_trajectories_of_robomimic(tmp_path: Path) -> None:
+    import h5py
+
     path = write_robomimic(tmp_path / "demo.hdf5", list(range(1, 12)))
     buffer = new_buffer(fields=ROBOT, lanes=1)
     assert buffer.load_hdf5(path, mask="valid") == (14, 2, 0, 0)
@@ -230,6 +232,14 @@ def test_some_trajectories_of_robomimic(tmp_path: Path) -> None:
     for mask, message in (("valid2", "mask/valid2: there is no such mask; there are valid"), (5, "mask: expected")):
         with pytest.raises((TypeError, ValueError), match=message):
             buffer.load_hdf5(path, mask=mask)
+    masks: dict[str, Any] = {"numbers": [0, 1], "one": b"demo_0", "table": [[b"demo_0"]], "twice": [b"demo_0"] * 2}
+    with h5py.File(path, "a") as file:
+        for name, value in masks.items():
+            file[f"mask/{name}"] = value
+    for name in masks:
+        with pytest.raises(ValueError, match=rf"^{path}: mask/{name}: expected (names of traj|each traj)"):
+            buffer.load_hdf5(path, mask=name)
+    assert buffer.stats()["inserted"] == 14
 
 
 @needs("h5py")
@@ -304,6 +314,20 @@ def test_a_parquet_file_is_what_its_columns_are(tmp_path: Path, monkeypatch: pyt
     written = columns | {"observations": lists, "pose": pose, "nested": struct, "one": rows, "note": ["x"] * ROWS}
     assert one.load_parquet(write_parquet(tmp_path / "whole.parquet", written, row_group_size=10)).left_out == 5
     assert_same(one, other)
+
+
+@needs("pyarrow")
+def test_names_of_parquet_with_every_sign_in_them(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    columns = {"a": pa.array([{"b/c": 1.0, "d.e": 2.0}] * 2), "a.b": [3.0, 3.0], "f/g": [4.0, 4.0]}
+    path = write_parquet(tmp_path / "names.parquet", columns)
+    buffer = new_buffer(fields={"a/b/c": (), "a/d.e": (), "a.b": (), "f/g": ()})
+    assert buffer.load_parquet(path).transitions == 2
+    assert [float(each[0]) for each in (buffer[:][name] for name in buffer.schema)] == [1, 2, 3, 4]
+    columns["a"] = pa.array([{"b/c": 1.0, "d.e": 2.0}, None])
+    with pytest.raises(ValueError, match=r"rows \[0, 2\): a/b/c: expected a value in every row, got null"):
+        new_buffer(fields={"a/b/c": ()}).load_parquet(write_parquet(path, columns))
 
 
 @needs("pyarrow")
@@ -510,10 +534,15 @@ def test_datasets_of_lerobot_that_are_refused(tmp_path: Path) -> None:
         ("{", "expected what LeRobot says of a dataset"),
         ("[]", "expected what LeRobot says of a dataset"),
         (info.read_text().replace("v2.1", "v1.6"), "expected format v2 or v3, got v1.6"),
+        (info.read_text().replace(": 12", ": 1e999"), "expected what LeRobot says of a dataset: OverflowError"),
     ):
         info.write_text(text)
         with pytest.raises(ValueError, match=message):
             buffer.load_lerobot(root)
+    for number, kind in ((np.array(["0", "1", "1"]), "string"), (np.array([0, np.nan, np.nan]), "double")):
+        other = write_lerobot(tmp_path / kind, [1, 2], "v3.0", episode_index=number)
+        with pytest.raises(TypeError, match=f"episode_index: expected integers, got {kind}"):
+            new_buffer().load_lerobot(other)
 
 
 # ---- Minari ----
@@ -658,7 +687,7 @@ def test_a_trajectory_without_its_beginning_is_not_whole() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_minari_cannot_hold_is_refused_and_nothing_is_left(minari: Any) -> None:
+def test_what_minari_cannot_hold_is_refused_and_nothing_is_left(minari: Any, tmp_path: Path) -> None:
     buffer = new_buffer(lanes=1)
     with pytest.raises(ValueError, match="expected a whole trajectory"):
         buffer.to_minari("it-v0")
@@ -670,6 +699,10 @@ def test_what_minari_cannot_hold_is_refused_and_nothing_is_left(minari: Any) -> 
     with pytest.raises(ValueError, match=r"next_observation: expected each to be the observation"):
         buffer.to_minari("it-v0")
     assert minari.list_local_datasets() == {}
+    for about in ({"data_format": "another"}, {"nothing": 5}):  # which Minari refuses, with a folder made
+        with pytest.raises((TypeError, ValueError)):
+            buffer.to_minari("it-v0", about=about)
+    assert not [*tmp_path.rglob("it-v0")]
     with pytest.raises(FileNotFoundError):
         buffer.load_minari("nobody/nothing-v0")
     with pytest.raises(TypeError, match="dataset: expected a MinariDataset or its name, got int"):

@@ -573,6 +573,14 @@ def test_archives_that_are_refused(tmp_path: Path) -> None:
         added.writestr("infos.npy", b"no array")
     with pytest.raises(ValueError, match=rf"^{path}: infos: .*magic"):
         buffer.load_npz(path, names={"reward": "infos"})
+    with zipfile.ZipFile(path, "a") as added:  # a header that Python's own tokenizer stumbles over
+        added.writestr("deep.npy", b"\x93NUMPY\x01\x00\x36\x00" + b"(" * 53 + b"\n")
+    with pytest.raises(ValueError, match=rf"^{path}: deep: the file is damaged"):
+        buffer.load_npz(path, names={"reward": "deep"})
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as added:
+        added.writestr("rewards.npy", b"another")
+    with pytest.raises(ValueError, match=rf"^{path}: rewards: expected each column once, got two of this name"):
+        buffer.load_npz(path)
     assert len(buffer) == 0
     damaged = bytearray(whole)
     damaged[whole.index(b"rewards.npy") + 160] ^= 1
@@ -729,3 +737,28 @@ def test_a_new_buffer_of_columns_is_new(tmp_path: Path) -> None:
         make({"a": [1, 2]}, 5, path=path)
     again: Any = fr.ReplayBuffer(5, {"a": ((), "int64")}, path=path, output="numpy")
     assert again[:].a.tolist() == [1, 2, 3]
+    for columns in ({"a": [1, 2], "b": [1]}, {"a": [1, 2], "terminated": [0, np.nan]}):
+        with pytest.raises(ValueError, match=r"b: expected 2 rows|expected 0 or 1, got nan"):
+            make(columns, path=tmp_path / "refused.fr")
+        assert [each.name for each in tmp_path.iterdir()] == ["ring.fr"]
+
+
+def test_what_no_field_takes_is_a_flag_or_refused() -> None:
+    fields: Any = {"observation": (), "next_observation": (), "terminated": ()}
+    columns = {"observation": np.arange(4.0), "terminated": [0, 0, 0.5, 0], "timeouts": [0.0, 1, 0, 0]}
+    buffer = fr.ReplayBuffer(9, fields, output="numpy")
+    assert buffer.load_arrays(columns).left_out == 2  # at a field whatever is not 0 is an end
+    for value in (2, 0.5, -1, np.nan):
+        with pytest.raises(ValueError, match=rf"timeouts\[3\]: expected 0 or 1, got {value}"):
+            buffer.load_arrays(columns | {"timeouts": [0, 1, 0, value]})
+    assert len(buffer) == 2
+
+
+def test_tensors_of_every_make_are_columns() -> None:
+    torch = pytest.importorskip("torch")
+    buffer: Any = fr.ReplayBuffer(9, {"reward": ()}, output="numpy")
+    buffer.load_arrays({"reward": torch.tensor([1 + 2j, 3 - 4j]).conj().imag})
+    assert buffer[:].reward.tolist() == [-2, 4]
+    for tensor in (torch.ones(2, device="meta"), torch.ones(2).to_sparse()):
+        with pytest.raises(ValueError, match=r"columns: reward: expected an array \(n, ...\)"):
+            buffer.load_arrays({"reward": tensor})

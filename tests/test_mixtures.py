@@ -364,8 +364,12 @@ def test_priorities_that_are_refused_have_changed_nothing() -> None:
     for call in calls:
         with pytest.raises((TypeError, ValueError)):
             call()
-    for each, masses in zip((a, b), before, strict=True):
-        np.testing.assert_array_equal(each._masses.read(0, 30), masses)
+    held = [each._masses for each in (a, b)]
+    b.close()
+    with pytest.raises(RuntimeError, match="update_priorities: the ReplayBuffer was closed"):
+        mixture.update_priorities(batch, [2] * 8)
+    for each, masses in zip(held, before, strict=True):
+        np.testing.assert_array_equal(each.read(0, 30), masses)
 
 
 # Loaders, states, copies.

@@ -37,7 +37,8 @@ def _closed(kind: type) -> type:
         there = getattr_static(kind, name)
         if (name[0] == "_" and name not in _SPECIAL) or isinstance(there, (classmethod, staticmethod)):
             continue
-        own[name] = _refusal(kind, name) if callable(there) else property(_refusal(kind, name))
+        refusal = _refusal(kind, name)
+        own[name] = refusal if callable(there) else property(refusal, refusal)
     own |= dict.fromkeys(("close", "__exit__", "_begin_in_child", "_rekey"), _nothing)
     own["__repr__"] = lambda _: f"{kind.__name__}(closed)"
     return type(kind.__name__, (kind,), own)

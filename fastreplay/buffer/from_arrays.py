@@ -94,5 +94,10 @@ def from_arrays(
     buffer: ReplayBuffer[Any] = ReplayBuffer(capacity, schema, output=output, **options)
     columns_of = {column: field for field, column in named.items()}
     by_field: dict[str, object] = {columns_of.get(column, column): array for column, array in arrays.items()}
-    buffer.load_arrays(by_field, progress=False)
+    try:
+        buffer.load_arrays(by_field, progress=False)
+    except BaseException:
+        if buffer._disk is not None:
+            buffer._disk.discard()
+        raise
     return buffer

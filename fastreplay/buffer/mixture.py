@@ -218,6 +218,7 @@ class Mixture(Generic[ArrayT]):
             TypeError: It is no minibatch, or the priorities are no numbers.
             ValueError: The minibatch is another's, the numbers are not as many, one is not finite, or no transition
                 ever had a row's ticket; nothing has changed. Or no buffer has priorities.
+            RuntimeError: A row's buffer was closed; nothing has changed.
 
         Thread safety:
             May be called from any thread, and waits for nobody but, where the minibatch is on a device, for that.
@@ -242,6 +243,7 @@ class Mixture(Generic[ArrayT]):
                 its_tickets, head = tickets[rows], buffer._ring.num_reserved
                 if ((its_tickets < 0) | (its_tickets >= head)).any():
                     raise ValueError(f"batch: expected tickets below {head} of member {i}, got {its_tickets.max()}")
+                buffer.update_priorities(its_tickets[:0], values[:0])  # raises where it was closed
                 updates.append((buffer, its_tickets, values[rows]))
         done = [buffer.update_priorities(its_tickets, its_values) for buffer, its_tickets, its_values in updates]
         return PriorityUpdate(sum(each.applied for each in done), sum(each.stale for each in done))

@@ -6,12 +6,15 @@ from __future__ import annotations
 import _thread
 import threading
 import weakref
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastreplay import _core
 from fastreplay.batch.state import Counters, checked_counters
 from fastreplay.buffer.described import describe_priorities, describe_schema
+from fastreplay.buffer.priorities import check_rule
 from fastreplay.checkpoint.load import naming
 from fastreplay.checkpoint.ring_file import RingFile
 from fastreplay.checkpoint.said import Said
@@ -42,7 +45,12 @@ def form_of(
     *,
     share_next: ShareNext,
 ) -> dict[str, Any]:
-    """Return what of a buffer its file is made for."""
+    """Return what of a buffer its file is made for.
+
+    Raises:
+        TypeError: The priorities are no rule.
+    """
+    check_rule(priorities)
     return {
         "capacity": capacity,
         **describe_schema(schema),
@@ -247,6 +255,12 @@ class OnDisk:
             parts.confirm()
         if not _core.close_ring(parts.ring, self._file.memory, _PATIENCE_S):
             raise RuntimeError("close: another thread is in the midst of an insert; the buffer is open as before")
+
+    def discard(self) -> None:
+        """Remove the file, if it was made for this buffer, which nobody is to find again."""
+        if self._file.is_new:
+            with suppress(OSError):
+                Path(self._file.path).unlink()
 
     def leave(self) -> None:
         """In the child after a fork: the file is the parent's. What lies in it becomes memory of zeros."""

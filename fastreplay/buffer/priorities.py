@@ -28,6 +28,7 @@ __all__ = [
     "axis_of_steps",
     "check_finite",
     "check_masses",
+    "check_rule",
     "checked_priorities",
     "given_numbers",
     "new_masses",
@@ -125,6 +126,16 @@ class Priorities:
         return self.draws == "stratified", _NORMALIZE.index(self.normalize), self.uniform_mix
 
 
+def check_rule(priorities: object) -> None:
+    """Refuse what is no rule to draw by.
+
+    Raises:
+        TypeError: So it is.
+    """
+    if priorities is not None and type(priorities) is not Priorities:
+        raise TypeError(f"priorities: expected fastreplay.Priorities or None, got {type(priorities).__name__}")
+
+
 def new_masses(
     priorities: Priorities | None,
     ring: _core.Ring,
@@ -138,10 +149,9 @@ def new_masses(
         TypeError: It is no rule.
         ValueError: A field has the name of something else.
     """
+    check_rule(priorities)
     if priorities is None:
         return None
-    if type(priorities) is not Priorities:
-        raise TypeError(f"priorities: expected fastreplay.Priorities or None, got {type(priorities).__name__}")
     for name in names:
         if name in _RESERVED:
             raise ValueError(f"{name}: the name is taken in a buffer with priorities; give the field another")

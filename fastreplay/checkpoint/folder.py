@@ -107,6 +107,16 @@ class Folder:
         """Return what a message calls a file."""
         return str(Path(self.path) / name)
 
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let errors of the system say which file they are of, by its whole path."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None and not (isinstance(error.filename, str) and os.path.isabs(error.filename)):  # noqa: PTH117
+                error.filename = self.file(error.filename) if isinstance(error.filename, str) else self.path
+            raise
+
     def names(self) -> list[str]:
         """Return the names of all that lies in it."""
         return sorted(os.listdir(self._fd))  # noqa: PTH208 - of what is open, whatever it is called now
@@ -133,7 +143,7 @@ class Folder:
             _turns.own.add(turn)
             with (
                 self._locked(".", os.O_RDONLY | os.O_DIRECTORY, operation),
-                self._locked(_LOCK, os.O_RDWR | os.O_CREAT, operation),
+                self._locked(_LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), operation),
             ):
                 yield
         finally:

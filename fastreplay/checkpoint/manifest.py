@@ -160,9 +160,8 @@ def _manifest(said: Said, *, is_part: bool) -> Manifest:
 
 
 def _bytes_of(folder: Folder) -> bytes:
-    fd = folder.open(MANIFEST)
-    with os.fdopen(fd, "rb") as file:
-        size = os.fstat(fd).st_size
+    with folder.naming(), open(MANIFEST, "rb", opener=lambda name, _: folder.open(name)) as file:
+        size = os.fstat(file.fileno()).st_size
         if size > _MOST_BYTES:
             raise ValueError(f"{folder.file(MANIFEST)}: expected at most {_MOST_BYTES:,} bytes, got {size:,}")
         return file.read(size)

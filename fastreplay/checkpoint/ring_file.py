@@ -37,6 +37,7 @@ _MOST_PLACE = 1 << 26
 # What earlier files do not say of their rings.
 _SAID_LATER = {"share_next": False}
 _MOUNTS = "/proc/self/mountinfo"
+_GET_VERSION = 0x80087601  # FS_IOC_GETVERSION of linux/fs.h
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Other machines may write to them behind this one's back, and what is mapped is not told.
 _NETWORKS = {
@@ -184,7 +185,7 @@ class RingFile:
 
     def _life(self) -> str:
         found = os.fstat(self._fd)
-        return f"{_boot()} {found.st_dev} {found.st_ino}"
+        return f"{_boot()} {found.st_dev} {found.st_ino} {_generation(self._fd)}"
 
     def confirm(self, first: int, end: int, buffer: dict[str, Any], *, is_opening: bool = False) -> None:
         """Wait until the disk has all of the file; then say that it has tickets [first, end), and wait for that.
@@ -309,6 +310,18 @@ def _network(path: str) -> str | None:
 
 def _boot() -> str:
     return _BOOT_ID.read_text().strip()
+
+
+def _generation(fd: int) -> int:
+    """Return what tells a file from a removed one whose number it was given; 0 where the file system does not say."""
+    import fcntl
+
+    found = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _GET_VERSION, found)
+    except OSError:
+        return 0
+    return int.from_bytes(found, sys.byteorder)
 
 
 def _lock(fd: int) -> bool:

@@ -87,7 +87,7 @@ def save(path: str, source: SaveSource, attached: Mapping[str, Array], *, full: 
         OSError: It cannot be written; what was saved before stands.
         ValueError: Something else lies in the folder, or a checkpoint of a later fastreplay.
     """
-    with Folder.made(path) as folder:
+    with Folder.made(path) as folder, folder.naming():
         _before(folder)  # before there is anything of ours in somebody else's
         with folder.turn():
             return _save(folder, source, attached, full=full, hold=hold)

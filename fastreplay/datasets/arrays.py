@@ -93,7 +93,7 @@ def _flatten(path: str, parent: str, value: Any, arrays: dict[str, Array]) -> No
         raise ValueError(f"{path}: {parent}: expected every entry, got masked ones")
     try:
         array = np.asarray(_in_numpy(value.detach().cpu()) if hasattr(value, "detach") else value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # of a tensor without numbers, too
         raise ValueError(f"{path}: {parent}: expected an array (n, ...): {error}") from None
     if array.ndim == 0:
         raise ValueError(f"{path}: {parent}: expected an array (n, ...), got {value!r}")
@@ -103,6 +103,8 @@ def _flatten(path: str, parent: str, value: Any, arrays: dict[str, Array]) -> No
 
 
 def _in_numpy(tensor: Any) -> Any:
+    if hasattr(tensor, "resolve_neg"):  # of what is kept as conjugate or negative, NumPy knows nothing
+        tensor = tensor.resolve_conj().resolve_neg()
     return array_of_bfloat16(tensor) if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 

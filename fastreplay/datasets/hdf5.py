@@ -191,7 +191,13 @@ class _DemoTable(_FileTable):
         if not isinstance(names, self._h5py.Dataset):
             there = ", ".join(map(os.fsdecode, self._file.get("mask") or ())) or "none"
             raise ValueError(f"{self.path}: mask/{mask}: there is no such mask; there are {there}")
+        if names.ndim != 1 or (names.dtype.kind != "S" and not self._h5py.check_string_dtype(names.dtype)):
+            raise ValueError(
+                f"{self.path}: mask/{mask}: expected names of trajectories, got {names.shape} {names.dtype}"
+            )
         found = [os.fsdecode(name) for name in names[()].tolist()]
+        if len({*found}) < len(found):
+            raise ValueError(f"{self.path}: mask/{mask}: expected each trajectory once, got {', '.join(found)}")
         for name in found:
             if not name.startswith(_DEMO) or name not in self._file["data"]:
                 raise ValueError(f"{self.path}: mask/{mask}: expected names of trajectories, got {name!r}")

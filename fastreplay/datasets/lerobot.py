@@ -64,6 +64,9 @@ class LeRobotTable(ParquetTable):
             )
         if _NUMBER not in self._columns:
             raise ValueError(f"{root}: {_NUMBER}: there is no such column, which says what is one trajectory")
+        form = super().form(_NUMBER)
+        if form is None or form.dtype is None or form.dtype.kind not in "biu":
+            raise TypeError(f"{root}: {_NUMBER}: expected integers, got {self._columns[_NUMBER]}")
         self._last = -1
 
     def form(self, name: str) -> ColumnForm | None:
@@ -80,8 +83,8 @@ class LeRobotTable(ParquetTable):
         """Do as `Table.names`."""
         return list(dict.fromkeys([*super().names(), *self._features]))
 
-    def _array(self, batch: Any, name: str) -> Any:
-        return super()._array(batch, name if name in self._columns else name.replace("/", "."))
+    def _array(self, where: str, batch: Any, name: str) -> Any:
+        return super()._array(where, batch, name if name in self._columns else name.replace("/", "."))
 
     def rewind(self) -> None:
         """Do as `Table.rewind`."""
@@ -110,7 +113,7 @@ def _info(root: str) -> tuple[dict[str, str], int]:
         info = json.loads(text)
         kinds = {str(name): str(each["dtype"]) for name, each in info["features"].items()}
         num_rows, made_by = int(info["total_frames"]), str(info["codebase_version"])
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: expected what LeRobot says of a dataset: {error!r}") from error
     if not made_by.startswith(("v2.", "v3.")):
         raise ValueError(f"{path}: expected format v2 or v3, got {made_by}; LeRobot's own scripts convert datasets")

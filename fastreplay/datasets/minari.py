@@ -188,6 +188,22 @@ def _is_kind(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     return order.index(wanted.kind) >= order.index(dtype.kind) or {wanted.kind, dtype.kind} <= {"i", "u"}
 
 
+def _created(minari: Any, dataset_id: str, about: Mapping[str, object]) -> Any:
+    """Make a dataset without trajectories; where Minari refuses, what it had made goes.
+
+    Raises:
+        ValueError, TypeError: As Minari does; or there is one of this name.
+    """
+    path = needed("minari.storage.datasets_root_dir", "to_minari", _INSTALL).get_dataset_path(dataset_id)
+    was_there = path.exists()
+    try:
+        return minari.create_dataset_from_buffers(dataset_id, [], **about)
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
 def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Iterable[Mapping[str, Any]]) -> Any:
     """Write trajectories into a new dataset, some megabytes of them at a time.
 
@@ -206,7 +222,7 @@ def write_minari(dataset_id: str, about: Mapping[str, object], trajectories: Ite
     minari = minari_of("to_minari")
     made = needed("minari.data_collector", "to_minari", _INSTALL).EpisodeBuffer
     # Images are not made JPEGs: what is read is to be what was written.
-    dataset = minari.create_dataset_from_buffers(dataset_id, [], **{"jpeg_encoding": False, **about})
+    dataset = _created(minari, dataset_id, {"jpeg_encoding": False, **about})
 
     def write(go_on: Callable[[], None]) -> None:
         waiting, num_bytes = [], 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ __all__ = ["NpzTable"]
 
 _SUFFIX = ".npy"
 _MOST_READ = 1 << 18  # bytes at once, that are copied from there
-_DAMAGE = (zipfile.BadZipFile, zlib.error)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, tokenize.TokenError)  # the last of headers, which NumPy reads as Python's
 
 
 class NpzTable:
@@ -47,9 +48,14 @@ class NpzTable:
                 self._archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
             raise ValueError(f"{path}: expected a .npz file: {error}") from error
-        self._members = {
-            name.removesuffix(_SUFFIX): name for name in self._archive.namelist() if name.endswith(_SUFFIX)
-        }
+        self._members: dict[str, str] = {}
+        for name in self._archive.namelist():
+            if name.endswith(_SUFFIX):
+                column = name.removesuffix(_SUFFIX)
+                if column in self._members:
+                    self._archive.close()
+                    raise ValueError(f"{path}: {column}: expected each column once, got two of this name")
+                self._members[column] = name
         self._columns: dict[str, _Member] = {}
 
     def names(self) -> list[str]:

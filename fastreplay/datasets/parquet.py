@@ -67,6 +67,7 @@ class ParquetTable:
         self._lengths: list[int] = []
         self._schema: Any = None
         self._columns: dict[str, Any] = {}
+        self._parts: dict[str, list[str]] = {}  # of each column's name, as structures have them
         for each in paths:
             with self._opened(each) as file, self._reading(each):
                 schema = file.schema_arrow
@@ -87,20 +88,21 @@ class ParquetTable:
 
     def _checked(self, path: str, schema: Any) -> dict[str, Any]:
         columns: dict[str, Any] = {}
-        for name, kind in self._columns_of("", schema):
+        for parts, kind in self._columns_of([], schema):
+            name = "/".join(parts)
             if name in columns:
                 raise ValueError(f"{path}: {name}: expected each column once, got two of this name")
-            columns[name] = kind
+            columns[name], self._parts[name] = kind, parts
         return columns
 
-    def _columns_of(self, parent: str, fields: Any) -> Iterator[tuple[str, Any]]:
-        """Yield names and types, those of structures by their parts."""
+    def _columns_of(self, parents: list[str], fields: Any) -> Iterator[tuple[list[str], Any]]:
+        """Yield the parts of names, and types, those of structures by their parts."""
         for field in fields:
-            name = f"{parent}/{field.name}" if parent else field.name
+            parts = [*parents, field.name]
             if self._arrow.types.is_struct(field.type):
-                yield from self._columns_of(name, field.type)
+                yield from self._columns_of(parts, field.type)
             else:
-                yield name, field.type
+                yield parts, field.type
 
     def names(self) -> list[str]:
         """Do as `Table.names`."""
@@ -135,7 +137,7 @@ class ParquetTable:
     ) -> Iterator[tuple[Mapping[str, Array], Array]]:
         """Yield columns of up to so many rows, and which of these begin a trajectory."""
         shapes = {**dict.fromkeys(self._beside, ()), **shapes}
-        wanted = [name if name in self._schema.names else name.replace("/", ".") for name in shapes]
+        wanted = [".".join(self._parts.get(name, [name.replace("/", ".")])) for name in shapes]
         for path in self._paths:
             first = 0
             with self._opened(path) as file:
@@ -155,21 +157,19 @@ class ParquetTable:
         """Return which rows begin a trajectory, whatever flags say."""
         return np.zeros(count, bool)
 
-    def _array(self, batch: Any, name: str) -> Any:
+    def _array(self, where: str, batch: Any, name: str) -> Any:
         """Return a column, which may be a part of structures."""
-        if name in batch.schema.names:
-            return batch.column(name)
-        head, *rest = name.split("/")
+        head, *rest = self._parts[name]
         array = batch.column(head)
         for each in rest:
-            _check_whole(name, array)
+            _check_whole(where, array)
             array = array.field(each)
         return array
 
     def _rows(self, where: str, name: str, batch: Any, shape: tuple[int, ...]) -> Array:
         """Return a column as an array (n, *shape)."""
-        array, is_fixed = self._array(batch, name), self._arrow.types.is_fixed_size_list
         where = f"{where}: {name}"
+        array, is_fixed = self._array(where, batch, name), self._arrow.types.is_fixed_size_list
         _check_whole(where, array)
         depth = 0
         while not self._arrow.types.is_primitive(array.type):

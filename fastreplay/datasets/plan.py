@@ -27,10 +27,12 @@ class Flag(NamedTuple):
     Attributes:
         column: Its name.
         is_terminal: Whether nothing comes after such an end; else it was stopped, and what came next is not told.
+        is_beside: Whether the buffer has no field for it: it is 0 or 1, as nobody says what else may end a trajectory.
     """
 
     column: str
     is_terminal: bool
+    is_beside: bool
 
 
 class FieldPlan(NamedTuple):
@@ -191,7 +193,7 @@ def _flags(match: _Matching, columns: Mapping[str, str], ends: Sequence[str]) ->
     """Return what says where trajectories end: the buffer's fields, and the flags that it has no field for."""
     told = {name: None if match.is_denied(name) else match.column(name) for name in _FLAGS}
     found = dict.fromkeys([columns[name] for name in ends if name in columns] + [c for c in told.values() if c])
-    return [Flag(column, column != told[_TRUNCATED]) for column in found]
+    return [Flag(column, column != told[_TRUNCATED], column not in columns.values()) for column in found]
 
 
 def _check_told(match: _Matching, flags: Sequence[Flag]) -> None:

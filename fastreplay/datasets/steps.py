@@ -115,7 +115,8 @@ class _BlockRows:
         """Return the first rows as steps."""
         terminal, ends = np.zeros(count, bool), np.zeros(count, bool)
         for flag in self._plan.flags:
-            is_set = _is_set(flag.column, self._arrays[flag.column][:count], first)
+            rows = self._arrays[flag.column][:count]
+            is_set = _is_set(flag.column, _as_flags(flag.column, rows, first) if flag.is_beside else rows, first)
             ends |= is_set
             if flag.is_terminal:
                 terminal |= is_set

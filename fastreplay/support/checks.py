@@ -224,8 +224,8 @@ def checked_bytes(argument: str, given: object) -> dict[str, NDArray[np.uint8]]:
         if not isinstance(name, str):
             raise TypeError(f"{argument}: expected names, got {name!r}")
         try:
-            view = memoryview(value).cast("B")
-            data[name] = np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)
+            view = memoryview(value)
+            data[name] = np.frombuffer(view.cast("B"), np.uint8) if view.nbytes else np.empty(0, np.uint8)
         except (TypeError, ValueError, BufferError) as error:
             raise TypeError(f"{argument}: {name}: expected contiguous bytes, got {type(value).__name__}") from error
     return data
