@@ -445,26 +445,32 @@ def test_a_stored_discount_weighs_what_comes_after() -> None:
 @pytest.mark.parametrize("share", [False, True])
 def test_which_fields_are_those_of_the_last_step(*, share: bool) -> None:
     """What is the next of something by its name, or is said to be; each part of a dict; nothing else."""
-    nested = {"a": (), "b": {"c": (2,)}}
-    described = {"seen": (3,), "seen_next": (3,), "next_nested": nested, "nested": nested, "later": (), "next": ()}
-    fields: dict[str, Any] = described | {"reward": (), "terminated": ((), "bool")}
-    buffer = NativeBuffer(20, fields, lanes=1, share_next=share, output="numpy", seed=0)
+    nexts = {"seen_next": (3,), "next_nested/a": (), "next_nested/b/c": (2,)}
+    nows = {"seen": (3,), "nested/a": (), "nested/b/c": (2,), "later": (), "next": ()}
+    buffer = NativeBuffer(
+        20,
+        {**nexts, **nows, "reward": (), "terminated": ((), "bool")},
+        lanes=1,
+        share_next=share,
+        output="numpy",
+        seed=0,
+    )
     for i in range(12):
-        now, then = {"a": i, "b": {"c": [i, i]}}, {"a": i + 1, "b": {"c": [i + 1, i + 1]}}
-        buffer.add([i] * 3, [i + 1] * 3, then, now, i, i, reward=1, terminated=i == 7)
+        of_now = {name: np.full(shape, i) for name, shape in nows.items()}
+        of_next = {name: np.full(shape, i + 1) for name, shape in nexts.items()}
+        buffer.add(**of_next, **of_now, reward=1, terminated=i == 7)
 
     last = np.array([2, 3, 4, 5, 6, 7, 7, 7, 10, 11, 11, 11])
-    for said in ((), "later", ["later", "nested"]):
+    for said in ((), "later", ["later", "nested"], ["nested/b"]):
+        parts = (said,) if isinstance(said, str) else said
+        of_last = {name for name in nows for part in parts if f"{name}/".startswith(f"{part}/")}
         batch = buffer.sampler(draw=fr.Epochs(shuffle=False), follow=fr.NStep(3, 1.0, last=said)).sample(12)
-        first = batch.next
-        assert first.tolist() == [*range(12)]
-        assert (batch.seen == first[:, None]).all()
-        assert (batch.seen_next == last[:, None] + 1).all()
-        assert (batch["next_nested"]["a"] == last + 1).all()
-        assert (batch["next_nested"]["b"]["c"] == last[:, None] + 1).all()
-        assert (batch.later == (last if "later" in said else first)).all()
-        assert (batch["nested"]["a"] == (last if "nested" in said else first)).all()
-        assert (batch["nested"]["b"]["c"] == (last if "nested" in said else first)[:, None]).all()
+        for name, shape in nows.items():
+            steps = last if name in of_last else np.arange(12)
+            assert (batch[name].reshape(12, -1) == steps[:, None]).all(), (said, name)
+            assert batch[name].shape == (12, *shape)
+        for name in nexts:
+            assert (batch[name].reshape(12, -1) == last[:, None] + 1).all(), (said, name)
 
 
 def test_endless_streams_and_other_names() -> None:

@@ -84,10 +84,10 @@ class ReplayBuffer(Sampled[ArrayT]):
             `batch.probability`, and `update_priorities` takes what was learned. With storage="cuda" the device keeps
             what was: `max_priority`, `stats()` and pickles wait for it.
         share_next: Whether each `next_X` (or `X_next`) is the `X` of the lane's next transition, and stored once for
-            both, where it is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones first. With lanes
-            only; as stacks of frames are (`Field`). What lies beside the newest frame of each transition then takes
-            memory of its own: the first observations of trajectories. With storage="cuda" on the device, too, as it is
-            needed: where there is none, the call that sends it raises, and nothing is lost.
+            both, where it is: that is compared, byte by byte, at each insert. Or a mapping of names, the next ones
+            first. With lanes only; as stacks of frames are (`Field`). What lies beside the newest frame of each
+            transition then takes memory of its own: the first observations of trajectories. With storage="cuda" on the
+            device, too, as it is needed: where there is none, the call that sends it raises, and nothing is lost.
         path: A file that the ring lies in, in place of memory, which it may be larger than. It is made where there is
             none; else the buffer goes on from what is there, and with its generator, if no `seed` is given. After the
             process was killed every transition is there that was inserted; after a loss of power what `flush` last

@@ -185,8 +185,8 @@ def _before(field: str, schema: Schema, pairs: Mapping[str, str]) -> str | None:
     for later, now in pairs.items():
         if field == later or field.startswith(f"{later}/"):
             return now + field[len(later) :]
-    now = now_of(field)
-    return now if now in schema else None
+    named = now_of(field)
+    return named if named in schema else None
 
 
 def _flags(match: _Matching, columns: Mapping[str, str], ends: Sequence[str]) -> list[Flag]:
