@@ -108,7 +108,7 @@ def _ours(work: _Work, capacity: int) -> Contestant:
         buffer.add(**row)
         return draw()
 
-    return Contestant(between_inserts if work.inserts else draw, check=partial(_check, work, draw))
+    return Contestant(between_inserts if work.inserts else draw, check=partial(_check, work, capacity, draw))
 
 
 def _copy(work: _Work, capacity: int) -> Contestant:
@@ -144,7 +144,7 @@ def _torchrl(work: _Work, capacity: int) -> Contestant:
     return Contestant(between_inserts)
 
 
-def _check(work: _Work, draw: Any) -> None:
+def _check(work: _Work, capacity: int, draw: Any) -> None:
     """Check the steps of each row by the numbers that they tell.
 
     Raises:
@@ -155,13 +155,10 @@ def _check(work: _Work, draw: Any) -> None:
     number = batch.ticket[:, None] + step * work.lanes
     there = batch.mask
     assert there[:, work.follow.burn_in].all(), "fastreplay: the drawn row is missing"
-    inserted = batch.ticket[:, None] >= _MOST  # what was added between draws tells another number
+    inserted = number >= capacity  # what was added between draws tells another number
     assert (inserted | ~there | (batch.reward == number)).all(), "fastreplay: a step is wrong"
     beyond = (batch.ticket // work.lanes % _EPISODE)[:, None] + step
     assert (~there | inserted | ((beyond >= 0) & (beyond < _EPISODE))).all(), "fastreplay: a trajectory was left"
-
-
-_MOST = 1_000_000
 
 
 def _tables(results: Sequence[Result]) -> list[Table]:
