@@ -42,6 +42,19 @@ def is_direct(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
 
 
+def told_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Return what `os.writev` or `os.readv` is called for from now on: how many bytes, and whether past the cache."""
+    calls: list[tuple[int, bool]] = []
+    real: Any = getattr(os, name)
+
+    def told(fd: int, parts: Any) -> Any:
+        calls.append((sum(map(len, parts)), is_direct(fd)))
+        return real(fd, parts)
+
+    monkeypatch.setattr(os, name, told)
+    return calls
+
+
 @pytest.fixture
 def direct_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Return what is written: how many bytes are asked for, and whether past the cache."""
@@ -51,15 +64,7 @@ def direct_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         except OSError:
             pytest.skip("the file system keeps all files in memory")
     (tmp_path / "probe").unlink()
-    calls: list[tuple[int, bool]] = []
-    real: Any = os.writev
-
-    def told(fd: int, parts: Any) -> Any:
-        calls.append((sum(map(len, parts)), is_direct(fd)))
-        return real(fd, parts)
-
-    monkeypatch.setattr(os, "writev", told)
-    return calls
+    return told_calls("writev", monkeypatch)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -131,14 +136,7 @@ def test_what_only_the_disk_has_is_read_past_the_cache(
     size: int, tmp_path: Path, direct_calls: Any, only_on_disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(filled(size).tobytes())
-    calls: list[tuple[int, bool]] = []
-    real: Any = os.readv
-
-    def told(fd: int, parts: Any) -> Any:
-        calls.append((sum(map(len, parts)), is_direct(fd)))
-        return real(fd, parts)
-
-    monkeypatch.setattr(os, "readv", told)
+    calls = told_calls("readv", monkeypatch)
     assert np.array_equal(got(tmp_path / "file", size), filled(size))
     whole = size - size % PAGE
     assert calls == [(whole, True)] * (whole > 0) + [(size - whole, False)] * (size > whole)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,11 +16,23 @@ from fastreplay.schema.schema import Field, Schema
 if TYPE_CHECKING:
     from fastreplay.buffer.lanes import Lanes
 
-__all__ = ["MOST_STEPS", "Follow", "Followed", "Making", "Steps"]
+__all__ = ["MOST_STEPS", "Follow", "Followed", "Making", "Steps", "names_given"]
 
 MOST_STEPS = 2**31
 _BOOL = np.dtype(np.bool_)
 _KEPT = 8  # steps whose places are kept, where only sums are made of them
+
+
+def names_given(argument: str, given: object) -> tuple[str, ...]:
+    """Return the names of fields that were given: one, or several.
+
+    Raises:
+        TypeError: They are none.
+    """
+    names: Any = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{argument}: expected names of fields, got {given!r}")
+    return tuple(names)
 
 
 class Followed(NamedTuple):

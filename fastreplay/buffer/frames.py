@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastreplay.schema.structure import now_of
+from fastreplay.schema.structure import fields_within, now_of
 
 if TYPE_CHECKING:
     from fastreplay.schema import Schema
@@ -94,8 +94,8 @@ def _pairs(schema: Schema, share_next: object) -> dict[str, str]:
 
 
 def _paired_leaves(schema: Schema, later: str, now: str) -> dict[str, str]:
-    leaves = {name.removeprefix(now): name for name in _leaves(schema, now)}
-    next_leaves = {name.removeprefix(later): name for name in _leaves(schema, later)}
+    leaves = {name.removeprefix(now): name for name in fields_within("share_next", now, schema)}
+    next_leaves = {name.removeprefix(later): name for name in fields_within("share_next", later, schema)}
     if leaves.keys() != next_leaves.keys():
         raise ValueError(f"share_next: expected {later!r} to have the fields of {now!r}, got {[*next_leaves.values()]}")
     for below, name in leaves.items():
@@ -103,10 +103,3 @@ def _paired_leaves(schema: Schema, later: str, now: str) -> dict[str, str]:
         if schema[name] != schema[other]:
             raise ValueError(f"share_next: expected {other!r} to be as {name!r}, {schema[name]}, got {schema[other]}")
     return {next_leaves[below]: name for below, name in leaves.items()}
-
-
-def _leaves(schema: Schema, part: str) -> list[str]:
-    leaves = [name for name in schema if name == part or name.startswith(f"{part}/")]
-    if not leaves:
-        raise ValueError(f"share_next: expected names of fields, got {part!r}; the fields are {', '.join(schema)}")
-    return leaves

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making
+from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making, names_given
 from fastreplay.schema.schema import Field
+from fastreplay.schema.structure import fields_within
 from fastreplay.support.checks import check_choice, checked_count, checked_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastreplay.batch.form import Form
     from fastreplay.buffer.lanes import Lanes
     from fastreplay.schema import Schema
@@ -64,12 +66,12 @@ class NStep(Follow):
         if self.n > MOST_STEPS:
             raise ValueError(f"n: expected at most {MOST_STEPS}, got {self.n}")
         object.__setattr__(self, "gamma", float(checked_number("gamma", self.gamma, 0)))
-        names = _names("reward", self.reward)
+        names = names_given("reward", self.reward)
         for i, name in enumerate(names):
             if name in (*names[:i], self.discount):
                 raise ValueError(f"reward: expected each field once, and none that is the discount, got {name!r}")
         object.__setattr__(self, "reward", names)
-        object.__setattr__(self, "last", _names("last", self.last))
+        object.__setattr__(self, "last", names_given("last", self.last))
         if self.discount is not None and not isinstance(self.discount, str):
             raise TypeError(f"discount: expected the name of a field or None, got {self.discount!r}")
         check_choice("incomplete", self.incomplete, ("shorten", "redraw"))
@@ -102,15 +104,10 @@ class NStep(Follow):
 
     def _fields_of_last(self, schema: Schema) -> set[str]:
         """Return the fields that `last` names, or that are below what it names."""
-        fields: set[str] = set()
-        for part in self.last:
-            found = {name for name in schema if name == part or name.startswith(f"{part}/")}
-            if not found or not found.isdisjoint((*self.reward, self.discount)):
-                raise ValueError(
-                    f"last: expected names of fields that are neither summed nor a discount, got {part!r}; "
-                    f"the fields are {', '.join(schema)}"
-                )
-            fields |= found
+        fields = {name for part in self.last for name in fields_within("last", part, schema)}
+        for name in (*self.reward, self.discount):
+            if name in fields:
+                raise ValueError(f"last: expected fields that are neither summed nor a discount, got {name!r}")
         return fields
 
     @staticmethod
@@ -125,10 +122,3 @@ class NStep(Follow):
         if schema[name].shift:
             raise ValueError(f"{argument}: expected no shift of a field that is summed, and {name!r} is {schema[name]}")
         return schema.position(name), dtype == np.float64
-
-
-def _names(argument: str, given: object) -> tuple[str, ...]:
-    names: Any = (given,) if isinstance(given, str) else given
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{argument}: expected names of fields, got {given!r}")
-    return tuple(names)

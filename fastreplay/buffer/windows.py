@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastreplay import _core
-from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making, Steps
+from fastreplay.buffer.follow import MOST_STEPS, Follow, Followed, Making, Steps, names_given
+from fastreplay.schema.structure import fields_within, is_within
 from fastreplay.support.checks import check_choice, checked_count, checked_flag, checked_index
 
 if TYPE_CHECKING:
@@ -75,10 +76,7 @@ class Sequence(Follow):
             raise ValueError(f"length: expected at most {MOST_STEPS} transitions with burn_in and stride, got {reach}")
         check_choice("incomplete", self.incomplete, ("pad", "redraw"))
         check_choice("pad", self.pad, ("edge", "zero"))
-        names: Any = (self.first_only,) if isinstance(self.first_only, str) else self.first_only
-        if not isinstance(names, SequenceOf) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"first_only: expected names of fields, got {self.first_only!r}")
-        object.__setattr__(self, "first_only", tuple(names))
+        object.__setattr__(self, "first_only", names_given("first_only", self.first_only))
         object.__setattr__(self, "time_major", checked_flag("time_major", self.time_major))
 
     @property
@@ -95,7 +93,7 @@ class Sequence(Follow):
         making = Making(schema, lanes, form, time_major=self.time_major)
         steps = Steps(-self.burn_in * self.stride, self.burn_in + self.length, self.stride)
         for name in schema:
-            is_first_only = any(name == part or name.startswith(f"{part}/") for part in self.first_only)
+            is_first_only = any(is_within(name, part) for part in self.first_only)
             making.take(name, steps, zeros=self.pad == "zero" and not is_first_only, is_first_only=is_first_only)
         making.say("mask", steps, _core.STEPS_THERE)
         making.say("trained", steps, _core.STEPS_TRAINED)
@@ -158,10 +156,7 @@ class Window(Follow):
         zeros = self.pad == "zero"
         for part, each in dict(self.steps).items():
             steps = Steps(each[0], len(each), each[1] - each[0] if len(each) > 1 else 1)
-            names = [name for name in schema if name == part or name.startswith(f"{part}/")]
-            if not names:
-                raise ValueError(f"steps: expected names of fields, got {part!r}; the fields are {', '.join(schema)}")
-            for name in names:
+            for name in fields_within("steps", part, schema):
                 if name in taken:
                     raise ValueError(f"steps: {name!r} is in both {taken[name]!r} and {part!r}; expected it once")
                 taken[name] = part

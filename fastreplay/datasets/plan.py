@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastreplay.schema.structure import now_of
+from fastreplay.schema.structure import is_within, now_of
 from fastreplay.support.bfloat16 import kind_of
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def plan(
 def _before(field: str, schema: Schema, pairs: Mapping[str, str]) -> str | None:
     """Return the field of which a field is the next, if it is of any."""
     for later, now in pairs.items():
-        if field == later or field.startswith(f"{later}/"):
+        if is_within(field, later):
             return now + field[len(later) :]
     named = now_of(field)
     return named if named in schema else None

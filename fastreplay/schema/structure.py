@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RESERVED_NAMES", "Names", "Node", "nodes_of_names", "now_of", "walk"]
+__all__ = ["RESERVED_NAMES", "Names", "Node", "fields_within", "is_within", "nodes_of_names", "now_of", "walk"]
 
 # Attributes of a Minibatch, and what may become one.
 RESERVED_NAMES = frozenset(["batch_size", "get", "items", "keys", "numpy", "schema", "ticket", "to", "values"])
@@ -20,6 +20,23 @@ def now_of(name: str) -> str | None:
     part, slash, rest = name.partition("/")
     now = part.removeprefix(_NEXT) if part.startswith(_NEXT) else part.removesuffix(_IS_NEXT)
     return now + slash + rest if now not in ("", part) else None
+
+
+def is_within(name: str, part: str) -> bool:
+    """Return whether a field is that part of a transition, or below it."""
+    return name == part or name.startswith(f"{part}/")
+
+
+def fields_within(argument: str, part: str, fields: Collection[str]) -> list[str]:
+    """Return the names of those of the fields that are that part of a transition, or below it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = [name for name in fields if is_within(name, part)]
+    if not found:
+        raise ValueError(f"{argument}: expected names of fields, got {part!r}; the fields are {', '.join(fields)}")
+    return found
 
 
 @dataclass(frozen=True)
